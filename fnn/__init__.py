@@ -1,0 +1,1 @@
+"""fnn: neural networks that are pure functions, trained with curvature as easily as with gradients."""
