@@ -406,6 +406,10 @@ def merge(free: PyTree, held: PyTree | None) -> PyTree:
 
     Returns:
         The whole tree.
+
+    Example:
+        >>> merge({"a": None, "b": 2.0}, {"a": 1.0, "b": None})
+        {'a': 1.0, 'b': 2.0}
     """
     if held is None:
         return free
