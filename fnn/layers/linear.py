@@ -1,0 +1,255 @@
+"""Layers that are linear in their weights: dense, maxout, convolution, embedding.
+
+Weights are stored (fan_in, fan_out), kernels (*window, fan_in per tap, fan_out), both under
+"weight", so that every initializer of `jax.nn.initializers` finds its fans.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from fnn.layers.layer import (
+    LECUN_NORMAL,
+    Initializer,
+    Layer,
+    draw,
+    expect_array,
+    expect_example,
+    expect_features,
+    expect_params,
+    expect_positive,
+    weight_and_bias,
+    without_key,
+)
+from fnn.layers.window import Padding, expect_fit, expect_window, pad_widths, per_axis
+
+ZEROS: Initializer = jax.nn.initializers.zeros
+NORMAL: Initializer = jax.nn.initializers.normal(1.0)
+
+
+def dense(
+    features: int, *, weight: Initializer = LECUN_NORMAL, bias: Initializer | None = ZEROS
+) -> Layer:
+    """Dense layer: x @ weight + bias.
+
+    Args:
+        features: how many outputs, > 0.
+        weight: initializer of the (fan_in, features) weights.
+        bias: initializer of the biases; None for a layer without them.
+
+    Shapes: (fan_in,) to (features,).
+
+    Returns:
+        A layer with params {"weight", "bias"}.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> layer = layers.dense(8)
+        >>> params = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones(4))
+        >>> params["weight"].shape, jax.eval_shape(layer.apply, params, jnp.ones(4)).shape
+        ((4, 8), (8,))
+    """
+    name = f"dense({features})"
+    expect_positive(name, features)
+    return _dense(name, features, weight, bias)
+
+
+def maxout(
+    features: int,
+    pieces: int,
+    *,
+    weight: Initializer = LECUN_NORMAL,
+    bias: Initializer | None = ZEROS,
+) -> Layer:
+    """The largest of some linear functions, for every feature.
+
+    One unit is a convex, piecewise linear function of its inputs; with many pieces, any convex one.
+
+    Args:
+        features: how many outputs, > 0.
+        pieces: linear functions per output, > 0.
+        weight: initializer of the (fan_in, features * pieces) weights; the pieces of one feature
+            are neighbors.
+        bias: initializer of the biases; None for a layer without them.
+
+    Shapes: (fan_in,) to (features,).
+
+    Returns:
+        A layer with params {"weight", "bias"}.
+
+    Source: Goodfellow, Warde-Farley, Mirza, Courville and Bengio (2013), arXiv:1302.4389.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> absolute = {"weight": jnp.array([[1.0, -1.0]]), "bias": jnp.zeros(2)}
+        >>> layers.maxout(1, 2).apply(absolute, jnp.array([-3.0])).tolist()
+        [3.0]
+    """
+    name = f"maxout({features}, {pieces})"
+    expect_positive(name, features, pieces)
+    linear = _dense(name, features * pieces, weight, bias)
+
+    def apply(params: PyTree, x: Float[Array, " fan_in"]) -> Float[Array, " features"]:
+        return linear.apply(params, x).reshape(features, pieces).max(axis=-1)
+
+    return Layer(linear.init, without_key(apply), name)
+
+
+def _dense(name: str, features: int, weight: Initializer, bias: Initializer | None) -> Layer:
+    entries = ("weight",) if bias is None else ("weight", "bias")
+
+    def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
+        example = expect_example(name, x, "features")
+        shape = (*example.shape, features)
+        return weight_and_bias(key, shape, example.dtype, weight, bias)
+
+    def apply(params: PyTree, x: Float[Array, " fan_in"]) -> Float[Array, " features"]:
+        expect_example(name, x, "features")
+        matrix, *biases = expect_params(name, params, *entries)
+        expect_features(name, x.shape[0], matrix.shape[0])
+        outputs = x @ matrix
+        return outputs + biases[0] if biases else outputs
+
+    return Layer(init, without_key(apply), name)
+
+
+def conv(
+    features: int,
+    window: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    weight: Initializer = LECUN_NORMAL,
+    bias: Initializer | None = ZEROS,
+) -> Layer:
+    """Convolution over any number of axes (in fact correlation: the kernel is not flipped).
+
+    Args:
+        features: how many outputs at each position, > 0.
+        window: size of the kernel; one number for each axis of positions.
+        strides: distance between two outputs, one number or one per axis.
+        padding: zeros around the input: "SAME" (positions / strides, rounded up), "VALID" (none),
+            a number for all sides, or a pair (before, after) for each axis.
+        dilation: distance between two taps of the kernel, one number or one per axis.
+        groups: input and output features are cut into this many groups that do not see each other;
+            as many groups as input features make a depthwise convolution.
+        weight: initializer of the (*window, fan_in / groups, features) kernel.
+        bias: initializer of the biases; None for a layer without them.
+
+    Shapes: (*positions, fan_in) to (*positions', features).
+
+    Returns:
+        A layer with params {"weight", "bias"}.
+
+    Raises:
+        ValueError: if `groups` does not divide `features`.
+
+    Example:
+        >>> import jax
+        >>> from fnn import layers
+        >>> layer = layers.conv(16, (3, 3), strides=2)
+        >>> image = jax.ShapeDtypeStruct((8, 8, 3), "float32")
+        >>> params = jax.eval_shape(layer.init, jax.random.key(0), image)
+        >>> jax.eval_shape(layer.apply, params, image).shape
+        (4, 4, 16)
+    """
+    window = expect_window("conv", window)
+    name = f"conv({features}, {window})"
+    strides, dilation = per_axis(name, strides, window), per_axis(name, dilation, window)
+    expect_positive(name, features, groups, *window, *strides, *dilation)
+    widths = pad_widths(name, padding, window)
+    if features % groups:
+        raise ValueError(
+            f"{name}: expected groups that divide {features} features, got groups={groups}"
+        )
+    entries = ("weight",) if bias is None else ("weight", "bias")
+    positions = ("positions",) * len(window)
+    last, axes = len(window) + 1, range(len(window))
+    inputs = (0, last, *(1 + axis for axis in axes))
+    layout = jax.lax.ConvDimensionNumbers(inputs, (last, last - 1, *axes), inputs)
+
+    def init(key: PRNGKeyArray, x: Float[Array, "*positions fan_in"]) -> dict[str, Array]:
+        example = expect_example(name, x, *positions, "features")
+        if example.shape[-1] % groups:
+            raise ValueError(
+                f"{name}: expected inputs with features in {groups} groups, "
+                f"got {example.shape[-1]} features; try groups=1"
+            )
+        shape = (*window, example.shape[-1] // groups, features)
+        return weight_and_bias(key, shape, example.dtype, weight, bias)
+
+    def apply(
+        params: PyTree, x: Float[Array, "*positions fan_in"]
+    ) -> Float[Array, "*positions2 features"]:
+        expect_example(name, x, *positions, "features")
+        kernel, *biases = expect_params(name, params, *entries)
+        expect_features(name, x.shape[-1], kernel.shape[-2] * groups)
+        dtype = jnp.result_type(x, kernel)
+        outputs = jax.lax.conv_general_dilated(
+            x.astype(dtype)[None],
+            kernel.astype(dtype),
+            window_strides=strides,
+            padding=widths,
+            rhs_dilation=dilation,
+            dimension_numbers=layout,
+            feature_group_count=groups,
+        )
+        expect_fit(name, x, outputs)
+        return outputs[0] + biases[0] if biases else outputs[0]
+
+    return Layer(init, without_key(apply), name)
+
+
+def embedding(entries: int, features: int, *, weight: Initializer = NORMAL) -> Layer:
+    """A row of a table for every index.
+
+    An index outside the table gives a row of NaN, never the row of another index; -1 is the last.
+
+    Args:
+        entries: rows of the table, > 0.
+        features: length of a row, > 0.
+        weight: initializer of the (entries, features) table; by default Gaussian of variance 1.
+
+    Shapes: integers of any shape to (*shape, features).
+
+    Returns:
+        A layer with params {"weight"}, in JAX's default float dtype.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> layer = layers.embedding(1000, 16)
+        >>> words = jnp.array([5, 999])
+        >>> params = jax.eval_shape(layer.init, jax.random.key(0), words)
+        >>> jax.eval_shape(layer.apply, params, words).shape
+        (2, 16)
+    """
+    name = f"embedding({entries}, {features})"
+    expect_positive(name, entries, features)
+
+    def expect_indices(x: Int[Array, "*shape"]) -> None:
+        example = expect_array(name, x)
+        if not jnp.issubdtype(example.dtype, jnp.integer):
+            raise TypeError(
+                f"{name}: expected integer indices, got {example.dtype}; "
+                "cast them with x.astype(int), or use layers.dense"
+            )
+
+    def init(key: PRNGKeyArray, x: Int[Array, "*shape"]) -> dict[str, Array]:
+        expect_indices(x)
+        return {"weight": draw(weight, key, (entries, features), jnp.result_type(float))}
+
+    def apply(params: PyTree, x: Int[Array, "*shape"]) -> Float[Array, "*shape features"]:
+        expect_indices(x)
+        (table,) = expect_params(name, params, "weight")
+        return table.at[x].get(mode="fill", fill_value=jnp.nan)
+
+    return Layer(init, without_key(apply), name)

@@ -1,0 +1,330 @@
+"""Recurrent cells, and the scan that runs one over a sequence.
+
+A `Cell` is one step of a recurrence, from a state and an input to the next state and an output;
+`scan_over(cell)` is the layer that takes a sequence through it. Weights of the input ("weight") and
+of the state ("recurrent") are stored (fan_in, gates * features), the gates side by side, so that a
+step is two matrix products. Both start with variance 1 / fan_in; `jax.nn.initializers.orthogonal()`
+for `recurrent` is the usual alternative.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from fnn.layers.layer import (
+    LECUN_NORMAL,
+    Initializer,
+    Layer,
+    draw,
+    expect_example,
+    expect_features,
+    expect_params,
+    expect_positions,
+    expect_positive,
+)
+
+
+class Cell(NamedTuple):
+    """One step of a recurrence: three pure functions.
+
+        init(key, x) -> params
+        start(params, x) -> state
+        step(params, state, x, *, key=None) -> (state, outputs)
+
+    x is the input of one step. The state is any tree of arrays, whose shapes and dtypes no step
+    changes. A key means training, as in a `Layer`.
+
+    Attributes:
+        init: makes the parameters.
+        start: makes the state before the first step.
+        step: makes the next state and the outputs.
+        name: what errors call the cell.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> total = layers.Cell(
+        ...     init=lambda key, x: (),
+        ...     start=lambda params, x: jnp.zeros_like(x),
+        ...     step=lambda params, state, x, *, key=None: (state + x, state + x),
+        ... )
+        >>> layers.scan_over(total).apply((), jnp.array([1.0, 2.0, 3.0])).tolist()
+        [1.0, 3.0, 6.0]
+    """
+
+    init: Callable[[PRNGKeyArray, Any], PyTree]
+    start: Callable[[PyTree, Any], PyTree]
+    step: Callable[..., tuple[PyTree, Any]]
+    name: str = "cell"
+
+
+def scan_over(cell: Cell) -> Layer:
+    """A recurrence over the first axis of the inputs: the outputs of every step.
+
+    The last output alone is `serial(scan_over(cell), elementwise(lambda h: h[-1]))`. A scan between
+    two layers that flip the first axis runs backward in time.
+
+    Args:
+        cell: the step.
+
+    Shapes: (steps, *shape) to (steps, *outputs).
+
+    Returns:
+        A layer with the params of the cell.
+
+    Raises:
+        TypeError: if `cell` is no `Cell`.
+
+    Example:
+        >>> import jax
+        >>> from fnn import layers
+        >>> layer = layers.scan_over(layers.gru(8))
+        >>> text = jax.ShapeDtypeStruct((5, 3), "float32")
+        >>> params = jax.eval_shape(layer.init, jax.random.key(0), text)
+        >>> jax.eval_shape(layer.apply, params, text).shape
+        (5, 8)
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"scan_over: expected a Cell, got {type(cell).__name__}; try layers.gru(8), or "
+            "layers.each for a layer without a state"
+        )
+    name = f"scan_over({cell.name})"
+
+    def init(key: PRNGKeyArray, x: Any) -> PyTree:
+        expect_positions(name, x)
+        return cell.init(key, one_step(x))
+
+    def apply(params: PyTree, x: Any, *, key: PRNGKeyArray | None = None) -> Any:
+        steps = expect_positions(name, x)
+        keys = None if key is None else jax.random.split(key, steps)
+
+        def step(state: PyTree, inputs: tuple[Any, PRNGKeyArray | None]) -> tuple[PyTree, Any]:
+            x, key = inputs
+            return cell.step(params, state, x, key=key)
+
+        return jax.lax.scan(step, cell.start(params, one_step(x)), (x, keys))[1]
+
+    def one_step(x: Any) -> Any:
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
+
+    return Layer(init, apply, name)
+
+
+def elman(
+    features: int,
+    *,
+    activation: Callable[[Array], Array] = jnp.tanh,
+    weight: Initializer = LECUN_NORMAL,
+    recurrent: Initializer = LECUN_NORMAL,
+) -> Cell:
+    """The simple recurrent network: h = activation(x @ weight + h @ recurrent + bias).
+
+    The outputs are the state h, which starts at zero.
+
+    Args:
+        features: size of the state, > 0.
+        activation: of the state.
+        weight: initializer of the (fan_in, features) weights of the inputs.
+        recurrent: initializer of the (features, features) weights of the state.
+
+    Shapes: inputs (fan_in,); state and outputs (features,).
+
+    Returns:
+        A cell with params {"weight", "recurrent", "bias"}.
+
+    Source: Elman (1990), Finding structure in time, doi:10.1207/s15516709cog1402_1.
+
+    Differs: tanh in place of the logistic function.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> layer = layers.scan_over(layers.elman(1, activation=lambda h: h))
+        >>> params = {"weight": jnp.eye(1), "recurrent": jnp.eye(1), "bias": jnp.zeros(1)}
+        >>> layer.apply(params, jnp.array([[1.0], [2.0]])).tolist()
+        [[1.0], [3.0]]
+    """
+    name = f"elman({features})"
+    expect_positive(name, features)
+
+    def step(
+        params: PyTree, state: Array, x: Array, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Array, Array]:
+        del key
+        from_x, from_state, bias = _products(name, params, state, x)
+        state = activation(from_x + from_state + bias)
+        return state, state
+
+    def start(params: PyTree, x: Any) -> Array:
+        return _zeros(features, params, x)
+
+    return Cell(_init(name, features, 1, weight, recurrent), start, step, name)
+
+
+def gru(
+    features: int, *, weight: Initializer = LECUN_NORMAL, recurrent: Initializer = LECUN_NORMAL
+) -> Cell:
+    """The gated recurrent unit.
+
+    With reset gate r, update gate z and candidate n, the gates in this order in the parameters:
+
+        r = sigmoid(x W_r + h U_r + b_r)
+        z = sigmoid(x W_z + h U_z + b_z)
+        n = tanh(x W_n + b_n + r * (h U_n + c))
+        h = (1 - z) * n + z * h
+
+    The outputs are the state h, which starts at zero.
+
+    Args:
+        features: size of the state, > 0.
+        weight: initializer of W, (fan_in, features) for each gate.
+        recurrent: initializer of U, (features, features) for each gate.
+
+    Shapes: inputs (fan_in,); state and outputs (features,).
+
+    Returns:
+        A cell with params {"weight": W, "recurrent": U, "bias": b, "recurrent_bias": c}.
+
+    Source: Cho et al. (2014), arXiv:1406.1078.
+
+    Differs: the reset gate acts after the product with U_n, not before, so that one product serves
+    all gates; most libraries do the same.
+
+    Example:
+        >>> import jax
+        >>> from fnn import layers
+        >>> cell, x = layers.gru(8), jax.ShapeDtypeStruct((3,), "float32")
+        >>> jax.eval_shape(cell.init, jax.random.key(0), x)["recurrent"].shape
+        (8, 24)
+    """
+    name = f"gru({features})"
+    expect_positive(name, features)
+    init_gates = _init(name, features, 3, weight, recurrent)
+
+    def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
+        params = init_gates(key, x)
+        return params | {"recurrent_bias": jnp.zeros_like(params["bias"], shape=(features,))}
+
+    def step(
+        params: PyTree, state: Array, x: Array, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Array, Array]:
+        del key
+        from_x, from_state, bias = _products(name, params, state, x)
+        (recurrent_bias,) = expect_params(name, params, "recurrent_bias")
+        reset_x, update_x, candidate_x = jnp.split(from_x + bias, 3)
+        reset_h, update_h, candidate_h = jnp.split(from_state, 3)
+        reset, update = jax.nn.sigmoid(reset_x + reset_h), jax.nn.sigmoid(update_x + update_h)
+        candidate = jnp.tanh(candidate_x + reset * (candidate_h + recurrent_bias))
+        state = (1 - update) * candidate + update * state
+        return state, state
+
+    def start(params: PyTree, x: Any) -> Array:
+        return _zeros(features, params, x)
+
+    return Cell(init, start, step, name)
+
+
+def lstm(
+    features: int, *, weight: Initializer = LECUN_NORMAL, recurrent: Initializer = LECUN_NORMAL
+) -> Cell:
+    """Long short-term memory.
+
+    With input, forget and output gates i, f, o and candidate g, in the order i, f, g, o in the
+    parameters:
+
+        i, f, o = sigmoid(x W + h U + b), each with its own W, U, b
+        g = tanh(x W_g + h U_g + b_g)
+        c = f * c + i * g
+        h = o * tanh(c)
+
+    The state is (h, c) and starts at zero; the outputs are h. The biases of the forget gate start
+    at 1, all others at 0.
+
+    Args:
+        features: size of h and c, > 0.
+        weight: initializer of W, (fan_in, features) for each gate.
+        recurrent: initializer of U, (features, features) for each gate.
+
+    Shapes: inputs (fan_in,); state (features,) twice; outputs (features,).
+
+    Returns:
+        A cell with params {"weight": W, "recurrent": U, "bias": b}.
+
+    Source: Hochreiter and Schmidhuber (1997), doi:10.1162/neco.1997.9.8.1735; the forget gate of
+    Gers, Schmidhuber and Cummins (2000), doi:10.1162/089976600300015015; its bias of Jozefowicz,
+    Zaremba and Sutskever (2015), https://proceedings.mlr.press/v37/jozefowicz15.html.
+
+    Example:
+        >>> import jax
+        >>> from fnn import layers
+        >>> cell, x = layers.lstm(2), jax.ShapeDtypeStruct((3,), "float32")
+        >>> jax.eval_shape(cell.init, jax.random.key(0), x)["weight"].shape
+        (3, 8)
+    """
+    name = f"lstm({features})"
+    expect_positive(name, features)
+    init_gates = _init(name, features, 4, weight, recurrent)
+
+    def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
+        params = init_gates(key, x)
+        return params | {"bias": params["bias"].at[features : 2 * features].set(1)}
+
+    def step(
+        params: PyTree,
+        state: tuple[Array, Array],
+        x: Array,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[tuple[Array, Array], Array]:
+        del key
+        hidden, memory = state
+        from_x, from_state, bias = _products(name, params, hidden, x)
+        write, keep, candidate, read = jnp.split(from_x + from_state + bias, 4)
+        memory = jax.nn.sigmoid(keep) * memory + jax.nn.sigmoid(write) * jnp.tanh(candidate)
+        hidden = jax.nn.sigmoid(read) * jnp.tanh(memory)
+        return (hidden, memory), hidden
+
+    def start(params: PyTree, x: Any) -> tuple[Array, Array]:
+        zeros = _zeros(features, params, x)
+        return zeros, zeros
+
+    return Cell(init, start, step, name)
+
+
+def _init(
+    name: str, features: int, gates: int, weight: Initializer, recurrent: Initializer
+) -> Callable[[PRNGKeyArray, Any], dict[str, Array]]:
+    """The weights of all gates side by side, each gate drawn by itself for the sake of its fans."""
+
+    def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
+        example = expect_example(name, x, "features")
+
+        def side_by_side(initializer: Initializer, key: PRNGKeyArray, fan_in: int) -> Array:
+            shape, keys = (fan_in, features), jax.random.split(key, gates)
+            return jnp.concatenate([draw(initializer, k, shape, example.dtype) for k in keys], 1)
+
+        weight_key, recurrent_key = jax.random.split(key)
+        return {
+            "weight": side_by_side(weight, weight_key, example.shape[0]),
+            "recurrent": side_by_side(recurrent, recurrent_key, features),
+            "bias": jnp.zeros(gates * features, example.dtype),
+        }
+
+    return init
+
+
+def _products(name: str, params: PyTree, state: Array, x: Array) -> tuple[Array, Array, Array]:
+    """The gates' sums from the inputs and from the state, and the biases."""
+    expect_example(name, x, "features")
+    weight, recurrent, bias = expect_params(name, params, "weight", "recurrent", "bias")
+    expect_features(name, x.shape[0], weight.shape[0])
+    return x @ weight, state @ recurrent, bias
+
+
+def _zeros(features: int, params: PyTree, x: Any) -> Array:
+    """The state at the start, in the dtype that every later state has."""
+    return jnp.zeros(features, jnp.result_type(x.dtype, *jax.tree.leaves(params)))

@@ -1,0 +1,235 @@
+"""Windows that slide over positions: pooling, and the arguments it shares with convolution.
+
+An example has shape (*positions, features), with one axis of positions for each number in
+`window`.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from fnn.layers.layer import (
+    Layer,
+    expect_example,
+    expect_positive,
+    widened,
+    without_key,
+    without_params,
+)
+
+Padding = Literal["SAME", "VALID"] | int | Sequence[tuple[int, int]]
+Widths = Literal["SAME", "VALID"] | tuple[tuple[int, int], ...]
+
+
+def max_pool(
+    window: Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+) -> Layer:
+    """The largest value in each window, feature by feature; padding never wins.
+
+    Args:
+        window: its size, one number for each axis of positions.
+        strides: distance between two windows, one number or one per axis; None puts them side by
+            side.
+        padding: as for `conv`, but smaller than the window.
+
+    Shapes: (*positions, features) to (*positions', features).
+
+    Returns:
+        A layer without parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> layers.max_pool((2,)).apply((), jnp.array([[1.0], [5.0], [2.0], [3.0]])).tolist()
+        [[5.0], [3.0]]
+    """
+
+    def pool(x: Array, reduce: Callable[..., Array]) -> Array:
+        return reduce(x, -np.inf, jax.lax.max)
+
+    return _pool("max_pool", pool, window, strides, padding)
+
+
+def average_pool(
+    window: Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+) -> Layer:
+    """The mean of each window, feature by feature; padding is not counted.
+
+    Args:
+        window: its size, one number for each axis of positions.
+        strides: distance between two windows, one number or one per axis; None puts them side by
+            side.
+        padding: as for `conv`, but smaller than the window.
+
+    Shapes: (*positions, features) to (*positions', features).
+
+    Returns:
+        A layer without parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> layers.average_pool((2,)).apply((), jnp.array([[1.0], [5.0], [2.0], [3.0]])).tolist()
+        [[3.0], [2.5]]
+    """
+
+    def pool(x: Array, reduce: Callable[..., Array]) -> Array:
+        wide = x.astype(widened(x.dtype))
+        counts = reduce(jnp.ones((*x.shape[:-1], 1), wide.dtype), 0, jax.lax.add)
+        return (reduce(wide, 0, jax.lax.add) / counts).astype(x.dtype)
+
+    return _pool("average_pool", pool, window, strides, padding)
+
+
+def _pool(
+    kind: str,
+    pool: Callable[[Array, Callable[..., Array]], Array],
+    window: Sequence[int],
+    strides: int | Sequence[int] | None,
+    padding: Padding,
+) -> Layer:
+    """A layer that pools x by `pool(x, reduce)`, where `reduce` slides the window."""
+    window = expect_window(kind, window)
+    name = f"{kind}({window})"
+    strides = window if strides is None else per_axis(name, strides, window)
+    expect_positive(name, *window, *strides)
+    widths = pad_widths(name, padding, window)
+    if not isinstance(widths, str):
+        if any(size <= max(pair) for size, pair in zip(window, widths, strict=True)):
+            raise ValueError(
+                f"{name}: expected padding smaller than the window, got {padding}; try 'SAME'"
+            )
+        widths = (*widths, (0, 0))
+
+    def apply(_: tuple[()], x: Float[Array, "*positions features"]) -> Array:
+        expect_example(name, x, *("positions",) * len(window), "features")
+
+        def reduce(x: Array, start: float, combine: Callable[..., Array]) -> Array:
+            # JAX differentiates the sum and the maximum, which it knows by their starting value,
+            # so that this must not become a tracer.
+            init = np.array(start, x.dtype)
+            return jax.lax.reduce_window(x, init, combine, (*window, 1), (*strides, 1), widths)
+
+        outputs = pool(x, reduce)
+        expect_fit(name, x, outputs)
+        return outputs
+
+    return without_params(without_key(apply), name)
+
+
+def flatten() -> Layer:
+    """One axis of features in place of all axes, row by row.
+
+    Shapes: any to (features,).
+
+    Returns:
+        A layer without parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> layers.flatten().apply((), jnp.ones((4, 4, 3))).shape
+        (48,)
+    """
+    return without_params(without_key(lambda _, x: jnp.reshape(x, -1)), "flatten")
+
+
+def per_axis(name: str, value: int | Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
+    """One number for each axis of the window.
+
+    Args:
+        name: of the layer.
+        value: a number for all axes, or one for each.
+        window: the window.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ValueError: if there are more or fewer numbers than axes.
+    """
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,) * len(window)
+    if len(numbers) != len(window):
+        raise ValueError(
+            f"{name}: expected one number, or one for each of {len(window)} axes, got {value}"
+        )
+    return numbers
+
+
+def pad_widths(name: str, padding: Padding, window: Sequence[int]) -> Widths:
+    """Padding as JAX takes it: a word, or a pair of widths for each axis of the window.
+
+    Args:
+        name: of the layer.
+        padding: a word, a number for all sides, or the pairs.
+        window: the window.
+
+    Returns:
+        The word or the pairs.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if isinstance(padding, str) and padding in ("SAME", "VALID"):
+        return padding
+    pairs = [(padding, padding)] * len(window) if isinstance(padding, int) else padding
+    try:
+        widths = tuple((operator.index(low), operator.index(high)) for low, high in pairs)
+    except (TypeError, ValueError):
+        widths = ()
+    if len(widths) != len(window) or any(min(pair) < 0 for pair in widths):
+        raise ValueError(
+            f"{name}: expected 'SAME', 'VALID', a number >= 0, or a pair (before, after) of them "
+            f"for each of {len(window)} axes as padding, got {padding!r}"
+        )
+    return widths
+
+
+def expect_window(kind: str, window: Sequence[int]) -> tuple[int, ...]:
+    """A window with at least one axis, as a tuple.
+
+    Args:
+        kind: of layer.
+        window: its size on each axis.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        ValueError: if it has no axes or is a single number, which does not tell the axes.
+    """
+    if not isinstance(window, Sequence) or not window:
+        raise ValueError(
+            f"{kind}: expected a window with one number for each axis of positions, got {window}; "
+            "try (3,) for sequences, (3, 3) for images"
+        )
+    return tuple(window)
+
+
+def expect_fit(name: str, x: Array, outputs: Array) -> None:
+    """Refuse inputs over which the window cannot slide.
+
+    Args:
+        name: of the layer.
+        x: its inputs.
+        outputs: its outputs.
+
+    Raises:
+        ValueError: if no position is left.
+    """
+    if 0 in outputs.shape:
+        raise ValueError(
+            f"{name}: expected positions at least as many as the window covers, got {x.shape}; "
+            "try padding='SAME' or a smaller window"
+        )
