@@ -126,17 +126,17 @@ def iris() -> Problem:
 
 
 def moons() -> Problem:
-    """500 points on two interleaved half circles with noise, a 2-16-2 network.
+    """1000 points on two interleaved half circles with noise, a 2-16-2 network.
 
     Returns:
         The problem.
 
     Example:
         >>> moons().train.inputs.shape
-        (300, 2)
+        (600, 2)
     """
     return _classification(
-        "moons", "500 points on two half circles, 2-16-2", data.moons, hidden=16, batch_size=25,
+        "moons", "1000 points on two half circles, 2-16-2", data.moons, hidden=16, batch_size=25,
         epochs=100,
     )  # fmt: skip
 

@@ -339,11 +339,11 @@ def _finite(name: str, tree: PyTree) -> PyTree:
     tree = jax.tree.map(jnp.asarray, tree)
     if not _is_finite(tree):
         for path, leaf in jax.tree.leaves_with_path(tree):
-            bad = np.argwhere(~np.isfinite(leaf))
-            if len(bad):
+            bad = np.argwhere(~np.isfinite(leaf)).tolist()
+            if bad:
                 raise ValueError(
                     f"fit: expected finite numbers, got {len(bad)} that are NaN or infinite in "
-                    f"{name}{jax.tree_util.keystr(path)}, the first at index {tuple(bad[0].tolist())}"
+                    f"{name}{jax.tree_util.keystr(path)}, the first at index {tuple(bad[0])}"
                 )
     return tree
 
