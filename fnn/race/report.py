@@ -53,4 +53,4 @@ def _median_train_loss(result: Result) -> float:
 
 def _spread(values: np.ndarray) -> str:
     middle = np.median(values)
-    return f"{middle:.3g} ± {np.ptp(values) / (2 * abs(middle) or 1):.0%}"
+    return f"{middle:.3g} ± {50 * np.ptp(values) / (abs(middle) or 1):.2g}%"
