@@ -95,13 +95,32 @@ def _equation(eqn: core.JaxprEqn, live: Sequence[bool]) -> tuple[float, list[boo
 
 def _scan(eqn: core.JaxprEqn, live: list[bool]) -> tuple[float, list[bool]]:
     """A scan: a part of the carry is live as soon as a live result of any later step reads it."""
-    consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry = scan_arity(eqn)
     while True:
         flops, used = _walk(eqn.params["jaxpr"].jaxpr, live)
         carried = [a or b for a, b in zip(live[:carry], used[consts : consts + carry], strict=True)]
         if carried == live[:carry]:
             return eqn.params["length"] * flops, used
         live = carried + live[carry:]
+
+
+def scan_arity(eqn: core.JaxprEqn) -> tuple[int, int]:
+    """How many constants and how many carried values the body of a scan takes, in this order.
+
+    Told by the axis that everything else gains outside, since the names in an equation's
+    parameters are another in every version of JAX.
+
+    Args:
+        eqn: a scan.
+
+    Returns:
+        Both numbers.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+    same = [_shape(a) == _shape(b) for a, b in zip(eqn.outvars, body.outvars, strict=True)]
+    carried = sum(same)
+    given = [_shape(a) == _shape(b) for a, b in zip(eqn.invars, body.invars, strict=True)]
+    return sum(given) - carried, carried
 
 
 def _is_var(atom: object) -> bool:

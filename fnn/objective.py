@@ -78,8 +78,9 @@ class Objective:
         Args:
             data: `(inputs, targets)`, trees of arrays whose first axis counts the examples; for an
                 objective without a loss, the inputs alone.
-            weights: w >= 0 of each example; the mean is sum(w l) / sum(w). Weight 2 is an example
-                given twice, weight 0 is padding.
+            weights: w >= 0 of each example, not all 0; the mean is sum(w l) / sum(w). Weight 2 is
+                an example given twice. Weight 0 is padding, whatever it holds: another example is
+                evaluated in its place.
             key: split into one key per example, given to the model as `key=`. Its presence means
                 training (dropout on), its absence inference.
             chunk: evaluate this many examples at a time, in constant memory. Batch normalization
@@ -94,11 +95,13 @@ class Objective:
         """
         inputs, targets = self._split(data)
         n = _count_examples(inputs, targets)
-        if weights is not None and jnp.shape(weights) != (n,):
-            raise ValueError(
-                f"Objective.on: expected weights of shape ({n},), one for each example, "
-                f"got {jnp.shape(weights)}"
-            )
+        if weights is not None:
+            weights = jnp.asarray(weights)
+            if weights.shape != (n,):
+                raise ValueError(
+                    f"Objective.on: expected weights of shape ({n},), one for each example, "
+                    f"got {weights.shape}"
+                )
         if chunk is not None and chunk < 1:
             raise ValueError(f"Objective.on: expected chunk >= 1, got {chunk}")
         keys = None if key is None else jax.random.split(key, n)
@@ -121,12 +124,11 @@ class Objective:
 
     @property
     def takes_key(self) -> bool:
-        """Whether the model has a parameter named `key` (or takes any keyword)."""
+        """Whether the model has a parameter named `key`."""
         try:
-            parameters = inspect.signature(self.model).parameters.values()
+            return "key" in inspect.signature(self.model).parameters
         except (TypeError, ValueError):  # built-in callables have no signature
             return False
-        return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
 
     def __add__(self, penalty: "ValueFunction") -> "Objective":
         """The objective whose value functions carry one more penalty."""
@@ -177,6 +179,18 @@ class ValueFunction:
         return ValueFunction(tuple(t._replace(scale=factor * t.scale) for t in self.terms))
 
     __rmul__ = __mul__
+
+    def __neg__(self) -> "ValueFunction":
+        """The negative."""
+        return -1.0 * self
+
+    def __sub__(self, other: "ValueFunction") -> "ValueFunction":
+        """The difference."""
+        return self + -other
+
+    def __truediv__(self, divisor: float | Scalar) -> "ValueFunction":
+        """The quotient by a number."""
+        return (1.0 / divisor) * self
 
     def freeze(self, params: PyTree, mask: PyTree) -> "ValueFunction":
         """The same function of the leaves that stay free, the others being held.
@@ -258,9 +272,12 @@ class Block:
         Returns:
             Both sums.
         """
-        losses = jax.vmap(functools.partial(self._loss, params), axis_name=EXAMPLES)(
-            self.inputs, self.targets, self.keys
-        )
+        examples = self.inputs, self.targets, self.keys
+        if self.weights is not None:  # a NaN in the padding would pass through a product with 0
+            live = jnp.argmax(self.weights > 0)
+            rows = jnp.where(self.weights > 0, jnp.arange(len(self.weights)), live)
+            examples = jax.tree.map(lambda leaf: leaf[rows], examples)
+        losses = jax.vmap(functools.partial(self._loss, params), axis_name=EXAMPLES)(*examples)
         if self.weights is None:
             return jnp.sum(losses), jnp.full((), len(losses), losses.dtype)
         weights = self.weights.astype(losses.dtype)
@@ -315,7 +332,12 @@ class Penalty:
     def __call__(self, params: PyTree) -> Scalar:
         """The value at `params`."""
         if self.where is not None:
-            params = jax.tree.map(lambda p, m: jnp.where(m, p, 0), params, self.where)
+            params = jax.tree.map(
+                lambda p, m: None if p is None else jnp.where(m, p, 0),
+                params,
+                self.where,
+                is_leaf=lambda leaf: leaf is None,
+            )
         return self.fn(params)
 
     @property
@@ -367,7 +389,7 @@ def l2(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
     """
     if isinstance(weight, int | float) and not weight >= 0:
         raise ValueError(f"l2: expected a weight of at least 0, got {weight}")
-    return ValueFunction((Term(weight, Penalty(where, _half_squared_norm)),))
+    return ValueFunction((Term(1.0 * weight, Penalty(where, _half_squared_norm)),))
 
 
 def l1(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
@@ -394,7 +416,7 @@ def l1(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
     """
     if isinstance(weight, int | float) and not weight >= 0:
         raise ValueError(f"l1: expected a weight of at least 0, got {weight}")
-    return ValueFunction((Term(weight, Penalty(where, _sum_of_absolute_values)),))
+    return ValueFunction((Term(1.0 * weight, Penalty(where, _sum_of_absolute_values)),))
 
 
 def merge(free: PyTree, held: PyTree | None) -> PyTree:
@@ -407,13 +429,27 @@ def merge(free: PyTree, held: PyTree | None) -> PyTree:
     Returns:
         The whole tree.
 
+    Raises:
+        ValueError: if a leaf is both given and held.
+
     Example:
         >>> merge({"a": None, "b": 2.0}, {"a": 1.0, "b": None})
         {'a': 1.0, 'b': 2.0}
     """
     if held is None:
         return free
-    return jax.tree.map(lambda f, h: h if f is None else f, free, held, is_leaf=lambda x: x is None)
+
+    def is_none(leaf: Any) -> bool:
+        return leaf is None
+
+    given = jax.tree.leaves_with_path(free, is_leaf=is_none)
+    for (path, leaf), kept in zip(given, jax.tree.leaves(held, is_leaf=is_none), strict=False):
+        if leaf is not None and kept is not None:
+            raise ValueError(
+                f"freeze: expected None in place of the frozen leaf params"
+                f"{jax.tree_util.keystr(path)}, got an array; train the free leaves alone"
+            )
+    return jax.tree.map(lambda f, h: h if f is None else f, free, held, is_leaf=is_none)
 
 
 def _half_squared_norm(params: PyTree) -> Scalar:

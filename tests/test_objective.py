@@ -68,6 +68,15 @@ def test_weight_two_repeats_an_example_and_weight_zero_drops_it():
     assert_same(OBJECTIVE.on(DATA, weights=weights), OBJECTIVE.on((INPUTS[rows], TARGETS[rows])))
 
 
+def test_padding_may_hold_anything():
+    weights = jnp.ones(7).at[2].set(0)
+    padded = (INPUTS.at[2].set(jnp.nan), TARGETS.at[2].set(jnp.nan))
+    assert_same(
+        [OBJECTIVE.on(padded, weights=weights), OBJECTIVE.on(padded, weights=weights, chunk=3)],
+        [OBJECTIVE.on(DATA, weights=weights)] * 2,
+    )
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 def test_chunks_change_nothing(chunk):
     weights = jnp.linspace(0.0, 2.0, 7)
@@ -114,6 +123,7 @@ def test_value_functions_add_and_scale():
 
     assert_same(together, written_out)
     assert_same(sum([first, second]), lambda params: first(params) + second(params))
+    assert_same(-first - second / 2, lambda params: -first(params) - second(params) / 2)
 
 
 def test_a_penalized_objective_is_the_sum_on_any_data():
@@ -142,6 +152,10 @@ def test_frozen_leaves_are_held(penalized):
     assert grad["bias"] is None
     np.testing.assert_allclose(value, expected_value)
     np.testing.assert_allclose(grad["weight"], expected["weight"])
+
+    with pytest.raises(ValueError, match=r"None in place of the frozen leaf params\['bias'\]"):
+        frozen(PARAMS)
+    assert jnp.isfinite((frozen + fnn.l2(0.1, where={"weight": True, "bias": True}))(free))
 
     twice = frozen.freeze(free, {"weight": True, "bias": None})
     np.testing.assert_allclose(twice({"weight": None, "bias": None}), expected_value)
@@ -202,7 +216,8 @@ def test_value_functions_map_over_lanes_of_data():
 
 def test_takes_key():
     assert OBJECTIVE.takes_key
-    assert fnn.Objective(lambda w, x, **options: w * x / len(options), loss).takes_key
+    # flax's apply takes any keyword and hands it on to a model that does not.
+    assert not fnn.Objective(lambda w, x, **options: w * x / len(options), loss).takes_key
     assert not fnn.Objective(lambda w, x: w * x, loss).takes_key
 
 

@@ -50,6 +50,7 @@ def test_lanes_equal_runs_alone(results):
 def test_a_lane_that_diverges_is_not_chosen_and_the_others_go_on(results):
     diverging = results[1]
     assert diverging.chosen == 0
+    assert diverging.steps.tolist() == results[0].steps.tolist()
     assert (diverging.stopped == [[Stop.BUDGET] * 2, [Stop.NON_FINITE] * 2]).all()
     assert np.isfinite(diverging.train_loss[0]).all()
     assert len(results) == 2
@@ -85,15 +86,32 @@ def test_every_run_is_written_down(results, tmp_path):
     np.testing.assert_array_equal(curves["train_loss"], results[0].train_loss)
 
 
+def test_what_is_written_down_is_json(results, tmp_path):
+    diverged = results[1]._replace(train_loss=np.full((2, 2, 3), np.nan))
+    store.append(tmp_path, problems.get("iris"), diverged)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    for line in (tmp_path / "runs.jsonl").read_text().splitlines():
+        assert json.loads(line, parse_constant=refuse)["train_loss"] is None
+
+
+def test_spreads_read_well():
+    assert report._spread(np.array([0.97, 0.975, 0.976]), ".3f", ".3f") == "0.975 ± 0.003"
+    assert report._spread(np.array([2.4e-3, 2.5e-3, 2.8e-3]), ".2g", ".1g") == "0.0025 ± 0.0002"
+
+
 def test_the_table_puts_the_lowest_loss_first(results):
     bad = results[0]._replace(
         name="bad",
         train_loss=np.full((2, 2, 3), np.nan),
+        validation_loss=np.full((2, 2, 3), np.nan),
         stopped=np.full((2, 2), Stop.NON_FINITE),
     )
     table = report.table(problems.get("iris"), [bad, *results])
     assert list(table.columns[0].cells)[-1] == "bad"
-    assert list(table.columns[3].cells)[-1] == "2 of 2 diverged"
+    assert list(table.columns[6].cells)[-1] == "2 of 2 diverged"
 
 
 def test_curves_are_medians_with_bands():

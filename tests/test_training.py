@@ -177,6 +177,82 @@ def test_patience_returns_the_best_parameters():
     np.testing.assert_allclose(OBJECTIVE.on(other)(fitted.params), losses.min(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_best_parameters_come_back_whatever_the_reason(stream):
+    other = INPUTS, INPUTS @ (0.5 * WEIGHT)
+    rule = optax.sgd(0.02, momentum=0.5)
+
+    def run(reason, **options):
+        data = ([DATA] if reason != Stop.DATA else iter([DATA] * 30)) if stream else DATA
+        fitted = fit(rule, OBJECTIVE, START, data, validation=other, **options)
+        assert fitted.stopped == reason
+        best = fitted.history.validation["loss"].argmin()
+        again = fit(rule, OBJECTIVE, START, DATA, steps=int(best) + 1)
+        if best < len(fitted.history.steps) - 1 or reason != Stop.DATA:
+            assert_close((fitted.params, fitted.state), (again.params, again.state))
+        return fitted
+
+    run(Stop.PATIENCE, epochs=300, patience=5)
+    run(Stop.BUDGET, steps=60, patience=99)
+    run(Stop.GOAL, epochs=60, patience=99, goal=0.5)
+    if stream:
+        assert run(Stop.DATA, epochs=4, patience=99).history.validation["loss"].shape == (1,)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_a_run():
+    def fragile(params, x):
+        return jnp.log(x[0]) * params["bias"]
+
+    objective = fnn.Objective(fragile, loss)
+    positive = jnp.abs(INPUTS), TARGETS
+    options = {"steps": 9, "validation": (INPUTS, TARGETS), "patience": 4}
+    assert fit(RULE, objective, START, positive, **options).stopped == Stop.NON_FINITE
+
+
+def test_what_is_prepared_is_what_is_validated():
+    def centred(params, x):
+        return model(params, x) - params["mean"]
+
+    def prepare(params):
+        return {**params, "mean": jnp.mean(INPUTS @ params["weight"])}
+
+    objective, start = fnn.Objective(centred, loss), {**START, "mean": jnp.zeros(())}
+    options = {"steps": 3, "validation": DATA, "prepare": prepare}
+    fitted = fit(optax.sgd(0.1), objective, start, DATA, **options)
+    prepared = prepare(fitted.params)
+    np.testing.assert_allclose(
+        fitted.history.validation["loss"][-1], objective.on(DATA)(prepared), rtol=1e-12
+    )
+
+
+def test_sums_of_half_precision_neither_stick_nor_overflow():
+    constant = fnn.Objective(lambda w, x: w * 0 + x, lambda output, _: output)
+    for dtype, number in ((jnp.bfloat16, 1.0), (jnp.float16, 100.0)):
+        data = jnp.full(1000, number, dtype), jnp.zeros(1000, dtype)
+        start = jnp.full(3, 300.0, dtype)[0]
+        fitted = fit(optax.sgd(0.1), constant, start, data, epochs=1, batch_size=1, goal=0.5)
+        assert fitted.stopped == Stop.BUDGET
+        assert fitted.params.dtype == dtype
+
+
+def test_a_frozen_leaf_stays():
+    frozen = OBJECTIVE.on(DATA).freeze(START, {"weight": True, "bias": False})
+    fitted = fit(RULE, frozen + fnn.l2(0.1), {**START, "weight": None}, steps=50)
+    assert fitted.params["weight"] is None
+    assert fitted.params["bias"] != 0
+    with pytest.raises(ValueError, match=r"frozen leaf params\['weight'\]"):
+        fit(RULE, frozen, START, steps=1)
+
+
+def test_a_stream_is_read_no_further_than_it_is_used():
+    reads = itertools.count()
+    endless = ((next(reads), DATA)[1] for _ in itertools.repeat(None))
+    fitted = fit(RULE, OBJECTIVE, START, endless, steps=40, validation=DATA)
+    assert next(reads) == 40
+    assert fitted.stopped == Stop.BUDGET
+    assert len(fitted.history.validation["loss"]) == 1
+
+
 def test_the_goal_ends_a_run():
     fitted = fit(RULE, OBJECTIVE, START, DATA, steps=1000, goal=0.1)
     assert fitted.stopped == Stop.GOAL
@@ -314,9 +390,25 @@ BROKEN = INPUTS.at[3, 1].set(jnp.nan)
     [
         ((OBJECTIVE, START, DATA), {}, "either steps= or epochs="),
         ((OBJECTIVE, START, DATA), {"steps": 1, "epochs": 1}, "either steps= or epochs="),
-        ((OBJECTIVE, START, DATA), {"steps": 0}, "steps of at least 1, got 0"),
-        ((OBJECTIVE, START, DATA), {"steps": 1, "batch_size": -2}, "batch_size of at least 1"),
+        ((OBJECTIVE, START, DATA), {"steps": 0}, "steps to be a whole number above 0, got 0"),
+        (
+            (OBJECTIVE, START, DATA),
+            {"steps": 1, "batch_size": -2},
+            "batch_size to be a whole number",
+        ),
+        ((OBJECTIVE, START, DATA), {"epochs": 2.5}, "epochs to be a whole number above 0, got 2.5"),
         ((OBJECTIVE, START, DATA), {"steps": 1, "patience": 3}, "pass validation="),
+        ((OBJECTIVE, START, DATA), {"steps": 1, "metrics": {"x": max}}, "metrics need validation"),
+        (
+            (OBJECTIVE, START, DATA),
+            {"steps": 1, "validation": DATA, "metrics": {"loss": max}},
+            "other names than 'loss'",
+        ),
+        ((OBJECTIVE, START, DATA), {"steps": 1, "validation": (*DATA, 1)}, "got a tuple of 3"),
+        ((OBJECTIVE, START, DATA), {"steps": 1, "state": ()}, "expected a state of this rule"),
+        ((OBJECTIVE.on(DATA), START), {"steps": 1, "validation": DATA}, "to be a value function"),
+        ((lambda _: OBJECTIVE.on(DATA), START, DATA), {"steps": 1}, "draws its own"),
+        ((OBJECTIVE, START, [(INPUTS, TARGETS[:2])]), {"steps": 1}, r"arrays of \[2, 10\]"),
         ((OBJECTIVE, START), {"steps": 1}, "an Objective needs data"),
         ((OBJECTIVE, START, INPUTS), {"steps": 1}, r"expected data = \(inputs, targets\)"),
         ((OBJECTIVE, START, (INPUTS[:0], TARGETS[:0])), {"steps": 1}, "at least one example"),
@@ -339,6 +431,20 @@ def test_misuse_raises_before_anything_runs(arguments, options, message):
         fit(RULE, *arguments, **options)
 
 
-def test_integer_parameters_are_named():
-    with pytest.raises(TypeError, match=r"floating point, got params\['bias'\] of int"):
-        fit(RULE, OBJECTIVE, {**START, "bias": jnp.array(0)}, DATA, steps=1)
+def test_parameters_that_are_not_real_numbers_are_named():
+    for bias, dtype in ((jnp.array(0), "int"), (jnp.array(1j), "complex")):
+        with pytest.raises(TypeError, match=rf"floating point, got params\['bias'\] of {dtype}"):
+            fit(RULE, OBJECTIVE, {**START, "bias": bias}, DATA, steps=1)
+
+
+def test_a_rule_that_was_not_called_is_named():
+    with pytest.raises(TypeError, match="expected a rule such as"):
+        fit(optax.adam, OBJECTIVE, START, DATA, steps=1)
+
+
+def test_an_error_in_the_model_says_what_it_was_given():
+    with pytest.raises(TypeError, match="dot_general") as error:
+        fit(RULE, OBJECTIVE, {**START, "weight": jnp.zeros(4)}, DATA, steps=1)
+    notes = " ".join(error.value.__notes__)
+    assert "float64[4]" in notes
+    assert "float64[10, 3]" in notes

@@ -11,7 +11,7 @@ from fnn.training import Stop
 
 
 def table(problem: Problem, results: Sequence[Result]) -> Table:
-    """Rules from the lowest median training loss to the highest, each at its chosen rate.
+    """Rules from the lowest median validation loss to the highest, each at its chosen rate.
 
     Args:
         problem: what was raced.
@@ -24,33 +24,36 @@ def table(problem: Problem, results: Sequence[Result]) -> Table:
     table = Table(
         title=f"{problem.name}: {problem.summary}",
         caption=(
-            f"Median of {seeds} seeds ± half their range, each rule at the best of {trials} "
-            f"learning rates by validation loss.\ncompile: {trials * seeds} runs as one program. "
-            "run: one of them alone, compiled and warm."
+            f"Median of {seeds} seeds ± half their range. Each rule at the best of {trials} "
+            "rates,\nand the rules in order, by validation loss. "
+            f"compile: {trials * seeds} runs as one program.\n"
+            "run: one of them alone, compiled and warm. A full batch takes fewer steps."
         ),
     )
     table.add_column("rule")
     for name in ("rate", "train loss", f"test {problem.metric[0]}", "steps", "compile", "run"):
         table.add_column(name, justify="right")
-    for result in sorted(results, key=_median_train_loss):
+    for result in sorted(results, key=_validation_loss):
         chosen = result.chosen
         diverged = int(np.sum(result.stopped[chosen] == Stop.NON_FINITE))
+        run = f"{1000 * result.run_seconds:.0f}ms"
         table.add_row(
             result.name,
             f"{result.rates[chosen]:.2g}",
-            _spread(result.train_loss[chosen, :, -1]),
-            f"{diverged} of {seeds} diverged" if diverged else _spread(result.metric[chosen]),
+            _spread(result.train_loss[chosen, :, -1], ".2g", ".1g"),
+            _spread(result.metric[chosen], ".3f", ".3f"),
             str(result.steps[-1]),
-            f"{result.compile_seconds:.1f} s",
-            f"{1000 * result.run_seconds:.0f} ms",
+            f"{result.compile_seconds:.1f}s",
+            f"{diverged} of {seeds} diverged" if diverged else run,
         )
     return table
 
 
-def _median_train_loss(result: Result) -> float:
-    return float(np.nan_to_num(np.median(result.train_loss[result.chosen, :, -1]), nan=np.inf))
+def _validation_loss(result: Result) -> float:
+    median = np.median(result.validation_loss[result.chosen, :, -1])
+    return float(np.nan_to_num(median, nan=np.inf))
 
 
-def _spread(values: np.ndarray) -> str:
-    middle = np.median(values)
-    return f"{middle:.3g} ± {50 * np.ptp(values) / (abs(middle) or 1):.2g}%"
+def _spread(values: np.ndarray, middle: str, half: str) -> str:
+    """The median and half the range, each in its format."""
+    return f"{np.median(values):{middle}} ± {np.ptp(values) / 2:{half}}"

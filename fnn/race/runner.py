@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from fnn.objective import Objective
 from fnn.problems import Problem
 from fnn.race.entrants import Entrant
-from fnn.training import Limits, Progress, Records, Stop, advance, source_of, start
+from fnn.training import Limits, Progress, Records, Source, Stop, advance, source_of, start
 
 
 class Result(NamedTuple):
@@ -34,7 +34,7 @@ class Result(NamedTuple):
         stopped: why each lane stopped, as `Stop`.
         compile_seconds: to compile the lanes.
         lanes_seconds: to run all lanes together.
-        run_seconds: to run one seed of the chosen trial alone.
+        run_seconds: to run a seed of the chosen trial alone; the median over the seeds.
     """
 
     name: str
@@ -112,23 +112,26 @@ def _run(
     validation = np.asarray(records.evaluated["loss"])
     stopped = np.where(progress.stopped == Stop.RUNNING, Stop.BUDGET, progress.stopped)
     final = np.where(stopped == Stop.NON_FINITE, np.inf, validation[:, :, -1])
+    final = np.where(np.isfinite(final), final, np.inf)
     chosen = int(np.argmin(np.median(final, axis=1)))
 
-    by_itself = jax.jit(alone), rates[chosen], jax.tree.map(lambda a: a[0], seeds), data[0]
-    _timed(*by_itself)
-    _, run_seconds = _timed(*by_itself)
+    alone = jax.jit(alone)
+    every_seed = [jax.tree.map(lambda leaf, i=i: leaf[i], seeds) for i in range(len(score[0]))]
+    _timed(alone, rates[chosen], every_seed[0], data[0])
+    run_seconds = [_timed(alone, rates[chosen], seed, data[0])[1] for seed in every_seed]
+    steps = _source(problem, entrant, data[0], seeds[1][0]).steps
     return Result(
         entrant.name,
         np.asarray(rates),
         chosen,
-        np.arange(1, epochs + 1) * (int(progress.step.max()) // epochs),
+        np.arange(1, epochs + 1) * steps,
         np.asarray(records.evaluated["train"]),
         validation,
         np.asarray(score),
         stopped,
         compile_seconds,
         lanes_seconds,
-        run_seconds,
+        float(np.median(run_seconds)),
     )
 
 
@@ -143,8 +146,7 @@ def _train(
 ) -> tuple[Progress, Records]:
     params, key = seed
     rule = entrant.rule(rate)
-    batch_size = None if entrant.full_batch else problem.batch_size
-    source = source_of(problem.objective, train, batch_size=batch_size, key=key)
+    source = _source(problem, entrant, train, key)
     steps = epochs * source.steps
     return advance(
         rule,
@@ -155,6 +157,11 @@ def _train(
         Limits(steps, epochs),
         capacity=(steps, epochs),
     )
+
+
+def _source(problem: Problem, entrant: Entrant, train: PyTree, key: Array) -> Source:
+    batch_size = None if entrant.full_batch else problem.batch_size
+    return source_of(problem.objective, train, batch_size=batch_size, key=key)
 
 
 def _timed(fn: Callable, *args) -> tuple:

@@ -5,10 +5,12 @@ A race writes into a folder of its own, one rule at a time as it is done: a line
 """
 
 import json
+import math
 import platform
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -73,4 +75,9 @@ def append(folder: Path, problem: Problem, result: Result) -> None:
                 problem.metric[0]: float(result.metric[trial, seed]),
                 "stopped": Stop(int(result.stopped[trial, seed])).name.lower(),
             }
-            file.write(json.dumps(common | run) + "\n")
+            file.write(json.dumps({k: _plain(v) for k, v in (common | run).items()}) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity; they become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -63,6 +63,7 @@ def fit(
     patience: int | None = None,
     goal: float = -np.inf,
     every: int = 1,
+    prepare: Callable[[PyTree], PyTree] | None = None,
     state: PyTree = None,
     callback: Callable[[Fit], bool | None] | None = None,
 ) -> Fit:
@@ -77,19 +78,24 @@ def fit(
             blocks) or a function of a key that returns one (fresh points at every step).
         params: the starting point, a tree of floating-point arrays.
         data: what `objective.on` takes: `(inputs, targets)`, or the inputs alone for an objective
-            without a loss. Or an iterable of such batches, gone through once per epoch.
+            without a loss. Or a list or another iterable of such batches, gone through once per
+            epoch; one that never ends is looked at when the steps are done.
         steps: the number of steps; this or `epochs`.
         epochs: the number of passes through the data. Without mini-batches an epoch is a step.
         batch_size: examples in a mini-batch; all of them by default.
         key: shuffles the examples in each epoch (without it they come in their order), draws fresh
-            points, and is given to a model that takes a key, for dropout.
+            points, and is given to a model that takes a key, for dropout. The same key gives the
+            same run; go on from a `state` with a new one.
         validation: data like `data`, or a value function, looked at after each round.
         metrics: named functions of `(outputs, targets)`, all outputs stacked, for the validation.
         patience: stop after this many rounds without a lower validation loss, and return the
-            parameters of the lowest.
+            parameters and the state of the lowest.
         goal: stop after a round whose mean value is this or lower.
         every: epochs in a round, after which come goal, validation and callback, and the check
             that all is finite.
+        prepare: what is done to the parameters before each look at the validation data, such as
+            `lambda params: layers.calibrate(model, params, inputs)` for batch normalization. The
+            parameters returned are those that were trained: prepare them once more.
         state: the rule's state to continue with, from an earlier `Fit`.
         callback: called with the fit so far after each round; returning True stops.
 
@@ -99,7 +105,8 @@ def fit(
     Raises:
         ValueError: before anything runs, for budgets that are missing or not positive, data that
             are not finite or empty, and keys or validation data that are missing.
-        TypeError: for parameters that are not of floating point.
+        TypeError: for parameters that are not real numbers of floating point, and for a rule that
+            is not a transformation.
 
     Example:
         >>> import jax, optax
@@ -110,64 +117,83 @@ def fit(
         >>> round(float(trained.params), 6), str(trained.stopped)
         (3.0, 'All steps asked for were taken.')
     """
+    if not (hasattr(rule, "init") and hasattr(rule, "update")):
+        raise TypeError(
+            f"fit: expected a rule such as rules.adam(1e-3), got {rule!r}; call it with its rate"
+        )
     if (steps is None) == (epochs is None):
         raise ValueError("fit: expected either steps= or epochs=, got both or neither")
-    for name, number in {
-        "steps": steps,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "patience": patience,
-        "every": every,
-    }.items():
-        if number is not None and number < 1:
-            raise ValueError(f"fit: expected {name} of at least 1, got {number}")
-    if validation is None and (patience is not None or metrics):
-        raise ValueError("fit: patience and metrics need validation data; pass validation=")
+    numbers = {"steps": steps, "epochs": epochs, "batch_size": batch_size, "patience": patience}
+    for name, number in (numbers | {"every": every}).items():
+        if number is not None and (number != int(number) or number < 1):
+            raise ValueError(f"fit: expected {name} to be a whole number above 0, got {number}")
     if isinstance(objective, ValueFunction):
         if data is not None:
             raise ValueError("fit: expected no data, since a value function brings its own")
         objective, data = None, objective
     streamed = _is_stream(data)
-    if not isinstance(objective, Objective) or streamed:
-        if batch_size is not None:
-            raise ValueError("fit: batch_size= cuts arrays of examples; here there are none")
+    if not isinstance(objective, Objective):
+        if objective is not None and data is not None:
+            raise ValueError("fit: expected no data, since the function draws its own")
+        if validation is not None and not isinstance(validation, ValueFunction):
+            raise ValueError("fit: expected validation to be a value function, as the objective is")
     elif data is None:
         raise ValueError("fit: an Objective needs data, (inputs, targets)")
+    if batch_size is not None and (streamed or not isinstance(objective, Objective)):
+        raise ValueError("fit: batch_size= cuts arrays of examples; here there are none")
+    if metrics and (validation is None or isinstance(validation, ValueFunction)):
+        raise ValueError("fit: metrics need validation data; pass validation=(inputs, targets)")
+    if metrics and "loss" in metrics:
+        raise ValueError("fit: expected metrics of other names than 'loss', which is always there")
+    if patience is not None and validation is None:
+        raise ValueError("fit: patience needs validation data; pass validation=")
     for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
-                "fit: expected parameters of floating point, got "
-                f"params{jax.tree_util.keystr(path)} of {jnp.result_type(leaf)}; cast it, or keep "
-                "it out of the parameters"
+                "fit: expected real parameters of floating point, got "
+                f"params{jax.tree_util.keystr(path)} of {jnp.result_type(leaf)}; cast it, split it "
+                "into real and imaginary parts, or keep it out of the parameters"
             )
-    params = jax.tree.map(_strong, _finite("params", params))
-    data = data if streamed else _finite("data", data)
-    validation = _finite("validation", validation)
-    if isinstance(objective, Objective) and not streamed:
-        objective.on(data)  # raises where the data are not examples
+    held = {"params": params, "data": None if streamed else data, "validation": validation}
+    held = _finite(jax.tree.map(jnp.asarray, held))
+    params, validation = jax.tree.map(_strong, held["params"]), held["validation"]
+    data = data if streamed else held["data"]
+    if isinstance(objective, Objective):
+        for examples in (None if streamed else data, validation):
+            if examples is not None and not isinstance(examples, ValueFunction):
+                objective.on(examples)  # raises where these are not examples
 
     progress = _start(rule, params, keep_best=patience is not None)
     if state is not None:
+        expected = jax.tree.structure(progress.state)
+        if jax.tree.structure(state) != expected:
+            raise ValueError(
+                f"fit: expected a state of this rule, {expected}, got {jax.tree.structure(state)}; "
+                "pass the state of a Fit by the same rule"
+            )
         progress = progress._replace(state=state)
     limits = Limits(
-        steps=_UNLIMITED if steps is None else steps,
+        steps=_UNLIMITED if steps is None else int(steps),
         rounds=_UNLIMITED if callback is None else 1,
-        goal=goal,
-        patience=_UNLIMITED if patience is None else patience,
+        goal=float(goal),
+        patience=_UNLIMITED if patience is None else int(patience),
     )
-    job = _Job(rule, objective, tuple((metrics or {}).items()), batch_size, every)
+    epochs, every = None if epochs is None else int(epochs), int(every)
+    batch_size = None if batch_size is None else int(batch_size)
+    job = _Job(rule, objective, tuple((metrics or {}).items()), prepare, batch_size, every)
     chunks = _stream if streamed else _chunks
-    seen, fraction = [], 0.0
+    history, fraction = _EMPTY, 0.0
 
     def result(stopped: Stop) -> Fit:
-        trained = progress.params if patience is None else progress.best
-        return Fit(trained, progress.state, _history(seen), stopped)
+        here = progress.params, progress.state
+        trained, at = here if patience is None else progress.best
+        return Fit(trained, at, history, stopped)
 
     with _bar() as move:
         for now, records, fraction in chunks(job, data, validation, key, progress, limits, epochs):
+            history = _grown(history, records, int(now.step) - int(progress.step))
             progress = now
-            seen.append((int(progress.step), records))
-            move(fraction, records.value)
+            move(fraction, history.value)
             stopped = Stop(int(progress.stopped))
             if callback is not None and int(records.rounds) and callback(result(stopped)):
                 return result(Stop.CALLBACK)
@@ -183,6 +209,7 @@ class _Job(NamedTuple):
     rule: optax.GradientTransformation
     objective: Any
     metrics: tuple[tuple[str, Metric], ...]
+    prepare: Callable[[PyTree], PyTree] | None
     batch_size: int | None
     every: int
 
@@ -205,17 +232,18 @@ def _chunks(
     epoch_steps = source_of(job.objective, data, batch_size=job.batch_size, key=key).steps
     round_steps = job.every * epoch_steps
     total = limits.steps if epochs is None else epochs * epoch_steps
-    most = max(1, _STEPS // round_steps)
+    most = max(1, min(_STEPS // round_steps, limits.rounds))
     done, rounds = 0, 1
     while done < total and progress.stopped == Stop.RUNNING:
         begin = time.perf_counter()
         epoch, capacity = done // epoch_steps, (most * round_steps, most)
         now = limits._replace(steps=total - done, rounds=rounds)
-        progress, records = _advance(job, capacity, data, validation, key, progress, epoch, now)
+        with _explained(progress.params, data):
+            progress, records = _advance(job, capacity, data, validation, key, progress, epoch, now)
         done = min(done + rounds * round_steps, total)
         yield jax.block_until_ready(progress), records, done / total
         wanted = rounds * _SECONDS / (time.perf_counter() - begin)
-        rounds = int(max(1, min(wanted, 8 * rounds, most, limits.rounds)))
+        rounds = int(max(1, min(wanted, 8 * rounds, most)))
 
 
 _start = jax.jit(start, static_argnames=("rule", "keep_best"))
@@ -224,7 +252,7 @@ _start = jax.jit(start, static_argnames=("rule", "keep_best"))
 @functools.partial(jax.jit, static_argnames=("job", "capacity"))
 def _advance(job, capacity, data, validation, key, progress, epoch, limits):
     source = source_of(job.objective, data, batch_size=job.batch_size, key=key)
-    evaluate = evaluation_of(job.objective, job.metrics, validation)
+    evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare)
     return advance(
         job.rule, source, evaluate, progress, epoch, limits, epochs=job.every, capacity=capacity
     )
@@ -240,27 +268,29 @@ def _stream(
     epochs: int | None,
 ) -> Iterator[tuple[Progress, Records, float]]:
     """Trains on batches as they come; one pass through them is an epoch."""
-    done, part = 0, 0.0
+    done, value, steps, part = 0, 0.0, 0, 0.0
     for number in itertools.count(1):
-        blocks = blocks_of(iter(data))
+        blocks = blocks_of(itertools.islice(iter(data), limits.steps - done))
         block = next(blocks, None)
         if block is None and number == 1:
             raise ValueError("fit: expected batches of examples, got an iterable without any")
-        if block is None:
-            return
-        while block is not None and done < limits.steps:
-            now = limits._replace(steps=min(block.used, limits.steps - done), rounds=1)
-            progress, records = _advance_block(job, block, key, progress, done, now)
-            done += now.steps
+        ended = block is None
+        while block is not None and progress.stopped == Stop.RUNNING:
+            with _explained(progress.params, block.batches):
+                now = limits._replace(steps=block.used, rounds=1, goal=-np.inf)
+                progress, records = _advance_block(job, block, key, progress, done, now)
+            done, steps = done + block.used, steps + block.used
             block = next(blocks, None)  # read while the device computes
+            value += float(np.nansum(records.value))
             part = done / limits.steps if epochs is None else (number - 1) / epochs
-            yield progress, records, part
-            if progress.stopped != Stop.RUNNING:
-                return
-        last = done >= limits.steps or number == epochs
-        if last or number % job.every == 0:
-            progress, records = _look(job, validation, progress, limits.patience)
-            yield progress, records, 1.0 if last else part
+            yield progress, records, min(part, 0.999)
+        last = ended or done >= limits.steps or number == epochs
+        last = last or bool(progress.stopped != Stop.RUNNING)
+        if steps and (last or number % job.every == 0):
+            goal = value / steps <= limits.goal
+            progress, records = _look(job, validation, progress, goal, limits.patience)
+            value, steps = 0.0, 0
+            yield progress, records, part if ended else 1.0 if last else part
         if last or progress.stopped != Stop.RUNNING:
             return
 
@@ -275,29 +305,50 @@ def _advance_block(job, block, key, progress, done, limits):
 
 
 @functools.partial(jax.jit, static_argnames="job")
-def _look(job, validation, progress, patience):
-    evaluate = evaluation_of(job.objective, job.metrics, validation)
-    progress, evaluated = look(evaluate, progress, patience)
+def _look(job, validation, progress, goal, patience):
+    running = progress.stopped == Stop.RUNNING
+    verdict = jnp.where(running & goal, Stop.GOAL, progress.stopped).astype(jnp.int32)
+    evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare)
+    progress, evaluated = look(evaluate, progress._replace(stopped=verdict), patience)
     evaluated = {name: value[None] for name, value in evaluated.items()}
     return progress, Records(jnp.zeros(0), progress.step[None], evaluated, jnp.ones((), jnp.int32))
 
 
-def _history(seen: list[tuple[int, Records]]) -> History:
-    """The records of all chunks, cut to what was used and put end to end."""
-    values, steps, evaluated, before = [], [], [], 0
-    for after, records in seen:
-        rounds = int(records.rounds)
-        values.append(np.asarray(records.value)[: after - before])
-        steps.append(np.asarray(records.steps)[:rounds])
-        if rounds:
-            evaluated.append({k: np.asarray(v)[:rounds] for k, v in records.evaluated.items()})
-        before = after
-    validation = jax.tree.map(lambda *parts: np.concatenate(parts), *evaluated) if evaluated else {}
-    return History(np.concatenate(values), np.concatenate(steps), validation)
+_EMPTY = History(np.zeros(0), np.zeros(0, np.int32), {})
+
+
+def _grown(history: History, records: Records, steps: int) -> History:
+    """The history with what a chunk of so many steps saw."""
+    rounds = int(records.rounds)
+
+    def join(old: np.ndarray | None, new: Array, length: int) -> np.ndarray:
+        seen = np.asarray(new)[:length]
+        return seen if old is None or not len(old) else np.concatenate([old, seen])
+
+    validation = history.validation
+    if rounds:
+        seen = records.evaluated.items()
+        validation = {name: join(validation.get(name), values, rounds) for name, values in seen}
+    value = join(history.value, records.value, steps) if steps else history.value
+    return History(value, join(history.steps, records.steps, rounds), validation)
 
 
 @contextlib.contextmanager
-def _bar() -> Generator[Callable[[float, Array], None]]:
+def _explained(params: PyTree, data: PyTree) -> Generator[None]:
+    """Adds to an error of the model or the loss what they were given."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", (params, data))
+        error.add_note(
+            f"fit: the step was being compiled with params {shapes[0]} and data, examples first, "
+            f"{shapes[1]}; the model sees one example"
+        )
+        raise
+
+
+@contextlib.contextmanager
+def _bar() -> Generator[Callable[[float, np.ndarray], None]]:
     """A progress bar where rich is installed and stderr is a terminal; elsewhere nothing."""
     if not (sys.stderr.isatty() and importlib.util.find_spec("rich")):
         yield lambda *_: None
@@ -314,8 +365,8 @@ def _bar() -> Generator[Callable[[float, Array], None]]:
     with progress.Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task("fit", total=1.0, value=np.nan)
 
-        def move(fraction: float, values: Array) -> None:
-            finite = np.asarray(values)[np.isfinite(values)]
+        def move(fraction: float, values: np.ndarray) -> None:
+            finite = values[np.isfinite(values)]
             bar.update(task, completed=fraction)
             if len(finite):
                 bar.tasks[task].fields["value"] = finite[-1]
@@ -325,7 +376,7 @@ def _bar() -> Generator[Callable[[float, Array], None]]:
 
 def _is_stream(data: Any) -> bool:
     """Whether data come as batches one after the other, not as a tree of arrays."""
-    trees = tuple | list | dict | ValueFunction
+    trees = tuple | dict | ValueFunction
     return isinstance(data, Iterable) and not isinstance(data, trees) and not hasattr(data, "shape")
 
 
@@ -334,16 +385,16 @@ def _strong(leaf: Any) -> Array:
     return jnp.asarray(leaf, jnp.result_type(leaf))
 
 
-def _finite(name: str, tree: PyTree) -> PyTree:
-    """The tree on the device; an error names the array that holds NaN or infinity."""
-    tree = jax.tree.map(jnp.asarray, tree)
+def _finite(tree: PyTree) -> PyTree:
+    """The tree itself; an error names the array in it that holds NaN or infinity."""
     if not _is_finite(tree):
         for path, leaf in jax.tree.leaves_with_path(tree):
             bad = np.argwhere(~np.isfinite(leaf)).tolist()
             if bad:
+                name = "".join(map(str, [path[0].key, jax.tree_util.keystr(path[1:])]))
                 raise ValueError(
                     f"fit: expected finite numbers, got {len(bad)} that are NaN or infinite in "
-                    f"{name}{jax.tree_util.keystr(path)}, the first at index {tuple(bad[0])}"
+                    f"{name}, the first at index {tuple(bad[0])}"
                 )
     return tree
 

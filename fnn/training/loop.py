@@ -45,7 +45,8 @@ _SENTENCES = {
     Stop.GOAL: "The mean value over a round reached the goal.",
     Stop.PATIENCE: "The validation loss stopped improving; the best parameters are returned.",
     Stop.NON_FINITE: (
-        "A value or a parameter was not finite; the parameters before that round are returned. "
+        "A value, a parameter or a validation loss was not finite; the parameters before that "
+        "round are returned. "
         "Try a smaller learning rate, or look for log(0), sqrt(0) or 0/0 in the model."
     ),
     Stop.CALLBACK: "The callback asked for it.",
@@ -60,7 +61,7 @@ class Progress(NamedTuple):
     state: PyTree
     step: Int[Array, ""]
     stopped: Int[Array, ""]
-    best: PyTree
+    best: PyTree  # the parameters and the state of the lowest validation loss, or None
     best_loss: Float[Array, ""]
     waited: Int[Array, ""]
 
@@ -100,14 +101,15 @@ def start(rule: optax.GradientTransformation, params: PyTree, *, keep_best: bool
     Args:
         rule: an optax transformation.
         params: the starting point.
-        keep_best: whether the parameters of the lowest validation loss are kept.
+        keep_best: whether parameters and state of the lowest validation loss are kept.
 
     Returns:
         The carry.
     """
     zero = jnp.zeros((), jnp.int32)
-    best = params if keep_best else None
-    return Progress(params, rule.init(params), zero, zero, best, jnp.array(jnp.inf), zero)
+    state = rule.init(params)
+    best = (params, state) if keep_best else None
+    return Progress(params, state, zero, zero, best, jnp.array(jnp.inf), zero)
 
 
 def advance(
@@ -147,7 +149,8 @@ def advance(
         value, grad = jax.value_and_grad(value_fn)(params)
         updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
         values = values.at[clock].set(value.astype(values.dtype))
-        return clock + 1, optax.apply_updates(params, updates), state, values, total + value
+        params = optax.apply_updates(params, updates)
+        return clock + 1, params, state, values, total + value.astype(total.dtype)
 
     def run_epoch(n: Array, carry: tuple):
         value_fn_at = source.epoch(n)
@@ -163,7 +166,7 @@ def advance(
             first,
             first + epochs,
             run_epoch,
-            (clock, p.params, p.state, records.value, jnp.zeros((), records.value.dtype)),
+            (clock, p.params, p.state, records.value, jnp.zeros((), wide)),
         )
         p = judge(p, params, state, end - clock, total / (end - clock), limits.goal)
         p, evaluated = look(evaluate, p, limits.patience)
@@ -180,6 +183,7 @@ def advance(
     max_steps, max_rounds = capacity
     zero = jnp.zeros((), jnp.int32)
     value = jax.eval_shape(lambda params: source.epoch(zero)(zero)(params), progress.params)
+    wide = jnp.promote_types(value.dtype, jnp.float32)  # bfloat16 sums stop growing at 256
     evaluated = jax.eval_shape(evaluate, progress.params)
     records = Records(
         jnp.full(max_steps, jnp.nan, value.dtype),
@@ -212,7 +216,9 @@ def judge(
         The carry after the round.
     """
     running = progress.stopped == Stop.RUNNING
-    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(params, squared=True))
+    finite = jnp.isfinite(value)
+    for leaf in jax.tree.leaves(params):
+        finite &= jnp.isfinite(leaf).all()
     verdict = jnp.where(value <= goal, Stop.GOAL, Stop.RUNNING)
     verdict = jnp.where(finite, verdict, Stop.NON_FINITE)
     taken = functools.partial(jax.tree.map, lambda new, old: jnp.where(running & finite, new, old))
@@ -229,7 +235,7 @@ def look(
     progress: Progress,
     patience: int,
 ) -> tuple[Progress, dict[str, Scalar]]:
-    """Evaluates the parameters, keeps the best, and stops when patience is out.
+    """Evaluates the parameters, keeps the best, and stops when patience is out or at a NaN.
 
     Args:
         evaluate: returns named scalars; `loss` decides.
@@ -245,14 +251,15 @@ def look(
     loss = evaluated["loss"].astype(progress.best_loss.dtype)
     better = loss < progress.best_loss
     waited = jnp.where(better, 0, progress.waited + 1)
-    stop = (waited >= patience) & (progress.stopped == Stop.RUNNING)
-    best = jax.tree.map(
-        lambda new, old: jnp.where(better, new, old), progress.params, progress.best
-    )
+    verdict = jnp.where(waited >= patience, Stop.PATIENCE, progress.stopped)
+    verdict = jnp.where(jnp.isfinite(loss), verdict, Stop.NON_FINITE)
+    running = progress.stopped == Stop.RUNNING
+    here = progress.params, progress.state
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, progress.best)
     progress = progress._replace(
         best=best,
         best_loss=jnp.where(better, loss, progress.best_loss),
         waited=waited,
-        stopped=jnp.where(stop, Stop.PATIENCE, progress.stopped).astype(jnp.int32),
+        stopped=jnp.where(running, verdict, progress.stopped).astype(jnp.int32),
     )
     return progress, evaluated

@@ -76,7 +76,10 @@ def _fold(key: Array | None, number: int | Array) -> Array | None:
 
 
 def evaluation_of(
-    objective: Any, metrics: Iterable[tuple[str, Metric]], validation: PyTree
+    objective: Any,
+    metrics: Iterable[tuple[str, Metric]],
+    validation: PyTree,
+    prepare: Callable[[PyTree], PyTree] | None = None,
 ) -> Callable[[PyTree], dict[str, Scalar]]:
     """What is looked at after each round: the mean loss on validation data, and the metrics.
 
@@ -84,16 +87,18 @@ def evaluation_of(
         objective: an `Objective`; not needed where validation is a value function or None.
         metrics: names and functions of all outputs and targets.
         validation: data, a value function, or None.
+        prepare: what is done to the parameters first, `layers.calibrate` for instance.
 
     Returns:
         A function from parameters to named scalars.
     """
-    if validation is None:
-        return lambda _: {}
-    if isinstance(validation, ValueFunction):
-        return lambda params: {"loss": validation(params)}
 
     def evaluate(params: PyTree) -> dict[str, Scalar]:
+        if validation is None:
+            return {}
+        params = params if prepare is None else prepare(params)
+        if isinstance(validation, ValueFunction):
+            return {"loss": validation(params)}
         inputs, targets = (validation, None) if objective.loss is None else validation
         outputs = objective.outputs(params, inputs)
         loss = Objective(objective.model, objective.loss).on(validation)(params)
@@ -122,10 +127,8 @@ def blocks_of(batches: Iterator[PyTree]) -> Iterator[Block]:
             batch. A smaller one is filled up by its last example at weight 0.
 
     Yields:
-        Blocks of up to 32 batches or 64 MiB, all of one shape.
-
-    Raises:
-        ValueError: if a batch is empty or larger than the first.
+        Blocks of up to 32 batches or 64 MiB, all of one shape. A batch that is empty, larger than
+        the first, or of arrays that disagree is a ValueError.
     """
     first = next(batches, None)
     if first is None:
@@ -135,12 +138,7 @@ def blocks_of(batches: Iterator[PyTree]) -> Iterator[Block]:
     size = min(_BATCHES, max(1, _BYTES // max(size, 1)))
     batches = itertools.chain([first], batches)
     while group := list(itertools.islice(batches, size)):
-        lengths = [len(jax.tree.leaves(batch)[0]) for batch in group]
-        if not all(1 <= length <= n for length in lengths):
-            raise ValueError(
-                f"fit: expected batches of 1 to {n} examples, {n} being the first batch's, "
-                f"got one of {max(lengths) if max(lengths) > n else 0}"
-            )
+        lengths = [_length(batch, n) for batch in group]
         used = len(group)
         group += group[-1:] * (size - used)
         lengths += lengths[-1:] * (size - used)
@@ -148,6 +146,17 @@ def blocks_of(batches: Iterator[PyTree]) -> Iterator[Block]:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
         weights = (np.arange(n) < np.array(lengths)[:, None]).astype(np.float32)
         yield Block(used, stacked, weights)
+
+
+def _length(batch: PyTree, most: int) -> int:
+    """The number of examples in a batch of a stream."""
+    lengths = {len(leaf) for leaf in jax.tree.leaves(batch)}
+    if len(lengths) != 1 or not 1 <= max(lengths) <= most:
+        raise ValueError(
+            f"fit: expected batches of 1 to {most} examples ({most} being the first batch's) in "
+            f"all of their arrays, got arrays of {sorted(lengths)} examples"
+        )
+    return lengths.pop()
 
 
 def _fill(leaf: Any, n: int) -> np.ndarray:
