@@ -1,0 +1,17 @@
+"""Exact curvature from one forward and one backward pass.
+
+`capture` a batch, then ask it: `gram`, `product`, `transpose_product`, `diagonal`, `kronecker`,
+`norms`, `jacobian`. `explain` tells what the capture of a model will cost, leaf by leaf.
+"""
+
+from fnn.curvature.explain import explain as explain
+from fnn.curvature.kernel import gram as gram
+from fnn.curvature.kernel import norms as norms
+from fnn.curvature.products import Captured as Captured
+from fnn.curvature.products import Kronecker as Kronecker
+from fnn.curvature.products import capture as capture
+from fnn.curvature.products import diagonal as diagonal
+from fnn.curvature.products import jacobian as jacobian
+from fnn.curvature.products import kronecker as kronecker
+from fnn.curvature.products import product as product
+from fnn.curvature.products import transpose_product as transpose_product
