@@ -45,7 +45,11 @@ class Explanation(NamedTuple):
     leaves: tuple[Leaf, ...]
 
     def __str__(self) -> str:
-        """The table."""
+        """The table.
+
+        Returns:
+            A line for every leaf.
+        """
         head = f"{self.examples} examples x {self.rows} rows"
         table = [("leaf", "shape", "form", "flops", "bytes", "why")]
         for leaf in self.leaves:
@@ -81,28 +85,29 @@ def explain(
         >>> print(explain(lambda p, x: x @ p["w"] + p["b"], params, inputs, rows=1))
         100 examples x 1 rows
         leaf   shape   form      flops    bytes    why
-        ['b']  (9,)    factored  2.0e+05  3.6e+03  add
-        ['w']  (3, 9)  factored  2.6e+05  4.8e+03  dot_general
+        ['b']  (9,)    factored  1.8e+05  3.6e+03  add
+        ['w']  (3, 9)  factored  2.4e+05  4.8e+03  dot_general
     """
     flat, structure = jax.tree.flatten(inputs)
-    examples = len(flat[0]) if hasattr(flat[0], "__len__") else flat[0].shape[0]
+    examples = flat[0].shape[0]
     one = structure.unflatten([jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in flat])
     program, _ = trace(model, params, one, examples)
-    aval = program.output.aval
-    rows = rows or aval.size
+    (outputs,) = (value.aval for value in program.outputs)
+    rows = rows or outputs.size
     paths = jax.tree_util.tree_leaves_with_path(params)
-    chosen = choices(program, examples, rows, aval.dtype.itemsize)
+    chosen = choices(program, examples, rows, outputs.dtype.itemsize)
     leaves = []
     for index, ((path, _), choice) in enumerate(zip(paths, chosen, strict=True)):
         touching = [use for use in program.uses if index in use.weight.leaves]
         kept = sum(
-            math.prod(use.lead) * (use.result.size * rows + (use.operand.aval.size if use.operand else 0))
+            math.prod(use.lead)
+            * (use.result.size * rows + (use.operand.aval.size if use.operand else 0))
             for use in touching
         )
         form = "explicit" if choice.groups is None else "factored" if choice.groups else "none"
         shape = program.params[index].aval.shape
         written = rows * math.prod(shape) if choice.groups is None else 0
-        memory = 1.0 * examples * aval.dtype.itemsize * (kept + written)
+        memory = 1.0 * examples * outputs.dtype.itemsize * (kept + written)
         name = jax.tree_util.keystr(path)
         leaves.append(Leaf(name, shape, form, choice.why, choice.flops, memory))
     return Explanation(examples, rows, tuple(leaves))

@@ -85,7 +85,10 @@ def _choice(program: Program, leaf: int, n: int, r: int, itemsize: int) -> Choic
     entering = sorted({use.name for use in used})
     forming = sum(2.0 * n * r * _positions(u) * math.prod(u.form.shape) for u in used if u.operand)
     explicit = Choice(
-        None, f"{', '.join(entering)}: ", forming + 2.0 * (n * r) ** 2 * size, (0, itemsize * r * size)
+        None,
+        f"{', '.join(entering)}: ",
+        forming + 2.0 * (n * r) ** 2 * size,
+        (0, itemsize * r * size),
     )
     unviewed = [use.name for use in used if leaf not in use.weight.views]
     if unviewed:
@@ -102,7 +105,7 @@ def _choice(program: Program, leaf: int, n: int, r: int, itemsize: int) -> Choic
                 b, _, width_in, width_out = one.form.shape
                 width_in = 0 if one.operand is None else 1 if one.form.rows else width_in
                 both = 1 if not any(swapped for _, swapped in group) else r * r
-                flops += 2 * b * pairs * (width_in * both + (width_out + 1) * r * r)
+                flops += 2 * b * pairs * (width_in * both + width_out * r * r)
                 widest = max(widest, 3 * itemsize * b * pairs * r * r / n / n)
     if explicit.flops < flops:
         return explicit._replace(why=f"{explicit.why}explicit is cheaper")
@@ -268,18 +271,24 @@ def _tile(
 
 
 def _factored(one: Outer, two: Outer, swap_one: bool, swap_two: bool) -> Array:
-    """sum over b, t, u of <left, left> <right, right>, (n, r, m, s)."""
+    """<left, left> <right, right> summed over b, t, u: (n, r, m, s)."""
     if swap_one == swap_two and one.rows is not None and two.rows is not None:
-        same = one.rows[:, None, :, None, None] == two.rows[:, None, :]
+        same = one.rows[:, None, :, None, None, None] == two.rows[:, None, :]
         lefts = same[None].astype(one.right.dtype)
         rights = _inner(one.right, two.right)
     elif one.left is None and two.left is None:
         lefts, rights = 1.0, _inner(one.right, two.right)
     else:
-        a, b = (one.right, one.left) if swap_one else (one.left, one.right)
-        c, d = (two.right, two.left) if swap_two else (two.left, two.right)
+        a, b = _sides(one, swap_one)
+        c, d = _sides(two, swap_two)
         lefts, rights = _inner(a, c), _inner(b, d)
     return jnp.sum(lefts * rights, (0, 3, 6))
+
+
+def _sides(use: Outer, swap: bool) -> tuple[Array, Array]:
+    """Left and right, exchanged where asked for."""
+    left = jnp.ones_like(use.right[:, :1, ..., :1]) if use.left is None else use.left
+    return (use.right, left) if swap else (left, use.right)
 
 
 def _inner(x: Float[Array, "n r b t i"], y: Float[Array, "m s b u i"]) -> Array:
@@ -306,8 +315,10 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
     Returns:
         One norm for every example and row.
     """
-    itemsize = jnp.promote_types(captured.outputs.dtype, jnp.float32).itemsize
-    chosen = choices(captured.program, 1, 1, itemsize)
+    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    if not captured.deltas:
+        return jnp.zeros(captured.shape, dtype)
+    chosen = choices(captured.program, 1, 1, dtype.itemsize)
     ones = [1.0] * len(chosen)
 
     def square(operands, deltas):

@@ -55,8 +55,12 @@ class Captured:
     @property
     def shape(self) -> tuple[int, int]:
         """The number of examples N and of rows R for each."""
-        rows = self.outputs[0].size if self.slopes is None else self.slopes.shape[1]
-        return len(self.outputs), rows
+        if self.deltas:
+            n, r, *_ = self.deltas[0].shape
+            return n, r
+        return len(self.outputs), self.outputs[0].size if self.slopes is None else self.slopes[
+            0
+        ].size
 
 
 def capture(
@@ -184,9 +188,7 @@ def product(captured: Captured, tangent: PyTree) -> Float[Array, "n r"]:
     program, weights, moved = captured.program, _weights(captured.program), _real(captured.program)
     values, leaves = _fixed(captured, weights, moved)
     tangents = jax.tree.leaves(tangent)
-    tangents = [
-        jnp.asarray(tangents[i], leaf.dtype) for i, leaf in zip(moved, leaves, strict=True)
-    ]
+    tangents = [jnp.asarray(tangents[i], leaf.dtype) for i, leaf in zip(moved, leaves, strict=True)]
     _, changes = jax.jvp(values, (leaves,), (tangents,))
     change = dict(zip(weights, changes, strict=True))
     rows = jnp.zeros(captured.shape, captured.outputs.dtype)
@@ -255,7 +257,7 @@ def outer(captured: Captured, index: int) -> Outer:
     use = captured.program.uses[index]
     form, delta = use.form, wide(captured.deltas[index])
     right = _positions(jax.vmap(jax.vmap(jax.vmap(form.right)))(delta))
-    if use.operand is None:
+    if form.left is None:
         return Outer(None, right, None)
     operand = captured.operands[index]
     rows = None if form.rows is None else jax.vmap(jax.vmap(form.rows))(operand)

@@ -15,8 +15,8 @@ pattern that it has to match: an unknown one is evaluated as it stands, and is o
 
 With `delta = d output / d z`, the Jacobian of an output in W is the transpose of `apply(a, .)` at
 delta. The walk (`trace`) is static: it reads the jaxpr and its shapes, nothing else. `run` then
-replays the program with a perturbation added to every z and hands back every `a`; the vector-Jacobian
-product of `run` in its perturbations gives every delta.
+replays the program with a perturbation added to every z and hands back every `a`; its
+vector-Jacobian product in the perturbations gives every delta.
 
 Calls of jit, remat and closed_call are inlined; scan and cond are walked into where parameters
 enter them; every other equation is evaluated whole, by JAX's own rule for it, so custom
@@ -34,7 +34,7 @@ from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
 from fnn.curvature import uses
-from fnn.curvature.uses import Form, View
+from fnn.curvature.uses import Form, View, aval
 
 AXIS = "examples"
 
@@ -47,20 +47,17 @@ class Value:
 
     Attributes:
         aval: its shape and dtype, for one example.
-        leaves: the parameters a fixed value depends on; None for data.
+        fixed: whether it is fixed, or data.
+        leaves: the parameters that a fixed value depends on, differentiably.
         views: for some of its leaves, how its entries are entries of that leaf.
         broadcast: the equation and operands, of a fixed value that repeats a smaller one.
     """
 
     aval: Any
-    leaves: frozenset[int] | None = None
+    fixed: bool = False
+    leaves: frozenset[int] = frozenset()
     views: Mapping[int, View] = dataclasses.field(default_factory=dict)
     broadcast: tuple[jex.JaxprEqn, Sequence["Value"]] | None = None
-
-    @property
-    def is_data(self) -> bool:
-        """Whether it depends on the example."""
-        return self.leaves is None
 
 
 @dataclasses.dataclass(eq=False)
@@ -95,14 +92,14 @@ class Program:
     """The forward pass of one example, split into what is fixed and what is data."""
 
     params: list[Value] = dataclasses.field(default_factory=list)
-    captured: list[Value] = dataclasses.field(default_factory=list)
+    closed_over: list[Value] = dataclasses.field(default_factory=list)
     inputs: list[Value] = dataclasses.field(default_factory=list)
     constants: Environment = dataclasses.field(default_factory=dict)
     fixed: list[Step] = dataclasses.field(default_factory=list)
     steps: list[Step] = dataclasses.field(default_factory=list)
     uses: list[Use] = dataclasses.field(default_factory=list)
     plain: dict[Value, tuple[Value, int]] = dataclasses.field(default_factory=dict)
-    output: Value | None = None
+    outputs: list[Value] = dataclasses.field(default_factory=list)
 
 
 class _Scope(NamedTuple):
@@ -125,7 +122,7 @@ def trace(model: Callable[..., Array], params: PyTree, example: PyTree, examples
         examples: how many examples there are, for a model that asks for the size of their axis.
 
     Returns:
-        The program, and the values of its `captured` constants.
+        The program, and the values of its `closed_over` constants.
 
     Raises:
         TypeError: a parameter is complex, or the output is not one real array.
@@ -145,22 +142,27 @@ def trace(model: Callable[..., Array], params: PyTree, example: PyTree, examples
             f"capture: expected outputs that are one real array, got {out}; "
             "try a model that concatenates its outputs"
         )
-    _refuse_collectives(closed.jaxpr)
+    if name := _collective(closed.jaxpr):
+        raise ValueError(
+            f"capture: expected outputs of one example that depend on that example alone, got "
+            f"{name} over the axis {AXIS!r} (batch normalization in training?); try the model "
+            "without a key, or another normalization"
+        )
 
     program = Program()
     count = len(jax.tree.leaves(params))
     for index, var in enumerate(closed.jaxpr.invars):
         if index >= count:
-            program.inputs.append(Value(var.aval))
-        elif _is_real(var.aval):
-            program.params.append(Value(var.aval, frozenset({index}), {index: View()}))
+            program.inputs.append(Value(aval(var)))
+        elif _is_real(aval(var)):
+            program.params.append(Value(aval(var), True, frozenset({index}), {index: View()}))
         else:
-            program.params.append(Value(var.aval, frozenset()))
-    program.captured = [Value(var.aval, frozenset()) for var in closed.jaxpr.constvars]
+            program.params.append(Value(aval(var), True))
+    program.closed_over = [Value(aval(var), True) for var in closed.jaxpr.constvars]
     program.steps, (output,) = _walk(
-        program, closed.jaxpr, program.captured, program.params + program.inputs, _Scope()
+        program, closed.jaxpr, program.closed_over, program.params + program.inputs, _Scope()
     )
-    program.output = _as_data(program, program.steps, output, "output")
+    program.outputs = [_as_data(program, program.steps, output, "output")]
     return program, closed.consts
 
 
@@ -203,10 +205,10 @@ def _walk(
 
 def _is_fixed(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: _Scope) -> bool:
     """Whether an equation may be evaluated once for all examples."""
-    if any(value.is_data for value in operands) or eqn.primitive.name == "axis_index":
+    if not all(value.fixed for value in operands) or eqn.primitive.name == "axis_index":
         return False
     # A complex function of real parameters is left to JAX, with its conventions for cotangents.
-    real = all(not jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.outvars)
+    real = all(not jnp.issubdtype(aval(v).dtype, jnp.complexfloating) for v in eqn.outvars)
     # Outside of its branch, an equation meets values that the branch protects it from.
     safe = not scope.branch or uses.is_view(eqn)
     return not any(value.leaves for value in operands) or (real and safe)
@@ -218,11 +220,13 @@ def _fixed(program: Program, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> li
     if eqn.primitive.name == "stop_gradient":
         leaves = frozenset()
     views = uses.views(eqn, operands)
-    grown = eqn.primitive.name == "broadcast_in_dim" and eqn.outvars[0].aval.size > operands[0].aval.size
+    broadcast = eqn.primitive.name == "broadcast_in_dim"
+    grown = broadcast and aval(eqn.outvars[0]).size > operands[0].aval.size
     outputs = [
         Value(
-            var.aval,
-            leaves if _is_real(var.aval) else frozenset(),
+            aval(var),
+            True,
+            leaves if _is_real(aval(var)) else frozenset(),
             view if leaves else {},
             (eqn, operands) if grown else None,
         )
@@ -234,7 +238,7 @@ def _fixed(program: Program, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> li
 
 def _whole(steps: list[Step], eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
     """An equation that no parameter enters, except through data: evaluated by its own rule."""
-    outputs = [Value(var.aval) for var in eqn.outvars]
+    outputs = [Value(aval(var)) for var in eqn.outvars]
     steps.append(_equation(eqn, operands, outputs))
     return outputs
 
@@ -246,7 +250,7 @@ def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: _Scope) -> 
     if form is None:
         return None
     (position,) = weights
-    result, name = eqn.outvars[0].aval, eqn.primitive.name
+    result, name = aval(eqn.outvars[0]), eqn.primitive.name
     return Use(name, operands[position], operands[form.operand], result, scope.lead, form)
 
 
@@ -285,13 +289,13 @@ def _scan(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
     n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
     consts = operands[:n_consts]
     entering = [_as_data(program, steps, v, "scan") for v in operands[n_consts:]]
-    inside = [Value(var.aval) for var in body.jaxpr.invars[n_consts:]]
+    inside = [Value(aval(var)) for var in body.jaxpr.invars[n_consts:]]
     first = len(program.uses)
     deeper = scope._replace(lead=(*scope.lead, length))
     more, results = _walk(program, *_open(program, body), [*consts, *inside], deeper)
     results = [_as_data(program, more, v, "scan") for v in results]
     within = [i for i in range(first, len(program.uses)) if program.uses[i].operand]
-    outputs = [Value(var.aval) for var in eqn.outvars]
+    outputs = [Value(aval(var)) for var in eqn.outvars]
 
     def step(env, perturbations):
         def iteration(carry, slices):
@@ -330,7 +334,7 @@ def _cond(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
         (more, [_as_data(program, more, v, "cond") for v in results]) for more, results in walked
     ]
     within = [i for i in range(first, len(program.uses)) if program.uses[i].operand]
-    outputs = [Value(var.aval) for var in eqn.outvars]
+    outputs = [Value(aval(var)) for var in eqn.outvars]
 
     def step(env, perturbations):
         def absent(use):
@@ -388,11 +392,11 @@ def run(steps: Sequence[Step], env: Environment, perturbations: Records) -> Reco
     return records
 
 
-def settle(program: Program, leaves: Sequence[Array], captured: Sequence[Array]) -> Environment:
+def settle(program: Program, leaves: Sequence[Array], closed_over: Sequence[Array]) -> Environment:
     """Every fixed value, from the parameters."""
     env = dict(program.constants)
     env.update(zip(program.params, leaves, strict=True))
-    env.update(zip(program.captured, captured, strict=True))
+    env.update(zip(program.closed_over, closed_over, strict=True))
     run(program.fixed, env, {})
     return env
 
@@ -405,7 +409,7 @@ def replay(
     for weight, (value, index) in program.plain.items():
         env[value] = env[weight] + perturbations[index]
     records = run(program.steps, env, perturbations)
-    return env[program.output], records
+    return env[program.outputs[0]], records
 
 
 # --- reading jaxprs -----------------------------------------------------------------------------
@@ -417,30 +421,29 @@ def _open(program: Program, jaxpr: Any) -> tuple[jex.Jaxpr, list[Value]]:
         return jaxpr, []
     consts = []
     for var, array in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True):
-        consts.append(Value(var.aval, frozenset()))
+        consts.append(Value(aval(var), True))
         program.constants[consts[-1]] = array
     return jaxpr.jaxpr, consts
 
 
 def _constant(program: Program, literal: jex.Literal) -> Value:
-    value = Value(literal.aval, frozenset())
-    program.constants[value] = jnp.asarray(literal.val, literal.aval.dtype)
+    value = Value(aval(literal), True)
+    program.constants[value] = jnp.asarray(literal.val, aval(literal).dtype)
     return value
 
 
-def _is_real(aval: Any) -> bool:
-    return jnp.issubdtype(aval.dtype, jnp.floating)
+def _is_real(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
 
 
-def _refuse_collectives(jaxpr: jex.Jaxpr) -> None:
+def _collective(jaxpr: jex.Jaxpr) -> str | None:
+    """The name of an equation that combines examples."""
     for eqn in jaxpr.eqns:
         named = eqn.params.get("axes", eqn.params.get("axis_name", ()))
         named = named if isinstance(named, tuple | list) else (named,)
         if AXIS in named and eqn.primitive.name != "axis_index":
-            raise ValueError(
-                f"capture: expected outputs of one example that depend on that example alone, got "
-                f"{eqn.primitive.name} over the axis {AXIS!r} (batch normalization in training?); "
-                "try the model without a key, or another normalization"
-            )
+            return eqn.primitive.name
         for inner in jex.jaxprs_in_params(eqn.params):
-            _refuse_collectives(inner)
+            if name := _collective(inner):
+                return name
+    return None

@@ -73,6 +73,11 @@ class Form(NamedTuple):
     rows: Callable[[Array], Array] | None = None
 
 
+def aval(atom: jex.Var | jex.Literal) -> Any:
+    """The shape and dtype of a variable or literal."""
+    return atom.aval
+
+
 # --- views --------------------------------------------------------------------------------------
 
 
@@ -90,7 +95,6 @@ _MOVES: dict[str, Callable[..., Callable[[Any], Any]]] = {
     "convert_element_type": lambda _: lambda x: x,
     "copy": lambda _: lambda x: x,
 }
-_SCALINGS = {"neg", "mul", "div"}
 _SUMS = {"add", "sub", "add_any"}
 
 
@@ -102,9 +106,11 @@ def is_view(eqn: jex.JaxprEqn) -> bool:
 def views(eqn: jex.JaxprEqn, operands: Sequence["Value"]) -> list[dict[int, View]]:
     """For each result of an equation among fixed values, the leaves it is a view of."""
     name, p = eqn.primitive.name, eqn.params
-    aval, first = eqn.outvars[0].aval, operands[0] if operands else None
+    if not any(value.leaves for value in operands):
+        return [{} for _ in eqn.outvars]
+    first, result = operands[0], aval(eqn.outvars[0])
 
-    if name in _MOVES and (name != "broadcast_in_dim" or aval.size == first.aval.size):
+    if name in _MOVES and (name != "broadcast_in_dim" or result.size == first.aval.size):
         return [_moved(first, _MOVES[name](p))]
     if name == "split":
         ends = np.cumsum(p["sizes"])[:-1]
@@ -124,7 +130,7 @@ def views(eqn: jex.JaxprEqn, operands: Sequence["Value"]) -> list[dict[int, View
                         for leaf, view in weight.views.items()
                     }
                 ]
-    if name in _SUMS and all(v.aval.shape == aval.shape for v in operands):
+    if name in _SUMS and all(v.aval.shape == result.shape for v in operands):
         one, two = operands
         two_views = _negated(two) if name == "sub" else dict(two.views)
         both = (one.leaves or frozenset()) & (two.leaves or frozenset())
@@ -143,17 +149,23 @@ def _negated(value: "Value") -> dict[int, View]:
 # --- forms --------------------------------------------------------------------------------------
 
 
-def plain(aval: Any) -> Form:
+def plain(weight: Any) -> Form:
     """The use z = W."""
-    size = math.prod(aval.shape)
-    flat = lambda x: x.reshape(1, 1, size)  # noqa: E731
-    return Form(lambda _, w: w, -1, (1, 1, 1, size), flat, None, flat)
+    shape = (1, 1, math.prod(weight.shape))
+    return Form(
+        apply=lambda _, w: w,
+        operand=-1,
+        shape=(1, *shape),
+        matrix=lambda w: w.reshape(shape),
+        left=None,
+        right=lambda d: d.reshape(shape),
+    )
 
 
 def form(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     """The form of an equation in its operand number `weight`, None where it is not known."""
     known = _FORMS.get(eqn.primitive.name)
-    real = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating)
+    real = jnp.issubdtype(aval(eqn.outvars[0]).dtype, jnp.floating)
     return known(eqn, weight) if known and real else None
 
 
@@ -162,14 +174,13 @@ def _dot_general(eqn: jex.JaxprEqn, weight: int) -> Form:
     dimensions = eqn.params["dimension_numbers"]
     data = 1 - weight
     contract, batch = dimensions
-    shapes = [v.aval.shape for v in eqn.invars]
+    shapes = [aval(v).shape for v in eqn.invars]
     free = [
         [d for d in range(len(shapes[side])) if d not in contract[side] and d not in batch[side]]
         for side in (0, 1)
     ]
-    size = lambda side, axes: math.prod(shapes[side][d] for d in axes)  # noqa: E731
-    b, t = size(data, batch[data]), size(data, free[data])
-    i, o = size(weight, contract[weight]), size(weight, free[weight])
+    b, i = (math.prod(shapes[weight][d] for d in axes[weight]) for axes in (batch, contract))
+    t, o = (math.prod(shapes[side][d] for d in free[side]) for side in (data, weight))
 
     def apply(a, w):
         a, w = (w, a) if data else (a, w)
@@ -179,9 +190,9 @@ def _dot_general(eqn: jex.JaxprEqn, weight: int) -> Form:
         apply=apply,
         operand=data,
         shape=(b, t, i, o),
-        matrix=lambda w: w.transpose(
-            *batch[weight], *contract[weight], *free[weight]
-        ).reshape(b, i, o),
+        matrix=lambda w: w.transpose(*batch[weight], *contract[weight], *free[weight]).reshape(
+            b, i, o
+        ),
         left=lambda a: a.transpose(*batch[data], *free[data], *contract[data]).reshape(b, t, i),
         right=lambda d: d.reshape(b, o, t).swapaxes(1, 2) if data else d.reshape(b, t, o),
     )
@@ -192,7 +203,7 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     p = eqn.params
     if weight != 1 or p["batch_group_count"] != 1:
         return None
-    data, kernel, result = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+    data, kernel, result = (aval(v).shape for v in (*eqn.invars, *eqn.outvars))
     layout, groups = p["dimension_numbers"], p["feature_group_count"]
     window = [kernel[d] for d in layout.rhs_spec[2:]]
     o, i = kernel[layout.rhs_spec[0]], kernel[layout.rhs_spec[1]] * math.prod(window)
@@ -233,7 +244,7 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
 
 def _gather(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     """A look-up of rows: positions are the indices."""
-    p, (table, indices) = eqn.params, (v.aval for v in eqn.invars[:2])
+    p, (table, indices) = eqn.params, map(aval, eqn.invars[:2])
     numbers = p["dimension_numbers"]
     axes = numbers.collapsed_slice_dims
     sizes = tuple(1 if d in axes else n for d, n in enumerate(table.shape))
@@ -246,13 +257,10 @@ def _gather(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     ):
         return None
     (axis,) = axes
-    batch = [d for d in range(len(eqn.outvars[0].aval.shape)) if d not in numbers.offset_dims]
+    batch = [d for d in range(len(aval(eqn.outvars[0]).shape)) if d not in numbers.offset_dims]
     clip = p["mode"] == lax.GatherScatterMode.CLIP
-    take = lambda i, w: lax.gather(  # noqa: E731
-        w, i, numbers, p["slice_sizes"], mode=p["mode"], fill_value=0
-    )
     return _look_up(
-        apply=take,
+        apply=lambda i, w: lax.gather(w, i, numbers, sizes, mode=p["mode"], fill_value=0),
         table=table,
         axis=axis,
         t=math.prod(indices.shape[:-1]),
@@ -263,7 +271,7 @@ def _gather(eqn: jex.JaxprEqn, weight: int) -> Form | None:
 
 def _dynamic_slice(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     """A look-up of one row by a scalar index."""
-    table, sizes = eqn.invars[0].aval, eqn.params["slice_sizes"]
+    table, sizes = aval(eqn.invars[0]), eqn.params["slice_sizes"]
     cut = [d for d, n in enumerate(table.shape) if sizes[d] != n]
     if weight != 0 or len(cut) != 1 or sizes[cut[0]] != 1:
         return None
@@ -278,7 +286,15 @@ def _dynamic_slice(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     )._replace(operand=1 + axis)
 
 
-def _look_up(apply, table, axis: int, t: int, rows, right) -> Form:
+def _look_up(
+    apply: Callable[[Array, Array], Array],
+    table: Any,
+    axis: int,
+    t: int,
+    rows: Callable[[Array], Array],
+    right: Callable[[Array], Array],
+) -> Form:
+    """A look-up along one axis: a product with one-hot rows, never written out where it counts."""
     v, o = table.shape[axis], math.prod(table.shape) // table.shape[axis]
     rest = [d for d in range(len(table.shape)) if d != axis]
     return Form(
