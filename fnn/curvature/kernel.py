@@ -162,6 +162,9 @@ def gram(
     Returns:
         The Gram matrix, symmetric to the last bit without `other`.
 
+    Raises:
+        ValueError: the captures are not of one model, or `scales` has not one number a leaf.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from fnn.curvature.products import capture
@@ -172,7 +175,19 @@ def gram(
     """
     two = captured if other is None else other
     n, r = captured.shape
-    weighting = [1.0] * len(captured.program.params) if scales is None else jax.tree.leaves(scales)
+    names = [[use.name for use in one.program.uses] for one in (captured, two)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"gram: expected two captures of one model, got uses {names[0]} and {names[1]}; "
+            "try the same model and parameters for both"
+        )
+    leaves = len(captured.program.params)
+    weighting = [1.0] * leaves if scales is None else jax.tree.leaves(scales)
+    if len(weighting) != leaves:
+        raise ValueError(
+            f"gram: expected scales with one number for each of {leaves} leaves, got "
+            f"{len(weighting)}; try jax.tree.map over the parameters"
+        )
     itemsize = jnp.promote_types(captured.outputs.dtype, jnp.float32).itemsize
     most = max(n, two.shape[0]), max(r, two.shape[1])
     chosen = choices(captured.program, *most, itemsize)
@@ -273,7 +288,8 @@ def _tile(
 def _factored(one: Outer, two: Outer, swap_one: bool, swap_two: bool) -> Array:
     """<left, left> <right, right> summed over b, t, u: (n, r, m, s)."""
     if swap_one == swap_two and one.rows is not None and two.rows is not None:
-        same = one.rows[:, None, :, None, None, None] == two.rows[:, None, :]
+        rows = one.rows[:, None, :, None, None, None]
+        same = (rows == two.rows[:, None, :]) & (rows >= 0)
         lefts = same[None].astype(one.right.dtype)
         rights = _inner(one.right, two.right)
     elif one.left is None and two.left is None:

@@ -87,6 +87,9 @@ def capture(
     Returns:
         What the products of this module and of `kernel` take.
 
+    Raises:
+        ValueError: the inputs have no examples axis in common.
+
     Example:
         >>> import jax.numpy as jnp
         >>> model = lambda params, x: jnp.tanh(x @ params["w"] + params["b"])
@@ -96,6 +99,12 @@ def capture(
         ((5, 2), (5, 2))
     """
     flat, structure = jax.tree.flatten(inputs)
+    sizes = {jnp.shape(x)[:1] for x in flat}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(
+            "capture: expected inputs that are arrays with the examples first, as many in each, "
+            f"got shapes {[jnp.shape(x) for x in flat]}; try inputs[None] for one example"
+        )
     examples = len(flat[0])
     one = structure.unflatten([jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in flat])
     program, closed_over = trace(model, params, one, examples)
@@ -189,7 +198,9 @@ def product(captured: Captured, tangent: PyTree) -> Float[Array, "n r"]:
     values, leaves = _fixed(captured, weights, moved)
     tangents = jax.tree.leaves(tangent)
     tangents = [jnp.asarray(tangents[i], leaf.dtype) for i, leaf in zip(moved, leaves, strict=True)]
-    _, changes = jax.jvp(values, (leaves,), (tangents,))
+    # Forward through the fixed part as the transpose of backward: custom_vjp allows no other.
+    fixed, pull = jax.vjp(values, leaves)
+    (changes,) = jax.vjp(pull, jax.tree.map(jnp.zeros_like, fixed))[1]((tangents,))
     change = dict(zip(weights, changes, strict=True))
     rows = jnp.zeros(captured.shape, captured.outputs.dtype)
     for index, use in enumerate(program.uses):

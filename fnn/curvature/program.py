@@ -18,9 +18,9 @@ delta. The walk (`trace`) is static: it reads the jaxpr and its shapes, nothing 
 replays the program with a perturbation added to every z and hands back every `a`; its
 vector-Jacobian product in the perturbations gives every delta.
 
-Calls of jit, remat and closed_call are inlined; scan and cond are walked into where parameters
-enter them; every other equation is evaluated whole, by JAX's own rule for it, so custom
-derivatives are honored.
+Calls of jit, remat and closed_call are inlined (what remat would recompute is kept: it is what a
+capture is made of); scan and cond are walked into where parameters enter them; every other equation
+is evaluated whole, by JAX's own rule for it, so custom derivatives are honored.
 """
 
 import dataclasses

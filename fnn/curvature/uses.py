@@ -61,7 +61,8 @@ class Form(NamedTuple):
         matrix: W to (b, i, o).
         left: a to (b, t, i), or None for ones.
         right: delta of z to (b, t, o).
-        rows: a to the (t,) rows that a look-up reads, instead of its one-hot `left`.
+        rows: a to the (t,) rows that a look-up reads, of which `left` is the one-hot form; -1 for
+            none.
     """
 
     apply: Callable[[Array, Array], Array]
@@ -258,13 +259,20 @@ def _gather(eqn: jex.JaxprEqn, weight: int) -> Form | None:
         return None
     (axis,) = axes
     batch = [d for d in range(len(aval(eqn.outvars[0]).shape)) if d not in numbers.offset_dims]
-    clip = p["mode"] == lax.GatherScatterMode.CLIP
+    size = table.shape[axis]
+
+    def rows(i):
+        i = i.reshape(-1).astype(int)
+        if p["mode"] == lax.GatherScatterMode.CLIP:
+            return i.clip(0, size - 1)
+        return jnp.where((i >= 0) & (i < size), i, -1)
+
     return _look_up(
         apply=lambda i, w: lax.gather(w, i, numbers, sizes, mode=p["mode"], fill_value=0),
         table=table,
         axis=axis,
         t=math.prod(indices.shape[:-1]),
-        rows=lambda i: i.reshape(-1).clip(0, table.shape[axis] - 1) if clip else i.reshape(-1),
+        rows=rows,
         right=lambda d: d.transpose(*batch, *numbers.offset_dims),
     )
 

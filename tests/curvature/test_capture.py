@@ -75,16 +75,15 @@ def test_lanes_and_scans():
     def two(params):
         return lax.scan(lambda p, _: step(model, p, inputs, targets), params, length=2)
 
-    (final, values) = jax.jit(jax.vmap(two))(lanes)
+    final, values = jax.jit(jax.vmap(two))(lanes)
+    one = jax.jit(lambda params: step(model, params, inputs, targets))
     for lane in range(2):
         alone = jax.tree.map(lambda p, lane=lane: p[lane], lanes)
         for i in range(2):
-            alone, value = step(model, alone, inputs, targets)
+            alone, value = one(alone)
             np.testing.assert_allclose(values[lane, i], value, rtol=1e-9)
-        same = jax.tree.map(
-            lambda a, b, lane=lane: np.testing.assert_allclose(a[lane], b, 1e-8), final, alone
-        )
-        assert jax.tree.structure(same) is not None
+        for ours, its in zip(jax.tree.leaves(final), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(ours[lane], its, rtol=1e-8)
 
 
 def test_a_capture_is_a_value():
@@ -124,13 +123,18 @@ def test_the_gram_matrix_is_symmetric_to_the_last_bit():
 
 def test_half_precision_is_accumulated_in_single():
     model, params = mlp([3, 4, 2], jnp.bfloat16)
-    captured = curvature.capture(model, params, normal(7, 5, 3, dtype=jnp.bfloat16))
-    gram = curvature.gram(captured)
-    pulled = curvature.transpose_product(captured, jnp.ones((5, 2)))
+
+    @jax.jit
+    def ask(inputs):
+        captured = curvature.capture(model, params, inputs)
+        pulled = curvature.transpose_product(captured, jnp.ones((5, 2)))
+        return curvature.gram(captured), pulled, curvature.jacobian(captured)
+
+    gram, pulled, jacobian = ask(normal(7, 5, 3, dtype=jnp.bfloat16))
     assert gram.dtype == jnp.float32
     assert {leaf.dtype.name for leaf in jax.tree.leaves(pulled)} == {"bfloat16"}
-    jacobian = jax.tree.leaves(curvature.jacobian(captured))
-    rows = jnp.concatenate([j.reshape(10, -1).astype(jnp.float32) for j in jacobian], 1)
+    blocks = [j.reshape(10, -1).astype(jnp.float32) for j in jax.tree.leaves(jacobian)]
+    rows = jnp.concatenate(blocks, 1)
     np.testing.assert_allclose(gram, rows @ rows.T, rtol=0.05, atol=0.05)
 
 
@@ -185,6 +189,18 @@ def test_the_number_of_an_example_may_be_asked_for():
 
     captured = curvature.capture(model, jnp.ones(2), jnp.ones((3, 2)))
     np.testing.assert_array_equal(captured.outputs, [[1, 1], [2, 2], [3, 3]])
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    one = curvature.capture(lambda p, x: p * x, jnp.ones(2), jnp.ones((3, 2)))
+    two = curvature.capture(lambda p, x: x @ p, jnp.ones(2), jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match="two captures of one model"):
+        curvature.gram(one, two)
+    with pytest.raises(ValueError, match="one number for each of 1 leaves, got 2"):
+        curvature.gram(one, scales=[1.0, 2.0])
+    for inputs in (jnp.ones(()), (jnp.ones(3), jnp.ones(4)), ()):
+        with pytest.raises(ValueError, match="arrays with the examples first"):
+            curvature.capture(lambda p, _: p, jnp.ones(2), inputs)
 
 
 # --- explanations -------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ def tied_embedding():
     def model(p, i):
         h = jnp.take(p["table"], i, axis=0, mode="clip").mean(0)
         rest = jnp.take(p["other"], i, axis=1, mode="fill", fill_value=0.0)
-        return jnp.sin(p["table"] @ jnp.tanh(h)).sum() + jnp.cos(rest).sum()
+        return jnp.sin(p["table"] @ jnp.tanh(h)).sum() + jnp.sin(rest).sum()
 
     indices = jnp.asarray([[0, 7], [2, 0], [3, 3]])
     return Entry(model, weights(table=(40, 20), other=(20, 5)), indices)
@@ -411,7 +411,10 @@ def straight_through():
         h = sign(x @ p["w"] + p["b"])
         return rounded(h @ p["v"], p["scale"]) + sign(p["v"][0]) + rounded(x @ p["w"], 2.0).sum()
 
-    return Entry(model, weights(w=(3, 4), b=(4,), v=(4, 2), scale=()), inputs(3))
+    def quantized(p, x):
+        return model(p, x @ rounded(p["q"], 2.0))
+
+    return Entry(quantized, weights(w=(3, 4), b=(4,), v=(4, 2), scale=(), q=(3, 3)), inputs(3))
 
 
 @entry
