@@ -203,7 +203,7 @@ def tied_layers():
 
     def model(p, x):
         h = jnp.tanh(x @ p["w"])
-        h = jnp.tanh(h @ p["w"]) + h @ (-0.3 * p["w"])
+        h = jnp.tanh(h @ p["w"]) + h @ -(0.3 * p["w"])
         return h @ p["v"][:, :15] + jnp.sin(h) @ p["v"][:, 15:]
 
     return Entry(lambda p, x: model(p, x).sum(), weights(w=(30, 30), v=(30, 30)), inputs(30))
@@ -345,7 +345,7 @@ def scanned_layers():
 
 @entry
 def conditional():
-    """Branches by the example; a branch that must not be entered has no say."""
+    """Branches by the example; a branch that is not entered has no say, not even a NaN."""
 
     def model(p, x):
         h = lax.cond(
@@ -355,7 +355,12 @@ def conditional():
         )
         return h + lax.switch(jnp.int32(x[1] > 0), [lambda: x @ p["u"], lambda: p["c"]])
 
-    return Entry(model, weights(b=(4,), v=(4, 2), w=(1, 2), u=(3, 2), c=(2,)), inputs(3))
+    def guarded(p, x):
+        kept = lax.cond(x[0] > 1e3, lambda: x @ jnp.sqrt(p["zero"]), lambda: x @ p["u"])
+        return model(p, x) + kept
+
+    params = weights(b=(4,), v=(4, 2), w=(1, 2), u=(3, 2), c=(2,))
+    return Entry(guarded, params | {"zero": jnp.zeros((3, 2))}, inputs(3))
 
 
 @entry
