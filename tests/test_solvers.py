@@ -246,7 +246,7 @@ def test_float32_is_solved_in_float64(monkeypatch):
         assert wide.counts.cholesky == narrow.counts.cholesky == 1
     exact = np.linalg.solve(np.asarray(gram, float), np.asarray(b, float))
     error = [np.linalg.norm(x.inverse - exact) / np.linalg.norm(exact) for x in (wide, narrow)]
-    # seen: 3e-8 (the rounding of the answer) against 5e-4
+    # seen: 2e-8 (the rounding of the answer) against 5e-4
     assert error[0] < 1e-7
     assert 100 * error[0] < error[1] < 1e-1
 
