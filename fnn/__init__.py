@@ -1,1 +1,18 @@
-"""fnn: neural networks that are pure functions, trained with curvature as easily as with gradients."""
+"""fnn: neural networks that are pure functions, trained with curvature as easily as with gradients.
+
+The map, each floor standing on those below:
+
+    cli                            fnn race, fnn rules, fnn problems
+    race       plots               a fair comparison of rules, and its figures
+    training   problems            `fit`, the one loop; what can be raced
+    rules                          SGD, Adam and their family: optax transformations
+    objective                      a model and a loss, put on data: a value function
+    layers     losses   data       networks as pairs of pure functions, and what judges them
+    activations   initializers     what jax.nn lacks
+"""
+
+from fnn.objective import Objective as Objective
+from fnn.objective import l1 as l1
+from fnn.objective import l2 as l2
+from fnn.objective import penalty as penalty
+from fnn.training import fit as fit

@@ -1,0 +1,473 @@
+"""Losses of one example, and their curvature.
+
+A loss is a function `loss(outputs, target) -> scalar` of a model's raw outputs, before any softmax
+or sigmoid: only so can it be computed without overflow. The output unit that belongs to it:
+
+| loss | outputs are | target | gradient in the outputs |
+|---|---|---|---|
+| half_squared_error | predictions | as many numbers | outputs - target |
+| logistic | logits of independent events | as many probabilities | sigmoid(outputs) - target |
+| softmax_cross_entropy, kl | logits of K classes | K probabilities, or a class | softmax - target |
+| huber(delta) | predictions | as many numbers | outputs - target, clipped to +-delta |
+| perceptron, hinge | signed scores | as many labels -1, +1 | -target on mistakes, else 0 |
+
+Squares, logistic and cross-entropy are negative log-likelihoods: of a Gaussian of variance 1 (up to
+a constant), of Bernoulli variables, of a categorical one. Losses are summed over the outputs; the
+mean over examples is the objective's. The target is cast to the outputs' dtype, which is kept.
+
+**Curvature.** A second-order method asks a loss for its *factor*, `factor(outputs, target) ->
+(B, s)`, for the K outputs in a row (the order of `jax.flatten_util.ravel_pytree`):
+
+    B B^T = Hessian of the loss in the outputs            B: (K, R)
+    B s   = the part of its gradient g in the range of B  s: (R,)
+
+so that, J being the model's Jacobian, J^T B B^T J is the Gauss-Newton matrix. The rest of the
+gradient, g - B s, is zero for the likelihoods; it holds hinge's slope and Huber's arms. R may be
+smaller than K, and 0 for a loss without curvature. `curvature(loss)` gives the factor of any loss,
+`with_curvature` attaches a closed form.
+
+**Impossible targets** (a label 0 for hinge, a probability of 2, class 10 of 10) raise where their
+values can be seen. Under `jit` and `vmap` nobody sees them: there an impossible class makes the
+loss NaN, so that training stops, and the other formulas are evaluated as they stand.
+"""
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import TypeAlias, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import xlogy
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Num
+
+Factor: TypeAlias = Callable[..., tuple[Float[Array, "k r"], Float[Array, " r"]]]
+Loss = TypeVar("Loss", bound=Callable[..., Array])
+
+# Curvature, attached or derived -------------------------------------------------------------------
+
+
+def with_curvature(loss: Loss, factor: Factor) -> Loss:
+    """`loss` with the closed form `factor` of its curvature attached.
+
+    Only a test can tell whether the two belong together: compare B B^T with `jax.hessian` and B s
+    with `jax.grad`, or both with the factor that `curvature(loss)` derives before the attachment.
+
+    Args:
+        loss: `loss(outputs, target) -> scalar`. It stays as it is; what returns is a new function.
+        factor: `factor(outputs, target) -> (B, s)`, as the module says.
+
+    Shapes:
+        B is (K, R) and s is (R,), for K outputs in all; checked when the factor is used.
+
+    Returns:
+        A function that computes what `loss` does.
+
+    Example:
+        A Poisson count, with the logarithm of its rate as output.
+
+        >>> import jax.numpy as jnp
+        >>> def poisson(outputs, target):
+        ...     return jnp.exp(outputs) - target * outputs
+        >>> def factor(outputs, target):
+        ...     root = jnp.exp(outputs / 2).reshape(1)
+        ...     return root[:, None], root - target / root
+        >>> B, s = curvature(with_curvature(poisson, factor))(jnp.array(0.0), 3)
+        >>> B.tolist(), s.tolist()
+        ([[1.0]], [-2.0])
+    """
+
+    @wraps(loss)
+    def curved(outputs, target):
+        return loss(outputs, target)
+
+    def checked(outputs, target):
+        B, s = factor(outputs, target)
+        size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(outputs))
+        if B.ndim != 2 or B.shape[0] != size or s.shape != B.shape[1:]:
+            raise ValueError(
+                f"with_curvature: expected (B, s) of shapes ({size}, R) and (R,) for {size} "
+                f"outputs, got {B.shape} and {s.shape}; try to flatten the outputs first"
+            )
+        return B, s
+
+    # The owner is stored too because functools.wraps copies attributes: a function that wraps this
+    # loss and computes something else must not inherit its curvature.
+    vars(curved)["_curvature"] = (curved, checked)
+    return cast("Loss", curved)
+
+
+def curvature(loss: Callable[..., Array]) -> Factor:
+    """The factor of a loss: the attached closed form, or one derived by differentiation.
+
+    Derived from the Hessian V diag(lambda) V^T and the gradient g: B = V sqrt(lambda), and
+    s = (V / sqrt(lambda))^T g. Where lambda is below K eps times the largest, or negative, column
+    and entry are zero: that part of the gradient is left to g - B s. So B B^T is the Hessian of a
+    loss convex in the outputs, and the nearest positive semi-definite matrix for any other.
+
+    Args:
+        loss: `loss(outputs, target) -> scalar` of one example, twice differentiable by JAX; the
+            outputs may be any tree of arrays.
+
+    Returns:
+        `factor(outputs, target) -> (B, s)`.
+
+    Source:
+        Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent",
+        Neural Computation 14 (2002), doi:10.1162/08997660260028683.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> B, s = curvature(half_squared_error)(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
+        >>> B.tolist(), s.tolist()
+        ([[1.0, 0.0], [0.0, 1.0]], [0.0, 2.0])
+    """
+    owner, factor = getattr(loss, "_curvature", (None, None))
+    return factor if owner is loss and factor else partial(_derived_factor, loss)
+
+
+def _derived_factor(loss, outputs, target):
+    flat, unravel = ravel_pytree(outputs)
+
+    def loss_of_flat(flat):
+        return loss(unravel(flat), target)
+
+    grad, hessian = jax.grad(loss_of_flat)(flat), jax.hessian(loss_of_flat)(flat)
+    if flat.size == 1:
+        eigenvalues, vectors = hessian[0], jnp.ones_like(hessian)
+    else:
+        # Large batched decompositions can block XLA's thread pool on CPU; one at a time cannot.
+        eigh = _eigh if flat.size < 128 else sequential_vmap(_eigh)
+        eigenvalues, vectors = eigh(hessian)
+    machine = jnp.finfo(hessian.dtype)
+    cut = jnp.maximum(flat.size * machine.eps * eigenvalues.max(), machine.tiny)
+    kept = eigenvalues > cut
+    roots = jnp.sqrt(jnp.where(kept, eigenvalues, 1))
+    along = jnp.matmul(grad, vectors, precision="highest")
+    return jnp.where(kept, vectors * roots, 0), jnp.where(kept, along / roots, 0)
+
+
+def _eigh(matrix):
+    half = jnp.finfo(matrix.dtype).bits < 32  # not for LAPACK
+    decomposition = jnp.linalg.eigh(matrix.astype(jnp.float32) if half else matrix)
+    return tuple(a.astype(matrix.dtype) for a in decomposition)
+
+
+# Regression ---------------------------------------------------------------------------------------
+
+
+def _half_squared_error_factor(outputs, target):
+    outputs, target = _numbers("half_squared_error", outputs, target)
+    return jnp.eye(outputs.size, dtype=outputs.dtype), (outputs - target).ravel()
+
+
+@partial(with_curvature, factor=_half_squared_error_factor)
+def half_squared_error(
+    outputs: Float[Array, " *shape"], target: Num[ArrayLike, " *shape"]
+) -> Float[Array, ""]:
+    """1/2 sum (outputs - target)^2.
+
+    Args:
+        outputs: the predictions.
+        target: as many numbers.
+
+    Returns:
+        The loss of one example: a sum over outputs, not a mean.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(half_squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
+        2.0
+    """
+    outputs, target = _numbers("half_squared_error", outputs, target)
+    return jnp.sum((outputs - target) ** 2) / 2
+
+
+def huber(delta: float = 1.0) -> Callable[..., Array]:
+    """The loss sum h(outputs - target): h(r) = r^2/2 for |r| <= delta, else delta (|r| - delta/2).
+
+    A squared error whose gradient is clipped to +-delta, so that outliers weigh no more than that.
+
+    Args:
+        delta: where the parabola turns into its tangents, in units of the target; > 0.
+
+    Returns:
+        The loss, with its curvature. Make it once: objectives compare losses by identity.
+
+    Raises:
+        ValueError: if delta is not a positive number.
+
+    Source:
+        Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 35
+        (1964), doi:10.1214/aoms/1177703732.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(huber(1.0)(jnp.array([0.5, -3.0]), jnp.array([0.0, 0.0])))
+        2.625
+    """
+    if not delta > 0:
+        raise ValueError(f"huber: expected a delta above 0, got {delta}; try huber(1.0)")
+
+    def factor(outputs, target):
+        outputs, target = _numbers("huber", outputs, target)
+        residual = (outputs - target).ravel()
+        inside = jnp.abs(residual) <= delta
+        return jnp.diag(inside.astype(outputs.dtype)), jnp.where(inside, residual, 0)
+
+    def huber(outputs, target):
+        outputs, target = _numbers("huber", outputs, target)
+        size = jnp.abs(outputs - target)
+        return jnp.sum(jnp.where(size <= delta, size**2 / 2, delta * (size - delta / 2)))
+
+    return with_curvature(huber, factor)
+
+
+def _numbers(name, outputs, target):
+    """Outputs and target as arrays of one shape and of the outputs' dtype."""
+    outputs, target = _floating(name, outputs), jnp.asarray(target)
+    if outputs.shape != target.shape:
+        raise ValueError(
+            f"{name}: expected outputs and target of one shape, got {outputs.shape} and "
+            f"{target.shape}; try targets[:, None] with one output, jax.nn.one_hot(targets, K) "
+            "with K outputs"
+        )
+    return outputs, target.astype(outputs.dtype)
+
+
+# Classification by probabilities ------------------------------------------------------------------
+
+
+def _logistic_factor(outputs, target):
+    outputs, target = _probabilities("logistic", outputs, target)
+    outputs, target = outputs.ravel(), target.ravel()
+    p, q = jax.nn.sigmoid(outputs), jax.nn.sigmoid(-outputs)
+    root = jnp.sqrt(jnp.maximum(p * q, jnp.finfo(outputs.dtype).tiny))
+    return jnp.diag(root), ((1 - target) * p - target * q) / root
+
+
+@partial(with_curvature, factor=_logistic_factor)
+def logistic(
+    outputs: Float[Array, " *shape"], target: Num[ArrayLike, " *shape"]
+) -> Float[Array, ""]:
+    """-sum [target log p + (1 - target) log(1 - p)], p = sigmoid(outputs).
+
+    The cross-entropy of as many independent yes-or-no questions as there are outputs: one for two
+    classes, K for labels that do not exclude each other. The loss and both slopes of a confident
+    answer, about exp(-|outputs|), keep their relative precision.
+
+    Args:
+        outputs: the logits.
+        target: as many probabilities, in [0, 1]; integers will do.
+
+    Returns:
+        The loss of one example.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(logistic(jnp.array(1e4), 1)), float(logistic(jnp.array(1e4), 0))
+        (0.0, 10000.0)
+    """
+    outputs, target = _probabilities("logistic", outputs, target)
+    return jnp.sum(target * jax.nn.softplus(-outputs) + (1 - target) * jax.nn.softplus(outputs))
+
+
+def _probabilities(name, outputs, target):
+    outputs, target = _numbers(name, outputs, target)
+    possible = (target >= 0) & (target <= 1)
+    _require(name, possible, "probabilities in [0, 1]", target, "(1 + target) / 2 for -1 and +1")
+    return outputs, target
+
+
+def _softmax_factor(outputs, target):
+    # With p = softmax and a target of sum m, the Hessian is m (diag p - p p^T) and the gradient
+    # m p - target. The floor keeps B s exact for a class of probability zero that came true.
+    outputs, target = _distribution("softmax_cross_entropy", outputs, target)
+    tiny = jnp.finfo(outputs.dtype).tiny
+    p = jnp.maximum(jax.nn.softmax(outputs), tiny)
+    m = jnp.maximum(jnp.sum(target), tiny)
+    root = jnp.sqrt(m) * jnp.sqrt(p)  # two roots: the product of two tiny numbers is zero
+    return jnp.diag(root) - jnp.outer(p, root), root - target / root
+
+
+@partial(with_curvature, factor=_softmax_factor)
+def softmax_cross_entropy(
+    outputs: Float[Array, " k"], target: Num[ArrayLike, " *shape"]
+) -> Float[Array, ""]:
+    """-sum target log softmax(outputs), which is -log p_c for the class c.
+
+    A logit of -inf rules its class out (if the target does, too).
+
+    Args:
+        outputs: the logits of K >= 2 classes.
+        target: the class, an integer in 0..K-1, or a distribution over the classes: K numbers >= 0
+            whose sum is one. (A sum of m weights the example by m.)
+
+    Shapes:
+        outputs (K,); target () or (K,).
+
+    Returns:
+        The loss of one example.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> outputs = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+        >>> print(round(softmax_cross_entropy(outputs, 1), 6))
+        1.386294
+        >>> print(round(softmax_cross_entropy(outputs, jnp.array([0.0, 1.0, 0.0])), 6))
+        1.386294
+    """
+    outputs, target = _distribution("softmax_cross_entropy", outputs, target)
+    return _cross_entropy(outputs, target)
+
+
+@partial(with_curvature, factor=_softmax_factor)
+def kl(outputs: Float[Array, " k"], target: Num[ArrayLike, " *shape"]) -> Float[Array, ""]:
+    """KL(target || softmax(outputs)) = sum target (log target - log softmax(outputs)).
+
+    `softmax_cross_entropy` less the target's entropy: zero at a perfect fit, with the same
+    gradient and curvature.
+
+    Args:
+        outputs: the logits of K >= 2 classes.
+        target: a distribution over the classes, or a class.
+
+    Shapes:
+        outputs (K,); target (K,) or ().
+
+    Returns:
+        The loss of one example.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(kl(jnp.array([0.0, 0.0]), jnp.array([0.5, 0.5])))
+        0.0
+    """
+    outputs, target = _distribution("kl", outputs, target)
+    return _cross_entropy(outputs, target) + jnp.sum(xlogy(target, target))
+
+
+def _cross_entropy(outputs, target):
+    return -jnp.sum(jnp.where(target == 0, 0, target * jax.nn.log_softmax(outputs)))
+
+
+def _distribution(name, outputs, target):
+    """Outputs and target as distributions over K classes; an impossible class becomes NaN."""
+    outputs, target = _floating(name, outputs), jnp.asarray(target)
+    if outputs.ndim != 1 or outputs.size < 2:
+        raise ValueError(
+            f"{name}: expected logits of shape (K,), K >= 2, got {outputs.shape}; try logistic for "
+            "one output, and for a prediction at each position the mean of a jax.vmap of this loss"
+        )
+    classes = outputs.size
+    if target.ndim == 0 and jnp.issubdtype(target.dtype, jnp.integer):
+        possible = (target >= 0) & (target.astype(int) < classes)
+        _require(name, possible, f"a class in 0..{classes - 1}", target, "a wider last layer")
+        one_hot = jax.nn.one_hot(target, classes, dtype=outputs.dtype)
+        return outputs, jnp.where(possible, one_hot, jnp.nan)
+    if target.shape != outputs.shape:
+        raise ValueError(
+            f"{name}: expected an integer class or a distribution of shape {outputs.shape}, got "
+            f"{target.dtype} of shape {target.shape}; try targets.astype(int) for classes"
+        )
+    _require(name, target >= 0, "probabilities >= 0", target, "jax.nn.softmax of them")
+    return outputs, target.astype(outputs.dtype)
+
+
+# Classification by signed scores ------------------------------------------------------------------
+
+
+def _no_curvature(outputs, target):
+    del target
+    outputs = jnp.asarray(outputs)
+    return jnp.zeros((outputs.size, 0), outputs.dtype), jnp.zeros((0,), outputs.dtype)
+
+
+@partial(with_curvature, factor=_no_curvature)
+def perceptron(
+    outputs: Float[Array, " *shape"], target: Num[ArrayLike, " *shape"]
+) -> Float[Array, ""]:
+    """Sum of max(0, -target outputs): how far the scores lie on the wrong side.
+
+    A score of zero is a mistake: the gradient there is -target, or weights of zero would never
+    learn. On one example sgd makes it the perceptron rule w += learning_rate target inputs.
+
+    Args:
+        outputs: the scores.
+        target: as many labels, -1 or +1.
+
+    Returns:
+        The loss of one example. Its curvature is zero.
+
+    Source:
+        Rosenblatt, "Principles of neurodynamics" (1962); as a criterion, Bishop, "Pattern
+        recognition and machine learning" (2006), equation 4.54.
+
+    Example:
+        >>> import jax
+        >>> float(perceptron(2.0, -1)), float(jax.grad(perceptron)(0.0, 1))
+        (2.0, -1.0)
+    """
+    outputs, target = _labels("perceptron", outputs, target)
+    return _positive_part(-target * outputs)
+
+
+@partial(with_curvature, factor=_no_curvature)
+def hinge(outputs: Float[Array, " *shape"], target: Num[ArrayLike, " *shape"]) -> Float[Array, ""]:
+    """Sum of max(0, 1 - target outputs): how far the scores are from a margin of one.
+
+    On the margin itself the gradient is -target, as at the perceptron's tie.
+
+    Args:
+        outputs: the scores.
+        target: as many labels, -1 or +1.
+
+    Returns:
+        The loss of one example. Its curvature is zero.
+
+    Source:
+        Cortes and Vapnik, "Support-vector networks", Machine Learning 20 (1995),
+        doi:10.1007/BF00994018.
+
+    Example:
+        >>> float(hinge(0.25, 1)), float(hinge(2.0, 1))
+        (0.75, 0.0)
+    """
+    outputs, target = _labels("hinge", outputs, target)
+    return _positive_part(1 - target * outputs)
+
+
+def _positive_part(shortfall):
+    # Not jnp.maximum, whose slope at zero is one half; and a NaN stays one.
+    return jnp.sum(jnp.where(shortfall < 0, 0, shortfall))
+
+
+def _labels(name, outputs, target):
+    outputs, target = _numbers(name, outputs, target)
+    _require(name, jnp.abs(target) == 1, "labels -1 and +1", target, "2 * target - 1 for 0 and 1")
+    return outputs, target
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+def _floating(name, outputs):
+    outputs = jnp.asarray(outputs)
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: expected outputs of a floating dtype, got {outputs.dtype}; try "
+            "outputs.astype(float), and outputs before the target"
+        )
+    return outputs
+
+
+def _require(name, possible, expected, target, instead):
+    """ValueError if the target is known to be impossible; a traced one is not known."""
+    try:
+        known_impossible = not jnp.all(possible)
+    except jax.errors.ConcretizationTypeError:
+        return
+    if known_impossible:
+        raise ValueError(f"{name}: expected {expected}, got {target}; try {instead}")

@@ -1,0 +1,456 @@
+"""Objectives: what is minimized, as pure functions of the parameters.
+
+A model answers for one example, `model(params, x) -> outputs`, and a loss judges that answer,
+`loss(outputs, target) -> scalar`. An `Objective` is the pair; put on data it is a *value function*,
+
+    value_fn = objective.on((inputs, targets))
+    value_fn(params)    # mean loss over the examples
+
+which adds and scales like the functions of calculus:
+
+    value_fn = interior.on(x) + 100.0 * boundary.on(xb) + l2(1e-4)
+
+A value function is a pytree. Its arrays (data, weights, keys, scale factors) are leaves and its
+functions (model, loss) are structure, compared by identity: pass it *through* `jax.jit` and a new
+batch never recompiles. A second-order rule looks into it: `value_fn.terms` are the weighted blocks
+whose models and losses make up the curvature.
+
+This module is the only place that knows about batches, and holds the only `vmap` over examples.
+Its axis is named `examples`, so that batch normalization can take means over it.
+"""
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, PyTree, Scalar
+
+Model = Callable[..., Any]
+Loss = Callable[[Any, Any], Scalar]
+EXAMPLES = "examples"
+
+
+# Objective ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A model and the loss that judges its outputs.
+
+    Make it once and reuse it: compiled code is kept by the identity of `model` and `loss`.
+
+    Args:
+        model: `model(params, x) -> outputs` for one example; with dropout or the like,
+            `model(params, x, *, key=None)`.
+        loss: `loss(outputs, target) -> scalar` for one example. Without one the objective is half
+            the sum of squares of a residual `model(params, x)`, and its data are inputs alone.
+        penalty: a value function that needs no data, added to the mean loss by `on`. Written
+            `objective + l2(1e-4)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> line = Objective(lambda w, x: w * x, lambda y, t: 0.5 * (y - t) ** 2)
+        >>> value_fn = line.on((jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])))
+        >>> float(value_fn(1.0)), float(value_fn(2.0))
+        (1.25, 0.0)
+    """
+
+    model: Model
+    loss: Loss | None = None
+    penalty: "ValueFunction | None" = None
+
+    def on(
+        self,
+        data: PyTree,
+        *,
+        weights: Float[Array, " n"] | None = None,
+        key: Key[Array, ""] | None = None,
+        chunk: int | None = None,
+    ) -> "ValueFunction":
+        """The mean loss over data, as a function of the parameters.
+
+        Args:
+            data: `(inputs, targets)`, trees of arrays whose first axis counts the examples; for an
+                objective without a loss, the inputs alone.
+            weights: w >= 0 of each example; the mean is sum(w l) / sum(w). Weight 2 is an example
+                given twice, weight 0 is padding.
+            key: split into one key per example, given to the model as `key=`. Its presence means
+                training (dropout on), its absence inference.
+            chunk: evaluate this many examples at a time, in constant memory. Batch normalization
+                then takes its means over a chunk.
+
+        Returns:
+            A value function, `value_fn(params) -> scalar`.
+
+        Raises:
+            ValueError: if data is not a pair, arrays disagree on the number of examples, there are
+                none, or `chunk` is not positive.
+        """
+        inputs, targets = self._split(data)
+        n = _count_examples(inputs, targets)
+        if weights is not None and jnp.shape(weights) != (n,):
+            raise ValueError(
+                f"Objective.on: expected weights of shape ({n},), one for each example, "
+                f"got {jnp.shape(weights)}"
+            )
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"Objective.on: expected chunk >= 1, got {chunk}")
+        keys = None if key is None else jax.random.split(key, n)
+        block = Block(inputs, targets, weights, keys, self.model, self.loss, chunk)
+        value_fn = ValueFunction((Term(1.0, block),))
+        return value_fn if self.penalty is None else value_fn + self.penalty
+
+    def outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
+        """The model's outputs for every example, without a key (inference).
+
+        Args:
+            params: the model's parameters.
+            inputs: a tree of arrays whose first axis counts the examples.
+
+        Returns:
+            The outputs, stacked along a first axis.
+        """
+        _count_examples(inputs, None)
+        return jax.vmap(lambda x: self.model(params, x), axis_name=EXAMPLES)(inputs)
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether the model has a parameter named `key` (or takes any keyword)."""
+        try:
+            parameters = inspect.signature(self.model).parameters.values()
+        except (TypeError, ValueError):  # built-in callables have no signature
+            return False
+        return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def __add__(self, penalty: "ValueFunction") -> "Objective":
+        """The objective whose value functions carry one more penalty."""
+        if not isinstance(penalty, ValueFunction):
+            return NotImplemented
+        return replace(self, penalty=penalty if self.penalty is None else self.penalty + penalty)
+
+    def _split(self, data: PyTree) -> tuple[PyTree, PyTree]:
+        if self.loss is None:
+            return data, None
+        if not (isinstance(data, tuple | list) and len(data) == 2):
+            raise ValueError(
+                f"Objective.on: expected data = (inputs, targets), got {_describe(data)}; "
+                "an objective without a loss takes inputs alone"
+            )
+        return data[0], data[1]
+
+
+# Value functions ----------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class ValueFunction:
+    """A weighted sum of blocks, each a function of the parameters.
+
+    Made by `Objective.on`, `penalty`, `l1` and `l2`; combined by `+`, `*` and `sum`.
+    """
+
+    terms: tuple["Term", ...]
+
+    def __call__(self, params: PyTree) -> Scalar:
+        """The value at `params`."""
+        return functools.reduce(operator.add, (term(params) for term in self.terms))
+
+    def __add__(self, other: "ValueFunction | int") -> "ValueFunction":
+        """The sum with another value function (or with the 0 that `sum` starts from)."""
+        if isinstance(other, ValueFunction):
+            return ValueFunction(self.terms + other.terms)
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: float | Scalar) -> "ValueFunction":
+        """The product with a number."""
+        if jnp.ndim(factor) != 0:  # also raises where `factor` is not a number at all
+            return NotImplemented
+        return ValueFunction(tuple(t._replace(scale=factor * t.scale) for t in self.terms))
+
+    __rmul__ = __mul__
+
+    def freeze(self, params: PyTree, mask: PyTree) -> "ValueFunction":
+        """The same function of the leaves that stay free, the others being held.
+
+        Args:
+            params: the parameters, all of them.
+            mask: a tree of booleans of the same structure; True leaves are frozen.
+
+        Returns:
+            A value function of the free leaves: `params` with None in place of each frozen leaf.
+
+        Raises:
+            ValueError: if the mask has another structure than the parameters.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> params = {"a": jnp.array(3.0), "b": jnp.array(4.0)}
+            >>> value_fn = l2(1.0).freeze(params, {"a": True, "b": False})
+            >>> float(value_fn({"a": None, "b": jnp.array(1.0)}))  # (3^2 + 1^2) / 2
+            5.0
+        """
+        if jax.tree.structure(mask) != jax.tree.structure(params):
+            raise ValueError(
+                "freeze: expected a mask of the structure of params, "
+                f"{jax.tree.structure(params)}, got {jax.tree.structure(mask)}"
+            )
+        held = jax.tree.map(lambda p, m: p if m else None, params, mask)
+        return ValueFunction(tuple(t._replace(held=merge(held, t.held)) for t in self.terms))
+
+
+class Term(NamedTuple):
+    """One summand of a value function: `scale * block(params)`, some leaves perhaps held."""
+
+    scale: float | Scalar
+    block: "Block | Penalty"
+    held: PyTree = None
+
+    def __call__(self, params: PyTree) -> Scalar:
+        """The value at `params`, which lack the held leaves."""
+        return self.scale * self.block(merge(params, self.held))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The mean loss of one model over examples, sum(w l) / sum(w), a `chunk` at a time."""
+
+    inputs: PyTree
+    targets: PyTree
+    weights: Float[Array, " n"] | None
+    keys: Key[Array, " n"] | None
+    model: Model = field(metadata={"static": True})
+    loss: Loss | None = field(metadata={"static": True})
+    chunk: int | None = field(metadata={"static": True})
+
+    def __call__(self, params: PyTree) -> Scalar:
+        """The mean loss at `params`."""
+        if self.chunk is None:
+            total, weight = self.sums(params)
+            return total / weight
+
+        # Rematerialized, so that the backward pass too holds one chunk at a time.
+        @jax.checkpoint
+        def add(sums: tuple[Scalar, Scalar], part: Block) -> tuple[tuple[Scalar, Scalar], None]:
+            return jax.tree.map(jnp.add, sums, part.sums(params)), None
+
+        parts = self.chunks()
+        first = jax.eval_shape(Block.sums, jax.tree.map(lambda a: a[0], parts), params)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
+        (total, weight), _ = jax.lax.scan(add, zeros, parts)
+        return total / weight
+
+    def sums(self, params: PyTree) -> tuple[Scalar, Scalar]:
+        """The sum of w l and the sum of w over the examples at hand.
+
+        Args:
+            params: the model's parameters.
+
+        Returns:
+            Both sums.
+        """
+        losses = jax.vmap(functools.partial(self._loss, params), axis_name=EXAMPLES)(
+            self.inputs, self.targets, self.keys
+        )
+        if self.weights is None:
+            return jnp.sum(losses), jnp.full((), len(losses), losses.dtype)
+        weights = self.weights.astype(losses.dtype)
+        return jnp.sum(weights * losses), jnp.sum(weights)
+
+    def chunks(self) -> "Block":
+        """The block cut into parts of `chunk` examples.
+
+        Returns:
+            A block with one more leading axis on every leaf, which `lax.scan` walks along; the last
+            part is filled up with the last example at weight 0.
+        """
+        n = _count_examples(self.inputs, self.targets)
+        size = n if self.chunk is None else min(self.chunk, n)
+        parts = -(-n // size)
+        index = jnp.minimum(jnp.arange(parts * size), n - 1)
+        weights = self.weights
+        if n % size:
+            weights = jnp.ones(n) if weights is None else weights
+            weights = jnp.where(jnp.arange(parts * size) < n, weights[index], 0)
+
+        def cut(leaf: Array) -> Array:
+            filled = leaf if len(leaf) == parts * size else leaf[index]
+            return filled.reshape(parts, size, *leaf.shape[1:])
+
+        whole = (self.inputs, self.targets, weights, self.keys)
+        inputs, targets, weights, keys = jax.tree.map(cut, whole)
+        return Block(inputs, targets, weights, keys, self.model, self.loss, chunk=None)
+
+    def _loss(self, params: PyTree, x: PyTree, target: PyTree, key: Array | None) -> Scalar:
+        outputs = self.model(params, x) if key is None else self.model(params, x, key=key)
+        if self.loss is None:
+            squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(outputs)]
+            return 0.5 * functools.reduce(operator.add, squares)
+        value = self.loss(outputs, target)
+        if jnp.shape(value) != ():
+            raise ValueError(
+                "Objective: expected the loss of one example to be a scalar, "
+                f"got shape {jnp.shape(value)}; sum over the outputs in the loss"
+            )
+        return value
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Penalty:
+    """A function of the parameters alone, of those leaves that `where` selects."""
+
+    where: PyTree | None
+    fn: Callable[[PyTree], Scalar] = field(metadata={"static": True})
+
+    def __call__(self, params: PyTree) -> Scalar:
+        """The value at `params`."""
+        if self.where is not None:
+            params = jax.tree.map(lambda p, m: jnp.where(m, p, 0), params, self.where)
+        return self.fn(params)
+
+    @property
+    def is_half_squared_norm(self) -> bool:
+        """Whether the Hessian is the identity on the selected leaves."""
+        return self.fn is _half_squared_norm
+
+
+def penalty(fn: Callable[[PyTree], Scalar]) -> ValueFunction:
+    """A function of the parameters as a value function.
+
+    Args:
+        fn: `fn(params) -> scalar`.
+
+    Returns:
+        A value function.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> value_fn = 2.0 * penalty(lambda w: jnp.sum(w**4))
+        >>> float(value_fn(jnp.array([1.0, 2.0])))
+        34.0
+    """
+    return ValueFunction((Term(1.0, Penalty(None, fn)),))
+
+
+def l2(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
+    """Weight decay: weight / 2 times the sum of squares of the parameters.
+
+    Args:
+        weight: at least 0.
+        where: a tree of booleans of the structure of the parameters; True leaves are penalized.
+            By default all are.
+
+    Units:
+        `weight` is loss / params^2.
+
+    Returns:
+        A value function.
+
+    Raises:
+        ValueError: if `weight` is a negative number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> params = {"weight": jnp.array([3.0]), "bias": jnp.array([1.0])}
+        >>> float(l2(0.5, where={"weight": True, "bias": False})(params))
+        2.25
+    """
+    if isinstance(weight, int | float) and not weight >= 0:
+        raise ValueError(f"l2: expected a weight of at least 0, got {weight}")
+    return ValueFunction((Term(weight, Penalty(where, _half_squared_norm)),))
+
+
+def l1(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
+    """The lasso's penalty: weight times the sum of absolute values of the parameters.
+
+    Args:
+        weight: at least 0.
+        where: a tree of booleans of the structure of the parameters; True leaves are penalized.
+            By default all are.
+
+    Units:
+        `weight` is loss / params.
+
+    Returns:
+        A value function.
+
+    Raises:
+        ValueError: if `weight` is a negative number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(l1(0.5)(jnp.array([3.0, -1.0])))
+        2.0
+    """
+    if isinstance(weight, int | float) and not weight >= 0:
+        raise ValueError(f"l1: expected a weight of at least 0, got {weight}")
+    return ValueFunction((Term(weight, Penalty(where, _sum_of_absolute_values)),))
+
+
+def merge(free: PyTree, held: PyTree | None) -> PyTree:
+    """The tree `free` with its None leaves filled from `held`.
+
+    Args:
+        free: a tree, None where a leaf is missing.
+        held: the missing leaves in the same places, None elsewhere; or None, nothing to fill.
+
+    Returns:
+        The whole tree.
+
+    Example:
+        >>> merge({"a": None, "b": 2.0}, {"a": 1.0, "b": None})
+        {'a': 1.0, 'b': 2.0}
+    """
+    if held is None:
+        return free
+    return jax.tree.map(lambda f, h: h if f is None else f, free, held, is_leaf=lambda x: x is None)
+
+
+def _half_squared_norm(params: PyTree) -> Scalar:
+    return 0.5 * optax.tree.norm(params, squared=True)
+
+
+def _sum_of_absolute_values(params: PyTree) -> Scalar:
+    return optax.tree.norm(params, ord=1)
+
+
+# Misuse, found before anything runs ---------------------------------------------------------------
+
+
+def _count_examples(inputs: PyTree, targets: PyTree) -> int:
+    """The common length of the first axes; an error names the array that differs."""
+    lengths = {}
+    for name, tree in (("inputs", inputs), ("targets", targets)):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            shape = jnp.shape(leaf)
+            if not shape:
+                raise ValueError(
+                    f"Objective: expected arrays whose first axis counts the examples, got the "
+                    f"scalar {name}{jax.tree_util.keystr(path)}; a single example needs x[None]"
+                )
+            lengths[f"{name}{jax.tree_util.keystr(path)}"] = shape[0]
+    if not lengths:
+        raise ValueError("Objective: expected arrays of examples, got none")
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+        raise ValueError(f"Objective: expected the same number of examples everywhere, got {found}")
+    n = next(iter(lengths.values()))
+    if n == 0:
+        raise ValueError("Objective: expected at least one example, got an empty batch")
+    return n
+
+
+def _describe(data: PyTree) -> str:
+    if hasattr(data, "shape"):
+        return f"one array of shape {data.shape}"
+    return f"a {type(data).__name__} of {len(data)}" if hasattr(data, "__len__") else repr(data)

@@ -1,0 +1,232 @@
+"""The contract of a rule, and the few lines that keep it.
+
+A rule is a function of hyperparameters that returns `optax.GradientTransformationExtraArgs`, a pair
+
+    init(params) -> state
+    update(updates, state, params=None, **extra_args) -> (updates, state)
+
+so it runs wherever optax's transformations run. Extra arguments that a rule does not read are
+ignored. The state holds arrays alone, of shapes and dtypes that never change, so that it may be
+scanned, mapped, donated and stored.
+
+Hyperparameters are of two kinds, told apart by their annotations. The ones that admit a `float` may
+also be traced arrays: they can be mapped with `jax.vmap` and scheduled with
+`optax.inject_hyperparams`, and nothing branches on their values. The others (`int`, `bool`, dtypes)
+shape the compiled program; `static_arguments` lists them. Learning rates and weight decays are
+`float | Schedule`: they take any function of the count of steps, which starts at 0.
+
+Misuse raises before anything runs: numbers out of range and of wrong type when the rule is made,
+leaves that cannot be trained in `init`, trees that do not match in `update`. Traced values are not
+checked. `updates` have the dtypes of the gradient, whatever those of the hyperparameters.
+"""
+
+import inspect
+import math
+import types
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, Union, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+Scalar = float | Array
+Schedule = optax.Schedule
+
+
+def static_arguments(rule: Callable[..., optax.GradientTransformation]) -> tuple[str, ...]:
+    """The names of a rule's hyperparameters that cannot be traced.
+
+    Args:
+        rule: a function that returns a transformation, all of its arguments annotated.
+
+    Returns:
+        The arguments whose annotation admits no `float`, in the order of the signature; what
+        `optax.inject_hyperparams` wants as `static_args`.
+
+    Raises:
+        TypeError: if an argument has no annotation.
+
+    Example:
+        >>> from fnn import rules
+        >>> static_arguments(rules.adam)
+        ('mu_dtype', 'nesterov')
+        >>> adam = optax.inject_hyperparams(rules.adam, static_arguments(rules.adam))
+        >>> state = adam(learning_rate=1e-3).init(jnp.zeros(2))
+        >>> sorted(state.hyperparams)
+        ['b1', 'b2', 'eps', 'eps_root', 'learning_rate']
+    """
+    parameters = inspect.signature(rule, eval_str=True).parameters
+    bare = [name for name, p in parameters.items() if p.annotation is p.empty]
+    if bare:
+        raise TypeError(
+            f"static_arguments: expected annotated arguments, got {', '.join(bare)} without; "
+            "annotate what may be traced as `float`, the rest as what it is"
+        )
+    return tuple(name for name, p in parameters.items() if float not in _choices(p.annotation))
+
+
+def within(rule: str, low: float, high: float, **scalars: Any) -> None:
+    """Require numbers in [low, high); traced values pass.
+
+    Args:
+        rule: the name that begins the error.
+        low: the least value allowed.
+        high: the least value above `low` that is not allowed any more.
+        **scalars: the values by the names of their arguments.
+
+    Raises:
+        ValueError: if a number lies outside.
+        TypeError: if a value is neither a number nor a scalar array.
+    """
+    for name, value in scalars.items():
+        if isinstance(value, Real):  # NumPy's numbers too
+            value = float(value)
+            if not low <= value < high:
+                raise ValueError(
+                    f"{rule}: expected {name} in [{low}, {high}), got {value}; "
+                    f"try {_inside(value, low, high)}"
+                )
+        elif callable(value):
+            raise TypeError(
+                f"{rule}: expected {name} to be a number or a traced scalar, got {value!r}; "
+                f"try optax.inject_hyperparams, which takes schedules for every number"
+            )
+        elif not isinstance(value, Array | np.ndarray) or np.ndim(value) != 0:
+            got = f"an array of shape {np.shape(value)}" if np.ndim(value) else repr(value)
+            raise TypeError(
+                f"{rule}: expected {name} to be a number or a traced scalar, got {got}; "
+                "try float(...), or jax.vmap over several values"
+            )
+
+
+def rates(rule: str, **scalars: Any) -> None:
+    """Require non-negative numbers; schedules and traced values pass.
+
+    Args:
+        rule: the name that begins the error.
+        **scalars: the values by the names of their arguments.
+    """
+    fixed = {name: value for name, value in scalars.items() if not callable(value)}
+    within(rule, 0, math.inf, **fixed)
+
+
+def checked(
+    transformation: optax.GradientTransformation, leaves: type = jnp.inexact
+) -> optax.GradientTransformationExtraArgs:
+    """The same transformation with its parameters, trees and dtypes guarded.
+
+    Args:
+        transformation: any transformation of optax or ours.
+        leaves: the kind of dtype it can train: `jnp.inexact`, or `jnp.floating` where complex
+            numbers have no meaning.
+
+    Returns:
+        A rule: `init` raises TypeError for a leaf of another kind, `update` ValueError where
+        gradient and parameters differ in structure or shape; updates have the gradient's dtypes.
+    """
+    inner = optax.with_extra_args_support(transformation)
+
+    def init(params: PyTree) -> optax.OptState:
+        _require_trainable(params, leaves)
+        return inner.init(params)
+
+    def update(
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, optax.OptState]:
+        if params is not None:
+            aligned(updates, params, "params")
+        grad = jax.tree.map(jnp.asarray, updates)
+        updates, state = inner.update(grad, state, params, **extra_args)
+        return jax.tree.map(lambda g, u: cast(u, g.dtype), grad, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def aligned(updates: PyTree, tree: PyTree, name: str) -> list:
+    """The leaves of a tree that belong to those of the gradient.
+
+    Args:
+        updates: the gradient. A leaf that is None has no gradient and matches anything.
+        tree: a tree of the same structure, its leaves of the same shapes.
+        name: what the error calls `tree`.
+
+    Returns:
+        One leaf for each leaf of `updates`, Nones among them.
+
+    Raises:
+        ValueError: if the structures or the shapes of two leaves differ.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda g: g is None)
+    remedy = f"try updates and {name} that come from the same parameters"
+    try:
+        others = treedef.flatten_up_to(tree)
+        same = jax.tree_util.all_leaves([
+            other for (_, g), other in zip(paths, others, strict=True) if g is not None
+        ])
+    except ValueError:
+        same, others = False, []
+    if not same:
+        raise ValueError(
+            f"update: expected updates and {name} of one structure, got updates {treedef} "
+            f"and {name} {jax.tree.structure(tree)}; {remedy}"
+        )
+    for (path, g), other in zip(paths, others, strict=True):
+        if g is not None and jnp.shape(g) != jnp.shape(other):
+            raise ValueError(
+                f"update: expected updates and {name} of one shape, got {jnp.shape(g)} and "
+                f"{jnp.shape(other)} at {_name(path)}; {remedy}"
+            )
+    return others
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    """The array in another dtype, never dropping an imaginary part.
+
+    Args:
+        x: an array.
+        dtype: the dtype wanted.
+
+    Returns:
+        The array.
+
+    Raises:
+        TypeError: if `x` is complex and `dtype` is not.
+    """
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"update: expected gradient and accumulator both real or both complex, got {x.dtype} "
+            f"to be kept as {jnp.dtype(dtype)}; try accumulators of the gradient's dtype (None)"
+        )
+    return x.astype(dtype)
+
+
+def _choices(annotation: Any) -> tuple:
+    """The members of a union; of anything else, itself."""
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return get_args(annotation) if is_union else (annotation,)
+
+
+def _inside(value: float, low: float, high: float) -> str:
+    """A hint at values that would have been accepted."""
+    if low <= -value < high:
+        return f"{-value}"
+    return f"a number below {high}" if value >= high else f"{low}"
+
+
+def _require_trainable(params: PyTree, leaves: type) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(dtype, leaves):
+            raise TypeError(
+                f"init: expected parameters of {leaves.__name__} dtype, got "
+                f"{getattr(dtype, '__name__', dtype)} at {_name(path)}; try to cast it, to keep it "
+                "out of params (None in its place), or optax.masked around the rule"
+            )
+
+
+def _name(path: tuple) -> str:
+    return f"params{jax.tree_util.keystr(path)}"

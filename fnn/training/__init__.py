@@ -1,0 +1,15 @@
+"""`fit`, the one training loop, and `advance`, the pure function behind it."""
+
+from fnn.training.fitting import Fit as Fit
+from fnn.training.fitting import History as History
+from fnn.training.fitting import fit as fit
+from fnn.training.loop import Limits as Limits
+from fnn.training.loop import Progress as Progress
+from fnn.training.loop import Records as Records
+from fnn.training.loop import Source as Source
+from fnn.training.loop import Stop as Stop
+from fnn.training.loop import advance as advance
+from fnn.training.loop import look as look
+from fnn.training.loop import start as start
+from fnn.training.sources import evaluation_of as evaluation_of
+from fnn.training.sources import source_of as source_of

@@ -1,0 +1,258 @@
+"""The pure loop: steps within an epoch, epochs within a round, rounds within a call.
+
+Every step is optax's own idiom,
+
+    value, grad = jax.value_and_grad(value_fn)(params)
+    updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+    params = optax.apply_updates(params, updates)
+
+and at the end of a round the parameters are evaluated. The numbers of steps and rounds are
+arguments, so that training longer compiles nothing. Everything random is a function of the key and
+of the step's number, so that the way a run is cut into calls does not matter.
+"""
+
+import enum
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PyTree, Scalar
+
+
+class Stop(enum.IntEnum):
+    """Why training stopped; `str` gives a sentence."""
+
+    RUNNING = 0
+    BUDGET = 1
+    GOAL = 2
+    PATIENCE = 3
+    NON_FINITE = 4
+    CALLBACK = 5
+    DATA = 6
+
+    def __str__(self) -> str:
+        """The reason as a sentence."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Stop.RUNNING: "Still running.",
+    Stop.BUDGET: "All steps asked for were taken.",
+    Stop.GOAL: "The mean value over a round reached the goal.",
+    Stop.PATIENCE: "The validation loss stopped improving; the best parameters are returned.",
+    Stop.NON_FINITE: (
+        "A value or a parameter was not finite; the parameters before that round are returned. "
+        "Try a smaller learning rate, or look for log(0), sqrt(0) or 0/0 in the model."
+    ),
+    Stop.CALLBACK: "The callback asked for it.",
+    Stop.DATA: "The iterator of batches ran out.",
+}
+
+
+class Progress(NamedTuple):
+    """The carry of the loop: fixed shapes, so that it can be mapped over lanes and stored."""
+
+    params: PyTree
+    state: PyTree
+    step: Int[Array, ""]
+    stopped: Int[Array, ""]
+    best: PyTree
+    best_loss: Float[Array, ""]
+    waited: Int[Array, ""]
+
+
+class Limits(NamedTuple):
+    """How far one call of `advance` goes: traced numbers, so that other limits compile nothing."""
+
+    steps: int
+    rounds: int
+    goal: float = -np.inf
+    patience: int = np.iinfo(np.int32).max
+
+
+class Source(NamedTuple):
+    """Where value functions come from: `steps` in an epoch, `epoch(n)` being the n-th epoch.
+
+    `epoch(n)` prepares an epoch (draws the order of its examples) and returns a function from the
+    position of a step within it to that step's value function.
+    """
+
+    steps: int
+    epoch: Callable[[Int[Array, ""]], Callable[[Int[Array, ""]], Callable[[PyTree], Scalar]]]
+
+
+class Records(NamedTuple):
+    """What a call of `advance` saw: the value at each step, the evaluation after each round."""
+
+    value: Float[Array, " steps"]
+    steps: Int[Array, " rounds"]
+    evaluated: dict[str, Float[Array, " rounds"]]
+    rounds: Int[Array, ""]
+
+
+def start(rule: optax.GradientTransformation, params: PyTree, *, keep_best: bool) -> Progress:
+    """The loop's carry before the first step.
+
+    Args:
+        rule: an optax transformation.
+        params: the starting point.
+        keep_best: whether the parameters of the lowest validation loss are kept.
+
+    Returns:
+        The carry.
+    """
+    zero = jnp.zeros((), jnp.int32)
+    best = params if keep_best else None
+    return Progress(params, rule.init(params), zero, zero, best, jnp.array(jnp.inf), zero)
+
+
+def advance(
+    rule: optax.GradientTransformation,
+    source: Source,
+    evaluate: Callable[[PyTree], dict[str, Scalar]],
+    progress: Progress,
+    epoch: int,
+    limits: Limits,
+    *,
+    epochs: int = 1,
+    capacity: tuple[int, int],
+) -> tuple[Progress, Records]:
+    """Trains for some rounds: a pure function, for `jit` and `vmap`.
+
+    A lane that has stopped keeps its parameters and state while the others go on.
+
+    Args:
+        rule: an optax transformation, with or without extra arguments.
+        source: gives each step its value function.
+        evaluate: looks at the parameters after each round; returns named scalars, of which `loss`
+            decides about patience.
+        progress: the carry.
+        epoch: the number of epochs before this call.
+        limits: how far to go.
+        epochs: epochs in a round.
+        capacity: the most steps and rounds that the records can hold.
+
+    Returns:
+        The carry after it, and the records of these rounds; a lane's values end at its `step`.
+    """
+    rule = optax.with_extra_args_support(rule)
+
+    # The step is bare: what there is to judge is judged once a round, which costs nothing.
+    def run_step(value_fn: Callable[[PyTree], Scalar], carry: tuple):
+        clock, params, state, values, total = carry
+        value, grad = jax.value_and_grad(value_fn)(params)
+        updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+        values = values.at[clock].set(value.astype(values.dtype))
+        return clock + 1, optax.apply_updates(params, updates), state, values, total + value
+
+    def run_epoch(n: Array, carry: tuple):
+        value_fn_at = source.epoch(n)
+        steps = jnp.minimum(source.steps, limits.steps - carry[0])
+        return jax.lax.fori_loop(0, steps, lambda i, c: run_step(value_fn_at(i), c), carry)
+
+    # Loops count in `clock`, never in the lane's own `step`: under vmap a loop whose condition
+    # depends on the lane would copy every buffer at every step.
+    def run_round(carry: tuple[Array, Progress, Records]):
+        clock, p, records = carry
+        first = epoch + records.rounds * epochs
+        end, params, state, values, total = jax.lax.fori_loop(
+            first,
+            first + epochs,
+            run_epoch,
+            (clock, p.params, p.state, records.value, jnp.zeros((), records.value.dtype)),
+        )
+        p = judge(p, params, state, end - clock, total / (end - clock), limits.goal)
+        p, evaluated = look(evaluate, p, limits.patience)
+        r = records.rounds
+        steps = records.steps.at[r].set(p.step)
+        evaluated = {name: records.evaluated[name].at[r].set(v) for name, v in evaluated.items()}
+        return end, p, Records(values, steps, evaluated, r + 1)
+
+    def more_rounds(carry: tuple[Array, Progress, Records]):
+        clock, p, records = carry
+        within = (records.rounds < limits.rounds) & (clock < limits.steps)
+        return within & (p.stopped == Stop.RUNNING)
+
+    max_steps, max_rounds = capacity
+    zero = jnp.zeros((), jnp.int32)
+    value = jax.eval_shape(lambda params: source.epoch(zero)(zero)(params), progress.params)
+    evaluated = jax.eval_shape(evaluate, progress.params)
+    records = Records(
+        jnp.full(max_steps, jnp.nan, value.dtype),
+        jnp.zeros(max_rounds, jnp.int32),
+        {name: jnp.full(max_rounds, jnp.nan, v.dtype) for name, v in evaluated.items()},
+        zero,
+    )
+    return jax.lax.while_loop(more_rounds, run_round, (zero, progress, records))[1:]
+
+
+def judge(
+    progress: Progress,
+    params: PyTree,
+    state: PyTree,
+    steps: int | Int[Array, ""],
+    value: Scalar,
+    goal: float,
+) -> Progress:
+    """Takes what a round arrived at, unless it is not finite or the lane had stopped before.
+
+    Args:
+        progress: the carry before the round.
+        params: the parameters after it.
+        state: the rule's state after it.
+        steps: the steps of the round.
+        value: the mean value over these steps.
+        goal: the value to reach.
+
+    Returns:
+        The carry after the round.
+    """
+    running = progress.stopped == Stop.RUNNING
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(params, squared=True))
+    verdict = jnp.where(value <= goal, Stop.GOAL, Stop.RUNNING)
+    verdict = jnp.where(finite, verdict, Stop.NON_FINITE)
+    taken = functools.partial(jax.tree.map, lambda new, old: jnp.where(running & finite, new, old))
+    return progress._replace(
+        params=taken(params, progress.params),
+        state=taken(state, progress.state),
+        step=progress.step + jnp.where(running, steps, 0),
+        stopped=jnp.where(running, verdict, progress.stopped).astype(jnp.int32),
+    )
+
+
+def look(
+    evaluate: Callable[[PyTree], dict[str, Scalar]],
+    progress: Progress,
+    patience: int,
+) -> tuple[Progress, dict[str, Scalar]]:
+    """Evaluates the parameters, keeps the best, and stops when patience is out.
+
+    Args:
+        evaluate: returns named scalars; `loss` decides.
+        progress: the carry.
+        patience: the rounds to wait for a lower loss.
+
+    Returns:
+        The carry and what was evaluated.
+    """
+    evaluated = evaluate(progress.params)
+    if progress.best is None or not evaluated:
+        return progress, evaluated
+    loss = evaluated["loss"].astype(progress.best_loss.dtype)
+    better = loss < progress.best_loss
+    waited = jnp.where(better, 0, progress.waited + 1)
+    stop = (waited >= patience) & (progress.stopped == Stop.RUNNING)
+    best = jax.tree.map(
+        lambda new, old: jnp.where(better, new, old), progress.params, progress.best
+    )
+    progress = progress._replace(
+        best=best,
+        best_loss=jnp.where(better, loss, progress.best_loss),
+        waited=waited,
+        stopped=jnp.where(stop, Stop.PATIENCE, progress.stopped).astype(jnp.int32),
+    )
+    return progress, evaluated

@@ -1,0 +1,178 @@
+"""Where the loop's value functions come from, and what is evaluated between rounds."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree, Scalar
+
+from fnn.objective import Objective, ValueFunction
+from fnn.training.loop import Source
+
+Metric = Callable[[PyTree, PyTree], Scalar]
+
+
+def source_of(
+    objective: Objective | Callable[[Array], ValueFunction] | None,
+    data: PyTree,
+    *,
+    batch_size: int | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Source:
+    """The value functions that `fit` steps on.
+
+    Args:
+        objective: an `Objective`; a function of a key that returns a value function; or None, the
+            data being a value function.
+        data: arrays of examples, a value function, or None.
+        batch_size: examples in a batch; None is all of them. The last batch of an epoch is filled
+            up with examples of weight 0.
+        key: shuffles the examples anew in each epoch, and goes to the model if it takes a key.
+
+    Returns:
+        A source.
+
+    Raises:
+        ValueError: if value functions are to be drawn without a key.
+    """
+    if objective is None:
+        return Source(1, lambda _: lambda _: data)
+    if not isinstance(objective, Objective):
+        if key is None:
+            raise ValueError("fit: a function that draws value functions needs a key; pass key=")
+        return Source(1, lambda epoch: lambda _: objective(jax.random.fold_in(key, epoch)))
+    model_key = key if objective.takes_key else None
+    n = len(jax.tree.leaves(data)[0])
+    if batch_size is None or batch_size >= n:
+        return Source(1, lambda epoch: lambda _: objective.on(data, key=_fold(model_key, epoch)))
+    steps = -(-n // batch_size)
+
+    def epoch(number: Array) -> Callable[[Array], ValueFunction]:
+        order = jnp.arange(n)
+        if key is not None:  # a number of its own, apart from the model's keys
+            order = jax.random.permutation(jax.random.fold_in(key, ~number), order)
+        order = jnp.pad(order, (0, steps * batch_size - n), mode="edge")
+
+        def value_fn_at(position: Array) -> ValueFunction:
+            first = position * batch_size
+            rows = jax.lax.dynamic_slice(order, (first,), (batch_size,))
+            batch = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), data)
+            weights = None
+            if n % batch_size:
+                weights = jnp.where(first + jnp.arange(batch_size) < n, 1.0, 0.0)
+            step_key = _fold(_fold(model_key, number), position)
+            return objective.on(batch, weights=weights, key=step_key)
+
+        return value_fn_at
+
+    return Source(steps, epoch)
+
+
+def _fold(key: Array | None, number: int | Array) -> Array | None:
+    return None if key is None else jax.random.fold_in(key, number)
+
+
+def evaluation_of(
+    objective: Any, metrics: Iterable[tuple[str, Metric]], validation: PyTree
+) -> Callable[[PyTree], dict[str, Scalar]]:
+    """What is looked at after each round: the mean loss on validation data, and the metrics.
+
+    Args:
+        objective: an `Objective`; not needed where validation is a value function or None.
+        metrics: names and functions of all outputs and targets.
+        validation: data, a value function, or None.
+
+    Returns:
+        A function from parameters to named scalars.
+    """
+    if validation is None:
+        return lambda _: {}
+    if isinstance(validation, ValueFunction):
+        return lambda params: {"loss": validation(params)}
+
+    def evaluate(params: PyTree) -> dict[str, Scalar]:
+        inputs, targets = (validation, None) if objective.loss is None else validation
+        outputs = objective.outputs(params, inputs)
+        loss = Objective(objective.model, objective.loss).on(validation)(params)
+        return {"loss": loss} | {name: metric(outputs, targets) for name, metric in metrics}
+
+    return evaluate
+
+
+class Block(NamedTuple):
+    """Some batches of a stream, stacked and filled up to one shape; the first `used` are real."""
+
+    used: int
+    batches: PyTree
+    weights: Float[np.ndarray, "batches examples"]
+
+
+_BYTES = 2**26  # of batches stacked together
+_BATCHES = 32  # stacked together, at most
+
+
+def blocks_of(batches: Iterator[PyTree]) -> Iterator[Block]:
+    """Stacks the batches of a stream.
+
+    Args:
+        batches: trees of arrays whose first axis counts the examples, none larger than the first
+            batch. A smaller one is filled up by its last example at weight 0.
+
+    Yields:
+        Blocks of up to 32 batches or 64 MiB, all of one shape.
+
+    Raises:
+        ValueError: if a batch is empty or larger than the first.
+    """
+    first = next(batches, None)
+    if first is None:
+        return
+    n = len(jax.tree.leaves(first)[0])
+    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(first))
+    size = min(_BATCHES, max(1, _BYTES // max(size, 1)))
+    batches = itertools.chain([first], batches)
+    while group := list(itertools.islice(batches, size)):
+        lengths = [len(jax.tree.leaves(batch)[0]) for batch in group]
+        if not all(1 <= length <= n for length in lengths):
+            raise ValueError(
+                f"fit: expected batches of 1 to {n} examples, {n} being the first batch's, "
+                f"got one of {max(lengths) if max(lengths) > n else 0}"
+            )
+        used = len(group)
+        group += group[-1:] * (size - used)
+        lengths += lengths[-1:] * (size - used)
+        filled = [jax.tree.map(lambda leaf: _fill(leaf, n), batch) for batch in group]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+        weights = (np.arange(n) < np.array(lengths)[:, None]).astype(np.float32)
+        yield Block(used, stacked, weights)
+
+
+def _fill(leaf: Any, n: int) -> np.ndarray:
+    leaf = np.asarray(leaf)
+    return leaf if len(leaf) == n else leaf[np.minimum(np.arange(n), len(leaf) - 1)]
+
+
+def source_of_block(
+    objective: Objective, block: Block, *, done: int | Array, key: Key[Array, ""] | None
+) -> Source:
+    """The value functions of a block of batches.
+
+    Args:
+        objective: the objective.
+        block: the batches.
+        done: the number of steps before it.
+        key: goes to the model if it takes a key.
+
+    Returns:
+        A source of one epoch.
+    """
+
+    def value_fn_at(position: Array) -> ValueFunction:
+        batch, weights = jax.tree.map(lambda a: a[position], (block.batches, block.weights))
+        step_key = _fold(key if objective.takes_key else None, done + position)
+        return objective.on(batch, weights=weights, key=step_key)
+
+    return Source(len(block.weights), lambda _: value_fn_at)

@@ -1,0 +1,385 @@
+"""What every exported rule promises, whatever it does with a gradient.
+
+Rules are found by introspection: the exported functions that return a transformation and ask for
+nothing but numbers. None is skipped. All run in the loop of the package: they are offered value,
+gradient and value function, on a least squares problem that second-order rules can see into.
+"""
+
+import functools
+import inspect
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fnn import Objective, rules
+
+STEPS = 4
+
+
+def arguments(factory):
+    return inspect.signature(factory, eval_str=True).parameters
+
+
+def with_default(factory, value):
+    return {name for name, p in arguments(factory).items() if p.default is value}
+
+
+def numbers(factory):
+    """The arguments that may be traced, each with a value that is allowed."""
+    names = arguments(factory).keys() - set(rules.static_arguments(factory))
+    chosen = {inspect.Parameter.empty: 1e-2, None: 0.5}
+    defaults = {name: arguments(factory)[name].default for name in names}
+    return {name: chosen.get(default, default) for name, default in defaults.items()}
+
+
+def needed(factory):
+    """Small numbers for the arguments without a default."""
+    return {name: numbers(factory)[name] for name in with_default(factory, inspect.Parameter.empty)}
+
+
+def make(factory):
+    return factory(**needed(factory))
+
+
+def is_rule(function):
+    returned = inspect.signature(function, eval_str=True).return_annotation
+    static = set(rules.static_arguments(function))
+    required = with_default(function, inspect.Parameter.empty)
+    return returned is optax.GradientTransformationExtraArgs and not required & static
+
+
+RULES = {name: getattr(rules, name) for name in rules.__all__ if is_rule(getattr(rules, name))}
+every_rule = pytest.mark.parametrize("factory", RULES.values(), ids=RULES)
+
+OBJECTIVE = Objective(
+    lambda params, x: jnp.dot(x, params["w"]) + params["b"],
+    lambda outputs, target: 0.5 * jnp.sum(jnp.square(outputs - target)),
+)
+
+
+@functools.cache
+def data(seed=0, dtype=float):
+    w_key, x_key, noise_key = jax.random.split(jax.random.key(seed), 3)
+    inputs = jax.random.normal(x_key, (12, 3))
+    targets = inputs @ jax.random.normal(w_key, (3, 2)) + jax.random.normal(noise_key, (12, 2))
+    return inputs.astype(dtype), targets.astype(dtype)
+
+
+def initial():
+    return {"w": jnp.full((3, 2), 0.5, float), "b": jnp.array([0.3, -0.2])}
+
+
+def update(rule, state, params, value_fn, **extra_args):
+    value, grad = jax.value_and_grad(value_fn)(params)
+    extra_args |= {"value": value, "grad": grad, "value_fn": value_fn}
+    return rule.update(grad, state, params, **extra_args)
+
+
+def train(rule, start=None, value_fn=None, **extra_args):
+    """Parameters and updates after each of a few steps, and the last state; not compiled."""
+    params, value_fn = start or initial(), value_fn or OBJECTIVE.on(data())
+    state, path = rule.init(params), []
+    for _ in range(STEPS):
+        updates, state = update(rule, state, params, value_fn, **extra_args)
+        params = optax.apply_updates(params, updates)
+        path.append((params, updates))
+    return path, state
+
+
+def compiled(rule):
+    return optax.GradientTransformationExtraArgs(rule.init, jax.jit(rule.update))
+
+
+@functools.cache
+def reference(factory):
+    """The path of a rule with its defaults."""
+    return train(make(factory))
+
+
+def assert_close(actual, expected, rtol=1e-9, atol=1e-12):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), actual, expected
+    )
+
+
+def signature_of(tree):
+    """Structure, shapes and dtypes."""
+    return jax.tree.map(lambda leaf: jax.typeof(leaf).str_short(), tree)
+
+
+# What is exported ---------------------------------------------------------------------------------
+
+
+def test_rules_are_found():
+    assert {"sgd", "momentum", "nesterov", "adagrad", "rmsprop"} <= RULES.keys()
+    assert {"adam", "adamw", "rprop"} <= RULES.keys()
+    assert "static_arguments" not in RULES
+
+
+@every_rule
+def test_is_documented(factory):
+    text = inspect.getdoc(factory)
+    for section in ("Args:", "Units:", "Invariant:", "Returns:", "Source:", "Example:"):
+        assert f"\n{section}\n" in text, section
+    for name in arguments(factory):
+        assert f"\n    {name}: " in text, name
+
+
+@every_rule
+def test_is_of_the_type_that_optax_asks_for(factory):
+    assert isinstance(make(factory), optax.GradientTransformationExtraArgs)
+
+
+@every_rule
+def test_static_arguments_are_told_by_their_annotations(factory):
+    kinds = typing.get_type_hints(factory)
+    for name in rules.static_arguments(factory):
+        assert float not in (kinds[name], *typing.get_args(kinds[name]))
+    assert numbers(factory)
+
+
+# Inside JAX ---------------------------------------------------------------------------------------
+
+
+@every_rule
+def test_descends(factory):
+    (*_, (last, _)), _ = reference(factory)
+    value_fn = OBJECTIVE.on(data())
+    assert value_fn(last) < value_fn(initial())
+
+
+@every_rule
+def test_scan_is_the_python_loop(factory):
+    rule = make(factory)
+
+    @jax.jit
+    def scanned(params, value_fn):
+        def step(carry, _):
+            params, state = carry
+            updates, state = update(rule, state, params, value_fn)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, rule.init(params)), length=STEPS)[0]
+
+    (*_, (last, _)), state = reference(factory)
+    assert_close(scanned(initial(), OBJECTIVE.on(data())), (last, state))
+
+
+@every_rule
+def test_one_compilation_serves_every_batch(factory):
+    rule, traces = make(factory), []
+
+    @jax.jit
+    def step(params, state, value_fn):
+        traces.append(1)
+        updates, state = update(rule, state, params, value_fn)
+        return optax.apply_updates(params, updates), state
+
+    start = initial()
+    state = rule.init(start)
+    for seed in range(3):
+        start, state = step(start, state, OBJECTIVE.on(data(seed)))
+    assert len(traces) == 1
+
+
+@every_rule
+def test_state_keeps_structure_shapes_and_dtypes(factory):
+    rule = make(factory)
+    state = rule.init(initial())
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    updates, after = jax.eval_shape(
+        lambda state: update(rule, state, initial(), OBJECTIVE.on(data())), state
+    )
+    assert signature_of(after) == signature_of(state)
+    assert signature_of(updates) == signature_of(initial())
+
+
+MIXED = {"w": jnp.bfloat16, "b": jnp.float32}
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["numbers", "float64 arrays"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64", "mixed"])
+@every_rule
+def test_updates_keep_the_dtype_of_the_gradient(factory, dtype, traced):
+    kinds = MIXED if dtype == "mixed" else dict.fromkeys(MIXED, dtype)
+    start = jax.tree.map(lambda leaf, kind: leaf.astype(kind), initial(), kinds)
+    hyperparameters = jax.tree.map(jnp.float64, numbers(factory)) if traced else {}
+
+    def step(start, hyperparameters):
+        rule = factory(**(needed(factory) | hyperparameters))
+        state = rule.init(start)
+        return *update(rule, state, start, OBJECTIVE.on(data(dtype="float32"))), state
+
+    updates, after, state = jax.eval_shape(step, start, hyperparameters)
+    assert signature_of(updates) == signature_of(start)
+    assert signature_of(after) == signature_of(state)
+
+
+@every_rule
+def test_missing_leaves_stay_missing(factory):
+    start = initial() | {"b": None}
+    value_fn = OBJECTIVE.on(data()).freeze(initial(), {"w": False, "b": True})
+    before = start
+    for after, updates in train(make(factory), start, value_fn)[0]:
+        assert after["b"] is updates["b"] is None
+        assert np.any(after["w"] != before["w"])
+        before = after
+
+
+@every_rule
+def test_every_number_may_be_traced_and_mapped(factory):
+    """Lanes with other numbers are runs with those numbers."""
+    lanes = [{n: v * factor for n, v in numbers(factory).items()} for factor in (1.0, 0.999)]
+    stacked = jax.tree.map(lambda *values: jnp.array(values), *lanes)
+    mapped = jax.vmap(lambda numbers: train(factory(**numbers)))(stacked)
+    for i, lane in enumerate(lanes):
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), train(factory(**lane)))
+
+
+@every_rule
+def test_starts_may_be_mapped(factory):
+    starts = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), initial())
+    mapped = jax.vmap(functools.partial(train, make(factory)))(starts)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], mapped), reference(factory))
+
+
+# Inside optax -------------------------------------------------------------------------------------
+
+
+@every_rule
+def test_unknown_extra_arguments_are_ignored(factory):
+    assert_close(train(make(factory), unknown=jnp.nan), reference(factory))
+
+
+@every_rule
+def test_inject_hyperparams(factory):
+    injected = optax.inject_hyperparams(factory, rules.static_arguments(factory))
+    rule = make(injected)
+    path, state = train(rule)
+    assert_close((path, state.inner_state), reference(factory))
+    optional = {n for n, p in arguments(factory).items() if p.default is None}
+    assert state.hyperparams.keys() == numbers(factory).keys() - optional
+
+
+@every_rule
+def test_schedules_are_taken_where_the_signature_says_so(factory):
+    values = numbers(factory)
+    annotated = {
+        name
+        for name, p in arguments(factory).items()
+        if optax.Schedule in typing.get_args(p.annotation)
+    }
+    schedules = {name: optax.constant_schedule(values[name]) for name in annotated}
+    assert_close(train(factory(**(needed(factory) | schedules)))[0], reference(factory)[0])
+    for name in values.keys() - annotated:
+        with pytest.raises(TypeError, match=rf"{name}.*try optax.inject_hyperparams"):
+            factory(**(needed(factory) | {name: optax.constant_schedule(values[name])}))
+
+
+@every_rule
+def test_map_params_over_the_state(factory):
+    rule = make(factory)
+    _, state = reference(factory)
+    assert_close(optax.tree.map_params(rule, lambda leaf: leaf, state), state)
+    marked = optax.tree.map_params(rule, lambda _: "like params", state, transform_non_params=str)
+    assert jax.tree.structure(marked) == jax.tree.structure(state)
+
+
+@every_rule
+def test_chain(factory):
+    rule = optax.chain(optax.clip_by_global_norm(1e6), make(factory))
+    path, (_, state) = train(rule)
+    assert_close((path, state), reference(factory))
+
+
+@every_rule
+def test_apply_if_finite(factory):
+    rule = compiled(optax.apply_if_finite(make(factory), max_consecutive_errors=2))
+    path, state = train(rule)
+    assert_close((path, state.inner_state), reference(factory))
+    broken = OBJECTIVE.on(data()) * jnp.nan
+    updates, after = update(rule, state, initial(), broken)
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(updates))
+    assert_close(after.inner_state, state.inner_state)
+
+
+@every_rule
+def test_multi_steps(factory):
+    rule = compiled(optax.MultiSteps(make(factory), every_k_schedule=2, accumulator_dtype=float))
+    start = initial()
+    first, state = update(rule, rule.init(start), start, OBJECTIVE.on(data()))
+    second, state = update(rule, state, start, OBJECTIVE.on(data()))
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(first))
+    ((_, updates), *_), _ = reference(factory)
+    assert_close(second, updates)
+
+
+@every_rule
+def test_masked(factory):
+    rule, value_fn, start = make(factory), OBJECTIVE.on(data()), initial()
+    masked = optax.masked(rule, {"w": True, "b": False})
+    updates, _ = update(masked, masked.init(start), start, value_fn)
+    free, part = start | {"b": None}, value_fn.freeze(start, {"w": False, "b": True})
+    alone, _ = update(rule, rule.init(free), free, part)
+    assert_close(updates, {"w": alone["w"], "b": jax.grad(value_fn)(start)["b"]})
+
+
+# Misuse -------------------------------------------------------------------------------------------
+
+
+@every_rule
+def test_numbers_out_of_range_are_named(factory):
+    for name in numbers(factory):
+        for wrong in (-1.0, np.float32(-1.0), np.nan):
+            with pytest.raises(ValueError, match=rf"{factory.__name__}: expected {name} in .*try"):
+                factory(**(needed(factory) | {name: wrong}))
+
+
+@every_rule
+def test_values_that_are_no_numbers_are_named(factory):
+    for name in numbers(factory):
+        for wrong in ("1e-3", np.ones(2), [0.1]):
+            with pytest.raises(TypeError, match=rf"{factory.__name__}: expected {name} to.*try"):
+                factory(**(needed(factory) | {name: wrong}))
+
+
+@every_rule
+def test_leaves_that_cannot_be_trained_are_named(factory):
+    for wrong in (jnp.arange(3), 7, jax.random.key(0), jnp.tanh):
+        with pytest.raises(TypeError, match=r"init: expected parameters.*at params\['n'\]; try"):
+            make(factory).init(initial() | {"n": wrong})
+
+
+@every_rule
+def test_gradients_of_other_parameters_are_refused(factory):
+    rule, value_fn = make(factory), OBJECTIVE.on(data())
+    state, grad = rule.init(initial()), jax.grad(value_fn)(initial())
+    extra_args = {"value": value_fn(initial()), "grad": grad, "value_fn": value_fn}
+    for wrong in (grad | {"c": grad["b"]}, {"w": grad["w"]}, grad["w"], grad | {"b": (grad["b"],)}):
+        with pytest.raises(ValueError, match=r"(?s)of one structure, got updates.*and params.*try"):
+            rule.update(wrong, state, initial(), **extra_args)
+    with pytest.raises(ValueError, match=r"of one shape, got \(2,\) and \(3, 2\) at params\['w'\]"):
+        rule.update(grad | {"w": grad["b"]}, state, initial(), **extra_args)
+
+
+@every_rule
+def test_states_of_other_parameters_are_refused(factory):
+    rule, value_fn = make(factory), OBJECTIVE.on(data())
+    for other in (initial() | {"c": jnp.ones(2)}, initial() | {"w": jnp.ones((4, 2))}):
+        state = rule.init(other)
+        if signature_of(state) == signature_of(rule.init(initial())):
+            continue  # a state without trees fits all parameters
+        with pytest.raises(ValueError, match=r"(?s)expected updates and state of one.*try"):
+            update(rule, state, initial(), value_fn)
+
+
+def test_static_arguments_of_bare_functions_are_refused():
+    def bare(learning_rate, nesterov: bool = False):
+        return rules.sgd(learning_rate, nesterov=nesterov)
+
+    with pytest.raises(TypeError, match=r"expected annotated arguments, got learning_rate"):
+        rules.static_arguments(bare)

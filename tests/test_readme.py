@@ -1,0 +1,25 @@
+"""The README's Python runs, and its commands are the ones that CI runs."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_code_runs_from_top_to_bottom(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 5
+    names = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert "All steps asked for were taken." in capsys.readouterr().out
+
+
+def test_ci_runs_the_command_that_the_readme_gives():
+    commands = re.findall(r"```sh\n(.*?)\n```", README)
+    assert commands == [
+        "pip install uv && uv run fnn race digits",
+        "pip install uv && uv run pytest",
+    ]
+    assert r"s/^pip install uv && \(uv run pytest\)$/\1/p" in (ROOT / ".ci" / "run").read_text()

@@ -1,0 +1,344 @@
+"""`fit` against loops written out, its stop reasons, its compilations, and its lanes."""
+
+import io
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fnn
+from fnn import training
+from fnn.training import Stop, fit
+
+KEY = jax.random.key(0)
+INPUTS = jax.random.normal(jax.random.fold_in(KEY, 1), (10, 3))
+WEIGHT = jnp.array([1.0, -2.0, 0.5])
+TARGETS = INPUTS @ WEIGHT + 0.1 * jax.random.normal(jax.random.fold_in(KEY, 2), (10,))
+DATA = INPUTS, TARGETS
+START = {"weight": jnp.zeros(3), "bias": jnp.zeros(())}
+RULE = optax.adam(0.1)
+
+
+def model(params, x):
+    return x @ params["weight"] + params["bias"]
+
+
+def loss(output, target):
+    return 0.5 * (output - target) ** 2
+
+
+OBJECTIVE = fnn.Objective(model, loss)
+
+
+def written_out(value_fns, params=START, rule=RULE):
+    """The loop of the README, one step for each value function."""
+    rule = optax.with_extra_args_support(rule)
+    state, values = rule.init(params), []
+
+    @jax.jit
+    def step(params, state, value_fn):
+        value, grad = jax.value_and_grad(value_fn)(params)
+        extra = {"value": value, "grad": grad, "value_fn": value_fn}
+        updates, state = rule.update(grad, state, params, **extra)
+        return optax.apply_updates(params, updates), state, value
+
+    for value_fn in value_fns:
+        params, state, value = step(params, state, value_fn)
+        values.append(value)
+    return params, state, np.array(values)
+
+
+def assert_close(a, b, rtol=1e-12):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-14), a, b)
+
+
+def batches(size, objective=OBJECTIVE):
+    return [objective.on((INPUTS[i : i + size], TARGETS[i : i + size])) for i in range(0, 10, size)]
+
+
+@pytest.mark.parametrize("rule", [RULE, optax.lbfgs()])
+def test_full_batch(rule):
+    fitted = fit(rule, OBJECTIVE, START, DATA, steps=6)
+    params, state, values = written_out([OBJECTIVE.on(DATA)] * 6, rule=rule)
+    assert_close((fitted.params, fitted.state, fitted.history.value), (params, state, values))
+    assert fitted.stopped == Stop.BUDGET
+    np.testing.assert_array_equal(fitted.history.steps, np.arange(1, 7))
+
+
+@pytest.mark.parametrize("size", [5, 4])
+def test_mini_batches_come_in_order_without_a_key(size):
+    fitted = fit(RULE, OBJECTIVE, START, DATA, epochs=3, batch_size=size)
+    params, state, values = written_out(batches(size) * 3)
+    assert_close((fitted.params, fitted.state, fitted.history.value), (params, state, values))
+    np.testing.assert_array_equal(fitted.history.steps, len(batches(size)) * np.arange(1, 4))
+
+
+def test_streams_of_batches():
+    class Batches:
+        def __iter__(self):
+            return ((INPUTS[i : i + 4], TARGETS[i : i + 4]) for i in range(0, 10, 4))
+
+    streamed = fit(RULE, OBJECTIVE, START, Batches(), epochs=3, validation=DATA)
+    arrays = fit(RULE, OBJECTIVE, START, DATA, epochs=3, batch_size=4, validation=DATA)
+    assert_close(streamed, arrays)
+
+    cut = fit(RULE, OBJECTIVE, START, Batches(), steps=7, validation=DATA)
+    assert_close(cut, fit(RULE, OBJECTIVE, START, DATA, steps=7, batch_size=4, validation=DATA))
+
+    ended = fit(RULE, OBJECTIVE, START, iter(Batches()), epochs=3)
+    assert ended.stopped == Stop.DATA
+    assert len(ended.history.value) == 3
+
+
+def test_a_value_function_of_several_blocks():
+    value_fn = OBJECTIVE.on(DATA) + 3.0 * OBJECTIVE.on((INPUTS[:2], TARGETS[:2])) + fnn.l2(0.1)
+    fitted = fit(RULE, value_fn, START, steps=5, validation=OBJECTIVE.on(DATA))
+    params, _, values = written_out([value_fn] * 5)
+    assert_close((fitted.params, fitted.history.value), (params, values))
+    np.testing.assert_allclose(fitted.history.validation["loss"][-1], OBJECTIVE.on(DATA)(params))
+
+
+def test_a_penalized_objective_penalizes_every_batch_but_not_the_validation():
+    objective = OBJECTIVE + fnn.l2(0.1)
+    fitted = fit(RULE, objective, START, DATA, epochs=2, batch_size=4, validation=DATA)
+    params, _, values = written_out(batches(4, objective) * 2)
+    assert_close((fitted.params, fitted.history.value), (params, values))
+    np.testing.assert_allclose(fitted.history.validation["loss"][-1], OBJECTIVE.on(DATA)(params))
+
+
+def test_fresh_points_are_drawn_at_every_step():
+    def draw(key):
+        inputs = jax.random.normal(key, (4, 3))
+        return OBJECTIVE.on((inputs, inputs @ WEIGHT))
+
+    fitted = fit(RULE, draw, START, steps=200, key=KEY)
+    assert len(set(fitted.history.value.tolist())) == 200
+    np.testing.assert_allclose(fitted.params["weight"], WEIGHT, atol=1e-2)
+    assert_close(fitted, fit(RULE, draw, START, steps=200, key=KEY))
+
+
+def test_a_key_shuffles_each_epoch_anew_and_every_example_counts_once():
+    still = optax.sgd(0.0)
+    history = fit(still, OBJECTIVE, START, DATA, epochs=5, batch_size=2, key=KEY).history
+    epochs = history.value.reshape(5, 5)
+    np.testing.assert_allclose(epochs.mean(1), OBJECTIVE.on(DATA)(START), rtol=1e-12)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+def test_a_model_gets_a_key_only_in_training():
+    def noisy(params, x, *, key=None):
+        return model(params, x) if key is None else jnp.asarray(jax.random.normal(key))
+
+    objective = fnn.Objective(noisy, loss)
+    trained = fit(RULE, objective, START, DATA, steps=3, key=KEY, validation=DATA)
+    assert len(set(trained.history.value.tolist())) == 3
+    silent = fit(RULE, objective, START, DATA, steps=3, validation=DATA)
+    assert_close(silent, fit(RULE, OBJECTIVE, START, DATA, steps=3, validation=DATA))
+    validation = OBJECTIVE.on(DATA)(trained.params)
+    np.testing.assert_allclose(trained.history.validation["loss"][-1], validation)
+
+
+def test_how_a_run_is_cut_into_chunks_does_not_matter():
+    calls = []
+    options = {"epochs": 30, "batch_size": 3, "key": KEY, "validation": DATA, "every": 2}
+    whole = fit(RULE, OBJECTIVE, START, DATA, **options)
+    cut = fit(RULE, OBJECTIVE, START, DATA, **options, callback=calls.append)
+    assert jax.tree.all(jax.tree.map(np.array_equal, whole, cut))
+    assert [len(call.history.steps) for call in calls] == list(range(1, 16))
+
+
+def test_a_run_goes_on_from_its_state():
+    whole = fit(RULE, OBJECTIVE, START, DATA, steps=8)
+    first = fit(RULE, OBJECTIVE, START, DATA, steps=3)
+    second = fit(RULE, OBJECTIVE, first.params, DATA, steps=5, state=first.state)
+    assert_close(second.params, whole.params)
+
+
+# Validation and stopping --------------------------------------------------------------------------
+
+
+def test_metrics_see_all_outputs_and_targets():
+    metrics = {"worst": lambda outputs, targets: jnp.abs(outputs - targets).max()}
+    fitted = fit(RULE, OBJECTIVE, START, DATA, steps=4, validation=DATA, metrics=metrics)
+    worst = jnp.abs(OBJECTIVE.outputs(fitted.params, INPUTS) - TARGETS).max()
+    np.testing.assert_allclose(fitted.history.validation["worst"][-1], worst)
+    assert len(fitted.history.validation["worst"]) == 4
+
+
+def test_patience_returns_the_best_parameters():
+    other = INPUTS, INPUTS @ (0.5 * WEIGHT)  # passed by on the way from zero to WEIGHT
+    fitted = fit(optax.sgd(0.02), OBJECTIVE, START, DATA, steps=500, validation=other, patience=5)
+    losses = fitted.history.validation["loss"]
+    assert fitted.stopped == Stop.PATIENCE
+    assert 0 < losses.argmin() == len(losses) - 6
+    np.testing.assert_allclose(OBJECTIVE.on(other)(fitted.params), losses.min(), rtol=1e-12)
+
+
+def test_the_goal_ends_a_run():
+    fitted = fit(RULE, OBJECTIVE, START, DATA, steps=1000, goal=0.1)
+    assert fitted.stopped == Stop.GOAL
+    assert fitted.history.value[-1] <= 0.1 < fitted.history.value[-2]
+
+
+def test_a_value_that_is_not_finite_ends_a_run_with_the_parameters_before_it():
+    def fragile(params, x):
+        return jnp.sqrt(1.0 - params["bias"]) + 0.0 * x[0]
+
+    objective = fnn.Objective(fragile, lambda output, _: output)
+    fitted = fit(optax.sgd(0.2), objective, START, DATA, steps=100)
+    assert fitted.stopped == Stop.NON_FINITE
+    assert np.isnan(fitted.history.value[-1])
+    assert np.isfinite(fitted.history.value[:-1]).all()
+    assert jnp.isfinite(OBJECTIVE.on(DATA)(fitted.params))
+    assert "finite" in str(fitted.stopped)
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_parameters():
+    objective = fnn.Objective(lambda params, x: jnp.sqrt(params["bias"] * x[0]), loss)
+    fitted = fit(optax.sgd(0.1), objective, START, (INPUTS**2, TARGETS), steps=5)
+    assert fitted.stopped == Stop.NON_FINITE
+    assert_close(fitted.params, START)
+
+
+def test_a_callback_can_end_a_run():
+    fitted = fit(RULE, OBJECTIVE, START, DATA, steps=50, callback=lambda f: f.history.steps[-1] > 9)
+    assert fitted.stopped == Stop.CALLBACK
+    assert len(fitted.history.value) == 10
+
+
+def test_every_reason_reads_as_a_sentence():
+    assert all(str(reason).endswith(".") for reason in Stop)
+
+
+# Cost ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows with every compilation."""
+    seen, watching = [], [True]
+
+    def listen(event, _, **__):
+        if watching and event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    watching.clear()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch_size": 4, "key": KEY}, {"batch_size": 4, "validation": DATA, "patience": 9}],
+)
+def test_a_second_call_compiles_nothing(compilations, options):
+    rule, other = optax.adam(0.1), jax.tree.map(jnp.ones_like, START)
+    fit(rule, OBJECTIVE, START, DATA, epochs=3, **options)
+    assert compilations, "the first call compiles, or the listener does not listen"
+    compilations.clear()
+    fit(rule, OBJECTIVE, START, DATA, epochs=700, **options)
+    fit(rule, OBJECTIVE, other, DATA, steps=5, **options)
+    assert not compilations
+
+
+def test_python_looks_in_between_chunks_only(monkeypatch):
+    calls = itertools.count()
+    original = training.fitting._advance
+    monkeypatch.setattr(
+        training.fitting, "_advance", lambda *args: (next(calls), original(*args))[1]
+    )
+    fit(RULE, OBJECTIVE, START, DATA, steps=4000)
+    assert next(calls) < 40
+
+
+def test_lanes_that_diverge_do_not_disturb_the_others():
+    rates = jnp.array([0.1, 1e200, 0.01])
+    value_fn = OBJECTIVE.on(DATA)
+    source = training.source_of(None, value_fn)
+    limits = training.Limits(steps=20, rounds=10)
+
+    def lane(rate):
+        rule = optax.sgd(rate)
+        progress = training.start(rule, START, keep_best=False)
+        return training.advance(
+            rule, source, lambda _: {}, progress, 0, limits, epochs=2, capacity=(20, 10)
+        )
+
+    progress, records = jax.jit(jax.vmap(lane))(rates)
+    assert progress.stopped.tolist() == [Stop.RUNNING, Stop.NON_FINITE, Stop.RUNNING]
+    assert progress.step.tolist()[::2] == [20, 20]
+    assert progress.step[1] < 20
+    for i in (0, 2):
+        params, _, values = written_out([value_fn] * 20, rule=optax.sgd(float(rates[i])))
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i], (progress.params, records.value))
+        assert_close(mine, (params, values))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(progress.params))
+
+
+# The progress bar ---------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_the_bar_shows_on_a_terminal_only(monkeypatch):
+    for stream, shows in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        fit(RULE, OBJECTIVE, START, DATA, steps=20)
+        assert ("100%" in stream.getvalue()) == shows
+
+
+def test_the_bar_needs_rich(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    fit(RULE, OBJECTIVE, START, DATA, steps=20)
+    assert stream.getvalue() == ""
+
+
+# Misuse -------------------------------------------------------------------------------------------
+
+BROKEN = INPUTS.at[3, 1].set(jnp.nan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((OBJECTIVE, START, DATA), {}, "either steps= or epochs="),
+        ((OBJECTIVE, START, DATA), {"steps": 1, "epochs": 1}, "either steps= or epochs="),
+        ((OBJECTIVE, START, DATA), {"steps": 0}, "steps of at least 1, got 0"),
+        ((OBJECTIVE, START, DATA), {"steps": 1, "batch_size": -2}, "batch_size of at least 1"),
+        ((OBJECTIVE, START, DATA), {"steps": 1, "patience": 3}, "pass validation="),
+        ((OBJECTIVE, START), {"steps": 1}, "an Objective needs data"),
+        ((OBJECTIVE, START, INPUTS), {"steps": 1}, r"expected data = \(inputs, targets\)"),
+        ((OBJECTIVE, START, (INPUTS[:0], TARGETS[:0])), {"steps": 1}, "at least one example"),
+        ((OBJECTIVE, START, (BROKEN, TARGETS)), {"steps": 1}, r"data\[0\], .* index \(3, 1\)"),
+        ((OBJECTIVE, START, DATA), {"steps": 1, "validation": (BROKEN, TARGETS)}, "validation"),
+        ((OBJECTIVE, {**START, "bias": jnp.inf}, DATA), {"steps": 1}, r"params\['bias'\]"),
+        ((OBJECTIVE.on(DATA), START, DATA), {"steps": 1}, "brings its own"),
+        ((OBJECTIVE.on(DATA), START), {"steps": 1, "batch_size": 2}, "batch_size= cuts arrays"),
+        ((lambda _: OBJECTIVE.on(DATA), START), {"steps": 1}, "needs a key"),
+        ((OBJECTIVE, START, iter([])), {"steps": 1}, "iterable without any"),
+        (
+            (OBJECTIVE, START, iter([(INPUTS[:2], TARGETS[:2]), DATA])),
+            {"steps": 9},
+            "batches of 1 to 2 examples",
+        ),
+    ],
+)
+def test_misuse_raises_before_anything_runs(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(RULE, *arguments, **options)
+
+
+def test_integer_parameters_are_named():
+    with pytest.raises(TypeError, match=r"floating point, got params\['bias'\] of int"):
+        fit(RULE, OBJECTIVE, {**START, "bias": jnp.array(0)}, DATA, steps=1)
