@@ -290,8 +290,32 @@ class Block:
         inputs, targets, weights, keys = jax.tree.map(cut, whole)
         return Block(inputs, targets, weights, keys, self.model, self.loss, chunk=None)
 
-    def _loss(self, params: PyTree, x: PyTree, target: PyTree, key: Array | None) -> Scalar:
-        outputs = self.model(params, x) if key is None else self.model(params, x, key=key)
+    def answer(self, params: PyTree, x: PyTree, key: Array | None) -> PyTree:
+        """The model's outputs for one example.
+
+        Args:
+            params: the model's parameters.
+            x: the example.
+            key: given to the model if there is one.
+
+        Returns:
+            The outputs.
+        """
+        return self.model(params, x) if key is None else self.model(params, x, key=key)
+
+    def judge(self, outputs: PyTree, target: PyTree) -> Scalar:
+        """The loss of one example.
+
+        Args:
+            outputs: the model's.
+            target: None without a loss.
+
+        Returns:
+            The loss, half the sum of squares of the outputs without one.
+
+        Raises:
+            ValueError: if the loss is not a scalar.
+        """
         if self.loss is None:
             squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(outputs)]
             return 0.5 * functools.reduce(operator.add, squares)
@@ -302,6 +326,9 @@ class Block:
                 f"got shape {jnp.shape(value)}; sum over the outputs in the loss"
             )
         return value
+
+    def _loss(self, params: PyTree, x: PyTree, target: PyTree, key: Array | None) -> Scalar:
+        return self.judge(self.answer(params, x, key), target)
 
 
 @jax.tree_util.register_dataclass

@@ -2,6 +2,7 @@
 
 `capture` a batch, then ask it: `gram`, `product`, `transpose_product`, `diagonal`, `kronecker`,
 `norms`, `jacobian`. `explain` tells what the capture of a model will cost, leaf by leaf.
+`gauss_newton_system` does all of it for a value function, as `solvers` want it.
 """
 
 from fnn.curvature.explain import explain as explain
@@ -15,3 +16,5 @@ from fnn.curvature.products import jacobian as jacobian
 from fnn.curvature.products import kronecker as kronecker
 from fnn.curvature.products import product as product
 from fnn.curvature.products import transpose_product as transpose_product
+from fnn.curvature.systems import Quadratic as Quadratic
+from fnn.curvature.systems import gauss_newton_system as gauss_newton_system

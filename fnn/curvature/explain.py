@@ -95,7 +95,8 @@ def explain(
     (outputs,) = (value.aval for value in program.outputs)
     rows = rows or outputs.size
     paths = jax.tree_util.tree_leaves_with_path(params)
-    chosen = choices(program, examples, rows, outputs.dtype.itemsize)
+    shape = examples, rows
+    chosen = choices(program, program, shape, shape, outputs.dtype.itemsize)
     leaves = []
     for index, ((path, _), choice) in enumerate(zip(paths, chosen, strict=True)):
         touching = [use for use in program.uses if index in use.weight.leaves]

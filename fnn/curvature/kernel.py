@@ -46,98 +46,128 @@ class Choice(NamedTuple):
     """How one leaf enters the Gram matrix.
 
     Attributes:
-        groups: the uses whose cross terms count, each with whether left and right are exchanged;
-            None for the explicit form.
+        groups: the uses whose cross terms count, on the left and on the right, each with whether
+            its left and right are exchanged; None for the explicit form.
         why: in words.
         flops: of the full matrix, in this form.
         memory: bytes that it adds to a tile, for every pair of examples and for every example.
     """
 
-    groups: list[list[tuple[int, bool]]] | None
+    groups: "list[tuple[_Group, _Group]] | None"
     why: str
     flops: float
     memory: tuple[float, float]
 
 
-def choices(program: Program, n: int, r: int, itemsize: int = 4) -> list[Choice]:
+_Group = list[tuple[int, bool]]
+
+
+def choices(
+    one: Program, two: Program, rows: tuple[int, int], columns: tuple[int, int], itemsize: int = 4
+) -> list[Choice]:
     """For every leaf, the cheaper exact form of its part of the Gram matrix.
 
     Args:
-        program: the model's.
-        n: number of examples.
-        r: number of rows of each.
+        one: the program of the model on the left.
+        two: on the right; the same object where it is the same model.
+        rows: the numbers of examples and of rows of each on the left.
+        columns: on the right.
         itemsize: bytes of a number.
 
     Returns:
         One choice for every leaf of the parameters.
     """
-    return [_choice(program, leaf, n, r, itemsize) for leaf in range(len(program.params))]
+    leaves = range(len(one.params))
+    return [_choice(one, two, leaf, rows, columns, itemsize) for leaf in leaves]
 
 
-def _choice(program: Program, leaf: int, n: int, r: int, itemsize: int) -> Choice:
-    touching = [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
-    size = math.prod(program.params[leaf].aval.shape)
-    if not program.params[leaf].leaves:
+def _choice(
+    one: Program,
+    two: Program,
+    leaf: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    itemsize: int,
+) -> Choice:
+    (n, r), (m, s) = rows, columns
+    sides = [(one, n, r)] if one is two else [(one, n, r), (two, m, s)]
+    size = math.prod(one.params[leaf].aval.shape)
+    if not one.params[leaf].leaves:
         return Choice([], "a constant: not a real number", 0.0, (0.0, 0.0))
-    if not touching:
+    if not all(_touching(program, leaf) for program, _, _ in sides):
         return Choice([], "not used", 0.0, (0.0, 0.0))
-    used = [program.uses[i] for i in touching]
+    used = [p.uses[i] for p, _, _ in sides for i in _touching(p, leaf)]
     entering = sorted({use.name for use in used})
-    forming = sum(2.0 * n * r * _positions(u) * math.prod(u.form.shape) for u in used if u.operand)
+    forming = sum(_forming(program, leaf, count * each) for program, count, each in sides)
     explicit = Choice(
         None,
         f"{', '.join(entering)}: ",
-        forming + 2.0 * (n * r) ** 2 * size,
-        (0, itemsize * r * size),
+        forming + 2.0 * n * r * m * s * size,
+        (0, itemsize * max(r, s) * size),
     )
     unviewed = [use.name for use in used if leaf not in use.weight.views]
     if unviewed:
         return explicit._replace(why=f"{explicit.why}not a view of its entries")
-    groups = _groups(program, leaf, touching)
+    groups = _groups(one, two, leaf)
     if groups is None:
         return explicit._replace(why=f"{explicit.why}uses that overlap in part")
     flops = widest = 0.0
-    for group in groups:
-        for i, _ in group:
-            for j, _ in group:
-                one, two = program.uses[i], program.uses[j]
-                pairs = 1.0 * n * n * _positions(one) * _positions(two)
-                b, _, width_in, width_out = one.form.shape
-                width_in = 0 if one.operand is None else 1 if one.form.rows else width_in
-                both = 1 if not any(swapped for _, swapped in group) else r * r
-                flops += 2 * b * pairs * (width_in * both + width_out * r * r)
-                widest = max(widest, 3 * itemsize * b * pairs * r * r / n / n)
+    for left, right in groups:
+        swapping = any(swapped for _, swapped in (*left, *right))
+        for i, _ in left:
+            for j, _ in right:
+                pairs = 1.0 * _positions(one.uses[i]) * _positions(two.uses[j])
+                b, _, width_in, width_out = one.uses[i].form.shape
+                looked_up = one.uses[i].form.rows and two.uses[j].form.rows
+                ones = one.uses[i].operand is None and two.uses[j].operand is None
+                width_in = 0 if ones else 1 if looked_up else width_in
+                both = r * s if swapping else 1
+                flops += 2 * b * n * m * pairs * (width_in * both + width_out * r * s)
+                widest = max(widest, 3 * itemsize * b * pairs * r * s)
     if explicit.flops < flops:
         return explicit._replace(why=f"{explicit.why}explicit is cheaper")
     return Choice(groups, ", ".join(entering), flops, (widest, 0.0))
+
+
+def _touching(program: Program, leaf: int) -> list[int]:
+    return [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
+
+
+def _forming(program: Program, leaf: int, rows: int) -> float:
+    """Flops of a leaf's explicit Jacobian."""
+    used = [program.uses[i] for i in _touching(program, leaf)]
+    return sum(2.0 * rows * _positions(u) * math.prod(u.form.shape) for u in used if u.operand)
 
 
 def _positions(use: Use) -> int:
     return use.form.shape[1] * math.prod(use.lead)
 
 
-def _groups(program: Program, leaf: int, touching: Sequence[int]) -> list | None:
+def _groups(one: Program, two: Program, leaf: int) -> list[tuple[_Group, _Group]] | None:
     """Uses of a leaf that read the same entries; None if some overlap in part."""
-    if len(touching) == 1:
-        return [[(touching[0], False)]]
-    size, shape = math.prod(program.params[leaf].aval.shape), program.params[leaf].aval.shape
-    indices = np.arange(size).reshape(shape)
-    groups: list[tuple[np.ndarray, list[tuple[int, bool]]]] = []
-    for i in touching:
-        use = program.uses[i]
+    sides = [one] if one is two else [one, two]
+    reading = [(side, i) for side, program in enumerate(sides) for i in _touching(program, leaf)]
+    if len(reading) == 1:
+        ((_, only),) = reading
+        return [([(only, False)], [(only, False)])]
+    shape = one.params[leaf].aval.shape
+    indices = np.arange(math.prod(shape)).reshape(shape)
+    groups: list[tuple[np.ndarray, tuple[_Group, ...]]] = []
+    for side, i in reading:
+        use = sides[side].uses[i]
         entries = use.form.matrix(use.weight.views[leaf](indices))
         for reference, group in groups:
             if np.array_equal(entries, reference):
-                group.append((i, False))
+                group[side].append((i, False))
                 break
             if np.array_equal(entries.swapaxes(1, 2), reference):
-                group.append((i, True))
+                group[side].append((i, True))
                 break
             if np.intersect1d(entries, reference).size:
                 return None
         else:
-            groups.append((entries, [(i, False)]))
-    return [group for _, group in groups]
+            groups.append((entries, tuple([(i, False)] if k == side else [] for k in (0, 1))))
+    return [(group[0], group[0] if one is two else group[1]) for _, group in groups]
 
 
 # --- tiles --------------------------------------------------------------------------------------
@@ -154,16 +184,17 @@ def gram(
 
     Args:
         captured: from `capture`.
-        other: the rows on the right, captured from the same model at the same parameters; by
-            default the same. With it, the empirical neural tangent kernel of two sets of inputs.
-        scales: a tree like the parameters with one number for every leaf.
+        other: the rows on the right, captured at the same parameters; by default the same. With it,
+            the empirical neural tangent kernel of two sets of inputs, or of two models.
+        scales: a tree like the parameters with one number for every leaf, or an array of the leaf's
+            shape, which takes the leaf's explicit form.
         memory_budget: bytes that the making of a tile may take.
 
     Returns:
         The Gram matrix, symmetric to the last bit without `other`.
 
     Raises:
-        ValueError: the captures are not of one model, or `scales` has not one number a leaf.
+        ValueError: the captures have not the same parameters, or `scales` not one number a leaf.
 
     Example:
         >>> import jax.numpy as jnp
@@ -175,11 +206,11 @@ def gram(
     """
     two = captured if other is None else other
     n, r = captured.shape
-    names = [[use.name for use in one.program.uses] for one in (captured, two)]
-    if names[0] != names[1]:
+    shapes = [jax.tree.map(jnp.shape, one.params) for one in (captured, two)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"gram: expected two captures of one model, got uses {names[0]} and {names[1]}; "
-            "try the same model and parameters for both"
+            f"gram: expected two captures at the same parameters, got shapes {shapes[0]} and "
+            f"{shapes[1]}; try the same params for both"
         )
     leaves = len(captured.program.params)
     weighting = [1.0] * leaves if scales is None else jax.tree.leaves(scales)
@@ -189,9 +220,12 @@ def gram(
             f"{len(weighting)}; try jax.tree.map over the parameters"
         )
     itemsize = jnp.promote_types(captured.outputs.dtype, jnp.float32).itemsize
-    most = max(n, two.shape[0]), max(r, two.shape[1])
-    chosen = choices(captured.program, *most, itemsize)
-    block = _block(chosen, most[0], memory_budget)
+    chosen = choices(captured.program, two.program, captured.shape, two.shape, itemsize)
+    for leaf, (choice, number) in enumerate(zip(chosen, weighting, strict=True)):
+        if jnp.ndim(number) and choice.groups:
+            written = itemsize * max(r, two.shape[1]) * jnp.size(number)
+            chosen[leaf] = choice._replace(groups=None, memory=(0.0, written))
+    block = _block(chosen, max(n, two.shape[0]), memory_budget)
     rectangle = partial(
         _rectangle, block=block, tile=partial(_tile, chosen=chosen, scales=weighting)
     )
@@ -262,24 +296,26 @@ def _tile(
     one: Captured, two: Captured, *, chosen: Sequence[Choice], scales: Sequence[Any]
 ) -> Array:
     """The Gram matrix of two blocks of examples."""
-    program = one.program
     (n, r), (m, s) = one.shape, two.shape
-    env = settle(program, jax.tree.leaves(one.params), one.closed_over)
-    left = {i: outer(one, i) for i in range(len(program.uses))}
-    right = {i: outer(two, i) for i in range(len(program.uses))}
+    env, other = (settle(c.program, jax.tree.leaves(c.params), c.closed_over) for c in (one, two))
+    left = {i: outer(one, i) for i in range(len(one.program.uses))}
+    right = {i: outer(two, i) for i in range(len(two.program.uses))}
     total = jnp.zeros((n, r, m, s), jnp.promote_types(one.outputs.dtype, jnp.float32))
     for leaf, choice in enumerate(chosen):
         if choice.groups is None:
             a, b = (leaf_jacobian(x, leaf) for x in (one, two))
-            part = jnp.matmul(
-                a.reshape(n * r, -1), b.reshape(m * s, -1).T, precision=HIGHEST
-            ).reshape(n, r, m, s)
-            total += scales[leaf] * part
+            number = scales[leaf]
+            if jnp.ndim(number):
+                a, number = a * number, 1.0
+            a, b = a.reshape(n * r, -1), b.reshape(m * s, -1)
+            part = jnp.matmul(a, b.T, precision=HIGHEST)
+            total += number * part.reshape(n, r, m, s)
             continue
-        for group in choice.groups:
+        for group, beside in choice.groups:
             for i, swap_i in group:
-                for j, swap_j in group:
-                    number = scale(program.uses[i], leaf, env) * scale(program.uses[j], leaf, env)
+                for j, swap_j in beside:
+                    first, second = one.program.uses[i], two.program.uses[j]
+                    number = scale(first, leaf, env) * scale(second, leaf, other)
                     part = _factored(left[i], right[j], swap_i, swap_j)
                     total += scales[leaf] * number * part
     return total.reshape(n * r, m * s)
@@ -334,7 +370,7 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
     dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
     if not captured.deltas:
         return jnp.zeros(captured.shape, dtype)
-    chosen = choices(captured.program, 1, 1, dtype.itemsize)
+    chosen = choices(captured.program, captured.program, (1, 1), (1, 1), dtype.itemsize)
     ones = [1.0] * len(chosen)
 
     def square(operands, deltas):
