@@ -31,10 +31,11 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core as jex
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from fnn import losses, solvers
+from fnn import flops, losses, solvers
 from fnn.curvature.kernel import choices
 from fnn.curvature.kernel import gram as gram_of
 from fnn.curvature.products import (
@@ -48,6 +49,7 @@ from fnn.curvature.products import (
     transpose_product,
     wide,
 )
+from fnn.curvature.uses import aval
 from fnn.objective import EXAMPLES, Block, Penalty, Term, ValueFunction, merge
 
 
@@ -91,9 +93,8 @@ def gauss_newton_system(
         >>> line = Objective(lambda w, x: w * x, losses.half_squared_error)
         >>> value_fn = line.on((jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])))
         >>> value, system, rhs = gauss_newton_system(value_fn, jnp.array(1.0))
-        >>> step = solvers.primal().solve(system, rhs, 0.0).step
-        >>> print(value, step.round(4), rhs.h)
-        1.25 1.0 None
+        >>> print(value, system.diagonal(), system.transpose(rhs.s), rhs.h)
+        1.25 2.5 -2.5 None
     """
     if not isinstance(value_fn, ValueFunction):
         name = getattr(value_fn, "__name__", type(value_fn).__name__)
@@ -102,20 +103,13 @@ def gauss_newton_system(
             f"{name}; its model and loss are hidden in it: try fnn.Objective(model, loss).on(data),"
             " or rules.newton, which needs only a function"
         )
-    for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                "gauss_newton_system: expected real floating-point parameters, got "
-                f"{jnp.result_type(leaf)} at params{jax.tree_util.keystr(path)}; try its real and "
-                "imaginary parts as two leaves, or value_fn.freeze to leave it out"
-            )
     for scale, block, _ in value_fn.terms:
         if isinstance(block, Block) and isinstance(scale, int | float) and scale < 0:
             raise ValueError(
                 f"gauss_newton_system: expected blocks with a scale of at least 0, got {scale}; "
                 "its curvature is negative: try rules.newton"
             )
-    params = jax.tree.map(jnp.asarray, params)
+    params = _real("gauss_newton_system", params)
     penalties = [term for term in value_fn.terms if isinstance(term.block, Penalty)]
     data = [_rows(term, params) for term in value_fn.terms if isinstance(term.block, Block)]
     stacks = [d for d in data if isinstance(d, _Stack)]
@@ -137,6 +131,87 @@ def gauss_newton_system(
     s = jnp.concatenate(slopes) if slopes else None
     system = _system(params, stacks, _penalty(penalties, params), memory_budget)
     return Quadratic(reduce(jnp.add, values), system, solvers.RightHandSide(s, h))
+
+
+def hessian_system(
+    fn: Callable[[PyTree], Scalar], params: PyTree, *, memory_budget: int = 2**30
+) -> Quadratic:
+    """The second-order Taylor polynomial of a function, its gradient linearized once.
+
+    Args:
+        fn: any twice differentiable `fn(params) -> scalar`; a value function is one.
+        params: where; real floating-point leaves.
+        memory_budget: bytes that the products made at once may take.
+
+    Returns:
+        Value, system (without rows; penalties are part of the Hessian) and right-hand side. Build
+        it and solve it inside one traced function.
+
+    Source:
+        Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994),
+        doi:10.1162/neco.1994.6.1.147.
+
+    Example:
+        >>> value, system, rhs = hessian_system(lambda w: jnp.sum(w**3), jnp.array([1.0, 2.0]))
+        >>> print(value, rhs.h, system.multiply(jnp.ones(2)), system.normal().tolist())
+        9.0 [ 3. 12.] [ 6. 12.] [[6.0, 0.0], [0.0, 12.0]]
+    """
+    params = _real("hessian_system", params)
+    (value, grad), linear = jax.linearize(jax.value_and_grad(fn), params)
+
+    def multiply(v: PyTree) -> PyTree:
+        return linear(v)[1]
+
+    flat, unravel = ravel_pytree(params)
+    size, word = flat.size, flat.dtype.itemsize
+
+    def column(index: Array) -> Array:
+        return ravel_pytree(multiply(unravel(jnp.zeros_like(flat).at[index].set(1))))[0]
+
+    def columns(of: Callable[[Array], Array]) -> Array:
+        made = _bytes(jax.make_jaxpr(column)(0).jaxpr)
+        some = max(1, min(size, int(memory_budget / made)))
+        return jax.lax.map(of, jnp.arange(size), batch_size=some)
+
+    def dense() -> Array:
+        matrix = columns(column)
+        return (matrix + matrix.T) / 2
+
+    def diagonal() -> PyTree:
+        return unravel(columns(lambda index: column(index)[index]))
+
+    price = flops.count(multiply, params)
+    costs = solvers.Costs(
+        multiply=solvers.Cost(price, 2 * word * size),
+        normal=solvers.Cost(price * size, 2 * word * size**2),
+    )
+    system = solvers.System(_like(params), multiply, dense, diagonal, costs=costs)
+    return Quadratic(value, system, solvers.RightHandSide(None, grad))
+
+
+def _bytes(jaxpr: jex.Jaxpr) -> float:
+    """Of all results in a jaxpr, as if none were freed."""
+    total = 1.0
+    for eqn in jaxpr.eqns:
+        total += sum(math.prod(aval(v).shape) * aval(v).dtype.itemsize for v in eqn.outvars)
+        total += sum(map(_bytes, jex.jaxprs_in_params(eqn.params)))
+    return total
+
+
+def _real(name: str, params: PyTree) -> PyTree:
+    """The parameters as arrays, all of them real."""
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{name}: expected real floating-point parameters, got {jnp.result_type(leaf)} at "
+                f"params{jax.tree_util.keystr(path)}; try its real and imaginary parts as two "
+                "leaves, or value_fn.freeze to leave it out"
+            )
+    return jax.tree.map(jnp.asarray, params)
+
+
+def _like(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -316,7 +391,7 @@ def _penalty(terms: Sequence[Term], params: PyTree) -> PyTree:
 def _system(
     params: PyTree, stacks: Sequence[_Stack], penalty: PyTree, memory_budget: int
 ) -> solvers.System:
-    like = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    like = _like(params)
     zeros = partial(jax.tree.map, jnp.zeros_like, params)
     size = sum(p.size for p in jax.tree.leaves(params))
 
