@@ -93,7 +93,7 @@ def gauss_newton_system(
         >>> line = Objective(lambda w, x: w * x, losses.half_squared_error)
         >>> value_fn = line.on((jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])))
         >>> value, system, rhs = gauss_newton_system(value_fn, jnp.array(1.0))
-        >>> print(value, system.diagonal(), system.transpose(rhs.s), rhs.h)
+        >>> print(value, system.diagonal().round(4), system.transpose(rhs.s).round(4), rhs.h)
         1.25 2.5 -2.5 None
     """
     if not isinstance(value_fn, ValueFunction):
@@ -482,7 +482,9 @@ class _Price(NamedTuple):
 
 def _price(stack: _Stack) -> _Price:
     first = jax.tree.map(lambda a: a[0], stack.parts)
-    shape = stack.captured or jax.eval_shape(stack.capture, first)
+    shape, again = stack.captured, 0.0
+    if shape is None:  # made again for every operation
+        shape, again = jax.eval_shape(stack.capture, first), flops.count(stack.capture, first)
     n, r = shape.shape
     uses = zip(shape.program.uses, shape.deltas, strict=True)
     apply = through = jacobian = 0.0
@@ -493,8 +495,6 @@ def _price(stack: _Stack) -> _Price:
         jacobian += r * linear
         through += 2.0 * delta.size
     kept = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((shape.operands, shape.deltas)))
-    # Forward once and back for every row, of chunks again for every operation.
-    again = (1 + 2 * r) * apply if stack.captured is None else 0.0
     return _Price(shape, again, apply + through, jacobian, kept)
 
 

@@ -66,11 +66,11 @@ def choose(system: System, memory_budget: float = 2**30) -> Choice:
         f"{s.name}: {price.flops:.2g} flops, {price.bytes / 2**20:.1f} MiB"
         for s, price in exact.items()
     )
-    verdict = (
-        f"The cheapest exact solver that fits in {memory_budget / 2**20:.0f} MiB"
-        if fitting
-        else f"No exact solver fits in {memory_budget / 2**20:.0f} MiB"
-    )
+    budget = f"fits in {memory_budget / 2**20:.0f} MiB"
+    if fitting:
+        verdict = f"The cheapest exact solver that {budget}"
+    else:
+        verdict = f"No exact solver {budget}" if exact else "There is nothing to factor"
     products = f"one iteration of conjugate gradients: {multiply.flops:.2g} flops"
     return Choice(
         solver, "; ".join(filter(None, [listed, products])) + f". {verdict}: {solver.name}."

@@ -80,10 +80,17 @@ def in_parts(model, params, inputs):
     one, two = (curvature.capture(model, params, x) for x in (inputs[:1], inputs[1:]))
     (n, r), leaves = captured.shape, jax.tree.leaves(curvature.jacobian(captured))
     whole = jnp.concatenate([j.reshape(n * r, -1) for j in leaves], 1)
+    scales = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
+    scaled = whole * jnp.concatenate([s.ravel() for s in jax.tree.leaves(scales)]) @ whole.T
     matrix, squares = whole @ whole.T, jnp.sum(whole * whole, 1)
     diagonal = curvature.diagonal(captured)
     return {
         "tiles": (curvature.gram(captured, memory_budget=1), matrix),
+        "entries scaled": (curvature.gram(captured, scales=scales), scaled),
+        "entries scaled in tiles": (
+            curvature.gram(captured, scales=scales, memory_budget=1),
+            scaled,
+        ),
         "blocks": (curvature.diagonal(captured, memory_budget=1), diagonal),
         "kernel": (curvature.gram(one, two), matrix[:r, r:]),
         "kernel in tiles": (curvature.gram(two, one, memory_budget=1), matrix[r:, :r]),
