@@ -33,7 +33,7 @@ one traced function; only the `Solution` is a plain tree of arrays.
 from fnn.solvers.choice import Choice, automatic, choose
 from fnn.solvers.direct import dual, primal
 from fnn.solvers.krylov import conjugate_gradients, identity, jacobi
-from fnn.solvers.rungs import Rungs, ladder
+from fnn.solvers.rungs import Rungs, Spectrum, ladder, positive, signed
 from fnn.solvers.system import (
     Cost,
     Costs,
@@ -55,6 +55,7 @@ __all__ = [
     "Rungs",
     "Solution",
     "Solver",
+    "Spectrum",
     "System",
     "adjointness",
     "automatic",
@@ -65,5 +66,7 @@ __all__ = [
     "identity",
     "jacobi",
     "ladder",
+    "positive",
     "primal",
+    "signed",
 ]

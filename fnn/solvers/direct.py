@@ -9,7 +9,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from fnn.solvers.rungs import ladder
+from fnn.solvers.rungs import Spectrum, ladder, positive
 from fnn.solvers.system import (
     RightHandSide,
     Solution,
@@ -31,11 +31,16 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @functools.cache
-def primal() -> Solver:
+def primal(spectrum: Spectrum = positive) -> Solver:
     """Cholesky among the P parameters: `(C + D) d = -g`.
 
     Forms C once, P^2 numbers; every trial costs a factorization, P^3 / 3 flops. Any D is welcome,
     Marquardt's as well. For few parameters and many rows, and for dense Hessians.
+
+    Args:
+        spectrum: How the eigenvalues of a matrix that Cholesky cannot factor are inverted:
+            `positive` cuts off the negative ones; `signed` keeps them, and the step leads to a
+            stationary point of the model, minimum or not, for the model to promise what it may.
 
     Returns:
         The solver.
@@ -45,10 +50,10 @@ def primal() -> Solver:
     >>> round(float(primal().solve(system, RightHandSide(jnp.array([3.0])), 2.0).step[0]), 6)
     -1.0
     """
-    return Solver("primal", _primal)
+    return Solver("primal", functools.partial(_primal, spectrum))
 
 
-def _primal(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
+def _primal(spectrum: Spectrum, system: System) -> Callable[[RightHandSide, PyTree], Solution]:
     (normal,) = needs(system, "primal", "normal")
     curvature = normal()
 
@@ -61,7 +66,7 @@ def _primal(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
                 system.like,
             )
         )
-        found = ladder(curvature + jnp.diag(scaling), -flat[:, None])
+        found = ladder(curvature + jnp.diag(scaling), -flat[:, None], spectrum=spectrum)
         step = found.inverse[:, 0]
         bent = jnp.matmul(curvature, step, precision=_HIGHEST)
         return conclude(
@@ -72,6 +77,7 @@ def _primal(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
             residual=jnp.linalg.norm(bent + scaling * step + flat),
             scale=jnp.linalg.norm(flat),
             counts=found.counts,
+            convex=spectrum is positive,
         )
 
     return trial

@@ -47,11 +47,47 @@ class Rungs(NamedTuple):
     counts: Counts
 
 
+Spectrum = Callable[[Array, Array], Array]
+
+
+def positive(values: Float[Array, " n"], cut: Float[Array, ""]) -> Float[Array, " n"]:
+    """Inverse eigenvalues of a matrix that should be positive semi-definite.
+
+    Args:
+        values: The eigenvalues.
+        cut: What is 0 up to rounding.
+
+    Returns:
+        `1 / values` where above the cut, 0 elsewhere: what is negative is taken for rounding.
+
+    >>> positive(jnp.array([2.0, 1e-9, -2.0]), 1e-6).tolist()
+    [0.5, 0.0, 0.0]
+    """
+    return jnp.where(values > cut, 1 / jnp.where(values > cut, values, 1.0), 0.0)
+
+
+def signed(values: Float[Array, " n"], cut: Float[Array, ""]) -> Float[Array, " n"]:
+    """Inverse eigenvalues of an indefinite matrix, whose saddle is as welcome as a minimum.
+
+    Args:
+        values: The eigenvalues.
+        cut: What is 0 up to rounding.
+
+    Returns:
+        `1 / values` where above the cut in size, 0 elsewhere.
+
+    >>> signed(jnp.array([2.0, 1e-9, -2.0]), 1e-6).tolist()
+    [0.5, 0.0, -0.5]
+    """
+    return jnp.sign(values) * positive(jnp.abs(values), cut)
+
+
 def ladder(
     matrix: Float[Array, "n n"],
     rhs: Float[Array, "n k"],
     damping: Float[Array, ""] | float = 0.0,
     metric: Float[Array, "n n"] | None = None,
+    spectrum: Spectrum = positive,
 ) -> Rungs:
     """The solution of `(damping S + F) X = B` by the first rung that holds.
 
@@ -60,7 +96,8 @@ def ladder(
        matrix, by one inverse iteration from its weakest pivot) is above ten times the rounding of
        the matrix's dtype, and when the equations hold to a tenth.
     2. *Eigendecomposition* of `S^-1/2 F S^-1/2`; eigenvalues of the pencil below `n eps` of the
-       largest are cut off, negative ones as well. At damping 0 this is the pseudo-inverse.
+       largest are cut off, negative ones as well unless `spectrum` says otherwise. At damping 0
+       this is the pseudo-inverse.
     3. *Rejected*: zeros.
 
     Args:
@@ -68,6 +105,8 @@ def ladder(
         rhs: B, one column for each right-hand side.
         damping: Number >= 0.
         metric: S, symmetric positive definite; the identity when None.
+        spectrum: How eigenvalues are inverted: `positive`, or `signed` for matrices that may be
+            indefinite.
 
     Returns:
         The solutions and the count of the rung.
@@ -81,7 +120,8 @@ def ladder(
     >>> found.inverse.ravel().round(4).tolist(), int(found.counts.eigen)
     ([1.0, 1.0], 1)
     """
-    return _climb_or_lanes(matrix, rhs, jnp.asarray(damping, matrix.dtype), metric)
+    climb = _climb_or_lanes(spectrum)
+    return climb(matrix, rhs, jnp.asarray(damping, matrix.dtype), metric)
 
 
 # Runs a function in float64 where the device has it; its results come back in the given dtype.
@@ -135,9 +175,13 @@ def _cholesky(
     return (inverse, square, damping * inverse), good
 
 
-@_in_float64
 def _eigen(
-    eps: float, matrix: Array, rhs: Array, damping: Array, metric: Array | None
+    spectrum: Spectrum,
+    eps: float,
+    matrix: Array,
+    rhs: Array,
+    damping: Array,
+    metric: Array | None,
 ) -> tuple[tuple[Array, Array, Array], Array]:
     if metric is None:
         inward = outward = lambda right: right
@@ -148,9 +192,8 @@ def _eigen(
     values, vectors = jnp.linalg.eigh(_symmetric(inward(inward(_symmetric(matrix)).T)))
     total = values + damping
     cut = len(matrix) * eps * jnp.max(jnp.abs(total))
-    kept = total > cut
-    inverse = jnp.where(kept, 1 / jnp.where(kept, total, 1.0), 0.0)[:, None]
-    remains = jnp.where(kept[:, None], damping * inverse, 1.0)
+    inverse = spectrum(total, cut)[:, None]
+    remains = jnp.where(inverse == 0, 1.0, damping * inverse)
     parts = vectors.T @ inward(rhs)
     first, square, rest = (outward(vectors @ (f * parts)) for f in (inverse, inverse**2, remains))
     return (first, square, rest), jnp.min(total) < -cut
@@ -161,14 +204,14 @@ def _symmetric(matrix: Array) -> Array:
 
 
 # Keeps the Cholesky rung where it held; else climbs on.
-def _settle(first: tuple, matrix: Array, rhs: Array, damping: Array, metric: Array | None) -> Rungs:
+def _settle(spectrum: Spectrum, first: tuple, *system: Any) -> Rungs:
     solutions, good = first
-    system = (matrix, rhs, damping, metric)
+    eigen = _in_float64(functools.partial(_eigen, spectrum))
     usable = functools.reduce(
         jnp.logical_and, [jnp.all(jnp.isfinite(array)) for array in jax.tree.leaves(system)]
     )
     solutions, negative = jax.lax.cond(
-        usable & ~good, lambda: _eigen(*system), lambda: (solutions, jnp.zeros((), bool))
+        usable & ~good, lambda: eigen(*system), lambda: (solutions, jnp.zeros((), bool))
     )
     # The square may overflow where nobody reads it; who does sees it in the step.
     inverse, _, remainder = solutions
@@ -177,24 +220,30 @@ def _settle(first: tuple, matrix: Array, rhs: Array, damping: Array, metric: Arr
     return Rungs(*jax.tree.map(lambda array: jnp.where(ok, array, 0.0), solutions), counts=counts)
 
 
-def _climb(*system: Any) -> Rungs:
-    return _settle(_cholesky(*system), *system)
+def _climb(spectrum: Spectrum, *system: Any) -> Rungs:
+    return _settle(spectrum, _cholesky(*system), *system)
 
 
-def _climb_lanes(_: int, in_batched: Sequence, *system: Any) -> tuple[Rungs, Rungs]:
-    axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
-    one_by_one = jax.vmap(sequential_vmap(_climb), in_axes=axes)
-    found = jax.lax.platform_dependent(
-        *system, cpu=one_by_one, default=functools.partial(_batched, axes)
-    )
-    return found, jax.tree.map(lambda _: True, found)
+@functools.cache
+def _climb_or_lanes(spectrum: Spectrum) -> Any:
+    climb = custom_vmap(functools.partial(_climb, spectrum))
 
+    @climb.def_vmap
+    def lanes(_: int, in_batched: Sequence, *system: Any) -> tuple[Rungs, Rungs]:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+        one_by_one = sequential_vmap(functools.partial(_climb, spectrum))
+        found = jax.lax.platform_dependent(
+            *system,
+            cpu=jax.vmap(one_by_one, in_axes=axes),
+            default=functools.partial(_batched, spectrum, axes),
+        )
+        return found, jax.tree.map(lambda _: True, found)
 
-_climb_or_lanes: Any = custom_vmap(_climb)
-_climb_or_lanes.def_vmap(_climb_lanes)
+    return climb
 
 
 # Where factorizations may be batched: Cholesky in all lanes at once, the rest mapped.
-def _batched(axes: tuple, *system: Any) -> Rungs:
+def _batched(spectrum: Spectrum, axes: tuple, *system: Any) -> Rungs:
     first = jax.vmap(_cholesky, in_axes=axes)(*system)
-    return jax.vmap(sequential_vmap(_settle), in_axes=(0, *axes))(first, *system)
+    settle = sequential_vmap(functools.partial(_settle, spectrum))
+    return jax.vmap(settle, in_axes=(0, *axes))(first, *system)

@@ -94,7 +94,7 @@ class Counts(NamedTuple):
         cholesky: Solved by a Cholesky factorization.
         eigen: Solved by an eigendecomposition with cut-off.
         rejected: Not solved; the step is zero.
-        negative: Negative curvature was met (and not followed).
+        negative: Negative curvature was met (and not followed, unless `signed` was asked for).
         iterations: Iterations of conjugate gradients.
     """
 
@@ -473,6 +473,7 @@ def conclude(
     residual: Array,
     scale: Array,
     counts: Counts,
+    convex: bool = True,
 ) -> Solution:
     """The solution of a step d, if it is one.
 
@@ -484,9 +485,11 @@ def conclude(
         residual: `|(C + D) d + g|`.
         scale: `|g|`.
         counts: What was done; `rejected` is completed here.
+        convex: Whether a model that promises a loss was solved wrongly.
 
     Returns:
-        The solution, a rejected one where something is not finite or the model promises a loss.
+        The solution, a rejected one where something is not finite, or where a convex model promises
+        a loss.
     """
     if system.penalty is not None:
         weighted = optax.tree.mul(spread(system, system.penalty), step)
@@ -495,7 +498,7 @@ def conclude(
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((step, reduction))]
     # An exact step gains at least half its slope, and conjugate gradients never lose: a model that
     # promises a loss was solved wrongly (a singular system with no solution).
-    finite.append((counts.rejected == 0) & (reduction >= 0))
+    finite.append((counts.rejected == 0) & (reduction >= 0 if convex else True))
     ok = functools.reduce(jnp.logical_and, finite)
     relative = jnp.where(scale > 0, residual / jnp.where(scale > 0, scale, 1.0), 0.0)
     return Solution(
