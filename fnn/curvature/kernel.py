@@ -366,6 +366,12 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
 
     Returns:
         One norm for every example and row.
+
+    Example:
+        >>> from fnn.curvature.products import capture
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> norms(captured).tolist()
+        [[5.0]]
     """
     dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
     if not captured.deltas:

@@ -193,6 +193,11 @@ def product(captured: Captured, tangent: PyTree) -> Float[Array, "n r"]:
 
     Returns:
         One number for every example and row.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> product(captured, jnp.array([1.0, 1.0])).tolist()
+        [[7.0]]
     """
     program, weights, moved = captured.program, _weights(captured.program), _real(captured.program)
     values, leaves = _fixed(captured, weights, moved)
@@ -221,6 +226,11 @@ def transpose_product(captured: Captured, rows: Float[Array, "n r"]) -> PyTree:
 
     Returns:
         A tree like the parameters; integer leaves and leaves that are not used are zero.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> transpose_product(captured, jnp.array([2.0])).tolist()
+        [6.0, 8.0]
     """
     program, weights = captured.program, _weights(captured.program)
     rows = rows.reshape(captured.shape)
@@ -325,6 +335,11 @@ def jacobian(captured: Captured) -> PyTree:
 
     Returns:
         The explicit Jacobian; integer leaves and leaves that are not used are zero.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> jacobian(captured).tolist()
+        [[[3.0, 4.0]]]
     """
     leaves, structure = jax.tree.flatten(captured.params)
     return structure.unflatten(leaf_jacobian(captured, i) for i in range(len(leaves)))
@@ -362,6 +377,11 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
 
     Returns:
         A tree like the parameters.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> diagonal(captured).tolist()
+        [9.0, 16.0]
     """
     program = captured.program
     leaves, structure = jax.tree.flatten(captured.params)
@@ -429,6 +449,12 @@ def kronecker(captured: Captured) -> list[Kronecker]:
     Source:
         Martens and Grosse (2015), arXiv:1503.05671; Grosse and Martens (2016), arXiv:1602.01407;
         the expand form: Eschenhagen et al. (2023), arXiv:2311.00636.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> [(leaves, inputs, outputs)] = kronecker(captured)
+        >>> inputs.tolist(), outputs.tolist()
+        ([[[9.0, 12.0], [12.0, 16.0]]], [[[1.0]]])
     """
     paths = [
         jax.tree_util.keystr(path)

@@ -200,6 +200,8 @@ def _bytes(jaxpr: jex.Jaxpr) -> float:
 
 def _real(name: str, params: PyTree) -> PyTree:
     """The parameters as arrays, all of them real."""
+    if not jax.tree.leaves(params):
+        raise ValueError(f"{name}: expected at least one parameter, got none; try to freeze fewer")
     for path, leaf in jax.tree.leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(

@@ -123,36 +123,35 @@ def test_newton_solves_a_quadratic_in_one_step():
 
 def test_the_fisher_of_likelihoods_is_gauss_newton_and_the_limit_of_samples():
     """The error of S sampled targets falls as 1 / sqrt(S), and so does that of a mean of such."""
-    few, many = 10, 1000
+    few, many = 4, 100
 
     def ask(params, keys):
         value_fn = likelihoods()
-        newton = everything(curvature.gauss_newton(value_fn, params))
 
         def sampled(samples):
             return lambda key: curvature.fisher(value_fn, params, key=key, samples=samples).dense()
 
-        known = everything(curvature.fisher(value_fn, params))
+        newton = curvature.gauss_newton(value_fn, params)
         one = curvature.fisher(value_fn, params, key=keys[0], samples=few)
         return (
-            newton,
-            known,
-            everything(one),
+            everything(curvature.fisher(value_fn, params)),
+            (newton.value, newton.grad, newton.dense()),
+            (one.value, one.grad),
             *(jax.lax.map(sampled(samples), keys) for samples in (few, many)),
         )
 
-    keys = jax.random.split(jax.random.key(0), 20)
-    newton, known, one, by_few, by_many = quickly(ask, PARAMS, keys)
-    value, grad, _, matrix, *_ = newton
-    assert_is(known, value, grad, matrix)
-    assert_is(one, value, grad, by_few[0])  # another matrix, the same value and gradient
+    keys = jax.random.split(jax.random.key(0), 200)
+    exact, (value, grad, matrix), still, by_few, by_many = quickly(ask, PARAMS, keys)
+    assert_is(exact, value, grad, matrix)
+    for ours, its in zip(jax.tree.leaves(still), jax.tree.leaves((value, grad)), strict=True):
+        np.testing.assert_allclose(ours, its)  # of the targets, not of the samples
     size = jnp.linalg.norm(matrix)
     errors = [
         jnp.sqrt(jnp.mean(jnp.sum((found - matrix) ** 2, (1, 2)))) / size
         for found in (by_few, by_many)
     ]
     assert errors[0] > 0.1
-    np.testing.assert_allclose(errors[0] / errors[1], (many / few) ** 0.5, rtol=0.3)
+    np.testing.assert_allclose(errors[0] / errors[1], (many / few) ** 0.5, rtol=0.2)
     # no bias: the mean of all is as close as as many samples are
     assert jnp.linalg.norm(by_many.mean(0) - matrix) / size < 2 * errors[1] / len(keys) ** 0.5
     for found in (by_few[0], by_many[0]):

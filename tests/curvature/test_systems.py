@@ -314,6 +314,9 @@ def test_what_is_not_a_value_function_is_refused():
     message = r"made by Objective\.on, got function f; .* try .* rules\.newton, which needs only"
     with pytest.raises(TypeError, match=message):
         curvature.gauss_newton_system(f, jnp.ones(2))
+    for system in (curvature.gauss_newton_system, curvature.hessian_system):
+        with pytest.raises(ValueError, match="at least one parameter, got none; try to freeze few"):
+            system(l2(1.0), {"w": None})
 
 
 @pytest.mark.parametrize(
