@@ -154,7 +154,8 @@ def fisher(
         loss = getattr(term.block, "loss", None)
         if loss is not None and losses.sampler(loss) is None:
             raise TypeError(
-                f"fisher: expected losses that are likelihoods, got {loss.__name__}; try "
+                f"fisher: expected losses that are likelihoods, got "
+                f"{getattr(loss, '__name__', loss)}; try "
                 "curvature.gauss_newton, or losses.with_curvature(loss, factor, sample=sample)"
             )
     if key is None:
