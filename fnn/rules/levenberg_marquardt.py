@@ -63,6 +63,8 @@ class LevenbergMarquardtState(NamedTuple):
 
 
 class _Trial(NamedTuple):
+    """The last trial of an update, and the damping for the next."""
+
     step: PyTree
     value: Array
     gain: Array
@@ -86,9 +88,10 @@ def levenberg_marquardt(
     For full batches, or batches large enough that a step which is good for one is good for the
     others: the value is judged on the batch at hand, before and after.
 
-    The value before the step comes from the same pass through the model as the curvature, `value`
-    and `grad` are not read. Whatever changes the update after the rule (a learning rate, a mask)
-    makes the gain ratio a statement about another step.
+    The value before the step comes from the same pass through the model as the curvature; `value`
+    is not read, and `grad` only to see whether `updates` are it (see `second_order`). Whatever
+    changes the update after the rule (a learning rate, a mask) makes the gain ratio a statement
+    about another step.
 
     Args:
         damping: what to start from, at least 0, used as given. None starts from tau = 1e-3 (the
@@ -106,8 +109,9 @@ def levenberg_marquardt(
 
     Invariant:
         With automatic damping the path does not change when the loss is scaled. With
-        `scaling.identity` it does not change under rotations of the parameters, with
-        `scaling.marquardt` and `scaling.more` not when parameters are measured in other units.
+        `scaling.identity` and a number for the damping it does not change under rotations of the
+        parameters, with `scaling.marquardt` and `scaling.more` not when parameters are measured in
+        other units, nor when the loss is scaled.
 
     Returns:
         A rule; its state is a `LevenbergMarquardtState`.
@@ -141,6 +145,7 @@ def levenberg_marquardt(
         raise ValueError(f"levenberg_marquardt: expected trials >= 1, got {trials}; try 1")
     solve = solvers.automatic(memory_budget) if solver is None else solver
     policy = nielsen() if policy is None else policy
+    most = 1 if policy.shrink is None else trials  # the same trial again would be in vain
 
     def init(params: PyTree) -> LevenbergMarquardtState:
         dtype = jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
@@ -197,7 +202,7 @@ def levenberg_marquardt(
             )
 
         def undecided(last: _Trial) -> Array:
-            return ~last.accepted & (last.trials < trials) & ~_is_stalled(policy, last, unit)
+            return ~last.accepted & (last.trials < most) & ~_is_stalled(policy, last, unit)
 
         first = _Trial(
             step=optax.tree.zeros_like(params),
@@ -209,7 +214,7 @@ def levenberg_marquardt(
             trials=jnp.zeros((), jnp.int32),
             counts=state.counts,
         )
-        trial = attempt(first) if trials == 1 else jax.lax.while_loop(undecided, attempt, first)
+        trial = attempt(first) if most == 1 else jax.lax.while_loop(undecided, attempt, first)
 
         return trial.step, LevenbergMarquardtState(
             steps=state.steps + 1,

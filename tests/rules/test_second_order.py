@@ -260,11 +260,24 @@ def test_policies_are_values():
         assert not callable(thing)
 
 
-def test_a_minimum_is_where_it_stalls_and_fit_says_so():
-    inputs = jnp.linspace(-1.0, 1.0, 20)
-    data = inputs, jnp.sin(3 * inputs)
+def curve_fit(dtype):
+    inputs = jnp.linspace(-1.0, 1.0, 20, dtype=dtype)
     curve = Objective(lambda p, x: p["a"] * jnp.tanh(p["b"] * x), losses.half_squared_error)
-    start = {"a": jnp.array(0.5), "b": jnp.array(1.0)}
+    start = {"a": jnp.array(0.5, dtype), "b": jnp.array(1.0, dtype)}
+    return (inputs, jnp.sin(3 * inputs)), curve, start
+
+
+def test_float32_stalls_where_float64_does():
+    (data, curve, start), (wide, _, _) = curve_fit(jnp.float32), curve_fit(float)
+    fitted = fnn.fit(rules.levenberg_marquardt(), curve, start, data, steps=200)
+    assert fitted.stopped == Stop.STALLED
+    assert fitted.state.damping.dtype == fitted.params["a"].dtype == jnp.float32
+    grad = jax.grad(curve.on(wide))(jax.tree.map(lambda leaf: leaf.astype(float), fitted.params))
+    assert optax.tree.norm(grad) < 1e-3
+
+
+def test_a_minimum_is_where_it_stalls_and_fit_says_so():
+    data, curve, start = curve_fit(float)
     fitted = fnn.fit(rules.levenberg_marquardt(), curve, start, data, steps=500)
     assert fitted.stopped == Stop.STALLED
     assert "maximum" in str(fitted.stopped)
@@ -447,6 +460,9 @@ def test_misuse_is_named():
         frozen, tied = rules.only(rule, [False]), Objective(lambda p, x: p[0] * x)
         with pytest.raises(ValueError, match=r"got a tree without leaves; try a mask"):
             step(frozen, [start], tied.on(np.ones((2, 3))))
+    split = optax.partition({"a": rules.gauss_newton(), "b": optax.sgd(1.0)}, ["a", "b"])
+    with pytest.raises(TypeError, match=r"got MaskedNode in 1 of 2 places.*try rules\.only"):
+        split.init([start, start])
     with pytest.raises(ValueError, match="empty batch"):
         step(rules.gauss_newton(), start, LINEAR.on((np.ones((0, 3)), np.zeros(0))))
     with pytest.raises(ValueError, match="levenberg_marquardt: expected trials >= 1, got 0"):
