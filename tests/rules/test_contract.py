@@ -98,6 +98,17 @@ def train(rule, start=None, value_fn=None, **extra_args):
     return path, state
 
 
+def scanned(rule, params, value_fn):
+    """The last parameters and state; to be compiled."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = update(rule, state, params, value_fn)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, rule.init(params)), length=STEPS)[0]
+
+
 def compiled(rule):
     return optax.GradientTransformationExtraArgs(rule.init, jax.jit(rule.update))
 
@@ -163,19 +174,9 @@ def test_descends(factory):
 
 @every_rule
 def test_scan_is_the_python_loop(factory):
-    rule = make(factory)
-
-    @jax.jit
-    def scanned(params, value_fn):
-        def step(carry, _):
-            params, state = carry
-            updates, state = update(rule, state, params, value_fn)
-            return (optax.apply_updates(params, updates), state), None
-
-        return jax.lax.scan(step, (params, rule.init(params)), length=STEPS)[0]
-
+    run = jax.jit(functools.partial(scanned, make(factory)))
     (*_, (last, _)), state = reference(factory)
-    assert_close(scanned(initial(), OBJECTIVE.on(data())), (last, state))
+    assert_close(run(initial(), OBJECTIVE.on(data())), (last, state))
 
 
 @every_rule
@@ -244,16 +245,22 @@ def test_every_number_may_be_traced_and_mapped(factory):
     """Lanes with other numbers are runs with those numbers."""
     lanes = [{n: v * factor for n, v in numbers(factory).items()} for factor in (1.0, 0.999)]
     stacked = jax.tree.map(lambda *values: jnp.array(values), *lanes)
-    mapped = jax.vmap(lambda numbers: train(factory(**numbers)))(stacked)
+
+    def run(numbers):
+        return scanned(factory(**numbers), initial(), OBJECTIVE.on(data()))
+
+    mapped, run = jax.jit(jax.vmap(run))(stacked), jax.jit(run)
     for i, lane in enumerate(lanes):
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), train(factory(**lane)))
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), run(lane))
 
 
 @every_rule
 def test_starts_may_be_mapped(factory):
     starts = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), initial())
-    mapped = jax.vmap(functools.partial(train, make(factory)))(starts)
-    assert_close(jax.tree.map(lambda leaf: leaf[0], mapped), reference(factory))
+    run = functools.partial(scanned, make(factory), value_fn=OBJECTIVE.on(data()))
+    (*_, (last, _)), state = reference(factory)
+    mapped = jax.jit(jax.vmap(run))(starts)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], mapped), (last, state))
 
 
 # Inside optax -------------------------------------------------------------------------------------
