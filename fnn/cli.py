@@ -84,7 +84,8 @@ def rules_command() -> None:
     table = Table("rule", "what it is")
     for name in rules.__all__:
         rule = getattr(rules, name)
-        if inspect.signature(rule).return_annotation is optax.GradientTransformationExtraArgs:
+        kind = inspect.isfunction(rule) and inspect.signature(rule).return_annotation
+        if kind is optax.GradientTransformationExtraArgs:
             table.add_row(name, (rule.__doc__ or "").splitlines()[0])
     console.print(table)
 

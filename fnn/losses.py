@@ -24,7 +24,9 @@ mean over examples is the objective's. The target is cast to the outputs' dtype,
 so that, J being the model's Jacobian, J^T B B^T J is the Gauss-Newton matrix. The rest of the
 gradient, g - B s, is zero for the likelihoods; it holds hinge's slope and Huber's arms. R may be
 smaller than K, and 0 for a loss without curvature. `curvature(loss)` gives the factor of any loss,
-`with_curvature` attaches a closed form.
+`with_curvature` attaches a closed form, `is_complete(loss)` says whether the rest is known to be
+zero: then nobody needs to compute it. Where the loss is a likelihood, `sampler(loss)` draws
+targets.
 
 **Impossible targets** (a label 0 for hinge, a probability of 2, class 10 of 10) raise where their
 values can be seen. Under `jit` and `vmap` nobody sees them: there an impossible class makes the
@@ -33,7 +35,7 @@ loss NaN, so that training stops, and the other formulas are evaluated as they s
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,12 +46,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 Factor: TypeAlias = Callable[..., tuple[Float[Array, "k r"], Float[Array, " r"]]]
+Sampler: TypeAlias = Callable[[Array, Any], Array]
 Loss = TypeVar("Loss", bound=Callable[..., Array])
 
 # Curvature, attached or derived -------------------------------------------------------------------
 
 
-def with_curvature(loss: Loss, factor: Factor) -> Loss:
+def with_curvature(
+    loss: Loss, factor: Factor, *, complete: bool = False, sample: Sampler | None = None
+) -> Loss:
     """`loss` with the closed form `factor` of its curvature attached.
 
     Only a test can tell whether the two belong together: compare B B^T with `jax.hessian` and B s
@@ -58,6 +63,11 @@ def with_curvature(loss: Loss, factor: Factor) -> Loss:
     Args:
         loss: `loss(outputs, target) -> scalar`. It stays as it is; what returns is a new function.
         factor: `factor(outputs, target) -> (B, s)`, as the module says.
+        complete: True promises that B s is the whole gradient, always; then nothing is computed for
+            the rest of it. Without the promise the rest costs one more backward pass.
+        sample: `sample(key, outputs) -> target`, for a negative log-likelihood: a draw from the
+            distribution that the outputs are the natural parameters of. Its mean outer product of
+            gradients, the Fisher information, is then B B^T.
 
     Shapes:
         B is (K, R) and s is (R,), for K outputs in all; checked when the factor is used.
@@ -74,7 +84,8 @@ def with_curvature(loss: Loss, factor: Factor) -> Loss:
         >>> def factor(outputs, target):
         ...     root = jnp.exp(outputs / 2).reshape(1)
         ...     return root[:, None], root - target / root
-        >>> B, s = curvature(with_curvature(poisson, factor))(jnp.array(0.0), 3)
+        >>> curved = with_curvature(poisson, factor, complete=True)
+        >>> B, s = curvature(curved)(jnp.array(0.0), 3)
         >>> B.tolist(), s.tolist()
         ([[1.0]], [-2.0])
     """
@@ -95,7 +106,7 @@ def with_curvature(loss: Loss, factor: Factor) -> Loss:
 
     # The owner is stored too because functools.wraps copies attributes: a function that wraps this
     # loss and computes something else must not inherit its curvature.
-    vars(curved)["_curvature"] = (curved, checked)
+    vars(curved)["_curvature"] = (curved, checked, complete, sample)
     return cast("Loss", curved)
 
 
@@ -124,8 +135,48 @@ def curvature(loss: Callable[..., Array]) -> Factor:
         >>> B.tolist(), s.tolist()
         ([[1.0, 0.0], [0.0, 1.0]], [0.0, 2.0])
     """
-    owner, factor = getattr(loss, "_curvature", (None, None))
-    return factor if owner is loss and factor else partial(_derived_factor, loss)
+    factor, *_ = _attached(loss)
+    return factor or partial(_derived_factor, loss)
+
+
+def is_complete(loss: Callable[..., Array]) -> bool:
+    """Whether B s is known to be the whole gradient of a loss, for every output and target.
+
+    Args:
+        loss: `loss(outputs, target) -> scalar` of one example.
+
+    Returns:
+        What was promised to `with_curvature`; False for a loss whose curvature is derived.
+
+    Example:
+        >>> is_complete(half_squared_error), is_complete(hinge)
+        (True, False)
+    """
+    _, complete, _ = _attached(loss)
+    return complete
+
+
+def sampler(loss: Callable[..., Array]) -> Sampler | None:
+    """What draws targets from the distribution whose negative log-likelihood a loss is.
+
+    Args:
+        loss: `loss(outputs, target) -> scalar` of one example.
+
+    Returns:
+        `sample(key, outputs) -> target`; None for a loss that is not known as a likelihood.
+
+    Example:
+        >>> sample = sampler(logistic)
+        >>> float(sample(jax.random.key(0), jnp.array(100.0)))
+        1.0
+    """
+    *_, sample = _attached(loss)
+    return sample
+
+
+def _attached(loss):
+    owner, *attached = getattr(loss, "_curvature", (None,))
+    return attached if owner is loss and attached else (None, False, None)
 
 
 def _derived_factor(loss, outputs, target):
@@ -163,7 +214,11 @@ def _half_squared_error_factor(outputs, target):
     return jnp.eye(outputs.size, dtype=outputs.dtype), (outputs - target).ravel()
 
 
-@partial(with_curvature, factor=_half_squared_error_factor)
+def _gaussian(key, outputs):
+    return outputs + jax.random.normal(key, jnp.shape(outputs), jnp.result_type(outputs))
+
+
+@partial(with_curvature, factor=_half_squared_error_factor, complete=True, sample=_gaussian)
 def half_squared_error(
     outputs: Float[Array, " *shape"], target: Num[ArrayLike, " *shape"]
 ) -> Float[Array, ""]:
@@ -248,7 +303,11 @@ def _logistic_factor(outputs, target):
     return jnp.diag(root), ((1 - target) * p - target * q) / root
 
 
-@partial(with_curvature, factor=_logistic_factor)
+def _bernoulli(key, outputs):
+    return jax.random.bernoulli(key, jax.nn.sigmoid(outputs)).astype(outputs.dtype)
+
+
+@partial(with_curvature, factor=_logistic_factor, complete=True, sample=_bernoulli)
 def logistic(
     outputs: Float[Array, " *shape"], target: Num[ArrayLike, " *shape"]
 ) -> Float[Array, ""]:
@@ -292,7 +351,11 @@ def _softmax_factor(outputs, target):
     return jnp.diag(root) - jnp.outer(p, root), root - target / root
 
 
-@partial(with_curvature, factor=_softmax_factor)
+def _categorical(key, outputs):
+    return jax.random.categorical(key, outputs)
+
+
+@partial(with_curvature, factor=_softmax_factor, complete=True, sample=_categorical)
 def softmax_cross_entropy(
     outputs: Float[Array, " k"], target: Num[ArrayLike, " *shape"]
 ) -> Float[Array, ""]:
@@ -323,7 +386,7 @@ def softmax_cross_entropy(
     return _cross_entropy(outputs, target)
 
 
-@partial(with_curvature, factor=_softmax_factor)
+@partial(with_curvature, factor=_softmax_factor, complete=True, sample=_categorical)
 def kl(outputs: Float[Array, " k"], target: Num[ArrayLike, " *shape"]) -> Float[Array, ""]:
     """KL(target || softmax(outputs)) = sum target (log target - log softmax(outputs)).
 

@@ -105,6 +105,9 @@ class Objective:
         if chunk is not None and chunk < 1:
             raise ValueError(f"Objective.on: expected chunk >= 1, got {chunk}")
         keys = None if key is None else jax.random.split(key, n)
+        if weights is not None:  # a NaN in the padding would pass through a product with 0
+            rows = jnp.where(weights > 0, jnp.arange(n), jnp.argmax(weights > 0))
+            inputs, targets = jax.tree.map(lambda a: jnp.asarray(a)[rows], (inputs, targets))
         block = Block(inputs, targets, weights, keys, self.model, self.loss, chunk)
         value_fn = ValueFunction((Term(1.0, block),))
         return value_fn if self.penalty is None else value_fn + self.penalty
@@ -272,12 +275,9 @@ class Block:
         Returns:
             Both sums.
         """
-        examples = self.inputs, self.targets, self.keys
-        if self.weights is not None:  # a NaN in the padding would pass through a product with 0
-            live = jnp.argmax(self.weights > 0)
-            rows = jnp.where(self.weights > 0, jnp.arange(len(self.weights)), live)
-            examples = jax.tree.map(lambda leaf: leaf[rows], examples)
-        losses = jax.vmap(functools.partial(self._loss, params), axis_name=EXAMPLES)(*examples)
+        losses = jax.vmap(functools.partial(self._loss, params), axis_name=EXAMPLES)(
+            self.inputs, self.targets, self.keys
+        )
         if self.weights is None:
             return jnp.sum(losses), jnp.full((), len(losses), losses.dtype)
         weights = self.weights.astype(losses.dtype)
@@ -307,8 +307,32 @@ class Block:
         inputs, targets, weights, keys = jax.tree.map(cut, whole)
         return Block(inputs, targets, weights, keys, self.model, self.loss, chunk=None)
 
-    def _loss(self, params: PyTree, x: PyTree, target: PyTree, key: Array | None) -> Scalar:
-        outputs = self.model(params, x) if key is None else self.model(params, x, key=key)
+    def answer(self, params: PyTree, x: PyTree, key: Array | None) -> PyTree:
+        """The model's outputs for one example.
+
+        Args:
+            params: the model's parameters.
+            x: the example.
+            key: given to the model if there is one.
+
+        Returns:
+            The outputs.
+        """
+        return self.model(params, x) if key is None else self.model(params, x, key=key)
+
+    def judge(self, outputs: PyTree, target: PyTree) -> Scalar:
+        """The loss of one example.
+
+        Args:
+            outputs: the model's.
+            target: None without a loss.
+
+        Returns:
+            The loss, half the sum of squares of the outputs without one.
+
+        Raises:
+            ValueError: if the loss is not a scalar.
+        """
         if self.loss is None:
             squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(outputs)]
             return 0.5 * functools.reduce(operator.add, squares)
@@ -319,6 +343,9 @@ class Block:
                 f"got shape {jnp.shape(value)}; sum over the outputs in the loss"
             )
         return value
+
+    def _loss(self, params: PyTree, x: PyTree, target: PyTree, key: Array | None) -> Scalar:
+        return self.judge(self.answer(params, x, key), target)
 
 
 @jax.tree_util.register_dataclass

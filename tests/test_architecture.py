@@ -21,6 +21,8 @@ FLOORS = {
     "initializers": 0,
     "data": 0,
     "objective": 1,
+    "solvers": 1,
+    "curvature": 2,
     "rules": 3,
     "training": 4,
     "problems": 4,

@@ -86,7 +86,7 @@ def products(factor):
 def test_the_table_above_is_complete():
     functions = inspect.getmembers(losses, inspect.isfunction)
     public = {n for n, f in functions if f.__module__ == losses.__name__ and n[0] != "_"}
-    assert public == set(TARGETS) | {"with_curvature", "curvature"}
+    assert public == set(TARGETS) | {"with_curvature", "curvature", "is_complete", "sampler"}
 
 
 # --- the definitions ---
@@ -234,7 +234,24 @@ def test_attached_factor_is_the_derivative(name):
     # the rest of the gradient is outside the range of B, and there is none for smooth losses
     rest = grad - slope
     np.testing.assert_allclose(jnp.einsum("nij,nj->ni", square, rest), 0, atol=1e-13)
-    assert (jnp.abs(rest).max() < 1e-13) == (name in SMOOTH)
+    assert (jnp.abs(rest).max() < 1e-13) == (name in SMOOTH) == losses.is_complete(loss)
+    assert not losses.is_complete(without_curvature(loss))
+
+
+@everywhere
+def test_sampled_targets_have_the_curvature_as_their_fisher_information(name):
+    loss = loss_named(name)
+    sample = losses.sampler(loss)
+    assert (sample is not None) == (name in SMOOTH)
+    if sample is None:
+        return
+    outputs = jnp.array([0.5, -1.0, 2.0])
+    targets = jax.vmap(sample, (0, None))(jax.random.split(jax.random.key(0), 20_000), outputs)
+    grads = jax.vmap(jax.grad(loss), (None, 0))(outputs, targets)
+    B, _ = losses.curvature(loss)(outputs, targets[0])
+    # entries of g g^T have a variance below 2 (a Gaussian's fourth moment): four deviations
+    np.testing.assert_allclose(grads.T @ grads / len(grads), B @ B.T, atol=4 * (2 / 20_000) ** 0.5)
+    np.testing.assert_allclose(grads.mean(0), 0, atol=4 * 20_000**-0.5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
@@ -372,7 +389,7 @@ def test_with_curvature_leaves_the_loss_alone_and_is_not_inherited():
     def factor(outputs, target):
         return jnp.sqrt(2) * jnp.eye(outputs.size), jnp.sqrt(2) * (outputs - target)
 
-    attached = losses.with_curvature(doubled, factor)
+    attached = losses.with_curvature(doubled, factor, complete=True)
     x = jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0])
     assert attached is not doubled
     assert vars(doubled) == {}
@@ -385,8 +402,11 @@ def test_with_curvature_leaves_the_loss_alone_and_is_not_inherited():
         return attached(outputs, target) / 4
 
     np.testing.assert_allclose(losses.curvature(halved)(*x)[0], jnp.eye(2) / jnp.sqrt(2))
+    assert losses.is_complete(attached)
+    assert not losses.is_complete(halved)
     again = losses.with_curvature(attached, losses.curvature(losses.half_squared_error))
     np.testing.assert_array_equal(losses.curvature(again)(*x)[0], jnp.eye(2))
+    assert not losses.is_complete(again)  # nobody promised
     np.testing.assert_allclose(losses.curvature(attached)(*x)[0], jnp.sqrt(2) * jnp.eye(2))
 
 

@@ -15,10 +15,25 @@ First order, from the gradient alone:
     adamw       with weight decay outside the division
     rprop       signs, and a step size for every parameter
 
+Second order, from the curvature that they see in `value_fn`:
+
+    newton                  to where the quadratic model is stationary
+    gauss_newton            the same without the curvature of the model: never uphill
+    levenberg_marquardt     damped by `damping`, a step only if it lowers the value; `scaling`
+
+For some of the leaves, and for frameworks without extra arguments:
+
+    only        a rule for the leaves that a mask selects
+    bind        a rule that makes value, gradient and value function itself
+
 `static_arguments(rule)` names the hyperparameters that cannot be traced. What all rules promise is
 said in `contract`.
 """
 
+from fnn.rules import damping as damping
+from fnn.rules import scaling as scaling
+from fnn.rules.adapters import bind as bind
+from fnn.rules.adapters import only as only
 from fnn.rules.contract import static_arguments as static_arguments
 from fnn.rules.first_order import adagrad as adagrad
 from fnn.rules.first_order import adam as adam
@@ -28,15 +43,25 @@ from fnn.rules.first_order import nesterov as nesterov
 from fnn.rules.first_order import rmsprop as rmsprop
 from fnn.rules.first_order import rprop as rprop
 from fnn.rules.first_order import sgd as sgd
+from fnn.rules.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from fnn.rules.second_order import gauss_newton as gauss_newton
+from fnn.rules.second_order import newton as newton
 
 __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "bind",
+    "damping",
+    "gauss_newton",
+    "levenberg_marquardt",
     "momentum",
     "nesterov",
+    "newton",
+    "only",
     "rmsprop",
     "rprop",
+    "scaling",
     "sgd",
     "static_arguments",
 ]

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 
 class Stop(enum.IntEnum):
@@ -33,6 +33,7 @@ class Stop(enum.IntEnum):
     NON_FINITE = 4
     CALLBACK = 5
     DATA = 6
+    STALLED = 7
 
     def __str__(self) -> str:
         """The reason as a sentence."""
@@ -51,6 +52,10 @@ _SENTENCES = {
     ),
     Stop.CALLBACK: "The callback asked for it.",
     Stop.DATA: "The iterator of batches ran out.",
+    Stop.STALLED: (
+        "No step, however short, lowered the value: the damping reached its maximum. This is a "
+        "minimum up to rounding, or the value is not a smooth function of the parameters."
+    ),
 }
 
 
@@ -219,7 +224,8 @@ def judge(
     finite = jnp.isfinite(value)
     for leaf in jax.tree.leaves(params):
         finite &= jnp.isfinite(leaf).all()
-    verdict = jnp.where(value <= goal, Stop.GOAL, Stop.RUNNING)
+    verdict = jnp.where(is_stalled(state), Stop.STALLED, Stop.RUNNING)
+    verdict = jnp.where(value <= goal, Stop.GOAL, verdict)
     verdict = jnp.where(finite, verdict, Stop.NON_FINITE)
     taken = functools.partial(jax.tree.map, lambda new, old: jnp.where(running & finite, new, old))
     return progress._replace(
@@ -228,6 +234,22 @@ def judge(
         step=progress.step + jnp.where(running, steps, 0),
         stopped=jnp.where(running, verdict, progress.stopped).astype(jnp.int32),
     )
+
+
+def is_stalled(state: PyTree) -> Bool[Array, ""]:
+    """Whether a rule says that it cannot go on: a scalar field `stalled` of its state is true.
+
+    Args:
+        state: any rule's state; it may hold several such fields, or none.
+
+    Returns:
+        A boolean.
+    """
+    fields = optax.tree.get_all_with_path(
+        state, "stalled", lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    )
+    flags = [jnp.asarray(value) for _, value in fields if jnp.shape(value) == ()]
+    return functools.reduce(jnp.logical_or, flags, jnp.zeros((), bool))
 
 
 def look(

@@ -1,0 +1,26 @@
+"""Exact curvature from one forward and one backward pass.
+
+`capture` a batch, then ask it: `gram`, `product`, `transpose_product`, `diagonal`, `kronecker`,
+`norms`, `jacobian`. `explain` tells what the capture of a model will cost, leaf by leaf.
+`gauss_newton_system` and `hessian_system` turn a value function into the system that `solvers`
+solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps on trees.
+"""
+
+from fnn.curvature.explain import explain as explain
+from fnn.curvature.kernel import gram as gram
+from fnn.curvature.kernel import norms as norms
+from fnn.curvature.operators import Operator as Operator
+from fnn.curvature.operators import fisher as fisher
+from fnn.curvature.operators import gauss_newton as gauss_newton
+from fnn.curvature.operators import hessian as hessian
+from fnn.curvature.products import Captured as Captured
+from fnn.curvature.products import Kronecker as Kronecker
+from fnn.curvature.products import capture as capture
+from fnn.curvature.products import diagonal as diagonal
+from fnn.curvature.products import jacobian as jacobian
+from fnn.curvature.products import kronecker as kronecker
+from fnn.curvature.products import product as product
+from fnn.curvature.products import transpose_product as transpose_product
+from fnn.curvature.systems import Quadratic as Quadratic
+from fnn.curvature.systems import gauss_newton_system as gauss_newton_system
+from fnn.curvature.systems import hessian_system as hessian_system

@@ -1,0 +1,394 @@
+"""The Gram matrix of a batch: J J^T, from what was captured.
+
+For one leaf, a use with left and right (see `uses`) contributes to the entry of rows (n, r), (m, s)
+
+    sum over b, t, u of <left[n, b, t], left[m, b, u]> <right[n, r, b, t], right[m, s, b, u]>
+
+the *factored* form: for one position, (A A^T) * (Delta Delta^T) element by element. With many
+positions it is cheaper to write J out, leaf by leaf: the *explicit* form. Of the two, the one with
+fewer flops is taken, from shapes alone.
+
+When one leaf has several uses, those that read the same entries have cross terms of the same form
+(with left and right exchanged where W is used beside its transpose), those that read disjoint
+entries have none; anything else is explicit.
+
+The matrix is made of tiles, block of examples against block of examples, on and below the diagonal;
+a tile takes no more than the memory budget.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from fnn.curvature.products import (
+    HIGHEST,
+    Captured,
+    Outer,
+    examples,
+    leaf_jacobian,
+    outer,
+    scale,
+)
+from fnn.curvature.program import Program, Use, settle
+
+_PANEL = 512  # rows: in lower panels, products lose what symmetry saves, and compile longer
+
+
+class Choice(NamedTuple):
+    """How one leaf enters the Gram matrix.
+
+    Attributes:
+        groups: the uses whose cross terms count, on the left and on the right, each with whether
+            its left and right are exchanged; None for the explicit form.
+        why: in words.
+        flops: of the full matrix, in this form.
+        memory: bytes that it adds to a tile, for every pair of examples and for every example.
+    """
+
+    groups: "list[tuple[_Group, _Group]] | None"
+    why: str
+    flops: float
+    memory: tuple[float, float]
+
+
+_Group = list[tuple[int, bool]]
+
+
+def choices(
+    one: Program, two: Program, rows: tuple[int, int], columns: tuple[int, int], itemsize: int = 4
+) -> list[Choice]:
+    """For every leaf, the cheaper exact form of its part of the Gram matrix.
+
+    Args:
+        one: the program of the model on the left.
+        two: on the right; the same object where it is the same model.
+        rows: the numbers of examples and of rows of each on the left.
+        columns: on the right.
+        itemsize: bytes of a number.
+
+    Returns:
+        One choice for every leaf of the parameters.
+    """
+    leaves = range(len(one.params))
+    return [_choice(one, two, leaf, rows, columns, itemsize) for leaf in leaves]
+
+
+def _choice(
+    one: Program,
+    two: Program,
+    leaf: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    itemsize: int,
+) -> Choice:
+    (n, r), (m, s) = rows, columns
+    sides = [(one, n, r)] if one is two else [(one, n, r), (two, m, s)]
+    size = math.prod(one.params[leaf].aval.shape)
+    if not one.params[leaf].leaves:
+        return Choice([], "a constant: not a real number", 0.0, (0.0, 0.0))
+    if not all(_touching(program, leaf) for program, _, _ in sides):
+        return Choice([], "not used", 0.0, (0.0, 0.0))
+    used = [p.uses[i] for p, _, _ in sides for i in _touching(p, leaf)]
+    entering = sorted({use.name for use in used})
+    forming = sum(_forming(program, leaf, count * each) for program, count, each in sides)
+    explicit = Choice(
+        None,
+        f"{', '.join(entering)}: ",
+        forming + 2.0 * n * r * m * s * size,
+        (0, itemsize * max(r, s) * size),
+    )
+    unviewed = [use.name for use in used if leaf not in use.weight.views]
+    if unviewed:
+        return explicit._replace(why=f"{explicit.why}not a view of its entries")
+    groups = _groups(one, two, leaf)
+    if groups is None:
+        return explicit._replace(why=f"{explicit.why}uses that overlap in part")
+    flops = widest = 0.0
+    for left, right in groups:
+        swapping = any(swapped for _, swapped in (*left, *right))
+        for i, _ in left:
+            for j, _ in right:
+                pairs = 1.0 * _positions(one.uses[i]) * _positions(two.uses[j])
+                b, _, width_in, width_out = one.uses[i].form.shape
+                looked_up = one.uses[i].form.rows and two.uses[j].form.rows
+                ones = one.uses[i].operand is None and two.uses[j].operand is None
+                width_in = 0 if ones else 1 if looked_up else width_in
+                both = r * s if swapping else 1
+                flops += 2 * b * n * m * pairs * (width_in * both + width_out * r * s)
+                widest = max(widest, 3 * itemsize * b * pairs * r * s)
+    if explicit.flops < flops:
+        return explicit._replace(why=f"{explicit.why}explicit is cheaper")
+    return Choice(groups, ", ".join(entering), flops, (widest, 0.0))
+
+
+def _touching(program: Program, leaf: int) -> list[int]:
+    return [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
+
+
+def _forming(program: Program, leaf: int, rows: int) -> float:
+    """Flops of a leaf's explicit Jacobian."""
+    used = [program.uses[i] for i in _touching(program, leaf)]
+    return sum(2.0 * rows * _positions(u) * math.prod(u.form.shape) for u in used if u.operand)
+
+
+def _positions(use: Use) -> int:
+    return use.form.shape[1] * math.prod(use.lead)
+
+
+def _groups(one: Program, two: Program, leaf: int) -> list[tuple[_Group, _Group]] | None:
+    """Uses of a leaf that read the same entries; None if some overlap in part."""
+    sides = [one] if one is two else [one, two]
+    reading = [(side, i) for side, program in enumerate(sides) for i in _touching(program, leaf)]
+    if len(reading) == 1:
+        ((_, only),) = reading
+        return [([(only, False)], [(only, False)])]
+    shape = one.params[leaf].aval.shape
+    indices = np.arange(math.prod(shape)).reshape(shape)
+    groups: list[tuple[np.ndarray, tuple[_Group, ...]]] = []
+    for side, i in reading:
+        use = sides[side].uses[i]
+        entries = use.form.matrix(use.weight.views[leaf](indices))
+        for reference, group in groups:
+            if np.array_equal(entries, reference):
+                group[side].append((i, False))
+                break
+            if np.array_equal(entries.swapaxes(1, 2), reference):
+                group[side].append((i, True))
+                break
+            if np.intersect1d(entries, reference).size:
+                return None
+        else:
+            groups.append((entries, tuple([(i, False)] if k == side else [] for k in (0, 1))))
+    return [(group[0], group[0] if one is two else group[1]) for _, group in groups]
+
+
+# --- tiles --------------------------------------------------------------------------------------
+
+
+def gram(
+    captured: Captured,
+    other: Captured | None = None,
+    *,
+    scales: PyTree | None = None,
+    memory_budget: int = 2**30,
+) -> Float[Array, "rows columns"]:
+    """J diag(scales) J^T, rows ordered by example, then by row of the example.
+
+    Args:
+        captured: from `capture`.
+        other: the rows on the right, captured at the same parameters; by default the same. With it,
+            the empirical neural tangent kernel of two sets of inputs, or of two models.
+        scales: a tree like the parameters with one number for every leaf, or an array of the leaf's
+            shape, which takes the leaf's explicit form.
+        memory_budget: bytes that the making of a tile may take.
+
+    Returns:
+        The Gram matrix, symmetric to the last bit without `other`.
+
+    Raises:
+        ValueError: the captures have not the same parameters, or `scales` not one number a leaf.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn.curvature.products import capture
+        >>> captured = capture(lambda w, x: w @ x, jnp.ones(3), jnp.eye(2, 3))
+        >>> gram(captured)
+        Array([[1., 0.],
+               [0., 1.]], ...)
+    """
+    two = captured if other is None else other
+    n, r = captured.shape
+    shapes = [jax.tree.map(jnp.shape, one.params) for one in (captured, two)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"gram: expected two captures at the same parameters, got shapes {shapes[0]} and "
+            f"{shapes[1]}; try the same params for both"
+        )
+    leaves = len(captured.program.params)
+    weighting = [1.0] * leaves if scales is None else jax.tree.leaves(scales)
+    if len(weighting) != leaves:
+        raise ValueError(
+            f"gram: expected scales with one number for each of {leaves} leaves, got "
+            f"{len(weighting)}; try jax.tree.map over the parameters"
+        )
+    itemsize = jnp.promote_types(captured.outputs.dtype, jnp.float32).itemsize
+    chosen = choices(captured.program, two.program, captured.shape, two.shape, itemsize)
+    for leaf, (choice, number) in enumerate(zip(chosen, weighting, strict=True)):
+        if jnp.ndim(number) and choice.groups:
+            written = itemsize * max(r, two.shape[1]) * jnp.size(number)
+            chosen[leaf] = choice._replace(groups=None, memory=(0.0, written))
+    block = _block(chosen, max(n, two.shape[0]), memory_budget)
+    rectangle = partial(
+        _rectangle, block=block, tile=partial(_tile, chosen=chosen, scales=weighting)
+    )
+    if other is not None:
+        return rectangle(captured, two)
+
+    # Panels reach from the left edge to the diagonal: two save 1/4 of the products, four 3/8.
+    height = -(-n // min(4, max(1, n * r // _PANEL)))
+    ends = [*range(height, n, height), n]
+    starts = [0, *ends[:-1]]
+    panels = [
+        rectangle(examples(captured, start, end - start), examples(captured, 0, end))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    return _mirrored(panels, [start * r for start in starts])
+
+
+def _mirrored(panels: Sequence[Array], starts: Sequence[int]) -> Array:
+    """The symmetric matrix whose lower triangle the panels are."""
+    rows = []
+    for i, start in enumerate(starts):
+        height = len(panels[i])
+        square = panels[i][:, start:]
+        above = [panel[:, start : start + height].T for panel in panels[i + 1 :]]
+        rows.append(jnp.concatenate([panels[i][:, :start], (square + square.T) / 2, *above], 1))
+    return jnp.concatenate(rows)
+
+
+def _rectangle(one: Captured, two: Captured, *, block: int, tile: Callable) -> Array:
+    """The Gram matrix of two captures, by tiles of at most `block` examples a side."""
+    (n, r), (m, s) = one.shape, two.shape
+    height, width = min(block, n), min(block, m)
+    if (height, width) == (n, m):
+        return tile(one, two)
+    pairs = [(i, j) for i in _starts(n, height) for j in _starts(m, width)]
+
+    def place(matrix, pair):
+        i, j = pair
+        part = tile(examples(one, i, height), examples(two, j, width))
+        return lax.dynamic_update_slice(matrix, part, (i * r, j * s)), None
+
+    dtype = jnp.promote_types(one.outputs.dtype, jnp.float32)
+    return lax.scan(place, jnp.zeros((n * r, m * s), dtype), _columns(pairs))[0]
+
+
+def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
+    one, two = zip(*pairs, strict=True)
+    return jnp.array(one), jnp.array(two)
+
+
+def _block(chosen: Sequence[Choice], n: int, memory_budget: int) -> int:
+    """The largest number of examples whose tiles obey the budget."""
+    block = n
+    while block > 1 and any(
+        pair * block**2 + 2 * each * block > memory_budget
+        for pair, each in (c.memory for c in chosen)
+    ):
+        block = -(-block // 2)
+    return block
+
+
+def _starts(n: int, block: int) -> Sequence[int]:
+    """Where blocks begin; the last one ends at n and may overlap the one before it."""
+    return [*range(0, n - block, block), n - block]
+
+
+def _tile(
+    one: Captured, two: Captured, *, chosen: Sequence[Choice], scales: Sequence[Any]
+) -> Array:
+    """The Gram matrix of two blocks of examples."""
+    (n, r), (m, s) = one.shape, two.shape
+    env, other = (settle(c.program, jax.tree.leaves(c.params), c.closed_over) for c in (one, two))
+    left = {i: outer(one, i) for i in range(len(one.program.uses))}
+    right = {i: outer(two, i) for i in range(len(two.program.uses))}
+    total = jnp.zeros((n, r, m, s), jnp.promote_types(one.outputs.dtype, jnp.float32))
+    for leaf, choice in enumerate(chosen):
+        if choice.groups is None:
+            a, b = (leaf_jacobian(x, leaf) for x in (one, two))
+            number = scales[leaf]
+            if jnp.ndim(number):
+                a, number = a * number, 1.0
+            a, b = a.reshape(n * r, -1), b.reshape(m * s, -1)
+            part = jnp.matmul(a, b.T, precision=HIGHEST)
+            total += number * part.reshape(n, r, m, s)
+            continue
+        for group, beside in choice.groups:
+            for i, swap_i in group:
+                for j, swap_j in beside:
+                    first, second = one.program.uses[i], two.program.uses[j]
+                    number = scale(first, leaf, env) * scale(second, leaf, other)
+                    part = _factored(left[i], right[j], swap_i, swap_j)
+                    total += scales[leaf] * number * part
+    return total.reshape(n * r, m * s)
+
+
+def _factored(one: Outer, two: Outer, swap_one: bool, swap_two: bool) -> Array:
+    """<left, left> <right, right> summed over b, t, u: (n, r, m, s)."""
+    if swap_one == swap_two and one.rows is not None and two.rows is not None:
+        rows = one.rows[:, None, :, None, None, None]
+        same = (rows == two.rows[:, None, :]) & (rows >= 0)
+        lefts = same[None].astype(one.right.dtype)
+        rights = _inner(one.right, two.right)
+    elif one.left is None and two.left is None:
+        lefts, rights = 1.0, _inner(one.right, two.right)
+    else:
+        a, b = _sides(one, swap_one)
+        c, d = _sides(two, swap_two)
+        lefts, rights = _inner(a, c), _inner(b, d)
+    return jnp.sum(lefts * rights, (0, 3, 6))
+
+
+def _sides(use: Outer, swap: bool) -> tuple[Array, Array]:
+    """Left and right, exchanged where asked for."""
+    left = jnp.ones_like(use.right[:, :1, ..., :1]) if use.left is None else use.left
+    return (use.right, left) if swap else (left, use.right)
+
+
+def _inner(x: Float[Array, "n r b t i"], y: Float[Array, "m s b u i"]) -> Array:
+    """Inner products of all rows, (b, n, r, t, m, s, u)."""
+    (n, r, b, t, i), (m, s, _, u, _) = x.shape, y.shape
+    x, y = (z.swapaxes(1, 2).swapaxes(0, 1).reshape(b, -1, i) for z in (x, y))
+    multiply = partial(jnp.matmul, precision=HIGHEST)
+    inner = multiply(x[0], y[0].T)[None] if b == 1 else multiply(x, y.swapaxes(1, 2))
+    return inner.reshape(b, n, r, t, m, s, u)
+
+
+# --- what follows -------------------------------------------------------------------------------
+
+
+def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]:
+    """The norm of every row of J: of every example's gradient, for rows that are gradients.
+
+    Each is the square root of a Gram matrix of one row.
+
+    Args:
+        captured: from `capture`.
+        memory_budget: bytes that the examples treated at once may take.
+
+    Returns:
+        One norm for every example and row.
+
+    Example:
+        >>> from fnn.curvature.products import capture
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> norms(captured).tolist()
+        [[5.0]]
+    """
+    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    if not captured.deltas:
+        return jnp.zeros(captured.shape, dtype)
+    chosen = choices(captured.program, captured.program, (1, 1), (1, 1), dtype.itemsize)
+    ones = [1.0] * len(chosen)
+
+    def square(operands, deltas):
+        one = dataclasses.replace(captured, operands=operands, deltas=deltas)
+        return _tile(one, one, chosen=chosen, scales=ones)[0, 0]
+
+    def example(arrays):
+        operands, deltas = jax.tree.map(lambda x: x[None], arrays)
+        rows = [delta[:, :, None] for delta in deltas]
+        return jax.vmap(square, (None, 1))(operands, rows)
+
+    each = captured.shape[1] * sum(sum(choice.memory) for choice in chosen)
+    size = max(1, min(captured.shape[0], int(memory_budget / max(1.0, each))))
+    arrays = (captured.operands, captured.deltas)
+    return jnp.sqrt(lax.map(example, arrays, batch_size=size))

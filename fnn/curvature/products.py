@@ -1,0 +1,475 @@
+"""`capture`: what a batch's Jacobian is made of, and the products that follow from it.
+
+The Jacobian J of a batch has one row for every example n and every cotangent r of its outputs
+(N * R rows), one column for every parameter. `capture` runs the program of the model (see
+`program`) forward and backward once, and keeps for every use the operand a and the deltas. From
+them, with no Jacobian and no further pass through the model:
+
+    product(v)             = J v        rows: sum over uses of <delta, apply(a, dW)>
+    transpose_product(u)   = J^T u      sum over uses of apply(a, .)^T (sum over r of u * delta)
+    diagonal               = diag J^T J
+    kronecker              = A^T A and Delta^T Delta of every use
+    jacobian               = J itself, for those who can afford it
+
+The Gram matrix J J^T has a module of its own, `kernel`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from fnn.curvature.program import AXIS, Environment, Program, Use, Value, replay, settle, trace
+
+HIGHEST = lax.Precision.HIGHEST
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """What the Jacobian of a batch is made of.
+
+    Attributes:
+        outputs: the model's outputs, examples first.
+        slopes: the second result of `factor`, (N, R); None without a factor.
+        params: where.
+        closed_over: arrays that the model closes over.
+        operands: for every use that has one, its operand (N, S, ...), S the iterations of the
+            scans around it.
+        deltas: for every use, the derivatives of the rows in its result (N, R, S, ...).
+        program: the model's.
+    """
+
+    outputs: Array
+    slopes: Array | None
+    params: PyTree
+    closed_over: list[Array]
+    operands: dict[int, Array]
+    deltas: list[Array]
+    program: Program = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of examples N and of rows R for each."""
+        if self.deltas:
+            n, r, *_ = self.deltas[0].shape
+            return n, r
+        return len(self.outputs), self.outputs[0].size if self.slopes is None else self.slopes[
+            0
+        ].size
+
+
+def capture(
+    model: Callable[..., Array],
+    params: PyTree,
+    inputs: PyTree,
+    factor: Callable[..., tuple[Array, Array]] | None = None,
+    targets: PyTree = None,
+) -> Captured:
+    """What the Jacobian of a batch is made of, from one forward and one backward pass.
+
+    Exact for every model that JAX can differentiate in reverse mode: a parameter that enters the
+    model in a way not known here costs its own explicit Jacobian (`explain` says which and why).
+    Integer leaves of the parameters are constants. May be used under jit, vmap and scan.
+
+    Args:
+        model: any function `(params, x) -> outputs` of one example, outputs one real array.
+        params: the parameters.
+        inputs: a tree of arrays with the examples first.
+        factor: `(outputs, target) -> (B, s)` of one example; the rows are those of B^T J, B of
+            shape (*outputs.shape, R). Without it, the rows are the outputs themselves.
+        targets: a tree of arrays with the examples first, for `factor`.
+
+    Returns:
+        What the products of this module and of `kernel` take.
+
+    Raises:
+        ValueError: the inputs have no examples axis in common.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = lambda params, x: jnp.tanh(x @ params["w"] + params["b"])
+        >>> params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+        >>> captured = capture(model, params, jnp.ones((5, 3)))
+        >>> captured.outputs.shape, captured.shape
+        ((5, 2), (5, 2))
+    """
+    flat, structure = jax.tree.flatten(inputs)
+    sizes = {jnp.shape(x)[:1] for x in flat}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(
+            "capture: expected inputs that are arrays with the examples first, as many in each, "
+            f"got shapes {[jnp.shape(x) for x in flat]}; try inputs[None] for one example"
+        )
+    examples = len(flat[0])
+    one = structure.unflatten([jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in flat])
+    program, closed_over = trace(model, params, one, examples)
+    env = settle(program, jax.tree.leaves(params), closed_over)
+    zeros = [jnp.zeros((*use.lead, *use.result.shape), use.result.dtype) for use in program.uses]
+
+    def example(x, target):
+        x = jax.tree.leaves(x)
+        outputs, pull, operands = jax.vjp(
+            lambda noise: replay(program, env, x, dict(enumerate(noise))), zeros, has_aux=True
+        )
+        if factor is None:
+            rows, slopes = _identity(outputs), None
+        else:
+            columns, slopes = factor(outputs, target)
+            rows = jnp.moveaxis(columns, -1, 0).astype(outputs.dtype)
+        (deltas,) = jax.vmap(pull)(rows)
+        operands = {i: _iterations(a, program.uses[i], 0) for i, a in operands.items()}
+        deltas = [_iterations(d, u, 1) for d, u in zip(deltas, program.uses, strict=True)]
+        return outputs, slopes, operands, deltas
+
+    outputs, slopes, operands, deltas = jax.vmap(example, axis_name=AXIS)(inputs, targets)
+    return Captured(outputs, slopes, params, closed_over, operands, deltas, program)
+
+
+def _identity(outputs: Array) -> Array:
+    return jnp.eye(outputs.size, dtype=outputs.dtype).reshape(-1, *outputs.shape)
+
+
+def _iterations(x: Array, use: Use, axis: int) -> Array:
+    """The scans around a use as one axis."""
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + len(use.lead) :])
+
+
+# --- the parameters' side -----------------------------------------------------------------------
+
+
+def _fixed(
+    captured: Captured, weights: Sequence[Value], moved: Sequence[int]
+) -> tuple[Callable[[Sequence[Array]], list[Array]], list[Array]]:
+    """Fixed values as a function of some of the parameters' leaves, and those leaves."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(captured.params)]
+
+    def values(some):
+        full = list(leaves)
+        for i, leaf in zip(moved, some, strict=True):
+            full[i] = leaf
+        env = settle(captured.program, full, captured.closed_over)
+        return [env[weight] for weight in weights]
+
+    return values, [leaves[i] for i in moved]
+
+
+def _real(program: Program) -> list[int]:
+    """The leaves that are not constants."""
+    return [i for i, leaf in enumerate(program.params) if leaf.leaves]
+
+
+def wide(x: Array) -> Array:
+    """An array in at least single precision; integers as they are."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _batched(use: Use, captured: Captured, index: int) -> Callable[[Array], Array]:
+    """`W -> z` of a use for all examples and iterations, (N * S, ...)."""
+    if use.operand is None:
+        examples = captured.shape[0]
+        return lambda w: jnp.broadcast_to(w, (examples, *w.shape))
+    operands = wide(captured.operands[index])
+    operands = operands.reshape(-1, *operands.shape[2:])
+    return lambda w: jax.vmap(use.form.apply, (0, None))(operands, w)
+
+
+def _weights(program: Program) -> list[Value]:
+    return list(dict.fromkeys(use.weight for use in program.uses))
+
+
+def product(captured: Captured, tangent: PyTree) -> Float[Array, "n r"]:
+    """J v, from the capture: no pass through the model.
+
+    Args:
+        captured: from `capture`.
+        tangent: v, a tree like the parameters; its integer leaves are ignored.
+
+    Returns:
+        One number for every example and row.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> product(captured, jnp.array([1.0, 1.0])).tolist()
+        [[7.0]]
+    """
+    program, weights, moved = captured.program, _weights(captured.program), _real(captured.program)
+    values, leaves = _fixed(captured, weights, moved)
+    tangents = jax.tree.leaves(tangent)
+    tangents = [jnp.asarray(tangents[i], leaf.dtype) for i, leaf in zip(moved, leaves, strict=True)]
+    # Forward through the fixed part as the transpose of backward: custom_vjp allows no other.
+    fixed, pull = jax.vjp(values, leaves)
+    (changes,) = jax.vjp(pull, jax.tree.map(jnp.zeros_like, fixed))[1]((tangents,))
+    change = dict(zip(weights, changes, strict=True))
+    rows = jnp.zeros(captured.shape, captured.outputs.dtype)
+    for index, use in enumerate(program.uses):
+        delta = wide(captured.deltas[index])
+        result = _batched(use, captured, index)(wide(change[use.weight]))
+        result = result.reshape(delta.shape[0], -1)
+        delta = delta.reshape(*delta.shape[:2], -1)
+        rows = rows + jnp.einsum("nz,nrz->nr", result, delta, precision=HIGHEST)
+    return rows
+
+
+def transpose_product(captured: Captured, rows: Float[Array, "n r"]) -> PyTree:
+    """J^T u, from the capture: no second backward pass.
+
+    Args:
+        captured: from `capture`.
+        rows: u, one number for every example and row, (N, R) or flat.
+
+    Returns:
+        A tree like the parameters; integer leaves and leaves that are not used are zero.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> transpose_product(captured, jnp.array([2.0])).tolist()
+        [6.0, 8.0]
+    """
+    program, weights = captured.program, _weights(captured.program)
+    rows = rows.reshape(captured.shape)
+    cotangent: dict[Value, Any] = dict.fromkeys(weights, 0.0)
+    for index, use in enumerate(program.uses):
+        delta = wide(captured.deltas[index])
+        delta = jnp.einsum("nr,nr...->n...", rows, delta, precision=HIGHEST)
+        if use.operand is None:
+            pulled = delta.sum((0, 1))
+        else:
+            weight = jax.ShapeDtypeStruct(use.weight.aval.shape, delta.dtype)
+            back = jax.linear_transpose(_batched(use, captured, index), weight)
+            (pulled,) = back(delta.reshape(-1, *delta.shape[2:]))
+        cotangent[use.weight] += pulled
+    return _pulled(captured, [cotangent[w] for w in weights], weights)
+
+
+def _pulled(captured: Captured, cotangents: Sequence[Array], weights: Sequence[Value]) -> PyTree:
+    """Cotangents of fixed values, as one of the parameters."""
+    full, structure = jax.tree.flatten(jax.tree.map(jnp.zeros_like, captured.params))
+    moved = _real(captured.program)
+    _, pull = jax.vjp(*_fixed(captured, weights, moved))
+    (pulled,) = pull([c.astype(w.aval.dtype) for c, w in zip(cotangents, weights, strict=True)])
+    for i, leaf in zip(moved, pulled, strict=True):
+        full[i] = leaf
+    return structure.unflatten(full)
+
+
+# --- outer products -----------------------------------------------------------------------------
+
+
+class Outer(NamedTuple):
+    """A use of a batch as sums of outer products: left (n, 1, b, t, i), right (n, r, b, t, o).
+
+    `left` is None for ones; `rows` (n, t) are the places of the ones of a one-hot left.
+    """
+
+    left: Array | None
+    right: Array
+    rows: Array | None
+
+
+def outer(captured: Captured, index: int) -> Outer:
+    """The outer products of a use; its iterations are positions."""
+    use = captured.program.uses[index]
+    form, delta = use.form, wide(captured.deltas[index])
+    right = _positions(jax.vmap(jax.vmap(jax.vmap(form.right)))(delta))
+    if form.left is None:
+        return Outer(None, right, None)
+    operand = captured.operands[index]
+    rows = None if form.rows is None else jax.vmap(jax.vmap(form.rows))(operand)
+    left = _positions(jax.vmap(jax.vmap(form.left))(wide(operand))[:, None])
+    return Outer(left, right, None if rows is None else rows.reshape(len(rows), -1))
+
+
+def _positions(x: Array) -> Array:
+    """(n, r, s, b, t, i) to (n, r, b, s * t, i)."""
+    n, r, s, b, t, i = x.shape
+    return x.swapaxes(2, 3).reshape(n, r, b, s * t, i)
+
+
+def _weight_jacobian(captured: Captured, index: int) -> Array:
+    """The Jacobian of a use in its weight, (N, R, *shape)."""
+    use, (left, right, _) = captured.program.uses[index], outer(captured, index)
+    if left is None:
+        matrix = right
+    elif right.shape[3] == 1:
+        matrix = left.swapaxes(3, 4) * right
+    else:
+        matrix = jnp.einsum("nbti,nrbto->nrbio", left[:, 0], right, precision=HIGHEST)
+    matrix = matrix.reshape(*right.shape[:2], *use.form.shape[:1], *use.form.shape[2:])
+    return jax.vmap(jax.vmap(lambda m: unmatrix(use, m)))(matrix)
+
+
+def unmatrix(use: Use, matrix: Array) -> Array:
+    """A matrix (b, i, o) in the shape of the use's weight."""
+    weight = jax.ShapeDtypeStruct(use.weight.aval.shape, matrix.dtype)
+    return jax.linear_transpose(use.form.matrix, weight)(matrix)[0]
+
+
+def leaf_jacobian(captured: Captured, leaf: int) -> Array:
+    """The Jacobian in leaf number `leaf`, (N, R, *leaf.shape)."""
+    program = captured.program
+    touching = [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
+    weights = list(dict.fromkeys(program.uses[i].weight for i in touching))
+    if not touching:
+        unused = jax.tree.leaves(captured.params)[leaf]
+        return jnp.zeros((*captured.shape, *jnp.shape(unused)), jnp.result_type(unused))
+    blocks: dict[Value, Any] = dict.fromkeys(weights, 0.0)
+    for i in touching:
+        blocks[program.uses[i].weight] += _weight_jacobian(captured, i)
+    _, pull = jax.vjp(*_fixed(captured, weights, [leaf]))
+    cotangents = [blocks[w].astype(w.aval.dtype) for w in weights]
+    return jax.vmap(jax.vmap(lambda c: pull(c)[0][0]))(cotangents)
+
+
+def jacobian(captured: Captured) -> PyTree:
+    """J itself: a tree like the parameters, of arrays (N, R, *leaf.shape).
+
+    Args:
+        captured: from `capture`.
+
+    Returns:
+        The explicit Jacobian; integer leaves and leaves that are not used are zero.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> jacobian(captured).tolist()
+        [[[3.0, 4.0]]]
+    """
+    leaves, structure = jax.tree.flatten(captured.params)
+    return structure.unflatten(leaf_jacobian(captured, i) for i in range(len(leaves)))
+
+
+def examples(captured: Captured, start: Any, size: int) -> Captured:
+    """Some consecutive examples of a capture."""
+    arrays = (captured.outputs, captured.slopes, captured.operands, captured.deltas)
+    outputs, slopes, operands, deltas = jax.tree.map(
+        lambda x: lax.dynamic_slice_in_dim(x, start, size), arrays
+    )
+    return dataclasses.replace(
+        captured, outputs=outputs, slopes=slopes, operands=operands, deltas=deltas
+    )
+
+
+def scale(use: Use, leaf: int, env: Environment) -> Array | float:
+    """The number between the entries of a use's weight and of a leaf that it is a view of."""
+    view = use.weight.views[leaf]
+    number = -1.0 if view.negative else 1.0
+    for value, power in view.scale:
+        number = number * env[value] ** power
+    return number
+
+
+def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
+    """The diagonal of J^T J, the Gauss-Newton matrix of the rows.
+
+    For a leaf that meets one position per example, (A*A)^T (sum over rows of Delta*Delta); for
+    others the squares of the explicit Jacobian, block by block of examples.
+
+    Args:
+        captured: from `capture`.
+        memory_budget: bytes that a block may take.
+
+    Returns:
+        A tree like the parameters.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> diagonal(captured).tolist()
+        [9.0, 16.0]
+    """
+    program = captured.program
+    leaves, structure = jax.tree.flatten(captured.params)
+    env = settle(program, leaves, captured.closed_over)
+
+    def of(leaf):
+        touching = [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
+        if len(touching) == 1 and leaf in program.uses[touching[0]].weight.views:
+            (index,) = touching
+            use, (left, right, _) = program.uses[index], outer(captured, index)
+            if right.shape[3] == 1:
+                squares = jnp.sum(right * right, 1)[:, :, 0]
+                weighting = jnp.ones_like(squares[..., :1]) if left is None else left[:, 0, :, 0]
+                matrix = jnp.einsum(
+                    "nbi,nbo->bio", weighting * weighting, squares, precision=HIGHEST
+                )
+                pulled = _pulled(captured, [unmatrix(use, matrix)], [use.weight])
+                return jax.tree.leaves(pulled)[leaf] * scale(use, leaf, env)
+        (n, r), width = captured.shape, max(1, jnp.size(leaves[leaf]))
+        block = max(1, min(n, memory_budget // max(1, 16 * r * width)))
+        return blockwise(
+            lambda part: jnp.sum(leaf_jacobian(part, leaf) ** 2, (0, 1)), captured, block
+        )
+
+    return structure.unflatten(of(leaf) for leaf in range(len(leaves)))
+
+
+def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -> Array:
+    """The sum of a function over blocks of examples."""
+    n = captured.shape[0]
+    whole, rest = divmod(n, block)
+    total = fn(examples(captured, 0, block))
+    if whole > 1:
+        total = lax.fori_loop(
+            1, whole, lambda i, sum_: sum_ + fn(examples(captured, i * block, block)), total
+        )
+    return total + fn(examples(captured, n - rest, rest)) if rest else total
+
+
+class Kronecker(NamedTuple):
+    """The two factors of a use, sums over examples and positions (expand form).
+
+    Attributes:
+        leaves: the parameters (as key paths) that its weight depends on.
+        inputs: A^T A, (b, i, i).
+        outputs: Delta^T Delta, summed over rows too, (b, o, o).
+    """
+
+    leaves: tuple[str, ...]
+    inputs: Float[Array, "b i i"]
+    outputs: Float[Array, "b o o"]
+
+
+def kronecker(captured: Captured) -> list[Kronecker]:
+    """The Kronecker factors of every use, in the order of the model.
+
+    A plain use (a bias) has the operand 1, once for every example.
+
+    Args:
+        captured: from `capture`.
+
+    Returns:
+        One pair of factors for every use.
+
+    Source:
+        Martens and Grosse (2015), arXiv:1503.05671; Grosse and Martens (2016), arXiv:1602.01407;
+        the expand form: Eschenhagen et al. (2023), arXiv:2311.00636.
+
+    Example:
+        >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
+        >>> [(leaves, inputs, outputs)] = kronecker(captured)
+        >>> inputs.tolist(), outputs.tolist()
+        ([[[9.0, 12.0], [12.0, 16.0]]], [[[1.0]]])
+    """
+    paths = [
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(captured.params)
+    ]
+    factors = []
+    for index, use in enumerate(captured.program.uses):
+        left, right, _ = outer(captured, index)
+        n, _, b, t, _ = right.shape
+        left = jnp.ones((n, 1, b, t, 1), right.dtype) if left is None else left
+        factors.append(
+            Kronecker(
+                tuple(paths[i] for i in sorted(use.weight.leaves)),
+                jnp.einsum("nrbti,nrbtj->bij", left, left, precision=HIGHEST),
+                jnp.einsum("nrbto,nrbtp->bop", right, right, precision=HIGHEST),
+            )
+        )
+    return factors

@@ -1,0 +1,271 @@
+"""The rows of one block of a value function: its part of s, of A, and what they cost.
+
+A `Stack` holds the block's capture. A block cut into chunks has none: it is captured one chunk at a
+time, again for every operation, so that each of them runs in the memory of one chunk; the Gram
+matrix in that of two, with a pass for each of them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from fnn import flops, losses, solvers
+from fnn.curvature.kernel import choices
+from fnn.curvature.products import HIGHEST, Captured, blockwise, capture, jacobian, wide
+from fnn.objective import EXAMPLES, Block, Term, merge
+
+
+class Stack(NamedTuple):
+    """The rows of one block: of one capture, or of one for each of its chunks.
+
+    Attributes:
+        term: of the value function.
+        block: the term's.
+        params: where.
+        parts: the block, cut into its chunks; or into one.
+        captured: the rows; None of several chunks.
+        unravel: outputs in a row to the model's.
+        total: the sum of the weights.
+        shape: the numbers of parts, of examples of each and of rows of each example.
+    """
+
+    term: Term
+    block: Block
+    params: PyTree
+    parts: Block
+    captured: Captured | None
+    unravel: Callable[[Array], PyTree]
+    total: Scalar | int
+    shape: tuple[int, int, int]
+
+    @property
+    def rows(self) -> int:
+        """The number of all rows."""
+        return math.prod(self.shape)
+
+    def each(self, fn: Callable[..., Any], *xs: PyTree) -> Any:
+        """What a function says of each part, stacked."""
+        if self.captured is not None:
+            first = jax.tree.map(lambda x: x[0], xs)
+            return jax.tree.map(lambda y: y[None], fn(self.captured, *first))
+        return jax.lax.map(lambda args: fn(self.capture(args[0]), *args[1:]), (self.parts, *xs))
+
+    def sum(self, fn: Callable[..., Any], *xs: PyTree) -> Any:
+        """The sum of what a function says of each part."""
+        if self.captured is not None:
+            return fn(self.captured, *jax.tree.map(lambda x: x[0], xs))
+
+        def add(total: Any, args: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, fn(self.capture(args[0]), *args[1:])), None
+
+        first = jax.tree.map(lambda x: x[0], (self.parts, *xs))
+        shapes = jax.eval_shape(lambda part, *x: fn(self.capture(part), *x), *first)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        return jax.lax.scan(add, zeros, (self.parts, *xs))[0]
+
+    def capture(self, part: Block) -> Captured:
+        """The rows sqrt(share) B^T J of a part."""
+
+        def model(params: PyTree, x: tuple[PyTree, Array | None]) -> Array:
+            return ravel_pytree(part.answer(merge(params, self.term.held), *x))[0]
+
+        def factor(outputs: Array, target: tuple[PyTree, Array]) -> tuple[Array, Array]:
+            target, root = target
+            columns, slopes = _factor(self.block)(self.unravel(outputs), target)
+            root = root.astype(jnp.promote_types(slopes.dtype, jnp.float32))
+            return root * columns, root * slopes
+
+        targets = (part.targets, jnp.sqrt(self.shares(part)))
+        return capture(model, self.params, (part.inputs, part.keys), factor, targets)
+
+    def shares(self, part: Block) -> Float[Array, " n"]:
+        """Scale * w / sum(w) of a part's examples."""
+        _, examples, _ = self.shape
+        weights = 1.0 if part.weights is None else part.weights
+        return jnp.broadcast_to(self.term.scale * weights / self.total, (examples,))
+
+
+def stack(term: Term, params: PyTree) -> "Stack | Term":
+    """The rows of a term; the term itself where its loss has none.
+
+    Args:
+        term: one with a block.
+        params: where.
+
+    Returns:
+        A stack or the term.
+
+    Raises:
+        TypeError: if the model's outputs are not real.
+    """
+    block = cast("Block", term.block)
+    parts = block.chunks()
+    first = jax.tree.map(lambda a: a[0], parts)
+
+    def answers(part: Block) -> PyTree:
+        def answer(x: PyTree, key: Array | None) -> PyTree:
+            return part.answer(merge(params, term.held), x, key)
+
+        return jax.vmap(answer, axis_name=EXAMPLES)(part.inputs, part.keys)
+
+    outputs = jax.eval_shape(answers, first)
+    for path, leaf in jax.tree.leaves_with_path(outputs):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"gauss_newton_system: expected a model whose outputs are real arrays, got "
+                f"{leaf.dtype} at outputs{jax.tree_util.keystr(path)}; try to leave it out of the "
+                "outputs"
+            )
+    _, unravel = ravel_pytree(jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), outputs))
+    _, slopes = jax.eval_shape(jax.vmap(_factor(block)), outputs, first.targets)
+    if 0 in slopes.shape:
+        return term
+    count = len(jax.tree.leaves(parts)[0])
+    total = len(jax.tree.leaves(block.inputs)[0]) if block.weights is None else block.weights.sum()
+    made = Stack(term, block, params, parts, None, unravel, total, (count, *slopes.shape))
+    return made if count > 1 else made._replace(captured=made.capture(first))
+
+
+def _factor(block: Block) -> losses.Factor:
+    return _residuals if block.loss is None else losses.curvature(block.loss)
+
+
+def _residuals(outputs: PyTree, target: None) -> tuple[Array, Array]:
+    del target
+    flat, _ = ravel_pytree(outputs)
+    return jnp.eye(flat.size, dtype=flat.dtype), flat
+
+
+def judged(stack: Stack) -> tuple[Scalar, Float[Array, " rows"], list[Term]]:
+    """Value and s of a block, and the term that is left of it if its loss is not complete.
+
+    Args:
+        stack: its rows.
+
+    Returns:
+        The value; s; none or one term, whose gradient is what A^T s lacks.
+    """
+    block = stack.parts
+    complete = block.loss is None or losses.is_complete(block.loss)
+
+    def judge(captured: Captured, part: Block) -> tuple[Scalar, Array, Array | None]:
+        outputs = jax.vmap(stack.unravel)(captured.outputs)
+        values = jax.vmap(block.judge)(outputs, part.targets)
+        weights = 1.0 if part.weights is None else part.weights.astype(values.dtype)
+        rest = None if complete else jax.vmap(partial(_rest, block))(outputs, part.targets)
+        return jnp.sum(weights * values), cast("Array", captured.slopes), rest
+
+    values, slopes, rest = stack.each(judge, stack.parts)
+    value = stack.term.scale * (values.sum() / jnp.asarray(stack.total, values.dtype))
+    if complete:
+        return value, slopes.ravel(), []
+    whole = stack.block
+    n = len(jax.tree.leaves(whole.inputs)[0])
+    targets = rest.reshape(-1, rest.shape[-1])[:n]
+    left = Block(whole.inputs, targets, whole.weights, whole.keys, whole.model, _along, whole.chunk)
+    return value, slopes.ravel(), [stack.term._replace(block=left)]
+
+
+def _rest(block: Block, outputs: PyTree, target: PyTree) -> Float[Array, " k"]:
+    """The gradient's part outside the range of B, g - B s."""
+    columns, slopes = _factor(block)(outputs, target)
+    grad, _ = ravel_pytree(jax.grad(block.judge)(outputs, target))
+    return grad - jnp.matmul(columns, slopes, precision=HIGHEST)
+
+
+def _along(outputs: PyTree, direction: Float[Array, " k"]) -> Scalar:
+    flat, _ = ravel_pytree(outputs)
+    return jnp.vdot(flat, direction, precision=HIGHEST)
+
+
+def normal(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
+    """J^T J, dense, in the order of `ravel_pytree`, some examples at a time.
+
+    Args:
+        captured: from `capture`.
+        memory_budget: bytes that the rows written out at once may take.
+
+    Returns:
+        The matrix.
+    """
+    n, r = captured.shape
+
+    def square(part: Captured) -> Array:
+        blocks = jax.tree.leaves(jacobian(part))
+        rows = [wide(j.reshape(part.shape[0] * r, -1)) for j in blocks]
+        matrix = jnp.concatenate(rows, axis=1)
+        return jnp.matmul(matrix.T, matrix, precision=HIGHEST)
+
+    size = sum(leaf.size for leaf in jax.tree.leaves(captured.params))
+    return blockwise(square, captured, max(1, min(n, memory_budget // max(1, 16 * r * size))))
+
+
+# --- prices -------------------------------------------------------------------------------------
+
+
+class _Price(NamedTuple):
+    """Flops and bytes of one part of a stack; see `costs_of`."""
+
+    shape: Captured
+    capture: float
+    pass_: float
+    jacobian: float
+    bytes: float
+
+
+def _price(stack: Stack) -> _Price:
+    first = jax.tree.map(lambda a: a[0], stack.parts)
+    shape, again = stack.captured, 0.0
+    if shape is None:  # made again for every operation
+        shape, again = jax.eval_shape(stack.capture, first), flops.count(stack.capture, first)
+    n, r = shape.shape
+    uses = zip(shape.program.uses, shape.deltas, strict=True)
+    apply = through = jacobian = 0.0
+    for use, delta in uses:
+        b, t, i, o = use.form.shape
+        linear = 2.0 * n * math.prod(use.lead) * b * t * (1 if use.form.rows else i) * o
+        apply += linear
+        jacobian += r * linear
+        through += 2.0 * delta.size
+    kept = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((shape.operands, shape.deltas)))
+    return _Price(shape, again, apply + through, jacobian, kept)
+
+
+def costs_of(stacks: Sequence[Stack], size: int, memory_budget: int) -> solvers.Costs:
+    """Flops and bytes, counted from the shapes of the captures.
+
+    Args:
+        stacks: all rows of a system.
+        size: the number of parameters.
+        memory_budget: bytes that rows written out at once may take.
+
+    Returns:
+        The prices.
+    """
+    prices = [_price(stack) for stack in stacks]
+    word = max(jnp.promote_types(p.shape.outputs.dtype, jnp.float32).itemsize for p in prices)
+    rows = sum(stack.rows for stack in stacks)
+    kept = sum(price.bytes for price in prices)
+    multiply = normal = gram = tile = 0.0
+    for i, (stack, price) in enumerate(zip(stacks, prices, strict=True)):
+        parts, n, r = stack.shape
+        multiply += parts * (price.capture + 2 * price.pass_)
+        normal += parts * (price.capture + price.jacobian + 2.0 * n * r * size**2)
+        tile = max(tile, min(memory_budget, 2 * word * n * r * size))
+        for other, beside in zip(stacks[: i + 1], prices[: i + 1], strict=True):
+            one, two = price.shape, beside.shape
+            chosen = choices(one.program, two.program, one.shape, two.shape, word)
+            forming = sum(choice.flops for choice in chosen)
+            pairs = parts * other.shape[0]
+            gram += pairs * (forming + beside.capture) + parts * price.capture
+    return solvers.Costs(
+        multiply=solvers.Cost(multiply, kept),
+        gram=solvers.Cost(gram, kept + 2 * word * rows**2),
+        normal=solvers.Cost(normal, kept + tile + word * size**2),
+    )

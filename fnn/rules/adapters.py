@@ -1,0 +1,140 @@
+"""Adapters: a rule on some of the leaves, and a rule without extra arguments."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key, PyTree
+
+from fnn.objective import Objective, ValueFunction, merge
+
+
+def only(rule: optax.GradientTransformation, mask: PyTree) -> optax.GradientTransformationExtraArgs:
+    """A rule for the leaves that a mask selects; the others stay as they are.
+
+    The rule sees parameters with None in place of the others, and a value function of the rest. Any
+    rule can be used so; one that looks into `value_fn` has to be, where optax would mask.
+
+    Args:
+        rule: any transformation of optax or ours.
+        mask: a tree of booleans of the structure of the parameters, True where a leaf is trained.
+
+    Returns:
+        A rule; its state is that of `rule` on the selected leaves.
+
+    Example:
+        >>> from fnn import rules
+        >>> params = {"w": jnp.array(2.0), "b": jnp.array(1.0)}
+        >>> rule = only(rules.newton(), {"w": True, "b": False})
+        >>> value_fn = lambda p: (p["w"] - p["b"]) ** 2
+        >>> grad, state = jax.grad(value_fn)(params), rule.init(params)
+        >>> updates, state = rule.update(grad, state, params, value_fn=value_fn)
+        >>> print(updates["w"], updates["b"])
+        -1.0 0.0
+    """
+    inner = optax.with_extra_args_support(rule)
+    frozen = jax.tree.map(lambda trained: not trained, mask)
+
+    def trained(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf, held: None if held else leaf, tree, frozen)
+
+    def held(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf, held: leaf if held else None, tree, frozen)
+
+    def init(params: PyTree) -> optax.OptState:
+        if jax.tree.structure(params) != jax.tree.structure(mask):
+            # A placeholder of `optax.tree.map_params` stands for any tree.
+            if jax.tree.leaves(params):
+                raise ValueError(
+                    "only: expected a mask of the structure of params, "
+                    f"{jax.tree.structure(params)}, got {jax.tree.structure(mask)}; try "
+                    "jax.tree.map(lambda leaf: ..., params)"
+                )
+            return inner.init(params)
+        return inner.init(trained(params))
+
+    def update(
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, optax.OptState]:
+        if params is not None and "value_fn" in extra_args:
+            value_fn = extra_args["value_fn"]
+            if isinstance(value_fn, ValueFunction):
+                extra_args["value_fn"] = value_fn.freeze(params, frozen)
+            else:
+                extra_args["value_fn"] = lambda free: value_fn(merge(free, held(params)))
+        if "grad" in extra_args:
+            extra_args["grad"] = trained(extra_args["grad"])
+        free = None if params is None else trained(params)
+        moved, state = inner.update(trained(updates), state, free, **extra_args)
+        return merge(moved, jax.tree.map(jnp.zeros_like, held(updates))), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def bind(
+    rule: optax.GradientTransformation, objective: Objective, data: PyTree = None
+) -> optax.GradientTransformationExtraArgs:
+    """A rule that makes value, gradient and value function itself, for frameworks that cannot.
+
+    `update(updates, state, params, batch=batch)` puts the objective on the batch; with `data` given
+    it is put on these, and `update(updates, state, params)` is all there is to call. The gradient
+    that comes in is not read, so that nobody has to compute one: what should transform it belongs
+    inside, `bind(optax.chain(clip, rule), objective)`.
+
+    Args:
+        rule: any transformation of optax or ours.
+        objective: what is minimized.
+        data: all the data, if they are few: they become constants of the compiled program.
+
+    Returns:
+        A rule; `update` takes `batch=`, unless there are data, and `key=` for dropout.
+
+    Example:
+        >>> from fnn import rules
+        >>> line = Objective(lambda w, x: w * x[0] - x[1])
+        >>> rule = bind(rules.gauss_newton(), line, jnp.array([[1.0, 2.0], [2.0, 4.0]]))
+        >>> w = jnp.array(0.0)
+        >>> updates, state = rule.update(w, rule.init(w), w)
+        >>> print(updates.round(4))
+        2.0
+    """
+    inner = optax.with_extra_args_support(rule)
+
+    def step(
+        state: optax.OptState, params: PyTree | None, batch: PyTree, key: Key[Array, ""] | None
+    ) -> tuple[PyTree, optax.OptState]:
+        if params is None:
+            raise ValueError(
+                "bind: expected params, where the objective is evaluated, got None; try "
+                "rule.update(updates, state, params)"
+            )
+        value_fn = objective.on(batch, key=key)
+        value, grad = jax.value_and_grad(value_fn)(params)
+        return inner.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+
+    def update(
+        updates: PyTree,
+        state: optax.OptState,
+        params: PyTree | None = None,
+        *,
+        batch: PyTree,
+        key: Key[Array, ""] | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, optax.OptState]:
+        del updates, extra_args
+        return step(state, params, batch, key)
+
+    def update_on_data(
+        updates: PyTree,
+        state: optax.OptState,
+        params: PyTree | None = None,
+        *,
+        key: Key[Array, ""] | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, optax.OptState]:
+        del updates, extra_args
+        return step(state, params, data, key)
+
+    bound: Any = update if data is None else update_on_data
+    return optax.GradientTransformationExtraArgs(rule.init, bound)

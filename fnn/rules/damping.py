@@ -1,0 +1,197 @@
+"""Damping: how Levenberg-Marquardt learns what step its model can be trusted with.
+
+A policy is a value that says by which factor the damping changes. A rejected step multiplies it by
+`increase`, and by `acceleration` times more for each rejection in a row; an accepted step by what
+`shrink` makes of the gain ratio, the decrease that came over the decrease that the model promised:
+
+    rejected:   damping = damping * growth,         growth = growth * acceleration
+    accepted:   damping = damping * shrink(gain),   growth = increase
+
+The number that the damping starts from is the rule's own argument `damping`, because it has units,
+loss / params^2, and may be traced; what stands here has none. Without such a number the damping
+starts at `tau * unit`, `unit` being the largest entry on the diagonal of the curvature where
+training starts (divided by the scaling, if there is one). The damping stays between `minimum` and
+`maximum` times the unit, and an arrival at the maximum is a reason to stop: no step, however short,
+lowers the value.
+
+The numbers of a policy may be traced as well, where the policy is made inside the traced function.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fnn.rules.contract import Scalar, within
+
+
+class Damping(NamedTuple):
+    """A damping policy: plain data, hashable, equal to its like.
+
+    Attributes:
+        shrink: `(policy, gain) -> factor` after an accepted step; None keeps the damping as the
+            rule's argument says, always.
+        decrease: The strongest factor of an accepted step, in (0, 1].
+        increase: The factor of a rejected step, at least 1.
+        acceleration: How much stronger each further rejection in a row is, at least 1.
+        tau: Where an automatic start lies, in units of the largest curvature.
+        minimum: The least damping in these units, > 0.
+        maximum: The most damping in these units.
+    """
+
+    shrink: Callable[[Any, Float[Array, ""]], Float[Array, ""]] | None
+    decrease: Scalar = 1.0
+    increase: Scalar = 1.0
+    acceleration: Scalar = 1.0
+    tau: Scalar = 1e-3
+    minimum: Scalar = 1e-40
+    maximum: Scalar = 1e16
+
+
+def constant(tau: Scalar = 1e-3) -> Damping:
+    """The damping that the rule is given, step after step; a schedule is followed.
+
+    Args:
+        tau: Without a given number the damping is tau times the largest curvature, at least 0.
+
+    Returns:
+        The policy.
+
+    Example:
+        >>> from fnn import rules
+        >>> rule = rules.levenberg_marquardt(1e-2, policy=constant())
+    """
+    within("constant", 0, math.inf, tau=tau)
+    return Damping(None, tau=tau)
+
+
+def multiplicative(
+    increase: Scalar = 10.0,
+    decrease: Scalar = 0.1,
+    tau: Scalar = 1e-3,
+    minimum: Scalar = 1e-40,
+    maximum: Scalar = 1e16,
+) -> Damping:
+    """One factor for success, one for failure, whatever the gain ratio.
+
+    MATLAB's trainlm calls them mu_inc and mu_dec; its mu is the rule's argument `damping`.
+
+    Args:
+        increase: After a rejection, at least 1.
+        decrease: After an accepted step, in [0, 1).
+        tau: Where an automatic start lies, at least 0.
+        minimum: The least damping, at least 0.
+        maximum: The most, at least 0. MATLAB's mu_max.
+
+    Returns:
+        The policy.
+
+    Source:
+        Marquardt (1963), doi:10.1137/0111030, with factors of 10.
+
+    Differs:
+        MATLAB starts from mu = 0.001 and stops at mu_max = 1e10, both with the units of the loss;
+        here both ends are relative to the curvature, so that scaling the loss changes nothing.
+
+    Example:
+        >>> float(multiplicative().increase)
+        10.0
+    """
+    within("multiplicative", 1, math.inf, increase=increase)
+    within("multiplicative", 0, 1, decrease=decrease)
+    _bounds("multiplicative", tau, minimum, maximum)
+    return Damping(_always, decrease, increase, 1.0, tau, minimum, maximum)
+
+
+def nielsen(
+    increase: Scalar = 2.0,
+    decrease: Scalar = 1 / 3,
+    tau: Scalar = 1e-3,
+    minimum: Scalar = 1e-40,
+    maximum: Scalar = 1e16,
+) -> Damping:
+    """A smooth function of the gain ratio; rejections in a row weigh more and more.
+
+        accepted:   damping = damping * max(decrease, 1 - (2 gain - 1)^3)
+        rejected:   damping = damping * 2, 4, 8, ...
+
+    Args:
+        increase: After a first rejection, and again for each further one, at least 1.
+        decrease: The strongest decrease, in [0, 1).
+        tau: Where an automatic start lies, at least 0: 1e-6 if the start is good, 1 if not.
+        minimum: The least damping, at least 0.
+        maximum: The most, at least 0.
+
+    Returns:
+        The policy.
+
+    Source:
+        Nielsen, "Damping parameter in Marquardt's method", IMM-REP-1999-05 (1999), equation 2.5;
+        Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004),
+        algorithm 3.16.
+
+    Example:
+        >>> policy = nielsen()
+        >>> [round(float(policy.shrink(policy, gain)), 3) for gain in (0.01, 0.5, 1.0)]
+        [1.941, 1.0, 0.333]
+    """
+    within("nielsen", 1, math.inf, increase=increase)
+    within("nielsen", 0, 1, decrease=decrease)
+    _bounds("nielsen", tau, minimum, maximum)
+    return Damping(_cubic, decrease, increase, increase, tau, minimum, maximum)
+
+
+def trust_ratio(
+    increase: Scalar = 4.0,
+    decrease: Scalar = 0.5,
+    tau: Scalar = 1e-3,
+    minimum: Scalar = 1e-40,
+    maximum: Scalar = 1e16,
+) -> Damping:
+    """Less damping where the model was good, more where it was poor, as trust regions do.
+
+        damping = damping * (increase if gain < 1/4,  decrease if gain > 3/4,  else 1)
+
+    Args:
+        increase: After a rejection, or a gain ratio below 1/4; at least 1.
+        decrease: After a gain ratio above 3/4, in [0, 1).
+        tau: Where an automatic start lies, at least 0.
+        minimum: The least damping, at least 0.
+        maximum: The most, at least 0.
+
+    Returns:
+        The policy.
+
+    Source:
+        Nocedal and Wright, Numerical Optimization (2006), algorithm 4.1, its radius read as the
+        inverse of the damping. Martens (2010) with factors 3/2 and 2/3.
+
+    Example:
+        >>> policy = trust_ratio()
+        >>> [float(policy.shrink(policy, gain)) for gain in (0.1, 0.5, 1.0)]
+        [4.0, 1.0, 0.5]
+    """
+    within("trust_ratio", 1, math.inf, increase=increase)
+    within("trust_ratio", 0, 1, decrease=decrease)
+    _bounds("trust_ratio", tau, minimum, maximum)
+    return Damping(_three_way, decrease, increase, 1.0, tau, minimum, maximum)
+
+
+def _always(policy: Damping, gain: Array) -> Array:
+    del gain
+    return jnp.asarray(policy.decrease)
+
+
+def _cubic(policy: Damping, gain: Array) -> Array:
+    # Clipped, because where rounding makes the ratio huge its cube would overflow.
+    return jnp.maximum(policy.decrease, 1 - (2 * jnp.clip(gain, 0, 1) - 1) ** 3)
+
+
+def _three_way(policy: Damping, gain: Array) -> Array:
+    return jnp.where(gain < 0.25, policy.increase, jnp.where(gain > 0.75, policy.decrease, 1.0))
+
+
+def _bounds(policy: str, tau: Scalar, minimum: Scalar, maximum: Scalar) -> None:
+    within(policy, 0, math.inf, tau=tau, minimum=minimum, maximum=maximum)

@@ -1,0 +1,72 @@
+"""Solvers: from a linear system of curvature to a step.
+
+Every second-order step minimizes one quadratic model of the loss,
+
+    q(d) = g . d + 1/2 d . (C + P) d,        with        (C + P + damping) d = -g.
+
+C is the curvature: `A^T A` with one row of A for each output of each example, or any symmetric
+matrix (a Hessian). P is the diagonal curvature of penalties. The damping is a number, or a tree of
+numbers, or Marquardt's diagonal. The gradient is kept in two parts, `g = A^T s + h`, because the
+part in the range of A^T can be solved among the rows without cancellation. A `System` knows C, P
+and A as products; a `RightHandSide` holds `s` and `h`; a `Solver` turns both and a damping into a
+`Solution`:
+
+    solution = solvers.dual().solve(system, rhs, damping)       # one trial
+    trial = solvers.dual().prepare(system)                      # several trials on one system:
+    first, second = trial(rhs, damping), trial(rhs, 4 * damping)    # each costs a factorization
+
+| solver | unknowns | forms | takes |
+|---|---|---|---|
+| `primal()` | parameters | C, dense | any system with `normal` |
+| `dual()` | rows of A | A (1/D) A^T, dense | systems with rows |
+| `conjugate_gradients()` | parameters | nothing | any system |
+| `automatic()` | by counted cost | as chosen by `choose(system)`, which says why | any system |
+
+All of them give the same step. A numerical failure is a zero step with `ok` false and
+`counts.rejected` one; it never raises and no NaN leaves a solver. The dense solvers stand on one
+function, `ladder`.
+
+A system is made of callables that close over arrays, so build it, prepare it and solve it inside
+one traced function; only the `Solution` is a plain tree of arrays.
+"""
+
+from fnn.solvers.choice import Choice, automatic, choose
+from fnn.solvers.direct import dual, primal
+from fnn.solvers.krylov import conjugate_gradients, identity, jacobi
+from fnn.solvers.rungs import Rungs, Spectrum, ladder, positive, signed
+from fnn.solvers.system import (
+    Cost,
+    Costs,
+    Counts,
+    RightHandSide,
+    Solution,
+    Solver,
+    System,
+    adjointness,
+    from_rows,
+)
+
+__all__ = [
+    "Choice",
+    "Cost",
+    "Costs",
+    "Counts",
+    "RightHandSide",
+    "Rungs",
+    "Solution",
+    "Solver",
+    "Spectrum",
+    "System",
+    "adjointness",
+    "automatic",
+    "choose",
+    "conjugate_gradients",
+    "dual",
+    "from_rows",
+    "identity",
+    "jacobi",
+    "ladder",
+    "positive",
+    "primal",
+    "signed",
+]

@@ -1,0 +1,249 @@
+"""The ladder: from a symmetric matrix to a solution, whatever the matrix is like.
+
+Three rungs, taken in turn and counted. Cholesky, when the matrix is safely positive definite; an
+eigendecomposition with cut-off, when it is singular to rounding; rejection, when it is not finite.
+
+The matrix is a pencil, `M = damping S + F`, because that is what damping does to a system: F is
+formed once, the damping changes from trial to trial, and at damping zero the answer must be the
+limit (a least-squares solution of least norm), not a division by zero. S is the identity unless
+told.
+
+Matrices of float32 are factored in float64 where the device has it, and what is singular is judged
+by the precision of the matrix as it came: below it, the entries are rounding noise.
+
+Lanes of a vmap are solved one after the other on a CPU, whose thread pool deadlocks on batched
+factorizations; elsewhere the Cholesky rung is batched and only the lanes that need more are mapped.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap, sequential_vmap
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jaxtyping import Array, Float
+
+from fnn.solvers.system import Counts
+
+_HAVE_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
+
+
+class Rungs(NamedTuple):
+    """What the ladder returns; with `M = damping S + F` and right-hand sides B.
+
+    Attributes:
+        inverse: `M^-1 B`.
+        square: `M^-1 S M^-1 B`.
+        remainder: `damping M^-1 B`, or its limit where M is singular: the part of `S^-1 B` that F
+            cannot reach.
+        counts: which rung it was, and whether a negative eigenvalue was cut off.
+    """
+
+    inverse: Float[Array, "n k"]
+    square: Float[Array, "n k"]
+    remainder: Float[Array, "n k"]
+    counts: Counts
+
+
+Spectrum = Callable[[Array, Array], Array]
+
+
+def positive(values: Float[Array, " n"], cut: Float[Array, ""]) -> Float[Array, " n"]:
+    """Inverse eigenvalues of a matrix that should be positive semi-definite.
+
+    Args:
+        values: The eigenvalues.
+        cut: What is 0 up to rounding.
+
+    Returns:
+        `1 / values` where above the cut, 0 elsewhere: what is negative is taken for rounding.
+
+    >>> positive(jnp.array([2.0, 1e-9, -2.0]), 1e-6).tolist()
+    [0.5, 0.0, 0.0]
+    """
+    return jnp.where(values > cut, 1 / jnp.where(values > cut, values, 1.0), 0.0)
+
+
+def signed(values: Float[Array, " n"], cut: Float[Array, ""]) -> Float[Array, " n"]:
+    """Inverse eigenvalues of an indefinite matrix, whose saddle is as welcome as a minimum.
+
+    Args:
+        values: The eigenvalues.
+        cut: What is 0 up to rounding.
+
+    Returns:
+        `1 / values` where above the cut in size, 0 elsewhere.
+
+    >>> signed(jnp.array([2.0, 1e-9, -2.0]), 1e-6).tolist()
+    [0.5, 0.0, -0.5]
+    """
+    return jnp.sign(values) * positive(jnp.abs(values), cut)
+
+
+def ladder(
+    matrix: Float[Array, "n n"],
+    rhs: Float[Array, "n k"],
+    damping: Float[Array, ""] | float = 0.0,
+    metric: Float[Array, "n n"] | None = None,
+    spectrum: Spectrum = positive,
+) -> Rungs:
+    """The solution of `(damping S + F) X = B` by the first rung that holds.
+
+    1. *Cholesky* of the matrix scaled to unit diagonal, refined once where its precision is no
+       more than the matrix's. Accepted when finite, when the smallest eigenvalue (of the scaled
+       matrix, by one inverse iteration from its weakest pivot) is above ten times the rounding of
+       the matrix's dtype, and when the equations hold to a tenth.
+    2. *Eigendecomposition* of `S^-1/2 F S^-1/2`; eigenvalues of the pencil below `n eps` of the
+       largest are cut off, negative ones as well unless `spectrum` says otherwise. At damping 0
+       this is the pseudo-inverse.
+    3. *Rejected*: zeros.
+
+    Args:
+        matrix: F, symmetric, positive semi-definite up to rounding (else see the second rung).
+        rhs: B, one column for each right-hand side.
+        damping: Number >= 0.
+        metric: S, symmetric positive definite; the identity when None.
+        spectrum: How eigenvalues are inverted: `positive`, or `signed` for matrices that may be
+            indefinite.
+
+    Returns:
+        The solutions and the count of the rung.
+
+    Differs:
+        `numpy.linalg.lstsq` cuts singular values of A below `eps`; a matrix `A A^T` has lost those
+        below `sqrt(n eps)` of the largest, and here they are cut off.
+
+    >>> singular = jnp.array([[1.0, 1.0], [1.0, 1.0]])
+    >>> found = ladder(singular, jnp.array([[1.0], [3.0]]))
+    >>> found.inverse.ravel().round(4).tolist(), int(found.counts.eigen)
+    ([1.0, 1.0], 1)
+    """
+    climb = _climb_or_lanes(spectrum)
+    return climb(matrix, rhs, jnp.asarray(damping, matrix.dtype), metric)
+
+
+# Runs a function in float64 where the device has it; its results come back in the given dtype.
+def _in_float64(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def wide(matrix: Array, *rest: Any) -> Any:
+        dtype = matrix.dtype
+        has = jax.default_backend() in _HAVE_FLOAT64
+        with jax.enable_x64(has or dtype == jnp.float64), jax.default_matmul_precision("highest"):
+            working = jnp.float64 if has else dtype
+            cast = jax.tree.map(lambda array: array.astype(working), (matrix, *rest))
+            solutions, flag = function(float(jnp.finfo(dtype).eps), *cast)
+            return tuple(solution.astype(dtype) for solution in solutions), flag
+
+    return wide
+
+
+@_in_float64
+def _cholesky(
+    eps: float, matrix: Array, rhs: Array, damping: Array, metric: Array | None
+) -> tuple[tuple[Array, Array, Array], Array]:
+    shift = jnp.eye(len(matrix), dtype=matrix.dtype) if metric is None else metric
+    full = _symmetric(matrix + damping * shift)
+    diagonal = jnp.diagonal(full)
+    scale = jnp.where(diagonal > 0, jax.lax.rsqrt(diagonal), 1.0)[:, None]
+    factor = jax.lax.linalg.cholesky(full * scale * scale.T, symmetrize_input=False)
+
+    def solve(right: Array) -> Array:
+        return scale * cho_solve((factor, True), scale * right)
+
+    inverse = solve(rhs)
+    if eps <= jnp.finfo(full.dtype).eps:  # else the factorization has digits to spare
+        inverse = inverse + solve(rhs - full @ inverse)
+    square = solve(inverse if metric is None else metric @ inverse)
+    left = jnp.linalg.norm(rhs - full @ inverse, axis=0)
+
+    # A small pivot proves a small eigenvalue, but a small eigenvalue may hide behind larger pivots:
+    # the null vector that the weakest pivot points to, improved once, finds it.
+    # (A mask, not an index: integers of 64 bits cannot leave the float64 block.)
+    pivots = jnp.diagonal(factor)
+    start = (pivots == jnp.min(pivots)).astype(pivots.dtype)
+    vector = solve_triangular(factor, start, trans=1, lower=True)
+    grown = cho_solve((factor, True), vector)
+    least = jnp.linalg.norm(vector) / jnp.linalg.norm(grown)
+
+    good = (
+        (least > 10 * eps)
+        & jnp.all(left <= 0.1 * jnp.linalg.norm(rhs, axis=0))
+        & jnp.all(jnp.isfinite(inverse))
+    )
+    return (inverse, square, damping * inverse), good
+
+
+def _eigen(
+    spectrum: Spectrum,
+    eps: float,
+    matrix: Array,
+    rhs: Array,
+    damping: Array,
+    metric: Array | None,
+) -> tuple[tuple[Array, Array, Array], Array]:
+    if metric is None:
+        inward = outward = lambda right: right
+    else:
+        factor = jnp.linalg.cholesky(metric)
+        inward = functools.partial(solve_triangular, factor, lower=True)
+        outward = functools.partial(solve_triangular, factor, lower=True, trans=1)
+    values, vectors = jnp.linalg.eigh(_symmetric(inward(inward(_symmetric(matrix)).T)))
+    total = values + damping
+    cut = len(matrix) * eps * jnp.max(jnp.abs(total))
+    inverse = spectrum(total, cut)[:, None]
+    remains = jnp.where(inverse == 0, 1.0, damping * inverse)
+    parts = vectors.T @ inward(rhs)
+    first, square, rest = (outward(vectors @ (f * parts)) for f in (inverse, inverse**2, remains))
+    return (first, square, rest), jnp.min(total) < -cut
+
+
+def _symmetric(matrix: Array) -> Array:
+    return (matrix + matrix.T) / 2
+
+
+# Keeps the Cholesky rung where it held; else climbs on.
+def _settle(spectrum: Spectrum, first: tuple, *system: Any) -> Rungs:
+    solutions, good = first
+    eigen = _in_float64(functools.partial(_eigen, spectrum))
+    usable = functools.reduce(
+        jnp.logical_and, [jnp.all(jnp.isfinite(array)) for array in jax.tree.leaves(system)]
+    )
+    solutions, negative = jax.lax.cond(
+        usable & ~good, lambda: eigen(*system), lambda: (solutions, jnp.zeros((), bool))
+    )
+    # The square may overflow where nobody reads it; who does sees it in the step.
+    inverse, _, remainder = solutions
+    ok = usable & jnp.all(jnp.isfinite(inverse)) & jnp.all(jnp.isfinite(remainder))
+    counts = Counts.of(cholesky=good & ok, eigen=~good & ok, rejected=~ok, negative=negative & ok)
+    return Rungs(*jax.tree.map(lambda array: jnp.where(ok, array, 0.0), solutions), counts=counts)
+
+
+def _climb(spectrum: Spectrum, *system: Any) -> Rungs:
+    return _settle(spectrum, _cholesky(*system), *system)
+
+
+@functools.cache
+def _climb_or_lanes(spectrum: Spectrum) -> Any:
+    climb = custom_vmap(functools.partial(_climb, spectrum))
+
+    @climb.def_vmap
+    def lanes(_: int, in_batched: Sequence, *system: Any) -> tuple[Rungs, Rungs]:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+        one_by_one = sequential_vmap(functools.partial(_climb, spectrum))
+        found = jax.lax.platform_dependent(
+            *system,
+            cpu=jax.vmap(one_by_one, in_axes=axes),
+            default=functools.partial(_batched, spectrum, axes),
+        )
+        return found, jax.tree.map(lambda _: True, found)
+
+    return climb
+
+
+# Where factorizations may be batched: Cholesky in all lanes at once, the rest mapped.
+def _batched(spectrum: Spectrum, axes: tuple, *system: Any) -> Rungs:
+    first = jax.vmap(_cholesky, in_axes=axes)(*system)
+    settle = sequential_vmap(functools.partial(_settle, spectrum))
+    return jax.vmap(settle, in_axes=(0, *axes))(first, *system)

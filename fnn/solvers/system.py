@@ -1,0 +1,514 @@
+"""The nouns: a system, a right-hand side, a solver, a solution."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Cost(NamedTuple):
+    """The counted price of one operation.
+
+    Attributes:
+        flops: Additions and multiplications.
+        bytes: Memory that it needs at once, its result included.
+    """
+
+    flops: float
+    bytes: float
+
+
+class Costs(NamedTuple):
+    """The prices by which `choose` chooses.
+
+    Attributes:
+        multiply: One product with the curvature.
+        gram: The Gram matrix, once for all leaves; None where there is none.
+        normal: The dense curvature; None where there is none.
+    """
+
+    multiply: Cost
+    gram: Cost | None = None
+    normal: Cost | None = None
+
+
+class System(NamedTuple):
+    """A curvature C (P x P), as the operations that its owner can do.
+
+    With rows, `C = A^T A`, and the row operations are there. Without (a Hessian), only `multiply`
+    and perhaps `normal` and `diagonal` are.
+
+    Attributes:
+        like: Tree of arrays or `jax.ShapeDtypeStruct`: shapes and dtypes of the parameters.
+        multiply: `v -> C v`, tree to tree.
+        normal: `() -> C`, dense (P, P) in the order of `jax.flatten_util.ravel_pytree`.
+        diagonal: `() -> diag C`, a tree.
+        rows: Number R of rows of A; 0 without rows.
+        product: `v -> A v`, tree to (R,).
+        transpose: `u -> A^T u`, (R,) to tree.
+        gram: `inverse -> A diag(inverse) A^T`, (R, R). `inverse` is a tree with a number for each
+            leaf, or an array of the leaf's shape (only Marquardt's scaling asks for this). Linear
+            in `inverse`; under `jax.vmap` the work should be done once and scaled many times.
+        penalty: P, the diagonal curvature of penalties: None, a number for all leaves, or a
+            tree with a number or an array for each. Leaves under one penalty should hold the same
+            object: they then share one Gram matrix in the dual.
+        costs: Counted prices; only the automatic choice needs them.
+    """
+
+    like: PyTree
+    multiply: Callable[[PyTree], PyTree]
+    normal: Callable[[], Array] | None = None
+    diagonal: Callable[[], PyTree] | None = None
+    rows: int = 0
+    product: Callable[[PyTree], Array] | None = None
+    transpose: Callable[[Array], PyTree] | None = None
+    gram: Callable[[PyTree], Array] | None = None
+    penalty: PyTree = None
+    costs: Costs | None = None
+
+
+class RightHandSide(NamedTuple):
+    """A gradient in two parts, `g = A^T s + h`.
+
+    Attributes:
+        s: The part among the rows, (R,); None in a system without rows.
+        h: The rest, a tree; None where there is no rest, and then nothing is computed for it.
+    """
+
+    s: Float[Array, " rows"] | None
+    h: PyTree = None
+
+
+class Counts(NamedTuple):
+    """What a solver did, as integers that add up over steps.
+
+    Attributes:
+        cholesky: Solved by a Cholesky factorization.
+        eigen: Solved by an eigendecomposition with cut-off.
+        rejected: Not solved; the step is zero.
+        negative: Negative curvature was met (and not followed, unless `signed` was asked for).
+        iterations: Iterations of conjugate gradients.
+    """
+
+    cholesky: Int[Array, ""]
+    eigen: Int[Array, ""]
+    rejected: Int[Array, ""]
+    negative: Int[Array, ""]
+    iterations: Int[Array, ""]
+
+    @classmethod
+    def of(cls, **counts: Array) -> "Counts":
+        """Counts with the given entries, zero elsewhere, all int32.
+
+        Args:
+            **counts: Entries by name, numbers or booleans.
+
+        Returns:
+            The counts.
+        """
+        zero = dict.fromkeys(cls._fields, jnp.zeros((), jnp.int32))
+        return cls(**zero | {name: count.astype(jnp.int32) for name, count in counts.items()})
+
+
+class Solution(NamedTuple):
+    """A step and what is known about it.
+
+    Attributes:
+        step: Tree like the parameters; zero when not ok.
+        residual: `|(C + P + damping) d + g| / |g|`, measured; 1 when not ok. A compiler drops its
+            computation where nobody reads it.
+        reduction: `q(0) - q(d)`, what the model without damping promises: the denominator of a gain
+            ratio; 0 when not ok.
+        ok: Whether the step is finite and the model does not promise a loss.
+        counts: What was done.
+    """
+
+    step: PyTree
+    residual: Float[Array, ""]
+    reduction: Float[Array, ""]
+    ok: Bool[Array, ""]
+    counts: Counts
+
+
+class Solver(NamedTuple):
+    """A way to solve systems: a value, hashable, equal to its like.
+
+    Attributes:
+        name: What it is called in a reason or a table.
+        prepare: `system -> trial`, does what does not depend on the damping; then
+            `trial(rhs, damping) -> Solution`, as often as wanted.
+    """
+
+    name: str
+    prepare: Callable[[System], Callable[[RightHandSide, PyTree], Solution]]
+
+    def solve(self, system: System, rhs: RightHandSide, damping: PyTree) -> Solution:
+        """One trial.
+
+        Args:
+            system: The curvature.
+            rhs: The gradient.
+            damping: Number >= 0, or a tree with a number or an array for each leaf.
+
+        Returns:
+            The solution.
+        """
+        return self.prepare(system)(rhs, damping)
+
+
+def from_rows(matrix: Float[Array, "rows P"], like: PyTree, penalty: PyTree = None) -> System:
+    """The system of an explicit matrix A.
+
+    Args:
+        matrix: A; columns in the order of `jax.flatten_util.ravel_pytree`.
+        like: Tree of arrays or `jax.ShapeDtypeStruct` with P entries.
+        penalty: See `System`.
+
+    Returns:
+        The system, with its costs.
+
+    Raises:
+        ValueError: If the matrix is empty or its columns are not the entries of `like`.
+
+    >>> system = from_rows(jnp.eye(2, 3), {"w": jnp.zeros(2), "b": jnp.zeros(())})
+    >>> system.product({"w": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)}).tolist()
+    [3.0, 1.0]
+    """
+    size = entries(like)
+    if matrix.ndim != 2 or matrix.shape[1] != size or 0 in matrix.shape:
+        raise ValueError(
+            f"from_rows: expected a matrix (rows >= 1, {size}), one column for each entry of "
+            f"`like`, got {matrix.shape}; try `like=` the tree that the columns were taken from"
+        )
+    rows = len(matrix)
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like))
+    leaves, treedef = jax.tree.flatten(like)
+    stops = [sum(math.prod(leaf.shape) for leaf in leaves[:i]) for i in range(1, len(leaves))]
+    blocks = jnp.split(matrix, stops, axis=1)
+    dot = functools.partial(jnp.matmul, precision=_HIGHEST)
+
+    def gram(inverse: PyTree) -> Array:
+        def one(block: Array, scale: Array) -> Array:
+            scale = jnp.asarray(scale, matrix.dtype)
+            return (
+                scale * dot(block, block.T)
+                if scale.ndim == 0
+                else dot(block * scale.ravel(), block.T)
+            )
+
+        return sum(map(one, blocks, treedef.flatten_up_to(inverse)), jnp.zeros((), matrix.dtype))
+
+    def product(v: PyTree) -> Array:
+        return dot(matrix, ravel_pytree(v)[0])
+
+    def transpose(u: Array) -> PyTree:
+        return unravel(dot(matrix.T, u))
+
+    word = matrix.dtype.itemsize
+    return System(
+        like=like,
+        multiply=lambda v: transpose(product(v)),
+        normal=lambda: dot(matrix.T, matrix),
+        diagonal=lambda: unravel(jnp.sum(matrix**2, axis=0)),
+        rows=rows,
+        product=product,
+        transpose=transpose,
+        gram=gram,
+        penalty=penalty,
+        costs=Costs(
+            multiply=Cost(4 * rows * size, word * (rows + size)),
+            gram=Cost(2 * rows**2 * size, word * rows**2),
+            normal=Cost(2 * rows * size**2, word * size**2),
+        ),
+    )
+
+
+def adjointness(system: System, key: Array) -> Float[Array, ""]:
+    """`|<u, A v> - <A^T u, v>|` for random u and v, relative to `|u| |A v|`; zero up to rounding.
+
+    Args:
+        system: A system with rows.
+        key: A random key.
+
+    Returns:
+        The relative gap.
+
+    >>> system = from_rows(jnp.ones((2, 3)), jnp.zeros(3))
+    >>> bool(adjointness(system, jax.random.key(0)) < 1e-6)
+    True
+    """
+    product, transpose = needs(system, "adjointness", "product", "transpose")
+    one, two = jax.random.split(key)
+    v = cast(optax.tree.random_like(one, system.like), system.like)
+    image = product(v)
+    u = jax.random.normal(two, image.shape, image.dtype)
+    gap = jnp.vdot(u, image) - inner(transpose(u), v)
+    return jnp.abs(gap) / (jnp.linalg.norm(u) * jnp.linalg.norm(image))
+
+
+# What the solvers share.
+
+
+def entries(like: PyTree) -> int:
+    """The number of parameters.
+
+    Args:
+        like: Tree of arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        P.
+    """
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like))
+
+
+def working_dtype(system: System) -> Any:
+    """The dtype of the algebra: the widest of the leaves, at least float32.
+
+    Args:
+        system: The system.
+
+    Returns:
+        The dtype.
+
+    Raises:
+        TypeError: If a parameter is not real.
+    """
+    for leaf in jax.tree.leaves(system.like):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"solvers: expected real floating-point parameters, got {leaf.dtype}; "
+                "try its real and imaginary parts as two leaves, or leave the leaf out"
+            )
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(system.like)))
+
+
+def cast(tree: PyTree, like: PyTree) -> PyTree:
+    """A tree in the dtypes of another.
+
+    Args:
+        tree: Tree of arrays.
+        like: Tree of arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        The cast tree.
+    """
+    return jax.tree.map(lambda leaf, model: leaf.astype(model.dtype), tree, like)
+
+
+def widen(system: System, tree: PyTree) -> PyTree:
+    """A tree in the working dtype.
+
+    Args:
+        system: The system.
+        tree: Tree of numbers or arrays; None has no leaves and stays None.
+
+    Returns:
+        The cast tree.
+    """
+    dtype = working_dtype(system)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def needs(system: System, solver: str, *fields: str) -> list[Callable]:
+    """The named operations of a system.
+
+    Args:
+        system: The system.
+        solver: Who asks, for the message.
+        *fields: Names of operations.
+
+    Returns:
+        The operations.
+
+    Raises:
+        TypeError: If one is missing.
+        ValueError: If row operations are asked for and there are no rows.
+    """
+    missing = [field for field in fields if getattr(system, field) is None]
+    if missing:
+        raise TypeError(
+            f"{solver}: expected a system with {', '.join(fields)}, got one without "
+            f"{', '.join(missing)}; try solvers.conjugate_gradients(), which needs only `multiply`"
+        )
+    if "transpose" in fields and system.rows < 1:
+        raise ValueError(
+            f"{solver}: expected at least one row, got rows={system.rows}; "
+            "try a batch that is not empty"
+        )
+    return [getattr(system, field) for field in fields]
+
+
+def check(system: System, rhs: RightHandSide, damping: PyTree) -> RightHandSide:
+    """The right-hand side in the working dtype.
+
+    Args:
+        system: The system.
+        rhs: The right-hand side as given.
+        damping: The damping as given.
+
+    Returns:
+        The right-hand side.
+
+    Raises:
+        TypeError: If both s and h are missing.
+        ValueError: If shapes or trees do not match, or the damping is a negative number.
+    """
+    for number in jax.tree.leaves(damping):
+        if isinstance(number, (int, float)) and not number >= 0:
+            raise ValueError(f"solvers: expected damping >= 0, got {number}; try 0.0 for none")
+    s, h = rhs
+    if s is None and h is None:
+        raise TypeError("solvers: expected s or h in the right-hand side, got neither; try h=grad")
+    if s is not None and (system.transpose is None or jnp.shape(s) != (system.rows,)):
+        raise ValueError(
+            f"solvers: expected s of shape ({system.rows},), one entry for each row, got "
+            f"{jnp.shape(s)}; try s=None and h=grad in a system without rows"
+        )
+    if h is not None:
+        got = jax.tree.map(jnp.shape, h)
+        expected = jax.tree.map(lambda leaf: tuple(leaf.shape), system.like)
+        if got != expected:
+            raise ValueError(
+                f"solvers: expected h like the parameters, {expected}, got {got}; try the gradient"
+            )
+    return RightHandSide(widen(system, s), widen(system, h))
+
+
+def inner(left: PyTree, right: PyTree) -> Float[Array, ""]:
+    """`<left, right>` in the highest precision.
+
+    Args:
+        left: Tree of arrays.
+        right: Tree like it.
+
+    Returns:
+        The number.
+    """
+    return jnp.asarray(optax.tree.vdot(left, right))
+
+
+def is_number(numbers: PyTree) -> bool:
+    """Whether one number stands for all leaves.
+
+    Args:
+        numbers: A number or a tree.
+
+    Returns:
+        True for a number, traced or not.
+    """
+    return jax.tree_util.all_leaves([numbers]) and jnp.ndim(numbers) == 0
+
+
+def spread(system: System, numbers: PyTree) -> PyTree:
+    """A number for all leaves as a tree with a number for each, in the working dtype.
+
+    Args:
+        system: The system.
+        numbers: The number, or already a tree with a number or an array for each leaf.
+
+    Returns:
+        The tree.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    structure = jax.tree.structure(system.like)
+    if is_number(numbers):
+        numbers = jax.tree.unflatten(structure, [numbers] * structure.num_leaves)
+    elif jax.tree.structure(numbers) != structure:
+        raise ValueError(
+            f"solvers: expected a number or a tree {structure} for damping and penalty, got "
+            f"{jax.tree.structure(numbers)}; try one number for all leaves"
+        )
+    return widen(system, numbers)
+
+
+def diagonal(system: System, damping: PyTree) -> PyTree:
+    """`D = P + damping`, a tree with a number or an array for each leaf.
+
+    Args:
+        system: The system.
+        damping: Number or tree.
+
+    Returns:
+        D.
+    """
+    total = spread(system, damping)
+    return (
+        total if system.penalty is None else optax.tree.add(total, spread(system, system.penalty))
+    )
+
+
+def gradient(system: System, rhs: RightHandSide) -> PyTree:
+    """`g = A^T s + h`.
+
+    Args:
+        system: The system.
+        rhs: The right-hand side, checked.
+
+    Returns:
+        The gradient in the working dtype.
+    """
+    s, h = rhs
+    if s is None or system.transpose is None:
+        return h
+    inside = widen(system, system.transpose(s))
+    return inside if h is None else optax.tree.add(inside, h)
+
+
+def conclude(
+    system: System,
+    step: PyTree,
+    *,
+    slope: Array,
+    bend: Array,
+    residual: Array,
+    scale: Array,
+    counts: Counts,
+    convex: bool = True,
+) -> Solution:
+    """The solution of a step d, if it is one.
+
+    Args:
+        system: The curvature.
+        step: d in the working dtype.
+        slope: `g . d`.
+        bend: `d . C d`.
+        residual: `|(C + D) d + g|`.
+        scale: `|g|`.
+        counts: What was done; `rejected` is completed here.
+        convex: Whether a model that promises a loss was solved wrongly.
+
+    Returns:
+        The solution, a rejected one where something is not finite, or where a convex model promises
+        a loss.
+    """
+    if system.penalty is not None:
+        weighted = optax.tree.mul(spread(system, system.penalty), step)
+        bend = bend + inner(weighted, step)
+    reduction = -slope - bend / 2
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((step, reduction))]
+    # An exact step gains at least half its slope, and conjugate gradients never lose: a model that
+    # promises a loss was solved wrongly (a singular system with no solution).
+    finite.append((counts.rejected == 0) & (reduction >= 0 if convex else True))
+    ok = functools.reduce(jnp.logical_and, finite)
+    relative = jnp.where(scale > 0, residual / jnp.where(scale > 0, scale, 1.0), 0.0)
+    return Solution(
+        step=cast(jax.tree.map(lambda leaf: jnp.where(ok, leaf, 0.0), step), system.like),
+        residual=jnp.where(ok, relative, 1.0),
+        reduction=jnp.where(ok, reduction, 0.0),
+        ok=ok,
+        counts=counts._replace(
+            cholesky=jnp.where(ok, counts.cholesky, 0),
+            eigen=jnp.where(ok, counts.eigen, 0),
+            rejected=(~ok).astype(jnp.int32),
+        ),
+    )

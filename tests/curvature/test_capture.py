@@ -1,0 +1,233 @@
+"""What a capture promises beside its numbers: transformations, refusals, memory, explanations."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from fnn import curvature
+
+
+def normal(seed, *shape, dtype=jnp.float64):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def mlp(sizes, dtype=jnp.float64):
+    params = [
+        {"w": normal(i, m, n, dtype=dtype) / m**0.5, "b": jnp.zeros(n, dtype)}
+        for i, (m, n) in enumerate(pairwise(sizes))
+    ]
+
+    def model(params, x):
+        for layer in params[:-1]:
+            x = jnp.tanh(x @ layer["w"] + layer["b"])
+        return x @ params[-1]["w"] + params[-1]["b"]
+
+    return model, params
+
+
+def squared(outputs, target):
+    return jnp.eye(outputs.size, dtype=outputs.dtype), outputs - target
+
+
+def step(model, params, inputs, targets, damping=1e-3):
+    """A Levenberg-Marquardt step, and the mean loss, from one capture."""
+    captured = curvature.capture(model, params, inputs, squared, targets)
+    matrix = curvature.gram(captured)
+    rows = jnp.linalg.solve(
+        matrix + damping * jnp.eye(len(matrix), dtype=matrix.dtype), captured.slopes.reshape(-1)
+    )
+    update = curvature.transpose_product(captured, rows)
+    return jax.tree.map(jnp.subtract, params, update), jnp.mean(captured.slopes**2) / 2
+
+
+def test_kronecker_factors_of_several_positions():
+    """Against operands and deltas written out by hand, K = 2 and three positions."""
+    params = {"w": normal(0, 4, 5), "v": normal(1, 5, 2)}
+    inputs = normal(2, 6, 3, 4)
+
+    def head(v, z):
+        return (jnp.tanh(z) @ v).sum(0)
+
+    captured = curvature.capture(lambda p, x: head(p["v"], x @ p["w"]), params, inputs)
+    first, second = curvature.kronecker(captured)
+    z = inputs @ params["w"]
+    delta = jax.vmap(jax.jacrev(head, 1), (None, 0))(params["v"], z)
+    assert (first.leaves, second.leaves) == (("['w']",), ("['v']",))
+    np.testing.assert_allclose(first.inputs[0], jnp.einsum("nti,ntj->ij", inputs, inputs))
+    np.testing.assert_allclose(first.outputs[0], jnp.einsum("nrto,nrtp->op", delta, delta))
+    np.testing.assert_allclose(
+        second.inputs[0], jnp.einsum("nti,ntj->ij", jnp.tanh(z), jnp.tanh(z))
+    )
+    np.testing.assert_allclose(second.outputs[0], 18 * jnp.eye(2))
+
+
+def test_lanes_and_scans():
+    """Steps in a scan, in vmapped lanes, equal steps one after another."""
+    model, params = mlp([3, 4, 2])
+    lanes = jax.tree.map(lambda p: jnp.stack([p, 2 * p]), params)
+    inputs, targets = normal(7, 5, 3), normal(8, 5, 2)
+
+    def two(params):
+        return lax.scan(lambda p, _: step(model, p, inputs, targets), params, length=2)
+
+    final, values = jax.jit(jax.vmap(two))(lanes)
+    one = jax.jit(lambda params: step(model, params, inputs, targets))
+    for lane in range(2):
+        alone = jax.tree.map(lambda p, lane=lane: p[lane], lanes)
+        for i in range(2):
+            alone, value = one(alone)
+            np.testing.assert_allclose(values[lane, i], value, rtol=1e-9)
+        for ours, its in zip(jax.tree.leaves(final), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(ours[lane], its, rtol=1e-8)
+
+
+def test_a_capture_is_a_value():
+    """It leaves and enters compiled functions, with what the model closes over."""
+    weight = normal(0, 3, 2)
+
+    @jax.jit
+    def make(shift, params, inputs):
+        return curvature.capture(lambda p, x: jnp.tanh(x @ (p * shift)), params, inputs)
+
+    inputs = normal(1, 4, 3)
+    captured = make(2.0, weight, inputs)
+    direct = curvature.capture(lambda p, x: jnp.tanh(x @ (p * 2.0)), weight, inputs)
+    np.testing.assert_allclose(jax.jit(curvature.gram)(captured), curvature.gram(direct))
+
+
+def test_an_adjoint_pair():
+    model, params = mlp([3, 4, 2])
+    captured = curvature.capture(model, params, normal(7, 5, 3))
+    u, v = normal(1, 5, 2), jax.tree.map(lambda p: normal(p.size, *p.shape), params)
+    one = jnp.vdot(u, curvature.product(captured, v))
+    two = optax.tree.vdot(curvature.transpose_product(captured, u), v)
+    np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+def test_the_gram_matrix_is_symmetric_to_the_last_bit():
+    """A matrix of several panels, in single precision."""
+    model, params = mlp([3, 7, 1], jnp.float32)
+    captured = curvature.capture(model, params, normal(7, 1031, 3, dtype=jnp.float32))
+    matrix = jax.jit(curvature.gram)(captured)
+    jacobian = curvature.jacobian(captured)
+    rows = jnp.concatenate([j.reshape(1031, -1) for j in jax.tree.leaves(jacobian)], 1)
+    assert matrix.dtype == jnp.float32
+    assert jnp.array_equal(matrix, matrix.T)
+    np.testing.assert_allclose(matrix, rows @ rows.T, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_is_accumulated_in_single():
+    model, params = mlp([3, 4, 2], jnp.bfloat16)
+
+    @jax.jit
+    def ask(inputs):
+        captured = curvature.capture(model, params, inputs)
+        pulled = curvature.transpose_product(captured, jnp.ones((5, 2)))
+        return curvature.gram(captured), pulled, curvature.jacobian(captured)
+
+    gram, pulled, jacobian = ask(normal(7, 5, 3, dtype=jnp.bfloat16))
+    assert gram.dtype == jnp.float32
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(pulled)} == {"bfloat16"}
+    blocks = [j.reshape(10, -1).astype(jnp.float32) for j in jax.tree.leaves(jacobian)]
+    rows = jnp.concatenate(blocks, 1)
+    np.testing.assert_allclose(gram, rows @ rows.T, rtol=0.05, atol=0.05)
+
+
+def test_no_jacobian():
+    """The step of a network 1024 wide, on 1024 examples: its Jacobian would take 4.3 GB."""
+    model, params = mlp([8, 1024, 1024, 1], jnp.float32)
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    inputs, targets = (jax.ShapeDtypeStruct((1024, n), jnp.float32) for n in (8, 1))
+    compiled = jax.jit(lambda *args: step(model, *args)).lower(shapes, inputs, targets).compile()
+    memory = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 150e6
+
+
+def test_no_parameter_and_no_row_is_no_special_case():
+    captured = curvature.capture(lambda _, x: jnp.tanh(x), {}, jnp.ones((3, 2)))
+    assert curvature.gram(captured).shape == (6, 6)
+    assert not curvature.gram(captured).any()
+    assert curvature.transpose_product(captured, jnp.ones((3, 2))) == {}
+    np.testing.assert_array_equal(curvature.norms(captured), jnp.zeros((3, 2)))
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_complex_parameters_are_refused():
+    with pytest.raises(
+        TypeError, match=r"expected real parameters, got complex128 at params\['w'\]"
+    ):
+        curvature.capture(lambda p, x: x * p["w"].real, {"w": 1j * jnp.ones(2)}, jnp.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda p, x: (x * p, x), lambda p, x: x > p, lambda p, x: x * (p + 1j)],
+    ids=["two outputs", "booleans", "complex"],
+)
+def test_outputs_that_are_not_one_real_array_are_refused(model):
+    with pytest.raises(TypeError, match="expected outputs that are one real array"):
+        curvature.capture(model, jnp.ones(2), jnp.ones((3, 2)))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
+def test_examples_that_meet_are_refused(wrap):
+    model = wrap(lambda p, x: p * (x - lax.pmean(x, "examples")))
+    with pytest.raises(ValueError, match="without a key, or another normalization"):
+        curvature.capture(model, jnp.ones(2), jnp.ones((3, 2)))
+
+
+def test_the_number_of_an_example_may_be_asked_for():
+    def model(p, x):
+        return p * x * (1 + lax.axis_index("examples"))
+
+    captured = curvature.capture(model, jnp.ones(2), jnp.ones((3, 2)))
+    np.testing.assert_array_equal(captured.outputs, [[1, 1], [2, 2], [3, 3]])
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    one = curvature.capture(lambda p, x: p * x, jnp.ones(2), jnp.ones((3, 2)))
+    two = curvature.capture(lambda p, x: x @ p, jnp.ones(3), jnp.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"at the same parameters, got shapes \(2,\) and \(3,\)"):
+        curvature.gram(one, two)
+    with pytest.raises(ValueError, match="one number for each of 1 leaves, got 2"):
+        curvature.gram(one, scales=[1.0, 2.0])
+    for inputs in (jnp.ones(()), (jnp.ones(3), jnp.ones(4)), ()):
+        with pytest.raises(ValueError, match="arrays with the examples first"):
+            curvature.capture(lambda p, _: p, jnp.ones(2), inputs)
+
+
+# --- explanations -------------------------------------------------------------------------------
+
+
+def test_explain():
+    def model(p, x):
+        h = jax.nn.relu(x @ p["w"] + p["b"])
+        h = h @ (p["v"] / jnp.linalg.norm(p["v"]))
+        return h @ p["t"] + jnp.sin(h) @ p["t"][:, ::-1] + jnp.maximum(h, p["floor"]).sum()
+
+    shapes = {"w": (30, 20), "b": (20,), "v": (20, 3), "t": (3, 4), "floor": (3,), "spare": (2,)}
+    params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
+    params["count"] = jax.ShapeDtypeStruct((), jnp.int32)
+    told = curvature.explain(model, params, jax.ShapeDtypeStruct((50, 30), jnp.float32), rows=1)
+    said = {leaf.path[2:-2]: (leaf.form, leaf.why) for leaf in told.leaves}
+    assert said == {
+        "b": ("factored", "add"),
+        "count": ("none", "a constant: not a real number"),
+        "floor": ("factored", "max"),
+        "spare": ("none", "not used"),
+        "t": ("explicit", "dot_general: uses that overlap in part"),
+        "v": ("explicit", "dot_general: not a view of its entries"),
+        "w": ("factored", "dot_general"),
+    }
+    assert len(str(told).splitlines()) == 9
+    costs = {leaf.path[2:-2]: leaf for leaf in told.leaves}
+    assert costs["w"].flops == 2 * 50**2 * (30 + 20)
+    assert costs["w"].memory == 4 * 50 * (30 + 20)
+    assert costs["v"].memory == 4 * 50 * (20 + 3 + 60)
