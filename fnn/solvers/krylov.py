@@ -37,6 +37,10 @@ def identity(system: System, scaling: PyTree) -> Callable[[PyTree], PyTree]:
 
     Returns:
         The identity map.
+
+    >>> from fnn.solvers import from_rows
+    >>> identity(from_rows(jnp.eye(2), jnp.zeros(2)), 0.0)(jnp.array([3.0, 4.0])).tolist()
+    [3.0, 4.0]
     """
     del system, scaling
     return lambda residual: residual
@@ -51,6 +55,11 @@ def jacobi(system: System, scaling: PyTree) -> Callable[[PyTree], PyTree]:
 
     Returns:
         The map from a residual to the preconditioned one.
+
+    >>> from fnn.solvers import from_rows
+    >>> system = from_rows(jnp.diag(jnp.array([1.0, 2.0])), jnp.zeros(2))
+    >>> jacobi(system, jnp.zeros(2))(jnp.array([3.0, 4.0])).tolist()
+    [3.0, 1.0]
     """
     (entries,) = needs(system, "jacobi", "diagonal")
     weights = optax.tree.add(widen(system, entries()), scaling)
