@@ -5,8 +5,9 @@ The map, each floor standing on those below:
     cli                            fnn race, fnn rules, fnn problems
     race       plots               a fair comparison of rules, and its figures
     training   problems            `fit`, the one loop; what can be raced
-    rules                          SGD, Adam and their family: optax transformations
-    objective                      a model and a loss, put on data: a value function
+    rules                          SGD to Levenberg-Marquardt: optax transformations
+    curvature                      the Jacobian captured, never formed; operators
+    objective  solvers             value functions; linear systems of curvature
     layers     losses   data       networks as pairs of pure functions, and what judges them
     activations   initializers     what jax.nn lacks
 """
