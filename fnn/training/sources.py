@@ -1,5 +1,6 @@
 """Where the loop's value functions come from, and what is evaluated between rounds."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ def source_of(
             if n % batch_size:
                 weights = jnp.where(first + jnp.arange(batch_size) < n, 1.0, 0.0)
             step_key = _fold(_fold(model_key, number), position)
-            return objective.on(batch, weights=weights, key=step_key)
+            return _weighted(objective.on(batch, key=step_key), weights)
 
         return value_fn_at
 
@@ -73,6 +74,13 @@ def source_of(
 
 def _fold(key: Array | None, number: int | Array) -> Array | None:
     return None if key is None else jax.random.fold_in(key, number)
+
+
+def _weighted(value_fn: ValueFunction, weights: Array | None) -> ValueFunction:
+    """As `Objective.on` would with weights, less its guard: here padding is a real example."""
+    term, *penalties = value_fn.terms
+    block = dataclasses.replace(term.block, weights=weights)
+    return ValueFunction((term._replace(block=block), *penalties))
 
 
 def evaluation_of(
@@ -182,6 +190,6 @@ def source_of_block(
     def value_fn_at(position: Array) -> ValueFunction:
         batch, weights = jax.tree.map(lambda a: a[position], (block.batches, block.weights))
         step_key = _fold(key if objective.takes_key else None, done + position)
-        return objective.on(batch, weights=weights, key=step_key)
+        return _weighted(objective.on(batch, key=step_key), weights)
 
     return Source(len(block.weights), lambda _: value_fn_at)
