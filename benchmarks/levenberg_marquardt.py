@@ -664,8 +664,9 @@ def curves():
                 times.append(time.perf_counter() - begin)
             seconds, flops = statistics.median(times), counted_flops(problem)
             report[axis].append(problem._asdict() | {"median_seconds": seconds, "flops": flops})
+            sizes = "-".join(map(str, problem.sizes))
             print(
-                f"  {'-'.join(map(str, problem.sizes)):>16}{problem.examples:6}{1e3 * seconds:10.2f}"
+                f"  {sizes:>16}{problem.examples:6}{1e3 * seconds:10.2f}"
                 f"{flops / 1e9:9.2f}{flops / seconds / 1e9:9.1f}"
             )
     return report
