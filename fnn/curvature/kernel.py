@@ -12,13 +12,14 @@ When one leaf has several uses, those that read the same entries have cross term
 (with left and right exchanged where W is used beside its transpose), those that read disjoint
 entries have none; anything else is explicit.
 
-The matrix is made of tiles, block of examples against block of examples, on and below the diagonal;
-a tile takes no more than the memory budget.
+Where making the matrix would take more than the memory budget, it is made of tiles, block of
+examples against block of examples, on and below the diagonal. (A matrix that needs no tiles is made
+whole: its lower half has half the products, and cutting and mirroring it costs as much again.)
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,8 +39,6 @@ from fnn.curvature.products import (
     scale,
 )
 from fnn.curvature.program import Program, Use, settle
-
-_PANEL = 512  # rows: in lower panels, products lose what symmetry saves, and compile longer
 
 
 class Choice(NamedTuple):
@@ -191,7 +190,7 @@ def gram(
         memory_budget: bytes that the making of a tile may take.
 
     Returns:
-        The Gram matrix, symmetric to the last bit without `other`.
+        The Gram matrix, without `other` symmetric to rounding.
 
     Raises:
         ValueError: the captures have not the same parameters, or `scales` not one number a leaf.
@@ -226,48 +225,23 @@ def gram(
             written = itemsize * max(r, two.shape[1]) * jnp.size(number)
             chosen[leaf] = choice._replace(groups=None, memory=(0.0, written))
     block = _block(chosen, max(n, two.shape[0]), memory_budget)
-    rectangle = partial(
-        _rectangle, block=block, tile=partial(_tile, chosen=chosen, scales=weighting)
-    )
-    if other is not None:
-        return rectangle(captured, two)
-
-    # Panels reach from the left edge to the diagonal: two save 1/4 of the products, four 3/8.
-    height = -(-n // min(4, max(1, n * r // _PANEL)))
-    ends = [*range(height, n, height), n]
-    starts = [0, *ends[:-1]]
-    panels = [
-        rectangle(examples(captured, start, end - start), examples(captured, 0, end))
-        for start, end in zip(starts, ends, strict=True)
-    ]
-    return _mirrored(panels, [start * r for start in starts])
-
-
-def _mirrored(panels: Sequence[Array], starts: Sequence[int]) -> Array:
-    """The symmetric matrix whose lower triangle the panels are."""
-    rows = []
-    for i, start in enumerate(starts):
-        height = len(panels[i])
-        square = panels[i][:, start:]
-        above = [panel[:, start : start + height].T for panel in panels[i + 1 :]]
-        rows.append(jnp.concatenate([panels[i][:, :start], (square + square.T) / 2, *above], 1))
-    return jnp.concatenate(rows)
-
-
-def _rectangle(one: Captured, two: Captured, *, block: int, tile: Callable) -> Array:
-    """The Gram matrix of two captures, by tiles of at most `block` examples a side."""
-    (n, r), (m, s) = one.shape, two.shape
+    make = partial(_tile, chosen=chosen, scales=weighting)
+    m, s = two.shape
+    if block >= max(n, m):
+        return make(captured, two)
     height, width = min(block, n), min(block, m)
-    if (height, width) == (n, m):
-        return tile(one, two)
-    pairs = [(i, j) for i in _starts(n, height) for j in _starts(m, width)]
+    pairs = [
+        (i, j) for i in _starts(n, height) for j in _starts(m, width) if two is other or i >= j
+    ]
 
     def place(matrix, pair):
         i, j = pair
-        part = tile(examples(one, i, height), examples(two, j, width))
+        part = make(examples(captured, i, height), examples(two, j, width))
+        if other is None:
+            matrix = lax.dynamic_update_slice(matrix, part.T, (j * s, i * r))
         return lax.dynamic_update_slice(matrix, part, (i * r, j * s)), None
 
-    dtype = jnp.promote_types(one.outputs.dtype, jnp.float32)
+    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
     return lax.scan(place, jnp.zeros((n * r, m * s), dtype), _columns(pairs))[0]
 
 

@@ -144,10 +144,11 @@ def _cholesky(
     eps: float, matrix: Array, rhs: Array, damping: Array, metric: Array | None
 ) -> tuple[tuple[Array, Array, Array], Array]:
     shift = jnp.eye(len(matrix), dtype=matrix.dtype) if metric is None else metric
-    full = _symmetric(matrix + damping * shift)
+    full = matrix + damping * shift
     diagonal = jnp.diagonal(full)
     scale = jnp.where(diagonal > 0, jax.lax.rsqrt(diagonal), 1.0)[:, None]
-    factor = jax.lax.linalg.cholesky(full * scale * scale.T, symmetrize_input=False)
+    # LAPACK reads columns: of a symmetric matrix it may have the rows for them, and spares a copy.
+    factor = jax.lax.linalg.cholesky((full * scale * scale.T).T, symmetrize_input=False)
 
     def solve(right: Array) -> Array:
         return scale * cho_solve((factor, True), scale * right)
