@@ -143,6 +143,9 @@ def _in_float64(function: Callable) -> Callable:
 def _cholesky(
     eps: float, matrix: Array, rhs: Array, damping: Array, metric: Array | None
 ) -> tuple[tuple[Array, Array, Array], Array]:
+    def times(right: Array) -> Array:
+        return matrix @ right + damping * (right if metric is None else metric @ right)
+
     shift = jnp.eye(len(matrix), dtype=matrix.dtype) if metric is None else metric
     full = matrix + damping * shift
     diagonal = jnp.diagonal(full)
@@ -154,10 +157,12 @@ def _cholesky(
         return scale * cho_solve((factor, True), scale * right)
 
     inverse = solve(rhs)
-    if eps <= jnp.finfo(full.dtype).eps:  # else the factorization has digits to spare
-        inverse = inverse + solve(rhs - full @ inverse)
+    solved = jnp.ones((), bool)
+    if eps <= jnp.finfo(matrix.dtype).eps:  # else the factorization has digits to spare
+        inverse = inverse + solve(rhs - times(inverse))
+        left = jnp.linalg.norm(rhs - times(inverse), axis=0)
+        solved = jnp.all(left <= 0.1 * jnp.linalg.norm(rhs, axis=0))
     square = solve(inverse if metric is None else metric @ inverse)
-    left = jnp.linalg.norm(rhs - full @ inverse, axis=0)
 
     # A small pivot proves a small eigenvalue, but a small eigenvalue may hide behind larger pivots:
     # the null vector that the weakest pivot points to, improved once, finds it.
@@ -168,11 +173,7 @@ def _cholesky(
     grown = cho_solve((factor, True), vector)
     least = jnp.linalg.norm(vector) / jnp.linalg.norm(grown)
 
-    good = (
-        (least > 10 * eps)
-        & jnp.all(left <= 0.1 * jnp.linalg.norm(rhs, axis=0))
-        & jnp.all(jnp.isfinite(inverse))
-    )
+    good = solved & (least > 10 * eps) & jnp.all(jnp.isfinite(inverse))
     return (inverse, square, damping * inverse), good
 
 
