@@ -21,7 +21,7 @@ PENALTIES = {
     "number": 0.2,
     "some": {"b": 0.0, "w": jnp.asarray(0.3), "z": jnp.asarray(0.1)},
 }
-CG = solvers.conjugate_gradients(300, 1e-14, solvers.jacobi)
+CG = solvers.conjugate_gradients(300, 1e-12, solvers.jacobi)
 EVERY = {
     "primal": solvers.primal(),
     "dual": solvers.dual(),
@@ -243,11 +243,13 @@ def test_float32_is_solved_in_float64(monkeypatch):
         gram, b = (gram + gram.T) / 2, jax.random.normal(jax.random.key(1), (60, 1))
         wide = ladder(gram, b)
         monkeypatch.setattr(jax, "default_backend", lambda: "a device without float64")
-        narrow = jax.jit(lambda *args: solvers.ladder(*args))(gram, b)
+        twice = jnp.concatenate([b, b], 1)  # another shape, for another trace
+        narrow = jax.jit(lambda *args: solvers.ladder(*args))(gram, twice)
         assert wide.inverse.dtype == narrow.inverse.dtype == jnp.float32
         assert wide.counts.cholesky == narrow.counts.cholesky == 1
     exact = np.linalg.solve(np.asarray(gram, float), np.asarray(b, float))
-    error = [np.linalg.norm(x.inverse - exact) / np.linalg.norm(exact) for x in (wide, narrow)]
+    found = [x.inverse[:, :1] for x in (wide, narrow)]
+    error = [np.linalg.norm(x - exact) / np.linalg.norm(exact) for x in found]
     # seen: 2e-8 (the rounding of the answer) against 5e-4
     assert error[0] < 1e-7
     assert 100 * error[0] < error[1] < 1e-1
@@ -394,11 +396,14 @@ def test_negative_curvature():
     assert [int(count) for count in kept.counts] == [0, 1, 0, 1, 0]
 
 
-def test_a_system_without_solution_is_rejected_by_conjugate_gradients():
-    system = solvers.from_rows(matrix(9, 1, rank=5), LIKE)
-    solution = run(solvers.conjugate_gradients(1000, 1e-12), system, sides(9, True), 0.0)
-    assert not solution.ok
-    assert not ravel_pytree(solution.step)[0].any()
+def test_conjugate_gradients_stop_where_a_system_without_solution_is_flat():
+    system, rhs = solvers.from_rows(matrix(9, 1, rank=5), LIKE), sides(9, True)
+    solution = run(solvers.conjugate_gradients(1000, 1e-12), system, rhs, 0.0)
+    assert solution.ok
+    assert solution.reduction > 0
+    assert solution.residual > 0.1
+    assert solution.counts.negative == 1
+    assert jnp.linalg.norm(ravel_pytree(solution.step)[0]) < 1e8  # 1e33 if rounding is trusted
 
 
 @pytest.mark.parametrize(
@@ -440,7 +445,7 @@ def test_solvers_are_values(name):
     again = {
         "primal": solvers.primal,
         "dual": solvers.dual,
-        "cg": lambda: solvers.conjugate_gradients(300, 1e-14, solvers.jacobi),
+        "cg": lambda: solvers.conjugate_gradients(300, 1e-12, solvers.jacobi),
         "automatic": solvers.automatic,
     }[name]()
     assert solver == again
@@ -463,7 +468,7 @@ def test_solvers_are_values(name):
     dampings = jnp.array([0.1, 0.2])
     _, scanned = jax.jit(lambda dampings: jax.lax.scan(body, 0, dampings))(dampings)
     mapped = jax.jit(jax.vmap(lambda damping: body(0, damping)[1]))(dampings)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-13)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
     jax.tree.map(lambda x, y: close(x[0], y), scanned, one)
     jax.tree.map(close, scanned, mapped)
 

@@ -72,6 +72,7 @@ class _Iterate(NamedTuple):
     residual: PyTree
     direction: PyTree
     product: Float[Array, ""]  # of the residual with the preconditioned residual
+    largest: Float[Array, ""]  # curvature p . (C + D) p / |p|^2 so far
     steps: Int[Array, ""]
     negative: Bool[Array, ""]
 
@@ -83,8 +84,8 @@ def conjugate_gradients(
     """Conjugate gradients for `(C + D) d = -g`, from d = 0.
 
     Stops when `|(C + D) d + g| <= tolerance |g|`, or after `iterations`, or at a direction p with
-    `p . (C + D) p <= 0`: then the step so far is returned, a descent direction, and counted as
-    negative; where there is no step so far the trial is rejected. Stopping at `iterations` is no
+    `p . (C + D) p <= 0` up to rounding: then the step so far is returned, a descent direction, and
+    counted as negative; where there is no step so far the trial is rejected. Stopping at `iterations` is no
     failure: read `residual`.
 
     Costs one product with C for each iteration and one to measure the result.
@@ -152,7 +153,9 @@ def _iterate(
     def advance(now: _Iterate) -> _Iterate:
         image = optax.tree.add(bend(now.direction), optax.tree.mul(scaling, now.direction))
         curvature = inner(now.direction, image)
-        negative = curvature <= 0
+        square = inner(now.direction, now.direction)
+        largest = jnp.maximum(now.largest, curvature / square)
+        negative = curvature <= 10 * jnp.finfo(largest.dtype).eps * largest * square
         length = jnp.where(negative, 0.0, now.product / jnp.where(negative, 1.0, curvature))
         residual = optax.tree.add_scale(now.residual, -length, image)
         improved = improve(residual)
@@ -162,6 +165,7 @@ def _iterate(
             residual=residual,
             direction=optax.tree.add_scale(improved, product / now.product, now.direction),
             product=product,
+            largest=largest,
             steps=now.steps + 1,
             negative=negative,
         )
@@ -173,6 +177,7 @@ def _iterate(
         residual=residual,
         direction=direction,
         product=inner(residual, direction),
+        largest=jnp.zeros_like(size),
         steps=jnp.zeros((), jnp.int32),
         negative=jnp.zeros((), bool),
     )
