@@ -230,12 +230,14 @@ def test_takes_key():
         (lambda: OBJECTIVE.on((INPUTS[:0], TARGETS[:0])), "at least one example"),
         (lambda: OBJECTIVE.on((INPUTS, jnp.array(1.0))), r"scalar targets; .* x\[None\]"),
         (lambda: OBJECTIVE.on((None, None)), "expected arrays of examples, got none"),
-        (lambda: OBJECTIVE.on(DATA, weights=jnp.ones(3)), r"weights of shape \(7,\).* got \(3,\)"),
-        (lambda: OBJECTIVE.on(DATA, chunk=0), "chunk >= 1, got 0"),
+        (lambda: OBJECTIVE.on(DATA, weights=jnp.ones(3)), r"shape \(7,\).* got \(3,\); try"),
+        (lambda: OBJECTIVE.on(DATA, weights=-jnp.ones(7)), "weights >= 0, got one of -1.0; try"),
+        (lambda: OBJECTIVE.on(DATA, weights=[np.nan] * 7), "weights >= 0, got one of nan; try"),
+        (lambda: OBJECTIVE.on(DATA, chunk=0), "chunk >= 1, got 0; try"),
         (lambda: fnn.Objective(model, lambda o, t: o - t).on(DATA)(PARAMS), r"scalar, got shape"),
-        (lambda: fnn.l2(-1.0), "at least 0, got -1.0"),
-        (lambda: fnn.l1(float("nan")), "at least 0, got nan"),
-        (lambda: fnn.l2(1.0).freeze(PARAMS, {"weight": True}), "mask of the structure"),
+        (lambda: fnn.l2(-1.0), "l2: expected a weight of at least 0, got -1.0; try"),
+        (lambda: fnn.l1(float("nan")), "l1: expected a weight of at least 0, got nan; try"),
+        (lambda: fnn.l2(1.0).freeze(PARAMS, {"weight": True}), "mask of the structure.*; try"),
     ],
 )
 def test_misuse_says_what_was_expected(call, message):
@@ -251,3 +253,38 @@ def test_adding_something_else_is_a_type_error():
             OBJECTIVE + other
     with pytest.raises(TypeError):
         OBJECTIVE.on(DATA) * INPUTS
+
+
+# Half precision -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_summed_in_single(dtype):
+    """A sum of ones in bfloat16 stays at 256, and float16 cannot count to 70000."""
+    ones = jnp.ones(70_000, dtype)
+    line = fnn.Objective(lambda w, x: w * x, fnn.losses.half_squared_error)
+
+    @jax.jit
+    def ask(w):
+        options = {}, {"chunk": 8}, {"weights": ones}, {"chunk": 9, "weights": ones}
+        return [jax.value_and_grad(line.on((ones, ones), **o))(w) for o in options]
+
+    for value, grad in ask(jnp.asarray(2, dtype)):
+        assert (value.dtype, grad.dtype) == (dtype, dtype)
+        assert (float(value), float(grad)) == (0.5, 1.0)
+
+
+def test_masks_of_booleans_are_structure_and_masks_of_arrays_are_leaves():
+    penalties = [fnn.l2(0.3, where={"weight": m, "bias": np.bool_(False)}) for m in (True, False)]
+    one, two = map(jax.tree.structure, penalties)
+    assert one != two
+    assert [len(jax.tree.leaves(p)) for p in penalties] == [1, 1]
+    traced = fnn.l2(0.3, where={"weight": jnp.array(True), "bias": False})
+    assert len(jax.tree.leaves(traced)) == 2
+    assert_same(traced, penalties[0])
+    assert penalties[1](PARAMS) == 0
+
+
+def test_targets_alone_are_data():
+    value_fn = fnn.Objective(lambda p, _: p, fnn.losses.half_squared_error).on((None, TARGETS))
+    assert value_fn(jnp.zeros(2)) == pytest.approx(0.5 * np.sum(np.asarray(TARGETS) ** 2) / 7)

@@ -231,3 +231,36 @@ def test_explain():
     assert costs["w"].flops == 2 * 50**2 * (30 + 20)
     assert costs["w"].memory == 4 * 50 * (30 + 20)
     assert costs["v"].memory == 4 * 50 * (20 + 3 + 60)
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def test_norms_near_zero_are_not_negative_roots():
+    """Factored, the square of a row that cancels is rounding, of either sign."""
+    weight = normal(0, 30, 20, dtype=jnp.float32)
+    a, c = normal(1, 64, 1, 30, dtype=jnp.float32), jnp.array([1, 1, -1], jnp.float32)
+    inputs = a * jnp.array([0.3, 0.7, 1.0], jnp.float32)[:, None]
+    captured = curvature.capture(lambda w, x: c @ (x @ w), weight, inputs)
+    norms = curvature.norms(captured)
+    assert jnp.all(norms >= 0)
+    assert jnp.max(norms) < 1e-2
+
+
+def test_a_slice_clamps_its_index_as_the_model_does():
+    w, i = jnp.arange(5.0), jnp.array([-7, -5, -1, 0, 4, 9])
+    for model in (lambda w, i: lax.dynamic_index_in_dim(w, i, keepdims=False), lambda w, i: w[i]):
+        captured = curvature.capture(model, w, i)
+        (jacobian,) = jax.tree.leaves(jax.vmap(jax.grad(model), (None, 0))(w, i))
+        v, u = normal(0, 5), normal(1, 6)
+        np.testing.assert_allclose(curvature.product(captured, v)[:, 0], jacobian @ v)
+        np.testing.assert_allclose(curvature.transpose_product(captured, u), u @ jacobian)
+        np.testing.assert_allclose(curvature.gram(captured), jacobian @ jacobian.T)
+
+
+def test_a_memory_budget_may_be_a_float():
+    captured = curvature.capture(lambda w, x: jnp.sin(w * x), jnp.ones(3), jnp.ones((4, 2, 3)))
+    np.testing.assert_allclose(
+        curvature.diagonal(captured, 1e3), curvature.diagonal(captured), rtol=1e-12
+    )
+    np.testing.assert_allclose(curvature.norms(captured, 1e3), curvature.norms(captured))

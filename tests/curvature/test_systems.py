@@ -218,6 +218,78 @@ def test_leaves_under_the_same_penalties_share_one_object():
     assert [penalties(l2(0.5), l2(0.25)), penalties()] == [0.75, None]
 
 
+def test_masks_pass_through_jit_and_share_one_object():
+    params = {str(i): jnp.ones(2) for i in range(8)}
+    where = {name: int(name) < 4 for name in params}
+    kinds = []
+
+    @jax.jit
+    def ask(value_fn, params):
+        system = curvature.gauss_newton_system(value_fn, params).system
+        kinds.append(len({id(number) for number in system.penalty.values()}))
+
+    objective = Objective(lambda p, x: sum(p.values()) @ x)
+    ask(objective.on(INPUTS[:, :2]) + l2(0.1, where=where), params)
+    assert kinds == [2]
+
+
+def test_half_precision_in_chunks_is_summed_in_single():
+    ones = jnp.ones(4096, jnp.bfloat16)
+    line = Objective(lambda w, x: w * x, losses.half_squared_error)
+
+    @jax.jit
+    def ask(w):
+        found = []
+        for chunk in (8, None):
+            value_fn = line.on((ones, 0 * ones), chunk=chunk)
+            value, system, rhs = curvature.gauss_newton_system(value_fn, w)
+            step = solvers.primal().solve(system, rhs, 0.0).step
+            found += [system.multiply(w), system.diagonal(), 2 * value]
+            found += [system.transpose(rhs.s), system.normal()[0, 0], -step]
+        return found
+
+    found = ask(jnp.ones((), jnp.bfloat16))
+    np.testing.assert_allclose(np.asarray(found, float), 1.0, rtol=1e-2)
+
+
+def test_half_precision_in_blocks_is_summed_in_single():
+    """The explicit form of the diagonal, one example after the other."""
+    captured = curvature.capture(
+        lambda w, x: (w * x).sum(), jnp.ones(2, jnp.bfloat16), jnp.ones((1000, 3, 2), jnp.bfloat16)
+    )
+    found = jax.jit(lambda c: curvature.diagonal(c, 1))(captured)
+    np.testing.assert_allclose(np.asarray(found, float), 9000.0, rtol=1e-2)
+
+
+def test_targets_alone_are_data():
+    value_fn = Objective(lambda p, _: p, losses.half_squared_error).on((None, TARGETS), chunk=4)
+
+    def steps(p):
+        gauss, newton = curvature.gauss_newton_system(value_fn, p), curvature.hessian_system
+        solve = solvers.primal().solve
+        drawn = curvature.fisher(value_fn, p, key=KEY).dense()
+        return solve(*gauss[1:], 0.0).step, solve(*newton(value_fn, p)[1:], 0.0).step, drawn
+
+    one, two, drawn = quickly(steps, jnp.zeros(2))
+    np.testing.assert_allclose(one, TARGETS.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(one, two, rtol=1e-12)
+    assert drawn.shape == (2, 2)
+
+
+def test_a_traced_negative_penalty_is_a_rejected_step():
+    def step(weight):
+        value_fn = squares.on((INPUTS, TARGETS)) - weight * l2(1.0)
+        _, system, rhs = curvature.gauss_newton_system(value_fn, PARAMS)
+        solved = solvers.primal(), solvers.dual(), solvers.conjugate_gradients()
+        return [solver.solve(system, rhs, 0.1) for solver in solved]
+
+    for solution in quickly(step, 0.01):
+        assert (bool(solution.ok), int(solution.counts.rejected)) == (False, 1)
+    value_fn = squares.on((INPUTS, TARGETS)) - l2(0.01)
+    with pytest.raises(ValueError, match=r"a scale of at least 0, got -0\.01; .* try rules\.newton"):
+        curvature.gauss_newton_system(value_fn, PARAMS)
+
+
 def test_float32_and_lanes():
     """Lanes of single precision: dtypes kept, the steps as in double precision."""
 

@@ -373,6 +373,35 @@ def test_eight_lanes_with_300_rows_do_not_deadlock():
     assert done.stdout.strip() == "done", done.stderr
 
 
+@pytest.mark.parametrize(
+    "rule", [rules.gauss_newton(solver=solvers.primal()), rules.newton()], ids=["gauss", "newton"]
+)
+def test_a_step_that_overflows_is_rejected(rule):
+    value_fn = Objective(lambda w, x: w * x[0] - x[1]).on(jnp.array([[0.01, 2000.0]], jnp.float16))
+    updates, state = step(rule, jnp.zeros((), jnp.float16), value_fn)
+    assert (float(updates), int(state.counts.rejected)) == (0.0, 1)
+
+
+def test_lanes_measure_the_curvature_once():
+    """Under vmap a cond runs both branches; what only the first update needs must be in a loop."""
+    value_fn, start = LINEAR.on((RNG.normal(size=(M, N)), RNG.normal(size=M))), jnp.ones(N)
+    rule = rules.levenberg_marquardt(0.1, solver=solvers.dual())
+    states = jax.tree.map(lambda a: jnp.stack([a] * 3), rule.init(start))
+
+    def lane(state):
+        return bare_step(rule, start, value_fn, state)
+
+    # The diagonal is the only reduction by a maximum.
+    text = str(jax.make_jaxpr(jax.vmap(lane))(states))
+    loops = [str(e) for e in jax.make_jaxpr(jax.vmap(lane))(states).eqns if "while" in str(e.primitive)]
+    assert text.count("reduce_max") == sum(loop.count("reduce_max") for loop in loops) > 0
+    updates, states = jax.jit(jax.vmap(lane))(states)
+    one = step(rule, start, value_fn)
+    close(updates[2], one[0])
+    close(states.unit, jnp.full(3, one[1].unit))
+    assert states.unit[0] > 0
+
+
 # Transformed gradients ----------------------------------------------------------------------------
 
 
@@ -397,6 +426,10 @@ def test_a_transformed_gradient_warns_in_float32_alone():
         warnings.simplefilter("error")
         step(rule, jnp.ones(N), value_fn)
         step(rules.levenberg_marquardt(0.1), jnp.ones(N, jnp.float32), value_fn)
+        whole = rules.gauss_newton()
+        start = jnp.ones(N, jnp.float32)
+        grad = np.asarray(jax.grad(value_fn)(start))  # as it comes from a file or another framework
+        whole.update(grad, whole.init(start), start, grad=grad, value_fn=value_fn)
 
 
 # Cost ---------------------------------------------------------------------------------------------
@@ -473,5 +506,18 @@ def test_misuse_is_named():
         damping.multiplicative(increase=0.5)
     with pytest.raises(ValueError, match="nielsen: expected decrease in"):
         damping.nielsen(decrease=1.5)
+    for make in (damping.multiplicative, damping.nielsen, damping.trust_ratio):
+        with pytest.raises(ValueError, match=r"expected minimum <= maximum, got 1 and 0\.5; try"):
+            make(minimum=1, maximum=0.5)
+    for make in (rules.newton, rules.gauss_newton, rules.levenberg_marquardt):
+        with pytest.raises(ValueError, match=r"expected memory_budget in .*, got 0\.0; try"):
+            make(memory_budget=0, solver=solvers.primal())
+        pair, both = {"a": start, "b": start}, Objective(lambda p, x: (p["a"] + p["b"]) @ x)
+        some, rule = {"a": start, "b": None}, make()
+        with pytest.raises(ValueError, match=r"a gradient of every parameter.*'b'.*rules\.only"):
+            rule.update(some, rule.init(pair), pair, grad=some, value_fn=both.on(np.ones((2, 3))))
+    bound = rules.bind(rules.newton(), LINEAR)
+    with pytest.raises(ValueError, match="bind: expected a batch, got None; try .*batch=batch"):
+        bound.update(start, bound.init(start), start)
     with pytest.raises(ValueError, match="bind: expected params"):
         rules.bind(rules.newton(), LINEAR, (np.ones((2, 3)), np.zeros(2))).update(start, None)
