@@ -28,12 +28,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
+from fnn.layers.layer import EXAMPLES as EXAMPLES
+
 Model = Callable[..., Any]
 Loss = Callable[[Any, Any], Scalar]
-EXAMPLES = "examples"
 
 
 # Objective ----------------------------------------------------------------------------------------
@@ -91,21 +93,18 @@ class Objective:
 
         Raises:
             ValueError: if data is not a pair, arrays disagree on the number of examples, there are
-                none, or `chunk` is not positive.
+                none, `weights` has another shape or a negative number (where it is not traced), or
+                `chunk` is not positive.
         """
         inputs, targets = self._split(data)
         n = _count_examples(inputs, targets)
-        if weights is not None:
-            weights = jnp.asarray(weights)
-            if weights.shape != (n,):
-                raise ValueError(
-                    f"Objective.on: expected weights of shape ({n},), one for each example, "
-                    f"got {weights.shape}"
-                )
         if chunk is not None and chunk < 1:
-            raise ValueError(f"Objective.on: expected chunk >= 1, got {chunk}")
+            raise ValueError(
+                f"Objective.on: expected chunk >= 1, got {chunk}; try None for all at once"
+            )
         keys = None if key is None else jax.random.split(key, n)
         if weights is not None:  # a NaN in the padding would pass through a product with 0
+            weights = _checked_weights(weights, n)
             rows = jnp.where(weights > 0, jnp.arange(n), jnp.argmax(weights > 0))
             inputs, targets = jax.tree.map(lambda a: jnp.asarray(a)[rows], (inputs, targets))
         block = Block(inputs, targets, weights, keys, self.model, self.loss, chunk)
@@ -144,8 +143,8 @@ class Objective:
             return data, None
         if not (isinstance(data, tuple | list) and len(data) == 2):
             raise ValueError(
-                f"Objective.on: expected data = (inputs, targets), got {_describe(data)}; "
-                "an objective without a loss takes inputs alone"
+                f"Objective.on: expected data = (inputs, targets), got {_describe(data)}; try "
+                "(inputs, targets), or an objective without a loss, which takes inputs alone"
             )
         return data[0], data[1]
 
@@ -218,7 +217,8 @@ class ValueFunction:
         if jax.tree.structure(mask) != jax.tree.structure(params):
             raise ValueError(
                 "freeze: expected a mask of the structure of params, "
-                f"{jax.tree.structure(params)}, got {jax.tree.structure(mask)}"
+                f"{jax.tree.structure(params)}, got {jax.tree.structure(mask)}; try "
+                "jax.tree.map(lambda leaf: ..., params)"
             )
         held = jax.tree.map(lambda p, m: p if m else None, params, mask)
         return ValueFunction(tuple(t._replace(held=merge(held, t.held)) for t in self.terms))
@@ -252,36 +252,37 @@ class Block:
     def __call__(self, params: PyTree) -> Scalar:
         """The mean loss at `params`."""
         if self.chunk is None:
-            total, weight = self.sums(params)
-            return total / weight
+            return self.mean(self._losses(params))
 
-        # Rematerialized, so that the backward pass too holds one chunk at a time.
+        # Rematerialized, so that the backward pass too holds one chunk at a time; from a wide copy
+        # of the parameters, so that it too sums in single precision.
+        copy = jax.tree.map(wide, params)
+
         @jax.checkpoint
-        def add(sums: tuple[Scalar, Scalar], part: Block) -> tuple[tuple[Scalar, Scalar], None]:
-            return jax.tree.map(jnp.add, sums, part.sums(params)), None
+        def sums(part: Block) -> tuple[Scalar, Scalar, Scalar]:
+            own = jax.tree.map(lambda c, p: c.astype(jnp.result_type(p)), copy, params)
+            losses = part._losses(own)
+            return *part._sums(losses), jnp.zeros((), losses.dtype)
 
-        parts = self.chunks()
-        first = jax.eval_shape(Block.sums, jax.tree.map(lambda a: a[0], parts), params)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
-        (total, weight), _ = jax.lax.scan(add, zeros, parts)
-        return total / weight
+        total, weight, like = accumulate(sums, self.chunks())
+        return (total / weight).astype(like.dtype)
 
-    def sums(self, params: PyTree) -> tuple[Scalar, Scalar]:
-        """The sum of w l and the sum of w over the examples at hand.
+    @property
+    def count(self) -> int:
+        """The number of examples."""
+        return _count_examples(self.inputs, self.targets)
+
+    def mean(self, losses: Array) -> Scalar:
+        """The mean of the examples' losses, summed in at least single precision.
 
         Args:
-            params: the model's parameters.
+            losses: one for each example; of a block of `chunks`, for each chunk and example.
 
         Returns:
-            Both sums.
+            sum(w l) / sum(w), in the dtype of the losses.
         """
-        losses = jax.vmap(functools.partial(self._loss, params), axis_name=EXAMPLES)(
-            self.inputs, self.targets, self.keys
-        )
-        if self.weights is None:
-            return jnp.sum(losses), jnp.full((), len(losses), losses.dtype)
-        weights = self.weights.astype(losses.dtype)
-        return jnp.sum(weights * losses), jnp.sum(weights)
+        total, weight = self._sums(losses)
+        return (total / weight).astype(losses.dtype)
 
     def chunks(self) -> "Block":
         """The block cut into parts of `chunk` examples.
@@ -290,7 +291,7 @@ class Block:
             A block with one more leading axis on every leaf, which `lax.scan` walks along; the last
             part is filled up with the last example at weight 0.
         """
-        n = _count_examples(self.inputs, self.targets)
+        n = self.count
         size = n if self.chunk is None else min(self.chunk, n)
         parts = -(-n // size)
         index = jnp.minimum(jnp.arange(parts * size), n - 1)
@@ -300,7 +301,7 @@ class Block:
             weights = jnp.where(jnp.arange(parts * size) < n, weights[index], 0)
 
         def cut(leaf: Array) -> Array:
-            filled = leaf if len(leaf) == parts * size else leaf[index]
+            filled = leaf if len(leaf) == parts * size else jnp.asarray(leaf)[index]
             return filled.reshape(parts, size, *leaf.shape[1:])
 
         whole = (self.inputs, self.targets, weights, self.keys)
@@ -340,18 +341,39 @@ class Block:
         if jnp.shape(value) != ():
             raise ValueError(
                 "Objective: expected the loss of one example to be a scalar, "
-                f"got shape {jnp.shape(value)}; sum over the outputs in the loss"
+                f"got shape {jnp.shape(value)}; try to sum over the outputs in the loss"
             )
         return value
 
-    def _loss(self, params: PyTree, x: PyTree, target: PyTree, key: Array | None) -> Scalar:
-        return self.judge(self.answer(params, x, key), target)
+    def _losses(self, params: PyTree) -> Float[Array, " n"]:
+        def loss(x: PyTree, target: PyTree, key: Array | None) -> Scalar:
+            return self.judge(self.answer(params, x, key), target)
+
+        return jax.vmap(loss, axis_name=EXAMPLES)(self.inputs, self.targets, self.keys)
+
+    def _sums(self, losses: Array) -> tuple[Scalar, Scalar]:
+        losses = wide(losses)
+        if self.weights is None:
+            return jnp.sum(losses), jnp.full((), losses.size, losses.dtype)
+        weights = self.weights.astype(losses.dtype)
+        return jnp.sum(weights * losses), jnp.sum(weights)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Known:
+    """A boolean that is structure, not a leaf, and so stays known through `jax.jit`."""
+
+    value: bool
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Penalty:
-    """A function of the parameters alone, of those leaves that `where` selects."""
+    """A function of the parameters alone, of those leaves that `where` selects.
+
+    `where` is None, or a tree of `Known` booleans and boolean arrays.
+    """
 
     where: PyTree | None
     fn: Callable[[PyTree], Scalar] = field(metadata={"static": True})
@@ -360,7 +382,7 @@ class Penalty:
         """The value at `params`."""
         if self.where is not None:
             params = jax.tree.map(
-                lambda p, m: None if p is None else jnp.where(m, p, 0),
+                lambda p, m: None if p is None else jnp.where(getattr(m, "value", m), p, 0),
                 params,
                 self.where,
                 is_leaf=lambda leaf: leaf is None,
@@ -395,9 +417,9 @@ def l2(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
     """Weight decay: weight / 2 times the sum of squares of the parameters.
 
     Args:
-        weight: at least 0.
+        weight: at least 0; a negative number raises a ValueError.
         where: a tree of booleans of the structure of the parameters; True leaves are penalized.
-            By default all are.
+            By default all are. Booleans are structure, like functions; boolean arrays are leaves.
 
     Units:
         `weight` is loss / params^2.
@@ -405,27 +427,22 @@ def l2(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
     Returns:
         A value function.
 
-    Raises:
-        ValueError: if `weight` is a negative number.
-
     Example:
         >>> import jax.numpy as jnp
         >>> params = {"weight": jnp.array([3.0]), "bias": jnp.array([1.0])}
         >>> float(l2(0.5, where={"weight": True, "bias": False})(params))
         2.25
     """
-    if isinstance(weight, int | float) and not weight >= 0:
-        raise ValueError(f"l2: expected a weight of at least 0, got {weight}")
-    return ValueFunction((Term(1.0 * weight, Penalty(where, _half_squared_norm)),))
+    return _weighted("l2", weight, where, _half_squared_norm)
 
 
 def l1(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
     """The lasso's penalty: weight times the sum of absolute values of the parameters.
 
     Args:
-        weight: at least 0.
+        weight: at least 0; a negative number raises a ValueError.
         where: a tree of booleans of the structure of the parameters; True leaves are penalized.
-            By default all are.
+            By default all are. Booleans are structure, like functions; boolean arrays are leaves.
 
     Units:
         `weight` is loss / params.
@@ -433,17 +450,12 @@ def l1(weight: float | Scalar, *, where: PyTree | None = None) -> ValueFunction:
     Returns:
         A value function.
 
-    Raises:
-        ValueError: if `weight` is a negative number.
-
     Example:
         >>> import jax.numpy as jnp
         >>> float(l1(0.5)(jnp.array([3.0, -1.0])))
         2.0
     """
-    if isinstance(weight, int | float) and not weight >= 0:
-        raise ValueError(f"l1: expected a weight of at least 0, got {weight}")
-    return ValueFunction((Term(1.0 * weight, Penalty(where, _sum_of_absolute_values)),))
+    return _weighted("l1", weight, where, _sum_of_absolute_values)
 
 
 def merge(free: PyTree, held: PyTree | None) -> PyTree:
@@ -474,9 +486,66 @@ def merge(free: PyTree, held: PyTree | None) -> PyTree:
         if leaf is not None and kept is not None:
             raise ValueError(
                 f"freeze: expected None in place of the frozen leaf params"
-                f"{jax.tree_util.keystr(path)}, got an array; train the free leaves alone"
+                f"{jax.tree_util.keystr(path)}, got an array; try the free leaves alone"
             )
     return jax.tree.map(lambda f, h: h if f is None else f, free, held, is_leaf=is_none)
+
+
+def wide(x: Any) -> Array:
+    """An array in at least single precision; what is no floating-point number as it is.
+
+    Args:
+        x: an array or a number.
+
+    Returns:
+        The array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.arange(2, dtype="int8")).dtype
+        (dtype('float32'), dtype('int8'))
+    """
+    x = jnp.asarray(x)
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if floating else x
+
+
+def accumulate(fn: Callable[[Any], PyTree], parts: PyTree) -> PyTree:
+    """The sum of what a function says of each part, summed in at least single precision.
+
+    (In half precision a sum of ones stays at 256 or 2048.)
+
+    Args:
+        fn: `fn(part) -> tree of arrays`.
+        parts: a tree of arrays, whose first axis counts the parts.
+
+    Returns:
+        The sums, in the dtypes of what the function says.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(accumulate(jnp.sum, jnp.ones((1000, 3), jnp.bfloat16)))
+        3008
+    """
+    said = jax.eval_shape(fn, jax.tree.map(lambda a: a[0], parts))
+
+    def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(lambda t, a: t + wide(a), total, fn(part)), None
+
+    zeros = jax.tree.map(lambda a: wide(jnp.zeros(a.shape, a.dtype)), said)
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda t, a: t.astype(a.dtype), total, said)
+
+
+def _weighted(
+    name: str, weight: float | Scalar, where: PyTree | None, fn: Callable[[PyTree], Scalar]
+) -> ValueFunction:
+    if isinstance(weight, int | float) and not weight >= 0:
+        raise ValueError(
+            f"{name}: expected a weight of at least 0, got {weight}; try 0.0 for no penalty"
+        )
+    known = jax.tree.map(lambda m: Known(bool(m)) if isinstance(m, bool | np.bool) else m, where)
+    return ValueFunction((Term(1.0 * weight, Penalty(known, fn)),))
 
 
 def _half_squared_norm(params: PyTree) -> Scalar:
@@ -490,6 +559,25 @@ def _sum_of_absolute_values(params: PyTree) -> Scalar:
 # Misuse, found before anything runs ---------------------------------------------------------------
 
 
+def _checked_weights(weights: Any, n: int) -> Array:
+    array = jnp.asarray(weights)
+    if array.shape != (n,):
+        raise ValueError(
+            f"Objective.on: expected weights of shape ({n},), one for each example, got "
+            f"{array.shape}; try jnp.ones({n}), or None"
+        )
+    try:
+        known = np.asarray(weights)
+    except jax.errors.TracerArrayConversionError:  # traced values are not checked
+        return array
+    if not np.all(known >= 0):
+        raise ValueError(
+            f"Objective.on: expected weights >= 0, got one of {known[~(known >= 0)][0]}; try 0 to "
+            "leave an example out"
+        )
+    return array
+
+
 def _count_examples(inputs: PyTree, targets: PyTree) -> int:
     """The common length of the first axes; an error names the array that differs."""
     lengths = {}
@@ -499,17 +587,25 @@ def _count_examples(inputs: PyTree, targets: PyTree) -> int:
             if not shape:
                 raise ValueError(
                     f"Objective: expected arrays whose first axis counts the examples, got the "
-                    f"scalar {name}{jax.tree_util.keystr(path)}; a single example needs x[None]"
+                    f"scalar {name}{jax.tree_util.keystr(path)}; try x[None] for a single example"
                 )
             lengths[f"{name}{jax.tree_util.keystr(path)}"] = shape[0]
     if not lengths:
-        raise ValueError("Objective: expected arrays of examples, got none")
+        raise ValueError(
+            "Objective: expected arrays of examples, got none; try (inputs, targets), one of them "
+            "an array"
+        )
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name}: {n}" for name, n in lengths.items())
-        raise ValueError(f"Objective: expected the same number of examples everywhere, got {found}")
+        raise ValueError(
+            f"Objective: expected the same number of examples everywhere, got {found}; try the "
+            "examples along the first axis of each"
+        )
     n = next(iter(lengths.values()))
     if n == 0:
-        raise ValueError("Objective: expected at least one example, got an empty batch")
+        raise ValueError(
+            "Objective: expected at least one example, got an empty batch; try to skip it"
+        )
     return n
 
 

@@ -3,9 +3,14 @@
 `capture` a batch, then ask it: `gram`, `product`, `transpose_product`, `diagonal`, `kronecker`,
 `norms`, `jacobian`. `explain` tells what the capture of a model will cost, leaf by leaf.
 `gauss_newton_system` and `hessian_system` turn a value function into the system that `solvers`
-solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps on trees.
+solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps on trees;
+`accelerations` are what its models lack to be linear along a direction.
+`spectrum` has their eigenvalues, and tells minima from saddles.
+`structure` reads which leaves have Kronecker factors, `kronecker_blocks` makes them.
+`laplace` turns it into error bars, of parameters and of predictions.
 """
 
+from fnn.curvature import spectrum as spectrum
 from fnn.curvature.explain import explain as explain
 from fnn.curvature.kernel import gram as gram
 from fnn.curvature.kernel import norms as norms
@@ -13,6 +18,9 @@ from fnn.curvature.operators import Operator as Operator
 from fnn.curvature.operators import fisher as fisher
 from fnn.curvature.operators import gauss_newton as gauss_newton
 from fnn.curvature.operators import hessian as hessian
+from fnn.curvature.posterior import Laplace as Laplace
+from fnn.curvature.posterior import Prediction as Prediction
+from fnn.curvature.posterior import laplace as laplace
 from fnn.curvature.products import Captured as Captured
 from fnn.curvature.products import Kronecker as Kronecker
 from fnn.curvature.products import capture as capture
@@ -21,6 +29,12 @@ from fnn.curvature.products import jacobian as jacobian
 from fnn.curvature.products import kronecker as kronecker
 from fnn.curvature.products import product as product
 from fnn.curvature.products import transpose_product as transpose_product
+from fnn.curvature.structure import Blocks as Blocks
+from fnn.curvature.structure import Factors as Factors
+from fnn.curvature.structure import Structure as Structure
+from fnn.curvature.structure import kronecker_blocks as kronecker_blocks
+from fnn.curvature.structure import structure as structure
 from fnn.curvature.systems import Quadratic as Quadratic
+from fnn.curvature.systems import accelerations as accelerations
 from fnn.curvature.systems import gauss_newton_system as gauss_newton_system
 from fnn.curvature.systems import hessian_system as hessian_system

@@ -77,6 +77,9 @@ def explain(
     Returns:
         A value that prints as a table.
 
+    Raises:
+        ValueError: there are no inputs. (`capture` says what else a model must be.)
+
     Example:
         >>> import jax
         >>> params = {"b": jax.ShapeDtypeStruct((9,), "float32"),
@@ -88,9 +91,14 @@ def explain(
         ['b']  (9,)    factored  1.8e+05  3.6e+03  add
         ['w']  (3, 9)  factored  2.4e+05  4.8e+03  dot_general
     """
-    flat, structure = jax.tree.flatten(inputs)
+    flat = jax.tree.leaves(inputs)
+    if not flat or not all(x.shape for x in flat):
+        raise ValueError(
+            "explain: expected inputs that are arrays with the examples first, got shapes "
+            f"{[x.shape for x in flat]}; try inputs[None] for one example"
+        )
     examples = flat[0].shape[0]
-    one = structure.unflatten([jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in flat])
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
     program, _ = trace(model, params, one, examples)
     (outputs,) = (value.aval for value in program.outputs)
     rows = rows or outputs.size

@@ -332,7 +332,8 @@ def _inner(x: Float[Array, "n r b t i"], y: Float[Array, "m s b u i"]) -> Array:
 def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]:
     """The norm of every row of J: of every example's gradient, for rows that are gradients.
 
-    Each is the square root of a Gram matrix of one row.
+    Each is the square root of a Gram matrix of one row: where the parts of a row cancel, a norm
+    keeps half the digits of the parts.
 
     Args:
         captured: from `capture`.
@@ -365,4 +366,5 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
     each = captured.shape[1] * sum(sum(choice.memory) for choice in chosen)
     size = max(1, min(captured.shape[0], int(memory_budget / max(1.0, each))))
     arrays = (captured.operands, captured.deltas)
-    return jnp.sqrt(lax.map(example, arrays, batch_size=size))
+    squares = lax.map(example, arrays, batch_size=size)
+    return jnp.sqrt(jnp.maximum(squares, 0))  # which rounding may have made negative

@@ -33,10 +33,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
-from fnn import losses
+from fnn import losses, solvers
 from fnn.curvature.systems import Quadratic, gauss_newton_system, hessian_system
 from fnn.objective import Block, ValueFunction
-from fnn.solvers.system import needs, spread
 
 
 class Operator(NamedTuple):
@@ -190,14 +189,13 @@ def _drawn(block: Block, key: Array, samples: int) -> Block:
         return jnp.zeros(())
 
     curved = losses.with_curvature(nothing, factor, complete=True)
-    count = len(jax.tree.leaves(block.inputs)[0])
-    return replace(block, targets=jax.random.split(key, count), loss=curved)
+    return replace(block, targets=jax.random.split(key, block.count), loss=curved)
 
 
 def _operator(quadratic: Quadratic) -> Operator:
     """The curvature of a system, its penalty included."""
     value, system, (s, h) = quadratic
-    normal, squares = needs(system, "operator", "normal", "diagonal")
+    normal, squares = solvers.needs(system, "operator", "normal", "diagonal")
     grad = h
     if s is not None and system.transpose is not None:
         inside = system.transpose(s)
@@ -206,7 +204,7 @@ def _operator(quadratic: Quadratic) -> Operator:
         return Operator(value, grad, system.multiply, normal, squares)
     weights = jax.tree.map(
         lambda number, leaf: jnp.broadcast_to(number, leaf.shape).astype(leaf.dtype),
-        spread(system, system.penalty),
+        solvers.spread(system, system.penalty),
         system.like,
     )
     return Operator(

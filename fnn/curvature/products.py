@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from fnn.curvature.program import AXIS, Environment, Program, Use, Value, replay, settle, trace
+from fnn.curvature.program import Environment, Program, Use, Value, replay, settle, trace
+from fnn.objective import EXAMPLES, wide
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -88,7 +89,7 @@ def capture(
         What the products of this module and of `kernel` take.
 
     Raises:
-        ValueError: the inputs have no examples axis in common.
+        ValueError: inputs and targets have no examples axis in common.
 
     Example:
         >>> import jax.numpy as jnp
@@ -98,7 +99,7 @@ def capture(
         >>> captured.outputs.shape, captured.shape
         ((5, 2), (5, 2))
     """
-    flat, structure = jax.tree.flatten(inputs)
+    flat = jax.tree.leaves((inputs, targets))
     sizes = {jnp.shape(x)[:1] for x in flat}
     if len(sizes) != 1 or () in sizes:
         raise ValueError(
@@ -106,7 +107,7 @@ def capture(
             f"got shapes {[jnp.shape(x) for x in flat]}; try inputs[None] for one example"
         )
     examples = len(flat[0])
-    one = structure.unflatten([jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in flat])
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
     program, closed_over = trace(model, params, one, examples)
     env = settle(program, jax.tree.leaves(params), closed_over)
     zeros = [jnp.zeros((*use.lead, *use.result.shape), use.result.dtype) for use in program.uses]
@@ -126,7 +127,7 @@ def capture(
         deltas = [_iterations(d, u, 1) for d, u in zip(deltas, program.uses, strict=True)]
         return outputs, slopes, operands, deltas
 
-    outputs, slopes, operands, deltas = jax.vmap(example, axis_name=AXIS)(inputs, targets)
+    outputs, slopes, operands, deltas = jax.vmap(example, axis_name=EXAMPLES)(inputs, targets)
     return Captured(outputs, slopes, params, closed_over, operands, deltas, program)
 
 
@@ -161,13 +162,6 @@ def _fixed(
 def _real(program: Program) -> list[int]:
     """The leaves that are not constants."""
     return [i for i, leaf in enumerate(program.params) if leaf.leaves]
-
-
-def wide(x: Array) -> Array:
-    """An array in at least single precision; integers as they are."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return x
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _batched(use: Use, captured: Captured, index: int) -> Callable[[Array], Array]:
@@ -401,10 +395,11 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
                 pulled = _pulled(captured, [unmatrix(use, matrix)], [use.weight])
                 return jax.tree.leaves(pulled)[leaf] * scale(use, leaf, env)
         (n, r), width = captured.shape, max(1, jnp.size(leaves[leaf]))
-        block = max(1, min(n, memory_budget // max(1, 16 * r * width)))
-        return blockwise(
-            lambda part: jnp.sum(leaf_jacobian(part, leaf) ** 2, (0, 1)), captured, block
+        block = max(1, min(n, int(memory_budget // max(1, 16 * r * width))))
+        squares = blockwise(
+            lambda part: jnp.sum(wide(leaf_jacobian(part, leaf)) ** 2, (0, 1)), captured, block
         )
+        return squares.astype(jnp.result_type(leaves[leaf]))
 
     return structure.unflatten(of(leaf) for leaf in range(len(leaves)))
 

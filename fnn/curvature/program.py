@@ -36,8 +36,7 @@ from jaxtyping import Array, PyTree
 from fnn import flops
 from fnn.curvature import uses
 from fnn.curvature.uses import Form, View, aval
-
-AXIS = "examples"
+from fnn.objective import EXAMPLES
 
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 
@@ -135,7 +134,7 @@ def trace(model: Callable[..., Array], params: PyTree, example: PyTree, examples
                 f"capture: expected real parameters, got {jnp.result_type(leaf)} at params"
                 f"{jax.tree_util.keystr(path)}; try its real and imaginary parts as two leaves"
             )
-    closed, out = jax.make_jaxpr(model, axis_env=[(AXIS, examples)], return_shape=True)(
+    closed, out = jax.make_jaxpr(model, axis_env=[(EXAMPLES, examples)], return_shape=True)(
         params, example
     )
     if not isinstance(out, jax.ShapeDtypeStruct) or not _is_real(out):
@@ -146,7 +145,7 @@ def trace(model: Callable[..., Array], params: PyTree, example: PyTree, examples
     if name := _collective(closed.jaxpr):
         raise ValueError(
             f"capture: expected outputs of one example that depend on that example alone, got "
-            f"{name} over the axis {AXIS!r} (batch normalization in training?); try the model "
+            f"{name} over the axis {EXAMPLES!r} (batch normalization in training?); try the model "
             "without a key, or another normalization"
         )
 
@@ -442,7 +441,7 @@ def _collective(jaxpr: jex.Jaxpr) -> str | None:
     for eqn in jaxpr.eqns:
         named = eqn.params.get("axes", eqn.params.get("axis_name", ()))
         named = named if isinstance(named, tuple | list) else (named,)
-        if AXIS in named and eqn.primitive.name != "axis_index":
+        if EXAMPLES in named and eqn.primitive.name != "axis_index":
             return eqn.primitive.name
         for inner in jex.jaxprs_in_params(eqn.params):
             if name := _collective(inner):

@@ -17,8 +17,16 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import flops, losses, solvers
 from fnn.curvature.kernel import choices
-from fnn.curvature.products import HIGHEST, Captured, blockwise, capture, jacobian, wide
-from fnn.objective import EXAMPLES, Block, Term, merge
+from fnn.curvature.products import (
+    HIGHEST,
+    Captured,
+    blockwise,
+    capture,
+    jacobian,
+    product,
+    transpose_product,
+)
+from fnn.objective import EXAMPLES, Block, Term, accumulate, merge, wide
 
 
 class Stack(NamedTuple):
@@ -26,7 +34,6 @@ class Stack(NamedTuple):
 
     Attributes:
         term: of the value function.
-        block: the term's.
         params: where.
         parts: the block, cut into its chunks; or into one.
         captured: the rows; None of several chunks.
@@ -36,13 +43,17 @@ class Stack(NamedTuple):
     """
 
     term: Term
-    block: Block
     params: PyTree
     parts: Block
     captured: Captured | None
     unravel: Callable[[Array], PyTree]
     total: Scalar | int
     shape: tuple[int, int, int]
+
+    @property
+    def block(self) -> Block:
+        """The term's."""
+        return cast("Block", self.term.block)
 
     @property
     def rows(self) -> int:
@@ -61,13 +72,7 @@ class Stack(NamedTuple):
         if self.captured is not None:
             return fn(self.captured, *jax.tree.map(lambda x: x[0], xs))
 
-        def add(total: Any, args: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, fn(self.capture(args[0]), *args[1:])), None
-
-        first = jax.tree.map(lambda x: x[0], (self.parts, *xs))
-        shapes = jax.eval_shape(lambda part, *x: fn(self.capture(part), *x), *first)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        return jax.lax.scan(add, zeros, (self.parts, *xs))[0]
+        return accumulate(lambda args: fn(self.capture(args[0]), *args[1:]), (self.parts, *xs))
 
     def capture(self, part: Block) -> Captured:
         """The rows sqrt(share) B^T J of a part."""
@@ -83,6 +88,59 @@ class Stack(NamedTuple):
 
         targets = (part.targets, jnp.sqrt(self.shares(part)))
         return capture(model, self.params, (part.inputs, part.keys), factor, targets)
+
+    def weighed(self, part: Block) -> Callable[[PyTree], Float[Array, "n r"]]:
+        """`params -> sqrt(share) B^T outputs` of a part, B held: its derivative is the rows."""
+
+        def outputs(params: PyTree) -> Array:
+            def answer(x: PyTree, key: Array | None) -> Array:
+                return ravel_pytree(part.answer(merge(params, self.term.held), x, key))[0]
+
+            over_examples = jax.vmap(answer, axis_size=part.count, axis_name=EXAMPLES)
+            return over_examples(part.inputs, part.keys)
+
+        def factor(outputs: Array, target: PyTree) -> Array:
+            return _factor(self.block)(self.unravel(outputs), target)[0]
+
+        columns = wide(jax.vmap(factor)(outputs(self.params), part.targets))
+        columns = columns * jnp.sqrt(self.shares(part))[:, None, None].astype(columns.dtype)
+        return lambda params: jnp.einsum(
+            "nk,nkr->nr", wide(outputs(params)), columns, precision=HIGHEST
+        )
+
+    def multiply(self, v: PyTree) -> PyTree:
+        """A^T A v: from the capture, or by the model where that has fewer flops."""
+        # With many rows for an example a pass through the model is cheaper than through its deltas;
+        # and so it is where the capture would be made again.
+        if self.captured is not None:
+            apply, through, _ = _passes(self.captured)
+            if through <= 1.5 * apply:
+                return transpose_product(self.captured, product(self.captured, v))
+            return self.bent(v, jax.tree.map(lambda a: a[0], self.parts))
+        return accumulate(partial(self.bent, v), self.parts)
+
+    def bent(self, v: PyTree, part: Block) -> PyTree:
+        """A^T A v of a part, by the model."""
+        rows = self.weighed(part)
+        primal, pull = jax.vjp(rows, self.params)
+        # Forward as the transpose of backward: custom_vjp allows no other.
+        (image,) = jax.vjp(pull, jnp.zeros_like(primal))[1]((v,))
+        return pull(image)[0]
+
+    def accelerations(self, v: PyTree) -> Float[Array, " rows"]:
+        """The second derivative of the rows' outputs along v, B held."""
+
+        def of(part: Block) -> Array:
+            rows = self.weighed(part)
+
+            def speed(params: PyTree) -> Array:
+                return jax.jvp(rows, (params,), (v,))[1]
+
+            return jax.jvp(speed, (self.params,), (v,))[1]
+
+        if self.captured is not None:
+            return of(jax.tree.map(lambda a: a[0], self.parts)).ravel()
+        return jax.lax.map(of, self.parts).ravel()
 
     def shares(self, part: Block) -> Float[Array, " n"]:
         """Scale * w / sum(w) of a part's examples."""
@@ -112,7 +170,8 @@ def stack(term: Term, params: PyTree) -> "Stack | Term":
         def answer(x: PyTree, key: Array | None) -> PyTree:
             return part.answer(merge(params, term.held), x, key)
 
-        return jax.vmap(answer, axis_name=EXAMPLES)(part.inputs, part.keys)
+        over_examples = jax.vmap(answer, axis_size=part.count, axis_name=EXAMPLES)
+        return over_examples(part.inputs, part.keys)
 
     outputs = jax.eval_shape(answers, first)
     for path, leaf in jax.tree.leaves_with_path(outputs):
@@ -127,8 +186,10 @@ def stack(term: Term, params: PyTree) -> "Stack | Term":
     if 0 in slopes.shape:
         return term
     count = len(jax.tree.leaves(parts)[0])
-    total = len(jax.tree.leaves(block.inputs)[0]) if block.weights is None else block.weights.sum()
-    made = Stack(term, block, params, parts, None, unravel, total, (count, *slopes.shape))
+    total = block.count
+    if block.weights is not None:
+        total = jnp.sum(block.weights, dtype=jnp.promote_types(slopes.dtype, jnp.float32))
+    made = Stack(term, params, parts, None, unravel, total, (count, *slopes.shape))
     return made if count > 1 else made._replace(captured=made.capture(first))
 
 
@@ -157,17 +218,15 @@ def judged(stack: Stack) -> tuple[Scalar, Float[Array, " rows"], list[Term]]:
     def judge(captured: Captured, part: Block) -> tuple[Scalar, Array, Array | None]:
         outputs = jax.vmap(stack.unravel)(captured.outputs)
         values = jax.vmap(block.judge)(outputs, part.targets)
-        weights = 1.0 if part.weights is None else part.weights.astype(values.dtype)
         rest = None if complete else jax.vmap(partial(_rest, block))(outputs, part.targets)
-        return jnp.sum(weights * values), cast("Array", captured.slopes), rest
+        return values, cast("Array", captured.slopes), rest
 
     values, slopes, rest = stack.each(judge, stack.parts)
-    value = stack.term.scale * (values.sum() / jnp.asarray(stack.total, values.dtype))
+    value = stack.term.scale * block.mean(values)
     if complete:
         return value, slopes.ravel(), []
     whole = stack.block
-    n = len(jax.tree.leaves(whole.inputs)[0])
-    targets = rest.reshape(-1, rest.shape[-1])[:n]
+    targets = rest.reshape(-1, rest.shape[-1])[: whole.count]
     left = Block(whole.inputs, targets, whole.weights, whole.keys, whole.model, _along, whole.chunk)
     return value, slopes.ravel(), [stack.term._replace(block=left)]
 
@@ -203,7 +262,7 @@ def normal(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
         return jnp.matmul(matrix, matrix.T, precision=HIGHEST)  # on CPU faster than J.T @ J
 
     size = sum(leaf.size for leaf in jax.tree.leaves(captured.params))
-    return blockwise(square, captured, max(1, min(n, memory_budget // max(1, 16 * r * size))))
+    return blockwise(square, captured, max(1, min(n, int(memory_budget // max(1, 16 * r * size)))))
 
 
 # --- prices -------------------------------------------------------------------------------------
@@ -214,7 +273,7 @@ class _Price(NamedTuple):
 
     shape: Captured
     capture: float
-    pass_: float
+    multiply: float
     jacobian: float
     bytes: float
 
@@ -224,8 +283,19 @@ def _price(stack: Stack) -> _Price:
     shape, again = stack.captured, 0.0
     if shape is None:  # made again for every operation
         shape, again = jax.eval_shape(stack.capture, first), flops.count(stack.capture, first)
-    n, r = shape.shape
-    uses = zip(shape.program.uses, shape.deltas, strict=True)
+    apply, through, jacobian = _passes(shape)
+    kept = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((shape.operands, shape.deltas)))
+    if shape is stack.captured:
+        multiply = min(2 * (apply + through), 5 * apply)
+    else:
+        multiply = flops.count(stack.bent, stack.params, first)
+    return _Price(shape, again, multiply, jacobian, kept)
+
+
+# Flops of a pass through all uses, of one through their deltas, and of the explicit Jacobian.
+def _passes(captured: Captured) -> tuple[float, float, float]:
+    n, r = captured.shape
+    uses = zip(captured.program.uses, captured.deltas, strict=True)
     apply = through = jacobian = 0.0
     for use, delta in uses:
         b, t, i, o = use.form.shape
@@ -233,8 +303,7 @@ def _price(stack: Stack) -> _Price:
         apply += linear
         jacobian += r * linear
         through += 2.0 * delta.size
-    kept = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((shape.operands, shape.deltas)))
-    return _Price(shape, again, apply + through, jacobian, kept)
+    return apply, through, jacobian
 
 
 def costs_of(stacks: Sequence[Stack], size: int, memory_budget: int) -> solvers.Costs:
@@ -255,7 +324,7 @@ def costs_of(stacks: Sequence[Stack], size: int, memory_budget: int) -> solvers.
     multiply = normal = gram = tile = 0.0
     for i, (stack, price) in enumerate(zip(stacks, prices, strict=True)):
         parts, n, r = stack.shape
-        multiply += parts * (price.capture + 2 * price.pass_)
+        multiply += parts * price.multiply
         normal += parts * (price.capture + price.jacobian + 2.0 * n * r * size**2)
         tile = max(tile, min(memory_budget, 2 * word * n * r * size))
         for other, beside in zip(stacks[: i + 1], prices[: i + 1], strict=True):

@@ -30,14 +30,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import flops, solvers
 from fnn.curvature import kernel
 from fnn.curvature.products import Captured, diagonal, product, transpose_product
 from fnn.curvature.rows import Stack, costs_of, judged, normal, stack
 from fnn.curvature.uses import aval
-from fnn.objective import Block, Penalty, Term, ValueFunction
+from fnn.objective import Block, Known, Penalty, Term, ValueFunction
 
 
 class Quadratic(NamedTuple):
@@ -65,12 +65,10 @@ def gauss_newton_system(
         memory_budget: bytes that a tile of a matrix may take while it is made.
 
     Returns:
-        Value, system and right-hand side. Build it and solve it inside one traced function.
-
-    Raises:
-        TypeError: for any other function, complex parameters, or outputs that are not real.
-        ValueError: for a model that combines examples, or a block with a negative scale (where it
-            is traced, the step is rejected).
+        Value, system and right-hand side. Build it and solve it inside one traced function. (Any
+        other function, complex parameters and outputs that are not real raise a TypeError; a model
+        that combines examples, and a block or an `l2` with a negative scale, a ValueError: where
+        the scale is traced, the step is rejected.)
 
     Source:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent",
@@ -85,24 +83,7 @@ def gauss_newton_system(
         >>> print(value, system.diagonal().round(4), system.transpose(rhs.s).round(4), rhs.h)
         1.25 2.5 -2.5 None
     """
-    if not isinstance(value_fn, ValueFunction):
-        name = getattr(value_fn, "__name__", type(value_fn).__name__)
-        raise TypeError(
-            "gauss_newton_system: expected a value function made by Objective.on, got function "
-            f"{name}; its model and loss are hidden in it: try fnn.Objective(model, loss).on(data),"
-            " or rules.newton, which needs only a function"
-        )
-    for scale, block, _ in value_fn.terms:
-        if isinstance(block, Block) and isinstance(scale, int | float) and scale < 0:
-            raise ValueError(
-                f"gauss_newton_system: expected blocks with a scale of at least 0, got {scale}; "
-                "its curvature is negative: try rules.newton"
-            )
-    params = _real("gauss_newton_system", params)
-    penalties = [term for term in value_fn.terms if isinstance(term.block, Penalty)]
-    data = [stack(term, params) for term in value_fn.terms if isinstance(term.block, Block)]
-    stacks = [d for d in data if isinstance(d, Stack)]
-    rest = [*(d for d in data if isinstance(d, Term)), *penalties]
+    params, stacks, rest, penalty = terms_of(value_fn, params)
 
     values, slopes, residues = [], [], []
     for one in stacks:
@@ -118,7 +99,7 @@ def gauss_newton_system(
         part = jax.grad(ValueFunction(tuple(residues)))(params)
         h = part if h is None else jax.tree.map(jnp.add, h, part)
     s = jnp.concatenate(slopes) if slopes else None
-    system = _system(params, stacks, _penalty(penalties, params), memory_budget)
+    system = _system(params, stacks, penalty, memory_budget)
     return Quadratic(reduce(jnp.add, values), system, solvers.RightHandSide(s, h))
 
 
@@ -178,6 +159,85 @@ def hessian_system(
     return Quadratic(value, system, solvers.RightHandSide(None, grad))
 
 
+def accelerations(value_fn: ValueFunction, params: PyTree, v: PyTree) -> Float[Array, " rows"]:
+    """The second derivative along v of what the rows of A are the first derivative of.
+
+    Of residuals: of the residuals. Of a loss: of the outputs, times the factor B^T of the loss,
+    which is held. From one pass through the models, forward twice.
+
+    Args:
+        value_fn: as of `gauss_newton_system`; it must have rows.
+        params: where.
+        v: a tree like the parameters.
+
+    Returns:
+        One number for every row of A, in their order. Models are differentiated forward, which a
+        `jax.custom_vjp` in them does not allow.
+
+    Example:
+        >>> from fnn.objective import Objective
+        >>> value_fn = Objective(lambda w, x: x * w**2).on(jnp.array([4.0]))
+        >>> print(accelerations(value_fn, jnp.array(1.0), jnp.array(3.0)))  # 4 * 2 * 3^2
+        [72.]
+    """
+    return jnp.concatenate([s.accelerations(v) for s in terms_of(value_fn, params).stacks])
+
+
+class Terms(NamedTuple):
+    """The terms of a value function by what they give to its curvature.
+
+    Attributes:
+        params: where, as arrays.
+        stacks: the blocks that have rows.
+        rest: the terms whose gradient is outside the range of the rows.
+        penalty: the diagonal curvature of the `l2` among them; see `solvers.System`.
+    """
+
+    params: PyTree
+    stacks: list[Stack]
+    rest: list[Term]
+    penalty: PyTree
+
+
+def terms_of(value_fn: ValueFunction, params: PyTree) -> Terms:
+    """A value function taken apart, every block with a curvature captured.
+
+    Args:
+        value_fn: made by `Objective.on`, penalties and sums of them.
+        params: where; real floating-point leaves.
+
+    Returns:
+        Its terms.
+
+    Raises:
+        TypeError: for any other function, complex parameters, or outputs that are not real.
+        ValueError: for a block or an `l2` with a negative scale.
+    """
+    if not isinstance(value_fn, ValueFunction):
+        name = getattr(value_fn, "__name__", type(value_fn).__name__)
+        raise TypeError(
+            "gauss_newton_system: expected a value function made by Objective.on, got function "
+            f"{name}; its model and loss are hidden in it: try fnn.Objective(model, loss).on(data),"
+            " or rules.newton, which needs only a function"
+        )
+    for scale, block, _ in value_fn.terms:
+        if _is_curved(block) and isinstance(scale, int | float) and scale < 0:
+            raise ValueError(
+                f"gauss_newton_system: expected blocks and l2 with a scale of at least 0, got "
+                f"{scale}; its curvature is negative: try rules.newton"
+            )
+    params = _real("gauss_newton_system", params)
+    penalties = [term for term in value_fn.terms if isinstance(term.block, Penalty)]
+    data = [stack(term, params) for term in value_fn.terms if isinstance(term.block, Block)]
+    stacks = [d for d in data if isinstance(d, Stack)]
+    rest = [*(d for d in data if isinstance(d, Term)), *penalties]
+    return Terms(params, stacks, rest, _penalty(penalties, params))
+
+
+def _is_curved(block: Block | Penalty) -> bool:
+    return isinstance(block, Block) or block.is_half_squared_norm
+
+
 def _bytes(jaxpr: jex.Jaxpr) -> float:
     """Of all results in a jaxpr, as if none were freed."""
     total = 1.0
@@ -216,7 +276,9 @@ def _penalty(terms: Sequence[Term], params: PyTree) -> PyTree:
     for index, (scale, block, _) in enumerate(terms):
         if not (isinstance(block, Penalty) and block.is_half_squared_norm):
             continue
-        masks = [True] * len(keys)
+        if not isinstance(scale, int | float):  # what is negative is rejected, as of a block
+            scale = jnp.where(scale >= 0, scale, jnp.nan)
+        masks: list[Any] = [Known(True)] * len(keys)
         if block.where is not None:
             free = jax.tree.map(
                 lambda p, m: None if p is None else m,
@@ -227,8 +289,8 @@ def _penalty(terms: Sequence[Term], params: PyTree) -> PyTree:
             masks = structure.flatten_up_to(free)
         for leaf, mask in enumerate(masks):
             before = keys[leaf]
-            known = not isinstance(mask, jax.Array) and jnp.ndim(mask) == 0
-            if known and not mask:
+            known = isinstance(mask, Known)
+            if known and not mask.value:
                 continue
             keys[leaf] = (*before, index if known else (index, leaf))
             if keys[leaf] not in numbers:
@@ -255,7 +317,7 @@ def _system(
         return reduce(partial(jax.tree.map, jnp.add), trees) if trees else zeros()
 
     def multiply(v: PyTree) -> PyTree:
-        return total([s.sum(lambda c: transpose_product(c, product(c, v))) for s in stacks])
+        return total([s.multiply(v) for s in stacks])
 
     def dense() -> Array:
         blocks = [s.sum(partial(normal, memory_budget=memory_budget)) for s in stacks]

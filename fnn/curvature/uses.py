@@ -285,7 +285,7 @@ def _dynamic_slice(eqn: jex.JaxprEqn, weight: int) -> Form | None:
         return None
     (axis,) = cut
     return _look_up(
-        apply=lambda i, w: lax.dynamic_slice_in_dim(w, i, 1, axis),
+        apply=lambda i, w: lax.dynamic_slice_in_dim(w, i, 1, axis, allow_negative_indices=False),
         table=table,
         axis=axis,
         t=1,

@@ -18,11 +18,27 @@ First order, from the gradient alone:
 Second order, from the curvature that they see in `value_fn`:
 
     newton                  to where the quadratic model is stationary
+    saddle_free_newton      the same with the sizes of the curvatures: away from saddles
+    trust_region_newton     to the least of the quadratic model within a `radius`
+    cubic_newton            to the least of the quadratic model and a cubic term
     gauss_newton            the same without the curvature of the model: never uphill
     levenberg_marquardt     damped by `damping`, a step only if it lowers the value; `scaling`
+    bayesian_levenberg_marquardt
+                            the same with weight decay that it finds itself
+    hessian_free            by conjugate gradients cut short: for many parameters, many rows
+    spring                  on a small random batch, what earlier ones have found being kept
+    kfac                    a matrix of small factors for every leaf, for large batches and networks
+    ekfac                   the same with exact curvatures along the factors' eigenvectors
 
-For some of the leaves, and for frameworks without extra arguments:
+From the gradients of many steps:
 
+    bfgs        the inverse of the Hessian, positive definite; dense, for few parameters
+    sr1         the same with curvatures of both signs
+
+Several rules or batches, some of the leaves, and frameworks without extra arguments:
+
+    phases      one rule after another, `until` a number of steps or a `plateau`
+    accumulate  the Gauss-Newton step of `k` batches
     only        a rule for the leaves that a mask selects
     bind        a rule that makes value, gradient and value function itself
 
@@ -32,8 +48,10 @@ said in `contract`.
 
 from fnn.rules import damping as damping
 from fnn.rules import scaling as scaling
+from fnn.rules.accumulate import accumulate as accumulate
 from fnn.rules.adapters import bind as bind
 from fnn.rules.adapters import only as only
+from fnn.rules.bayesian import bayesian_levenberg_marquardt as bayesian_levenberg_marquardt
 from fnn.rules.contract import static_arguments as static_arguments
 from fnn.rules.first_order import adagrad as adagrad
 from fnn.rules.first_order import adam as adam
@@ -43,25 +61,51 @@ from fnn.rules.first_order import nesterov as nesterov
 from fnn.rules.first_order import rmsprop as rmsprop
 from fnn.rules.first_order import rprop as rprop
 from fnn.rules.first_order import sgd as sgd
+from fnn.rules.hessian_free import hessian_free as hessian_free
+from fnn.rules.kfac import ekfac as ekfac
+from fnn.rules.kfac import kfac as kfac
 from fnn.rules.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from fnn.rules.phases import Until as Until
+from fnn.rules.phases import phases as phases
+from fnn.rules.phases import plateau as plateau
+from fnn.rules.quasi_newton import bfgs as bfgs
+from fnn.rules.quasi_newton import sr1 as sr1
+from fnn.rules.saddle_free import saddle_free_newton as saddle_free_newton
 from fnn.rules.second_order import gauss_newton as gauss_newton
 from fnn.rules.second_order import newton as newton
+from fnn.rules.spring import spring as spring
+from fnn.rules.trust_region import cubic_newton as cubic_newton
+from fnn.rules.trust_region import trust_region_newton as trust_region_newton
 
 __all__ = [
+    "Until",
+    "accumulate",
     "adagrad",
     "adam",
     "adamw",
+    "bayesian_levenberg_marquardt",
+    "bfgs",
     "bind",
+    "cubic_newton",
     "damping",
+    "ekfac",
     "gauss_newton",
+    "hessian_free",
+    "kfac",
     "levenberg_marquardt",
     "momentum",
     "nesterov",
     "newton",
     "only",
+    "phases",
+    "plateau",
     "rmsprop",
     "rprop",
+    "saddle_free_newton",
     "scaling",
     "sgd",
+    "spring",
+    "sr1",
     "static_arguments",
+    "trust_region_newton",
 ]

@@ -88,7 +88,7 @@ def bind(
         data: all the data, if they are few: they become constants of the compiled program.
 
     Returns:
-        A rule; `update` takes `batch=`, unless there are data, and `key=` for dropout.
+        A rule; `update` takes `batch=`, by default `data`, and `key=` for dropout.
 
     Example:
         >>> from fnn import rules
@@ -101,40 +101,24 @@ def bind(
     """
     inner = optax.with_extra_args_support(rule)
 
-    def step(
-        state: optax.OptState, params: PyTree | None, batch: PyTree, key: Key[Array, ""] | None
-    ) -> tuple[PyTree, optax.OptState]:
-        if params is None:
-            raise ValueError(
-                "bind: expected params, where the objective is evaluated, got None; try "
-                "rule.update(updates, state, params)"
-            )
-        value_fn = objective.on(batch, key=key)
-        value, grad = jax.value_and_grad(value_fn)(params)
-        return inner.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-
     def update(
         updates: PyTree,
         state: optax.OptState,
         params: PyTree | None = None,
         *,
-        batch: PyTree,
+        batch: PyTree = data,
         key: Key[Array, ""] | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, optax.OptState]:
         del updates, extra_args
-        return step(state, params, batch, key)
+        for thing, name in (params, "params, where the objective is evaluated"), (batch, "a batch"):
+            if thing is None:
+                raise ValueError(
+                    f"bind: expected {name}, got None; try "
+                    "rule.update(updates, state, params, batch=batch)"
+                )
+        value_fn = objective.on(batch, key=key)
+        value, grad = jax.value_and_grad(value_fn)(params)
+        return inner.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
 
-    def update_on_data(
-        updates: PyTree,
-        state: optax.OptState,
-        params: PyTree | None = None,
-        *,
-        key: Key[Array, ""] | None = None,
-        **extra_args: Any,
-    ) -> tuple[PyTree, optax.OptState]:
-        del updates, extra_args
-        return step(state, params, data, key)
-
-    bound: Any = update if data is None else update_on_data
-    return optax.GradientTransformationExtraArgs(rule.init, bound)
+    return optax.GradientTransformationExtraArgs(rule.init, update)

@@ -140,6 +140,10 @@ def checked(
         if params is not None:
             aligned(updates, params, "params")
         grad = jax.tree.map(jnp.asarray, updates)
+        if "grad" in extra_args:  # what is the same object stays the same
+            leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(grad), strict=True)
+            same = {id(leaf): array for leaf, array in leaves}
+            extra_args["grad"] = jax.tree.map(lambda g: same.get(id(g), g), extra_args["grad"])
         updates, state = inner.update(grad, state, params, **extra_args)
         return jax.tree.map(lambda g, u: cast(u, g.dtype), grad, updates), state
 
@@ -202,6 +206,44 @@ def cast(x: Array, dtype: Any) -> Array:
             f"to be kept as {jnp.dtype(dtype)}; try accumulators of the gradient's dtype (None)"
         )
     return x.astype(dtype)
+
+
+def fitting(rule: str, size: int, dtype: Any, memory_budget: int, remedy: str) -> None:
+    """Require a state of P x P numbers to fit.
+
+    Args:
+        rule: the name that begins the error.
+        size: P.
+        dtype: of the numbers.
+        memory_budget: bytes.
+        remedy: what to try in its place.
+
+    Raises:
+        ValueError: if it does not fit.
+    """
+    needed = size**2 * jnp.dtype(dtype).itemsize
+    if needed > memory_budget:
+        raise ValueError(
+            f"{rule}: expected a matrix of {size} x {size} numbers to fit in memory_budget = "
+            f"{memory_budget} bytes, got {needed}; try {remedy}, or more memory"
+        )
+
+
+def same_size(matrix: Array, size: int) -> None:
+    """Require the matrix in a state to be of the parameters.
+
+    Args:
+        matrix: P x P.
+        size: the number of parameters.
+
+    Raises:
+        ValueError: if it is not P.
+    """
+    if len(matrix) != size:
+        raise ValueError(
+            f"update: expected updates and state of one number of parameters, got {size} and "
+            f"{len(matrix)}; try a state that init made of the same parameters"
+        )
 
 
 def _choices(annotation: Any) -> tuple:

@@ -19,10 +19,11 @@ The numbers of a policy may be traced as well, where the policy is made inside t
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fnn.rules.contract import Scalar, within
 
@@ -33,12 +34,13 @@ class Damping(NamedTuple):
     Attributes:
         shrink: `(policy, gain) -> factor` after an accepted step; None keeps the damping as the
             rule's argument says, always.
-        decrease: The strongest factor of an accepted step, in (0, 1].
+        decrease: The strongest factor of an accepted step, in [0, 1]; 1 where it never falls.
         increase: The factor of a rejected step, at least 1.
         acceleration: How much stronger each further rejection in a row is, at least 1.
         tau: Where an automatic start lies, in units of the largest curvature.
-        minimum: The least damping in these units, > 0.
-        maximum: The most damping in these units.
+        minimum: The least damping in these units, at least 0; the damping itself is never less than
+            the smallest normal number of its dtype.
+        maximum: The most damping in these units, at least `minimum`.
     """
 
     shrink: Callable[[Any, Float[Array, ""]], Float[Array, ""]] | None
@@ -83,7 +85,7 @@ def multiplicative(
         decrease: After an accepted step, in [0, 1).
         tau: Where an automatic start lies, at least 0.
         minimum: The least damping, at least 0.
-        maximum: The most, at least 0. MATLAB's mu_max.
+        maximum: The most, at least `minimum`. MATLAB's mu_max.
 
     Returns:
         The policy.
@@ -122,7 +124,7 @@ def nielsen(
         decrease: The strongest decrease, in [0, 1).
         tau: Where an automatic start lies, at least 0: 1e-6 if the start is good, 1 if not.
         minimum: The least damping, at least 0.
-        maximum: The most, at least 0.
+        maximum: The most, at least `minimum`.
 
     Returns:
         The policy.
@@ -159,7 +161,7 @@ def trust_ratio(
         decrease: After a gain ratio above 3/4, in [0, 1).
         tau: Where an automatic start lies, at least 0.
         minimum: The least damping, at least 0.
-        maximum: The most, at least 0.
+        maximum: The most, at least `minimum`.
 
     Returns:
         The policy.
@@ -179,6 +181,83 @@ def trust_ratio(
     return Damping(_three_way, decrease, increase, 1.0, tau, minimum, maximum)
 
 
+# In a rule ----------------------------------------------------------------------------------------
+
+
+def first_damping(
+    policy: Damping,
+    given: Scalar | None,
+    before: Float[Array, ""],
+    last_unit: Float[Array, ""],
+    unit: Float[Array, ""],
+) -> Float[Array, ""]:
+    """The damping of an update's first trial.
+
+    Args:
+        policy: The policy.
+        given: The rule's argument, now; None to start from `tau * unit`.
+        before: What the last update left.
+        last_unit: The unit then; 0 in the first update.
+        unit: The unit now.
+
+    Returns:
+        What is left, if there is something left and the policy keeps it; else the start.
+    """
+    begin = policy.tau * jnp.where(unit > 0, unit, 1) if given is None else given
+    keeps = policy.shrink is not None
+    return jnp.where((last_unit > 0) & keeps, before, begin).astype(unit.dtype)
+
+
+def next_damping(
+    policy: Damping,
+    gain: Float[Array, ""],
+    accepted: Bool[Array, ""],
+    damping: Float[Array, ""],
+    growth: Float[Array, ""],
+    unit: Float[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Damping and growth after a trial.
+
+    Args:
+        policy: The policy.
+        gain: The trial's gain ratio.
+        accepted: Whether it was.
+        damping: Its damping.
+        growth: What a rejection multiplies it by.
+        unit: What the bounds are measured in.
+
+    Returns:
+        Damping and growth for the next trial.
+    """
+    if policy.shrink is None:
+        return damping, growth
+    factor = jnp.where(accepted, policy.shrink(policy, gain), growth)
+    least = jnp.maximum(policy.minimum * unit, jnp.finfo(unit.dtype).tiny)
+    bounded = jnp.clip(damping * factor, least, jnp.maximum(least, policy.maximum * unit))
+    growth = jnp.where(accepted, policy.increase, growth * policy.acceleration)
+    return bounded.astype(unit.dtype), growth.astype(unit.dtype)
+
+
+def is_at_maximum(
+    policy: Damping, damping: Float[Array, ""], unit: Float[Array, ""]
+) -> Bool[Array, ""]:
+    """Whether the damping cannot grow any more.
+
+    Args:
+        policy: The policy.
+        damping: For the next trial.
+        unit: What the bounds are measured in.
+
+    Returns:
+        True or False; never True of a constant damping.
+    """
+    at_end = (unit > 0) & (damping >= policy.maximum * unit)
+    return at_end if policy.shrink is not None else jnp.zeros_like(at_end)
+
+
+# What the policies make of a gain ratio -----------------------------------------------------------
+
+
 def _always(policy: Damping, gain: Array) -> Array:
     del gain
     return jnp.asarray(policy.decrease)
@@ -195,3 +274,8 @@ def _three_way(policy: Damping, gain: Array) -> Array:
 
 def _bounds(policy: str, tau: Scalar, minimum: Scalar, maximum: Scalar) -> None:
     within(policy, 0, math.inf, tau=tau, minimum=minimum, maximum=maximum)
+    if isinstance(minimum, Real) and isinstance(maximum, Real) and minimum > maximum:
+        raise ValueError(
+            f"{policy}: expected minimum <= maximum, got {minimum} and {maximum}; try to exchange "
+            "them"
+        )

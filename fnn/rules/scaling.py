@@ -18,12 +18,10 @@ class Scaling(NamedTuple):
     """A scaling: a value, hashable.
 
     Attributes:
-        name: What it is called.
         scale: `(diagonal, previous) -> scale`, one array at a time, `previous` being 0 at first;
             None for the identity, which reads no diagonal.
     """
 
-    name: str
     scale: Callable[[Array, Array], Array] | None
 
 
@@ -32,11 +30,11 @@ def _latest(diagonal: Array, previous: Array) -> Array:
     return diagonal
 
 
-identity = Scaling("identity", None)
+identity = Scaling(None)
 """Levenberg (1944), doi:10.1090/qam/10666: every parameter counts alike."""
 
-marquardt = Scaling("marquardt", _latest)
+marquardt = Scaling(_latest)
 """Marquardt (1963), doi:10.1137/0111030: the diagonal of the curvature."""
 
-more = Scaling("more", jnp.maximum)
+more = Scaling(jnp.maximum)
 """Moré (1978), doi:10.1007/BFb0067700, MINPACK's: the largest diagonal seen so far."""

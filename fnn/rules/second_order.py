@@ -10,8 +10,9 @@ What came in as `updates` is the gradient that counts. Where something has trans
 (a clip before the rule in a chain), `updates - grad` is the part of the gradient that the rows of A
 do not know of: it is divided by the damping, and loses about `eps |updates - grad| / damping` in
 the dual system. Where nothing has, the two trees hold the same objects and nothing is computed for
-the difference. Neither `value` nor, then, `grad` is read: under `jit` the backward pass of the loop
-is deleted.
+the difference; neither `value` nor, then, `grad` is read, and under `jit` the backward pass of the
+loop is deleted. (Compile the whole step: `jax.jit(rule.update)` alone makes two arguments of one
+array, whose difference of zeros it cannot know.)
 
 A step that is not finite is a step of zero, counted in `state.counts.rejected`.
 
@@ -21,6 +22,7 @@ can be called; use `rules.only`.
 """
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,12 +30,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from fnn import solvers
-from fnn.curvature import gauss_newton_system, hessian_system
+from fnn.curvature import Quadratic, gauss_newton_system, hessian_system
 from fnn.objective import ValueFunction
-from fnn.rules.contract import Scalar, Schedule, aligned, checked, rates
+from fnn.rules.contract import Scalar, Schedule, aligned, checked, rates, within
 
 DENSE = 2000
 """The most parameters whose Hessian `newton` writes down unless told: 32 MB in float64."""
@@ -69,7 +71,7 @@ def newton(
         solver: any that needs no rows. None takes the dense Hessian of up to 2000 parameters, with
             negative eigenvalues as they are, `solvers.primal(solvers.signed)`; and for more
             `solvers.conjugate_gradients()`, which stop where they meet negative curvature.
-        memory_budget: bytes that products with the Hessian, made at once, may use.
+        memory_budget: bytes that products with the Hessian, made at once, may use; at least 1.
 
     Units:
         `learning_rate` is 1, `damping` loss / params^2.
@@ -94,6 +96,7 @@ def newton(
         [ 1. -1.]
     """
     rates("newton", learning_rate=learning_rate, damping=damping)
+    within("newton", 1, math.inf, memory_budget=memory_budget)
 
     def update(
         updates: PyTree,
@@ -130,7 +133,8 @@ def gauss_newton(
         learning_rate: 1 is the whole step; at least 0; or a schedule.
         damping: added to all eigenvalues, at least 0; or a schedule.
         solver: None chooses by counted cost, `solvers.automatic`.
-        memory_budget: bytes that the automatic choice may use.
+        memory_budget: bytes that the automatic choice may use, and, whatever the solver, a tile of
+            the Gram matrix or a block of the Jacobian; at least 1.
 
     Units:
         `learning_rate` is 1, `damping` loss / params^2.
@@ -156,6 +160,7 @@ def gauss_newton(
         2.0
     """
     rates("gauss_newton", learning_rate=learning_rate, damping=damping)
+    within("gauss_newton", 1, math.inf, memory_budget=memory_budget)
     solve = solvers.automatic(memory_budget) if solver is None else solver
 
     def update(
@@ -168,8 +173,7 @@ def gauss_newton(
         **extra_args: Any,
     ) -> tuple[PyTree, CurvatureState]:
         del extra_args
-        _, system, rhs = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
-        rhs = transformed(rhs, updates, grad)
+        _, system, rhs = quadratic(value_fn, params, updates, grad, memory_budget)
         solution = solve.solve(system, rhs, now(damping, state.steps))
         return _taken(solution, state, now(learning_rate, state.steps))
 
@@ -251,6 +255,15 @@ def second_order(
                 "update: expected parameters to train, got a tree without leaves; try a mask with "
                 "at least one True"
             )
+        leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
+        without = {path for path, leaf in leaves if leaf is None}
+        for path, _ in jax.tree.leaves_with_path(params):
+            if path in without:
+                raise ValueError(
+                    "update: expected a gradient of every parameter, got None at params"
+                    f"{jax.tree_util.keystr(path)}; try rules.only(rule, mask), True where a leaf "
+                    "is trained"
+                )
         params = jax.tree.map(jnp.asarray, params)
         return guarded.update(updates, state, params, **extra_args)
 
@@ -259,34 +272,63 @@ def second_order(
     return optax.GradientTransformationExtraArgs(checked_init, checked_update)
 
 
-def transformed(rhs: solvers.RightHandSide, updates: PyTree, grad: PyTree) -> solvers.RightHandSide:
-    """The right-hand side with what happened to the gradient before it came to the rule.
+def quadratic(
+    value_fn: ValueFunction, params: PyTree, updates: PyTree, grad: PyTree, memory_budget: int
+) -> Quadratic:
+    """The Gauss-Newton model, with what happened to the gradient before it came to the rule.
 
     Args:
-        rhs: that of the value function.
+        value_fn: what the curvature is of.
+        params: where.
         updates: the gradient as it came.
         grad: the gradient as it was.
+        memory_budget: bytes, see `gauss_newton_system`.
 
     Returns:
-        The right-hand side with `updates - grad` added to h; unchanged where the leaves are the
-        same objects.
+        The model, `updates - grad` added to its h; nothing where the leaves are the same objects.
     """
-    before = aligned(updates, grad, "grad")
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
+    model = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
+    aligned(updates, grad, "grad")
+    leaves, before = jax.tree.leaves(updates), jax.tree.leaves(grad)
     if all(one is other for one, other in zip(leaves, before, strict=True)):
-        return rhs
-    present = [leaf for leaf in leaves if leaf is not None]
-    if jnp.result_type(*present) != jnp.float64:
+        return model
+    if jnp.result_type(*leaves) != jnp.float64:
         warnings.warn(
             "The gradient was transformed before a Gauss-Newton rule (`updates` are not the arrays "
             "in `grad`), and what was changed is divided by the damping: in float32 it loses "
             "digits. Try the transformation after the rule, or float64.",
             stacklevel=2,
         )
-    change = treedef.unflatten(
-        None if one is None else one - other for one, other in zip(leaves, before, strict=True)
-    )
-    return rhs._replace(h=change if rhs.h is None else optax.tree.add(rhs.h, change))
+    change, h = jax.tree.map(jnp.subtract, updates, grad), model.rhs.h
+    h = change if h is None else optax.tree.add(h, change)
+    return model._replace(rhs=model.rhs._replace(h=h))
+
+
+def is_lower(reached: Array, value: Array) -> Bool[Array, ""]:
+    """Whether a value is lower by more than rounding: at a minimum, where all is rounding, none is.
+
+    Args:
+        reached: the new value; NaN and infinity are not lower.
+        value: the old one.
+
+    Returns:
+        True or False.
+    """
+    return jnp.isfinite(reached) & (value - reached > jnp.finfo(value.dtype).eps * jnp.abs(value))
+
+
+def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
+    """Whether any two numbers differ.
+
+    Args:
+        one: tree of arrays.
+        other: tree like it.
+
+    Returns:
+        True or False.
+    """
+    changed = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.any(a != b), one, other))
+    return functools.reduce(jnp.logical_or, changed)
 
 
 def _is_masked(leaf: Any) -> bool:

@@ -20,20 +20,34 @@ and A as products; a `RightHandSide` holds `s` and `h`; a `Solver` turns both an
 | `primal()` | parameters | C, dense | any system with `normal` |
 | `dual()` | rows of A | A (1/D) A^T, dense | systems with rows |
 | `conjugate_gradients()` | parameters | nothing | any system |
+| `absolute()` | eigenvectors of C + P | C, or its part in a subspace | any system; one damping |
 | `automatic()` | by counted cost | as chosen by `choose(system)`, which says why | any system |
 
-All of them give the same step. A numerical failure is a zero step with `ok` false and
-`counts.rejected` one; it never raises and no NaN leaves a solver. The dense solvers stand on one
-function, `ladder`.
+All of them give the same step, but `absolute`, which takes the sizes of the eigenvalues and so
+differs where one is negative. Beside it, `trust_region` and `cubic` find from an `eigenbasis` the
+steps whose length is given, not their damping. A numerical failure is a zero step with `ok` false
+and `counts.rejected` one; it never raises and no NaN leaves a solver. `primal` and `dual` stand on
+one function, `ladder`.
 
 A system is made of callables that close over arrays, so build it, prepare it and solve it inside
 one traced function; only the `Solution` is a plain tree of arrays.
 """
 
 from fnn.solvers.choice import Choice, automatic, choose
+from fnn.solvers.dense import Formed, formed
+from fnn.solvers.descent import Descent, descend
 from fnn.solvers.direct import dual, primal
-from fnn.solvers.krylov import conjugate_gradients, identity, jacobi
+from fnn.solvers.krylov import conjugate_gradients, jacobi
 from fnn.solvers.rungs import Rungs, Spectrum, ladder, positive, signed
+from fnn.solvers.spectral import (
+    Eigenbasis,
+    absolute,
+    cubic,
+    diagonalize,
+    eigenbasis,
+    lanczos,
+    trust_region,
+)
 from fnn.solvers.system import (
     Cost,
     Costs,
@@ -42,8 +56,9 @@ from fnn.solvers.system import (
     Solution,
     Solver,
     System,
-    adjointness,
     from_rows,
+    needs,
+    spread,
 )
 
 __all__ = [
@@ -51,22 +66,33 @@ __all__ = [
     "Cost",
     "Costs",
     "Counts",
+    "Descent",
+    "Eigenbasis",
+    "Formed",
     "RightHandSide",
     "Rungs",
     "Solution",
     "Solver",
     "Spectrum",
     "System",
-    "adjointness",
+    "absolute",
     "automatic",
     "choose",
     "conjugate_gradients",
+    "cubic",
+    "descend",
+    "diagonalize",
     "dual",
+    "eigenbasis",
+    "formed",
     "from_rows",
-    "identity",
     "jacobi",
     "ladder",
+    "lanczos",
+    "needs",
     "positive",
     "primal",
     "signed",
+    "spread",
+    "trust_region",
 ]

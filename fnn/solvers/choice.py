@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxtyping import PyTree
 
-from fnn.solvers.direct import dual, primal
+from fnn.solvers.direct import dual, kinds_of, primal
 from fnn.solvers.krylov import conjugate_gradients
 from fnn.solvers.system import Cost, RightHandSide, Solution, Solver, System, entries
 
@@ -57,7 +57,8 @@ def choose(system: System, memory_budget: float = 2**30) -> Choice:
     multiply, gram, normal = system.costs
     exact = {}
     if gram is not None:
-        exact[dual()] = _price(gram, system.rows)
+        kinds = max(kinds_of(system)) + 1
+        exact[dual()] = _price(gram._replace(bytes=kinds * gram.bytes), system.rows)
     if normal is not None:
         exact[primal()] = _price(normal, entries(system.like))
     fitting = {s: price.flops for s, price in exact.items() if price.bytes <= memory_budget}

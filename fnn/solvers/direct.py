@@ -124,7 +124,7 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
     product, transpose, gram = needs(system, "dual", "product", "transpose", "gram")
     dtype = working_dtype(system)
     structure = jax.tree.structure(system.like)
-    kinds = _kinds(system)
+    kinds = kinds_of(system)
     masks = jnp.eye(max(kinds) + 1, dtype=dtype)
     grams = jax.vmap(gram)(structure.unflatten([masks[kind] for kind in kinds])).astype(dtype)
 
@@ -152,7 +152,9 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
         if s is None:
             raise TypeError("dual: expected s in the right-hand side, got None; try zeros")
         scaling = diagonal(system, damping)
-        floor = functools.reduce(jnp.minimum, map(jnp.min, jax.tree.leaves(scaling)))
+        floor = functools.reduce(
+            jnp.minimum, [jnp.min(leaf, initial=jnp.inf) for leaf in jax.tree.leaves(scaling)]
+        )
         free = jax.tree.map(lambda number: number == floor, scaling)
         held = jax.tree.map(lambda number: jnp.where(number == floor, 0.0, 1 / number), scaling)
         matrix, metric = pencil(free, held, damping)
@@ -216,8 +218,15 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
     return trial
 
 
-# For each leaf, which penalty it is under; one object is one penalty.
-def _kinds(system: System) -> list[int]:
+def kinds_of(system: System) -> list[int]:
+    """For each leaf, which penalty it is under; one object is one penalty.
+
+    Args:
+        system: The system.
+
+    Returns:
+        Numbers from 0.
+    """
     structure = jax.tree.structure(system.like)
     if system.penalty is None or is_number(system.penalty):
         return [0] * structure.num_leaves

@@ -28,30 +28,15 @@ from fnn.solvers.system import (
 Preconditioner = Callable[[System, PyTree], Callable[[PyTree], PyTree]]
 
 
-def identity(system: System, scaling: PyTree) -> Callable[[PyTree], PyTree]:
-    """No preconditioner.
-
-    Args:
-        system: Not read.
-        scaling: Not read.
-
-    Returns:
-        The identity map.
-
-    >>> from fnn.solvers import from_rows
-    >>> identity(from_rows(jnp.eye(2), jnp.zeros(2)), 0.0)(jnp.array([3.0, 4.0])).tolist()
-    [3.0, 4.0]
-    """
-    del system, scaling
-    return lambda residual: residual
-
-
-def jacobi(system: System, scaling: PyTree) -> Callable[[PyTree], PyTree]:
-    """The preconditioner `1 / (diag C + D)`; 1 where that diagonal is not positive.
+def jacobi(
+    system: System, scaling: PyTree, power: Array | float = 1.0
+) -> Callable[[PyTree], PyTree]:
+    """The preconditioner `1 / (diag C + D)^power`; 1 where that diagonal is not positive.
 
     Args:
         system: A system with `diagonal`.
         scaling: D, a tree.
+        power: Martens (2010) takes 0.75.
 
     Returns:
         The map from a residual to the preconditioned one.
@@ -63,11 +48,13 @@ def jacobi(system: System, scaling: PyTree) -> Callable[[PyTree], PyTree]:
     """
     (entries,) = needs(system, "jacobi", "diagonal")
     weights = optax.tree.add(widen(system, entries()), scaling)
-    weights = jax.tree.map(lambda w: jnp.where(w > 0, w, 1.0), weights)
+    weights = jax.tree.map(lambda w: (jnp.where(w > 0, w, 1.0) ** power).astype(w.dtype), weights)
     return lambda residual: optax.tree.div(residual, weights)
 
 
-class _Iterate(NamedTuple):
+class Iterate(NamedTuple):
+    """Where conjugate gradients are."""
+
     step: PyTree
     residual: PyTree
     direction: PyTree
@@ -79,14 +66,14 @@ class _Iterate(NamedTuple):
 
 @functools.cache
 def conjugate_gradients(
-    iterations: int = 100, tolerance: float = 1e-6, precondition: Preconditioner = identity
+    iterations: int = 100, tolerance: float = 1e-6, precondition: Preconditioner | None = None
 ) -> Solver:
     """Conjugate gradients for `(C + D) d = -g`, from d = 0.
 
     Stops when `|(C + D) d + g| <= tolerance |g|`, or after `iterations`, or at a direction p with
     `p . (C + D) p <= 0` up to rounding: then the step so far is returned, a descent direction, and
-    counted as negative; where there is no step so far the trial is rejected. Stopping at `iterations` is no
-    failure: read `residual`.
+    counted as negative; where there is no step so far the trial is rejected. Stopping at
+    `iterations` is no failure: read `residual`.
 
     Costs one product with C for each iteration and one to measure the result.
 
@@ -95,7 +82,7 @@ def conjugate_gradients(
             eigenvalues suffice.
         tolerance: Relative residual, >= 0.
         precondition: `(system, D) -> (residual -> preconditioned residual)`, linear, symmetric and
-            positive definite: `identity`, `jacobi`, or your own.
+            positive definite: `jacobi`, or your own; None for none.
 
     Returns:
         The solver.
@@ -134,54 +121,27 @@ def _iterate(
     system: System,
     iterations: int,
     tolerance: float,
-    precondition: Preconditioner,
+    precondition: Preconditioner | None,
     rhs: RightHandSide,
     damping: PyTree,
 ) -> Solution:
     slope = gradient(system, check(system, rhs, damping))
     scaling = diagonal(system, damping)
-    improve = precondition(system, scaling)
+    improve = precondition(system, scaling) if precondition else lambda residual: residual
     size = optax.tree.norm(slope)
 
     def bend(v: PyTree) -> PyTree:
         return widen(system, system.multiply(cast(v, system.like)))
 
-    def going(now: _Iterate) -> Bool[Array, ""]:
+    def image(v: PyTree) -> PyTree:
+        return optax.tree.add(bend(v), optax.tree.mul(scaling, v))
+
+    def going(now: Iterate) -> Bool[Array, ""]:
         far = optax.tree.norm(now.residual) > tolerance * size
         return far & (now.steps < iterations) & ~now.negative
 
-    def advance(now: _Iterate) -> _Iterate:
-        image = optax.tree.add(bend(now.direction), optax.tree.mul(scaling, now.direction))
-        curvature = inner(now.direction, image)
-        square = inner(now.direction, now.direction)
-        largest = jnp.maximum(now.largest, curvature / square)
-        negative = curvature <= 10 * jnp.finfo(largest.dtype).eps * largest * square
-        length = jnp.where(negative, 0.0, now.product / jnp.where(negative, 1.0, curvature))
-        residual = optax.tree.add_scale(now.residual, -length, image)
-        improved = improve(residual)
-        product = inner(residual, improved)
-        return _Iterate(
-            step=optax.tree.add_scale(now.step, length, now.direction),
-            residual=residual,
-            direction=optax.tree.add_scale(improved, product / now.product, now.direction),
-            product=product,
-            largest=largest,
-            steps=now.steps + 1,
-            negative=negative,
-        )
-
-    residual = optax.tree.scale(-1, slope)
-    direction = improve(residual)
-    start = _Iterate(
-        step=optax.tree.zeros_like(slope),
-        residual=residual,
-        direction=direction,
-        product=inner(residual, direction),
-        largest=jnp.zeros_like(size),
-        steps=jnp.zeros((), jnp.int32),
-        negative=jnp.zeros((), bool),
-    )
-    end = jax.lax.while_loop(going, advance, start)
+    start = begin(optax.tree.zeros_like(slope), optax.tree.scale(-1, slope), improve)
+    end = jax.lax.while_loop(going, functools.partial(advance, image, improve), start)
     bent = bend(end.step)
     left = optax.tree.add(bent, optax.tree.mul(scaling, end.step), slope)
     return conclude(
@@ -194,4 +154,61 @@ def _iterate(
         counts=Counts.of(
             rejected=end.negative & (end.steps <= 1), negative=end.negative, iterations=end.steps
         ),
+    )
+
+
+def begin(step: PyTree, residual: PyTree, improve: Callable[[PyTree], PyTree]) -> Iterate:
+    """The first iterate.
+
+    Args:
+        step: Where to start, a tree in the working dtype.
+        residual: `-g - (C + D) step`.
+        improve: The preconditioner.
+
+    Returns:
+        The iterate.
+    """
+    direction = improve(residual)
+    product = inner(residual, direction)
+    return Iterate(
+        step=step,
+        residual=residual,
+        direction=direction,
+        product=product,
+        largest=jnp.zeros_like(product),
+        steps=jnp.zeros((), jnp.int32),
+        negative=jnp.zeros((), bool),
+    )
+
+
+def advance(
+    image: Callable[[PyTree], PyTree], improve: Callable[[PyTree], PyTree], now: Iterate
+) -> Iterate:
+    """One iteration of conjugate gradients.
+
+    Args:
+        image: `v -> (C + D) v`.
+        improve: The preconditioner.
+        now: The iterate before.
+
+    Returns:
+        The next; the same step, marked as negative, where there is no positive curvature.
+    """
+    product = image(now.direction)
+    curvature = inner(now.direction, product)
+    square = inner(now.direction, now.direction)
+    largest = jnp.maximum(now.largest, curvature / square)
+    negative = curvature <= 10 * jnp.finfo(largest.dtype).eps * largest * square
+    length = jnp.where(negative, 0.0, now.product / jnp.where(negative, 1.0, curvature))
+    residual = optax.tree.add_scale(now.residual, -length, product)
+    improved = improve(residual)
+    gain = inner(residual, improved)
+    return Iterate(
+        step=optax.tree.add_scale(now.step, length, now.direction),
+        residual=residual,
+        direction=optax.tree.add_scale(improved, gain / now.product, now.direction),
+        product=gain,
+        largest=largest,
+        steps=now.steps + 1,
+        negative=negative,
     )

@@ -124,8 +124,16 @@ def ladder(
     return climb(matrix, rhs, jnp.asarray(damping, matrix.dtype), metric)
 
 
-# Runs a function in float64 where the device has it; its results come back in the given dtype.
-def _in_float64(function: Callable) -> Callable:
+def in_float64(function: Callable) -> Callable:
+    """Runs a function in float64 where the device has it.
+
+    Args:
+        function: `(eps, matrix, *arrays) -> (arrays, flag)`, eps being that of the matrix as given.
+
+    Returns:
+        `(matrix, *arrays) -> (arrays, flag)`, the results in the dtype of the matrix as given.
+    """
+
     @functools.wraps(function)
     def wide(matrix: Array, *rest: Any) -> Any:
         dtype = matrix.dtype
@@ -139,7 +147,7 @@ def _in_float64(function: Callable) -> Callable:
     return wide
 
 
-@_in_float64
+@in_float64
 def _cholesky(
     eps: float, matrix: Array, rhs: Array, damping: Array, metric: Array | None
 ) -> tuple[tuple[Array, Array, Array], Array]:
@@ -208,7 +216,7 @@ def _symmetric(matrix: Array) -> Array:
 # Keeps the Cholesky rung where it held; else climbs on.
 def _settle(spectrum: Spectrum, first: tuple, *system: Any) -> Rungs:
     solutions, good = first
-    eigen = _in_float64(functools.partial(_eigen, spectrum))
+    eigen = in_float64(functools.partial(_eigen, spectrum))
     usable = functools.reduce(
         jnp.logical_and, [jnp.all(jnp.isfinite(array)) for array in jax.tree.leaves(system)]
     )

@@ -53,8 +53,8 @@ _SENTENCES = {
     Stop.CALLBACK: "The callback asked for it.",
     Stop.DATA: "The iterator of batches ran out.",
     Stop.STALLED: (
-        "No step, however short, lowered the value: the damping reached its maximum. This is a "
-        "minimum up to rounding, or the value is not a smooth function of the parameters."
+        "No step, however short, lowered the value. This is a minimum up to rounding, or the value "
+        "is not a smooth function of the parameters."
     ),
 }
 

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 from fnn import curvature
+from fnn.curvature.rows import normal as normal_of
 
 
 def normal(seed, *shape, dtype=jnp.float64):
@@ -198,6 +199,9 @@ def test_arguments_that_do_not_fit_are_refused():
         curvature.gram(one, two)
     with pytest.raises(ValueError, match="one number for each of 1 leaves, got 2"):
         curvature.gram(one, scales=[1.0, 2.0])
+    for inputs in (jnp.ones(()), {}):
+        with pytest.raises(ValueError, match=r"explain: expected .* the examples first, .*; try"):
+            curvature.explain(lambda p, _: p, jnp.ones(2), inputs)
     for inputs in (jnp.ones(()), (jnp.ones(3), jnp.ones(4)), ()):
         with pytest.raises(ValueError, match="arrays with the examples first"):
             curvature.capture(lambda p, _: p, jnp.ones(2), inputs)
@@ -259,8 +263,9 @@ def test_a_slice_clamps_its_index_as_the_model_does():
 
 
 def test_a_memory_budget_may_be_a_float():
-    captured = curvature.capture(lambda w, x: jnp.sin(w * x), jnp.ones(3), jnp.ones((4, 2, 3)))
+    captured = curvature.capture(lambda w, x: jnp.sin(x @ w), jnp.ones(3), jnp.ones((300, 2, 3)))
     np.testing.assert_allclose(
         curvature.diagonal(captured, 1e3), curvature.diagonal(captured), rtol=1e-12
     )
     np.testing.assert_allclose(curvature.norms(captured, 1e3), curvature.norms(captured))
+    np.testing.assert_allclose(normal_of(captured, 1e3), normal_of(captured, 2**30), rtol=1e-12)

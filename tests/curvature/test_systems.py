@@ -255,7 +255,7 @@ def test_half_precision_in_chunks_is_summed_in_single():
 def test_half_precision_in_blocks_is_summed_in_single():
     """The explicit form of the diagonal, one example after the other."""
     captured = curvature.capture(
-        lambda w, x: (w * x).sum(), jnp.ones(2, jnp.bfloat16), jnp.ones((1000, 3, 2), jnp.bfloat16)
+        lambda w, x: (x @ w).sum(), jnp.ones(2, jnp.bfloat16), jnp.ones((1000, 3, 2), jnp.bfloat16)
     )
     found = jax.jit(lambda c: curvature.diagonal(c, 1))(captured)
     np.testing.assert_allclose(np.asarray(found, float), 9000.0, rtol=1e-2)
@@ -286,7 +286,9 @@ def test_a_traced_negative_penalty_is_a_rejected_step():
     for solution in quickly(step, 0.01):
         assert (bool(solution.ok), int(solution.counts.rejected)) == (False, 1)
     value_fn = squares.on((INPUTS, TARGETS)) - l2(0.01)
-    with pytest.raises(ValueError, match=r"a scale of at least 0, got -0\.01; .* try rules\.newton"):
+    with pytest.raises(
+        ValueError, match=r"a scale of at least 0, got -0\.01; .* try rules\.newton"
+    ):
         curvature.gauss_newton_system(value_fn, PARAMS)
 
 

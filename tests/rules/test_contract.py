@@ -1,8 +1,9 @@
 """What every exported rule promises, whatever it does with a gradient.
 
 Rules are found by introspection: the exported functions that return a transformation and ask for
-nothing but numbers. None is skipped. All run in the loop of the package: they are offered value,
-gradient and value function, on a least squares problem that second-order rules can see into.
+nothing but numbers, or what a model's shapes say. None is skipped. All run in the loop of the
+package: they are offered value, gradient and value function, on a least squares problem that
+second-order rules can see into.
 """
 
 import functools
@@ -16,6 +17,7 @@ import optax
 import pytest
 
 from fnn import Objective, rules
+from fnn.curvature import structure
 
 STEPS = 4
 
@@ -36,20 +38,28 @@ def numbers(factory):
     return {name: chosen.get(default, default) for name, default in defaults.items()}
 
 
-def needed(factory):
-    """Small numbers for the arguments without a default."""
-    return {name: numbers(factory)[name] for name in with_default(factory, inspect.Parameter.empty)}
+# Arguments without a default that are made of the parameters.
+BUILT = {"structure": lambda params: structure(model, params, jnp.zeros(len(params["w"])))}
 
 
-def make(factory):
-    return factory(**needed(factory))
+def needed(factory, params=None):
+    """The arguments without a default: small numbers, and what is made of the parameters."""
+    required = with_default(factory, inspect.Parameter.empty)
+    made = {name: build(params or initial()) for name, build in BUILT.items() if name in required}
+    return made | {name: numbers(factory)[name] for name in required - made.keys()}
+
+
+def make(factory, params=None):
+    return factory(**needed(factory, params))
 
 
 def is_rule(function):
     returned = inspect.signature(function, eval_str=True).return_annotation
     static = set(rules.static_arguments(function))
     required = with_default(function, inspect.Parameter.empty)
-    return returned is optax.GradientTransformationExtraArgs and not required & static
+    return (
+        returned is optax.GradientTransformationExtraArgs and not required & static - BUILT.keys()
+    )
 
 
 EXPORTED = {name: getattr(rules, name) for name in rules.__all__}
@@ -247,7 +257,7 @@ def test_every_number_may_be_traced_and_mapped(factory):
     stacked = jax.tree.map(lambda *values: jnp.array(values), *lanes)
 
     def run(numbers):
-        return scanned(factory(**numbers), initial(), OBJECTIVE.on(data()))
+        return scanned(factory(**(needed(factory) | numbers)), initial(), OBJECTIVE.on(data()))
 
     mapped, run = jax.jit(jax.vmap(run))(stacked), jax.jit(run)
     for i, lane in enumerate(lanes):
@@ -425,7 +435,7 @@ def test_gradients_of_other_parameters_are_refused(factory):
 def test_states_of_other_parameters_are_refused(factory):
     rule, value_fn = make(factory), OBJECTIVE.on(data())
     for other in (initial() | {"c": jnp.ones(2)}, initial() | {"w": jnp.ones((4, 2))}):
-        state = rule.init(other)
+        state = make(factory, other).init(other)
         if signature_of(state) == signature_of(rule.init(initial())):
             continue  # a state without trees fits all parameters
         with pytest.raises(ValueError, match=r"(?s)expected updates and state of one.*try"):

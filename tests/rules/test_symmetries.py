@@ -51,16 +51,26 @@ INVARIANT = {
     "nadam": (rules.adam(RATE, eps=0.0, nesterov=True), {SIGNS, SCALING}),
     "adamw": (rules.adamw(RATE, eps=0.0, weight_decay=0.1), {SIGNS, SCALING}),
     "rprop": (rules.rprop(RATE), {SIGNS, SCALING}),
+    "saddle_free_newton": (rules.saddle_free_newton(0.1), {ROTATION, SIGNS, SCALING}),
+    "saddle_free_newton, damped": (rules.saddle_free_newton(0.1, 1.0), {ROTATION, SIGNS}),
+    "trust_region_newton": (rules.trust_region_newton(), {ROTATION, SIGNS, SCALING}),
+    "cubic_newton": (rules.cubic_newton(), {ROTATION, SIGNS, SCALING}),
+    "cubic_newton, number": (rules.cubic_newton(1.0), {ROTATION, SIGNS}),
+    "bfgs": (rules.bfgs(), {ROTATION, SIGNS, SCALING}),
+    "sr1": (rules.sr1(), {ROTATION, SIGNS, SCALING}),
 }
 
 
 def walk(rule, turn, scale):
     """The path on the transformed function, brought back."""
 
+    def value_fn(y):
+        return scale * f(turn.T @ y)
+
     def step(carry, _):
         y, state = carry
-        grad = jax.grad(lambda y: scale * f(turn.T @ y))(y)
-        updates, state = rule.update(grad, state, y)
+        value, grad = jax.value_and_grad(value_fn)(y)
+        updates, state = rule.update(grad, state, y, value=value, grad=grad, value_fn=value_fn)
         y = optax.apply_updates(y, updates)
         return (y, state), turn.T @ y
 
@@ -79,7 +89,7 @@ def test_path_is_unchanged_exactly_where_claimed(name):
     unchanged = {
         symmetry
         for symmetry, path in zip(transformations(), paths, strict=True)
-        if np.max(np.abs(path - plain)) < 1e-8
+        if np.max(np.abs(path - plain)) < 1e-7  # a last step may be rejected for rounding
     }
     assert unchanged == claimed
 

@@ -1,0 +1,429 @@
+"""Laplace's approximation: what the curvature at a minimum says about parameters and predictions.
+
+A network trained with squares and weight decay is the most probable one under a Gaussian noise of
+precision beta on every target and a Gaussian prior of precision alpha on every parameter,
+
+    F = beta E_D + alpha E_W,        E_D = 1/2 sum of squared residuals,    E_W = 1/2 |params|^2,
+
+and around it the parameters are distributed, as far as the quadratic model of F holds, as a
+Gaussian with the covariance
+
+    Sigma = (beta N C + alpha)^-1,          C the Gauss-Newton matrix of the mean loss.
+
+A value function is a *mean* over N examples, so that E_D = N value, and F / (beta N) is the value
+with `l2(alpha / (beta N))` added: weight decay is a statement about noise. Weights count as
+repetitions: N is their sum.
+
+How probable the data are under alpha and beta, whatever the parameters, is their *evidence*. With
+l for the eigenvalues of N C, of P parameters and R residuals,
+
+    log evidence = -F - 1/2 sum log(1 + beta l / alpha) + R/2 log(beta / 2 pi)
+    gamma = sum beta l / (beta l + alpha),        the effective number of parameters, 0 .. P
+
+and it is largest where alpha = gamma / (2 E_W) and beta = (R - gamma) / (2 E_D): the prior's
+variance is that of the parameters that the data determine, the noise's that of the residuals that
+are left when each of those has used up one.
+
+The eigenvalues are those of the smaller of C (P x P) and A A^T (R x R), so that nothing P x P is
+formed for a large network on few data.
+
+A loss that is itself a negative log-likelihood (logistic, cross-entropy) has no noise to estimate:
+there beta is 1 and the terms in R are absent. A loss that is not known as a likelihood is taken for
+squares.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from fnn import losses, solvers
+from fnn.curvature import kernel
+from fnn.curvature.products import HIGHEST, Captured, capture, jacobian
+from fnn.curvature.rows import Stack, stack
+from fnn.curvature.systems import Quadratic, gauss_newton_system
+from fnn.objective import EXAMPLES, Block, Term, ValueFunction, merge, wide
+
+_dot = partial(jnp.matmul, precision=HIGHEST)
+
+
+# --- evidence -----------------------------------------------------------------------------------
+
+
+class Evidence(NamedTuple):
+    """What the evidence of alpha and beta depends on, at fixed parameters.
+
+    Attributes:
+        eigenvalues: of the Hessian of E_D (Gauss-Newton); what is missing up to P is 0.
+        data: E_D.
+        weights: E_W.
+        examples: N.
+        residuals: R; 0 for a likelihood, whose beta is 1.
+        offset: of the logarithm: what blocks of different scales add to it.
+    """
+
+    eigenvalues: Float[Array, " n"]
+    data: Scalar
+    weights: Scalar
+    examples: Scalar
+    residuals: Scalar
+    offset: Scalar
+
+    def gamma(self, alpha: Scalar, beta: Scalar) -> Scalar:
+        """The effective number of parameters: how many of them the data determine.
+
+        Args:
+            alpha: precision of the prior.
+            beta: precision of the noise.
+
+        Returns:
+            A number between 0 and the smaller of P and R.
+        """
+        sure = beta * self.eigenvalues
+        return jnp.sum(jnp.where(sure > 0, sure / jnp.where(sure > 0, sure + alpha, 1), 0))
+
+    def log(self, alpha: Scalar, beta: Scalar) -> Scalar:
+        """The logarithm of the evidence, log p(data | alpha, beta).
+
+        Args:
+            alpha: precision of the prior, > 0.
+            beta: precision of the noise, > 0.
+
+        Returns:
+            A number; comparable between networks on the same data.
+        """
+        sure = beta * self.eigenvalues
+        occam = jnp.sum(jnp.where(sure > 0, jnp.log1p(sure / alpha), 0)) / 2
+        noise = self.residuals * jnp.log(beta / (2 * math.pi)) / 2
+        return noise + self.offset - occam - beta * self.data - alpha * self.weights
+
+    def start(self, noise: float = 1.0) -> tuple[Scalar, Scalar]:
+        """Where to start from: with every direction determined.
+
+        Args:
+            noise: the part of E_D that is taken for noise.
+
+        Returns:
+            alpha, 0 where all parameters are 0, and beta, 1 where there are no residuals.
+        """
+        most = jnp.asarray(len(self.eigenvalues), self.weights.dtype)
+        alpha = _ratio(most, 2 * self.weights, jnp.zeros_like(self.weights))
+        return alpha, _ratio(self.residuals, 2 * noise * self.data, jnp.ones_like(self.data))
+
+    def reestimate(self, alpha: Scalar, beta: Scalar) -> tuple[Scalar, Scalar]:
+        """One step towards the alpha and beta of the largest evidence.
+
+        Args:
+            alpha: precision of the prior.
+            beta: precision of the noise.
+
+        Returns:
+            gamma / (2 E_W) and (R - gamma) / (2 E_D); where one of them is not a positive number,
+            what it was.
+        """
+        gamma = self.gamma(alpha, beta)
+        return (
+            _ratio(gamma, 2 * self.weights, alpha),
+            _ratio(self.residuals - gamma, 2 * self.data, beta),
+        )
+
+
+# Above / below, if both are positive and the ratio is a positive number.
+def _ratio(above: Array, below: Array, otherwise: Array) -> Array:
+    ratio = above / jnp.where(below > 0, below, 1)
+    return jnp.where((below > 0) & (ratio > 0) & jnp.isfinite(ratio), ratio, otherwise)
+
+
+def evidence(
+    name: str, value_fn: ValueFunction, params: PyTree, model: Quadratic, memory_budget: int
+) -> tuple[Evidence, Array, solvers.Formed]:
+    """The evidence of a value function, and what it was made of.
+
+    Args:
+        name: who asks, for the errors.
+        value_fn: of blocks, all of squares or all of likelihoods.
+        params: where.
+        model: of the value function, there.
+        memory_budget: bytes.
+
+    Returns:
+        The evidence; the eigenvectors that belong to its eigenvalues; the matrix they are of.
+    """
+    blocks = _blocks(name, value_fn)
+    are_squares = _are_squares(name, blocks)
+    dense = solvers.formed(model.system, memory_budget)
+    eigenvalues, vectors = _eigenvectors(dense.matrix)
+    dtype = eigenvalues.dtype
+    totals = [
+        jnp.asarray(b.count, dtype) if b.weights is None else jnp.sum(b.weights, dtype=dtype)
+        for b in blocks
+    ]
+    examples = sum(totals, jnp.zeros((), dtype))
+    residuals = offset = jnp.zeros((), dtype)
+    if are_squares:
+        for term, total in zip(value_fn.terms, totals, strict=True):
+            count = total * _outputs(term, params)
+            residuals += count
+            offset += count * jnp.log(examples * term.scale / total) / 2
+    facts = Evidence(
+        eigenvalues=examples * eigenvalues,
+        data=examples * model.value.astype(dtype),
+        weights=half_squared_norm(params).astype(dtype),
+        examples=examples,
+        residuals=residuals,
+        offset=offset.astype(dtype),
+    )
+    return facts, vectors, dense
+
+
+def half_squared_norm(params: PyTree) -> Scalar:
+    """E_W, in at least single precision."""
+    return optax.tree.norm(jax.tree.map(wide, params), squared=True) / 2
+
+
+# Of a positive semi-definite matrix: what is rounding is 0, and NaN if the matrix is not finite.
+def _eigenvectors(matrix: Array) -> tuple[Array, Array]:
+    values, vectors, finite = solvers.diagonalize(matrix)
+    cut = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.abs(values))
+    values = jnp.where(values > cut, values, 0)
+    return jnp.where(finite, values, jnp.nan), vectors
+
+
+def _blocks(name: str, value_fn: ValueFunction) -> list[Block]:
+    blocks = [term.block for term in value_fn.terms]
+    if not all(isinstance(block, Block) for block in blocks):
+        raise ValueError(
+            f"{name}: expected a value function without penalties, because the prior is alpha's "
+            "alone; try objective.on(data) of the bare objective: l2(decay) is alpha = decay * "
+            "beta * N"
+        )
+    return cast("list[Block]", blocks)
+
+
+# Whether the losses are squares, or taken for them; else they are likelihoods.
+def _are_squares(name: str, blocks: list[Block]) -> bool:
+    gaussian = losses.sampler(losses.half_squared_error)
+    samplers = [losses.sampler(block.loss or losses.half_squared_error) for block in blocks]
+    kinds = {sampler in (None, gaussian) for sampler in samplers}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{name}: expected blocks that are all of squares or all of likelihoods, got both; "
+            "try one of them alone"
+        )
+    return kinds == {True}
+
+
+# How many numbers the model answers an example with.
+def _outputs(term: Term, params: PyTree) -> int:
+    block = cast("Block", term.block)
+
+    def answer(x: PyTree, key: Array | None) -> PyTree:
+        return block.answer(merge(params, term.held), x, key)
+
+    answers = jax.vmap(answer, axis_size=block.count, axis_name=EXAMPLES)
+    leaves = jax.tree.leaves(jax.eval_shape(answers, block.inputs, block.keys))
+    return sum(leaf.size for leaf in leaves) // block.count
+
+
+# --- the posterior ------------------------------------------------------------------------------
+
+
+class Prediction(NamedTuple):
+    """What a trained network says of new inputs, and how sure it is of it.
+
+    An error bar of one standard deviation is `sqrt(variance)` for what the network would say after
+    much more data, and `sqrt(variance + noise)` for a target.
+
+    Attributes:
+        outputs: the model's, examples first.
+        variance: of the outputs, a tree like them, for the uncertainty of the parameters.
+        noise: 1 / beta, the variance of a target around the outputs.
+    """
+
+    outputs: PyTree
+    variance: PyTree
+    noise: Scalar
+
+
+class Laplace(NamedTuple):
+    """The Gaussian around trained parameters.
+
+    Made of callables that close over arrays: make it and use it inside one traced function.
+
+    Attributes:
+        alpha: precision of the prior.
+        beta: precision of the noise.
+        evidence: as a function of both.
+        covariance: `v -> Sigma v`, tree to tree.
+        predict: `inputs -> Prediction`, examples first; of the first block's model, without a key.
+    """
+
+    alpha: Scalar
+    beta: Scalar
+    evidence: Evidence
+    covariance: Callable[[PyTree], PyTree]
+    predict: Callable[[PyTree], Prediction]
+
+    @property
+    def gamma(self) -> Scalar:
+        """The effective number of parameters."""
+        return self.evidence.gamma(self.alpha, self.beta)
+
+    @property
+    def log_evidence(self) -> Scalar:
+        """The logarithm of the evidence."""
+        return self.evidence.log(self.alpha, self.beta)
+
+
+def laplace(
+    value_fn: ValueFunction,
+    params: PyTree,
+    alpha: Scalar | float | None = None,
+    beta: Scalar | float | None = None,
+    *,
+    memory_budget: int = 2**30,
+) -> Laplace:
+    """Laplace's approximation at trained parameters, in its Gauss-Newton form.
+
+    Args:
+        value_fn: made by `Objective.on` of the training data, without penalties.
+        params: where; a minimum of F. At other parameters the approximation is about the network
+            linearized there.
+        alpha: precision of the prior, > 0: as `bayesian_levenberg_marquardt` has found it, or
+            `decay * beta * N` for a network trained with `l2(decay)`. None takes the one of the
+            largest evidence at these parameters.
+        beta: precision of the noise, > 0; None as for alpha. Of a likelihood it is 1.
+        memory_budget: bytes that matrices and a batch of predictions may take.
+
+    Units:
+        `alpha` is 1 / params^2, `beta` 1 / targets^2.
+
+    Returns:
+        The posterior. Its covariance is held by the eigenvectors of C, or of A A^T where that is
+        the cheaper: then nothing is P x P, and about `eps |gradient of the output|^2 / alpha` of a
+        variance is lost to rounding.
+
+    Raises:
+        ValueError: if there are penalties, blocks of both kinds, a number that is not positive, a
+            beta other than 1 of a likelihood, or no room for either matrix.
+
+    Source:
+        MacKay (1992), "A practical Bayesian framework for backpropagation networks",
+        doi:10.1162/neco.1992.4.3.448, with the Gauss-Newton matrix for the Hessian, as Foresee and
+        Hagan (1997), doi:10.1109/ICNN.1997.614194, and the predictions of the linearized network,
+        as Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local
+        linearization", AISTATS (2021).
+
+    Example:
+        >>> from fnn.objective import Objective
+        >>> line = Objective(lambda w, x: w * x[0] - x[1])  # a residual
+        >>> value_fn = line.on(jnp.array([[1.0, 1.1], [2.0, 1.9]]))
+        >>> posterior = laplace(value_fn, jnp.array(1.0), alpha=1.0, beta=4.0)
+        >>> round(float(posterior.covariance(jnp.array(1.0))), 4)  # 1 / (1 + 4 (1 + 4))
+        0.0476
+    """
+    for name, number in (("alpha", alpha), ("beta", beta)):
+        if isinstance(number, int | float) and not 0 < number < math.inf:
+            raise ValueError(
+                f"laplace: expected {name} > 0, got {number}; try None, for the largest evidence"
+            )
+    params = jax.tree.map(jnp.asarray, params)
+    model = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
+    if not _are_squares("laplace", _blocks("laplace", value_fn)):
+        if isinstance(beta, int | float) and beta != 1:
+            raise ValueError(
+                f"laplace: expected beta = 1 of a likelihood, got {beta}; try None, or scale the "
+                "value function"
+            )
+        beta = None
+    facts, vectors, dense = evidence("laplace", value_fn, params, model, memory_budget)
+    alpha, beta = _most_evident(facts, alpha, beta)
+    sure = beta * facts.eigenvalues
+    root = jnp.sqrt(facts.examples)
+
+    if dense.among_rows:
+        forward, back = solvers.needs(dense.system, "laplace", "product", "transpose")
+        stacks = [cast("Stack", stack(term, params)) for term in value_fn.terms]
+        shrunk = beta / (sure + alpha)
+
+        def covariance(v: PyTree) -> PyTree:
+            parts = _dot(vectors, shrunk * _dot(vectors.T, root * forward(v)))
+            return jax.tree.map(lambda leaf, seen: (leaf - seen) / alpha, v, back(root * parts))
+
+        def variance(captured: Captured) -> Array:
+            crosses = [one.each(lambda c: kernel.gram(captured, c)) for one in stacks]
+            rows = [jnp.moveaxis(cross, 0, 1).reshape(cross.shape[1], -1) for cross in crosses]
+            seen = _dot(root * jnp.concatenate(rows, axis=1), vectors)
+            prior = jnp.diagonal(kernel.gram(captured))
+            return jnp.maximum(prior - jnp.sum(shrunk * seen**2, axis=1), 0) / alpha
+
+    else:
+        _, unravel = ravel_pytree(params)
+
+        def covariance(v: PyTree) -> PyTree:
+            flat, _ = ravel_pytree(v)
+            return unravel(_dot(vectors, _dot(vectors.T, flat) / (sure + alpha)))
+
+        def variance(captured: Captured) -> Array:
+            rows = captured.shape[1]
+            blocks = [leaf.reshape(rows, -1) for leaf in jax.tree.leaves(jacobian(captured))]
+            seen = _dot(jnp.concatenate(blocks, axis=1), vectors)
+            return jnp.sum(seen**2 / (sure + alpha), axis=1)
+
+    def predict(inputs: PyTree) -> Prediction:
+        term = value_fn.terms[0]
+        block = cast("Block", term.block)
+
+        def answer(params: PyTree, x: PyTree) -> PyTree:
+            return block.answer(merge(params, term.held), x, None)
+
+        def flat(params: PyTree, x: PyTree) -> Array:
+            return ravel_pytree(answer(params, x))[0]
+
+        def one(x: PyTree) -> tuple[PyTree, PyTree]:
+            outputs = jax.eval_shape(answer, params, x)
+            _, shaped = ravel_pytree(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), outputs))
+            captured = capture(flat, params, jax.tree.map(lambda a: a[None], x))
+            return shaped(captured.outputs[0]), shaped(variance(captured))
+
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        width = _outputs(term, params) * max(len(vectors), size)
+        some = max(1, int(memory_budget // (32 * width)))
+        return Prediction(*jax.lax.map(one, inputs, batch_size=some), noise=1 / beta)
+
+    return Laplace(alpha, beta, facts, covariance, predict)
+
+
+def _most_evident(
+    facts: Evidence, alpha: Scalar | float | None, beta: Scalar | float | None
+) -> tuple[Scalar, Scalar]:
+    """The numbers that are given, and for the others those of the largest evidence."""
+    dtype = facts.weights.dtype
+    tolerance = jnp.sqrt(jnp.finfo(dtype).eps)
+
+    def chosen(pair: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+        a, b = (
+            own if given is None else jnp.asarray(given, dtype)
+            for own, given in zip(pair, (alpha, beta), strict=True)
+        )
+        return a, b
+
+    def going(now: tuple) -> Array:
+        (a, b), (a0, b0), count = now
+        moved = jnp.maximum(jnp.abs(a / a0 - 1), jnp.abs(b / b0 - 1))
+        return (count < 1000) & ~(moved <= tolerance)
+
+    def advance(now: tuple) -> tuple:
+        pair, _, count = now
+        return chosen(facts.reestimate(*pair)), pair, count + 1
+
+    first = chosen(facts.start())
+    if alpha is not None and beta is not None:
+        return first
+    return jax.lax.while_loop(going, advance, (chosen(facts.reestimate(*first)), first, 0))[0]

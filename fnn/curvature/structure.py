@@ -1,0 +1,385 @@
+"""Kronecker factors of a value function: the Gauss-Newton matrix, leaf by leaf, of small parts.
+
+A leaf W that meets data in a linear way has, for example n and row r, the Jacobian
+
+    G_nr = sum over positions t of a_nt delta_nrt^T
+
+(see `uses`), and its block of the Gauss-Newton matrix is the sum of `vec(G_nr) vec(G_nr)^T`. Its
+Kronecker approximation `A (x) D`, in the expand form that takes every position for an example,
+
+    A = mean over n, t of a_nt a_nt^T            D = sum over n, r, t of delta_nrt delta_nrt^T
+
+needs i^2 + o^2 numbers in place of (i o)^2. It is exact where there is one position and a does not
+go with delta: in linear networks, and for biases, whose a is 1. Examples weigh as in the value
+function. `structure` reads from shapes which leaves have such factors; a leaf without has its
+diagonal.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from fnn.curvature.products import (
+    HIGHEST,
+    Captured,
+    blockwise,
+    diagonal,
+    outer,
+    product,
+    scale,
+)
+from fnn.curvature.program import Program, settle, trace
+from fnn.curvature.rows import Stack
+from fnn.curvature.systems import terms_of
+from fnn.objective import ValueFunction, wide
+
+
+class Axes(NamedTuple):
+    """A leaf as the Kronecker factors see it.
+
+    Attributes:
+        path: its place in the parameters.
+        shape: its shape.
+        matrix: the numbers (b, i, o) of the batch of matrices that it is; None for a leaf without
+            Kronecker factors, which has its diagonal.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    matrix: tuple[int, int, int] | None
+
+
+class Structure(NamedTuple):
+    """What `kfac` has to know of a model before it sees one: hashable, equal to its like.
+
+    Attributes:
+        leaves: one for every leaf, in the order of the parameters.
+    """
+
+    leaves: tuple[Axes, ...]
+
+    def __str__(self) -> str:
+        """A line for every leaf.
+
+        Returns:
+            The table.
+        """
+        width = max((len(leaf.path) for leaf in self.leaves), default=0)
+        return "\n".join(
+            f"{leaf.path.ljust(width)}  {leaf.shape}: "
+            + ("diagonal" if leaf.matrix is None else "{} x {}^2 (x) {}^2".format(*leaf.matrix))
+            for leaf in self.leaves
+        )
+
+
+class Factors(NamedTuple):
+    """The Kronecker factors of a leaf, `A (x) D`, or its eigenvectors laid out alike."""
+
+    inputs: Float[Array, "b i i"]
+    outputs: Float[Array, "b o o"]
+
+
+class Blocks(NamedTuple):
+    """The Gauss-Newton matrix of a value function, leaf by leaf; leaves by their paths.
+
+    Attributes:
+        factors: the Kronecker factors of the leaves that have them.
+        diagonals: the diagonals of the others.
+        moments: `bases -> moments`, the exact diagonal of each block in an orthogonal basis that is
+            given by factors, (b, i, o); a leaf that is not asked for costs nothing.
+        bends: `v^T C w` for all pairs of some trees like the parameters, (k, k); C is the whole
+            matrix, not its blocks, with the penalties' part.
+        penalty: the diagonal curvature of penalties, a number for each leaf.
+        matrices: a tree like the parameters to its leaves by their paths, those with factors as
+            matrices (b, i, o), all of them wide.
+        tree: the way back.
+    """
+
+    factors: dict[str, Factors]
+    diagonals: dict[str, Array]
+    moments: Callable[[dict[str, Factors]], dict[str, Float[Array, "b i o"]]]
+    bends: Callable[..., Float[Array, "k k"]]
+    penalty: dict[str, Any]
+    matrices: Callable[[PyTree], dict[str, Array]]
+    tree: Callable[[dict[str, Array]], PyTree]
+
+
+def structure(
+    model: Callable[..., Any], params: PyTree, x: PyTree, *, largest: int = 4096
+) -> Structure:
+    """Which leaves of a model have Kronecker factors, and of which sizes, from shapes alone.
+
+    A leaf has them if it is a matrix (or several, or a kernel, a table, a bias) in every equation
+    through which it meets data, the same one in all of them, perhaps reshaped, transposed or times
+    a number on its way. Weights that are shared among positions, patches, time steps or calls have
+    them; those that are used beside their own transpose, or in parts, do not.
+
+    Args:
+        model: any function `(params, x) -> outputs` of one example; the residual of an objective
+            without a loss.
+        params: arrays, or their shapes and dtypes.
+        x: one example, arrays or their shapes and dtypes.
+        largest: the most rows of a factor, at least 1; a leaf with a larger one has its diagonal.
+
+    Returns:
+        A hashable value, to be given to `rules.kfac` and `rules.ekfac`.
+
+    Raises:
+        ValueError: if `largest` is not positive.
+
+    Example:
+        >>> params = {"b": jnp.zeros(9), "table": jnp.zeros((50, 3)), "w": jnp.zeros((3, 9))}
+        >>> model = lambda p, x: p["table"][x] @ p["w"] + p["b"]
+        >>> print(structure(model, params, jnp.array(0), largest=40))
+        ['b']      (9,): 1 x 1^2 (x) 9^2
+        ['table']  (50, 3): diagonal
+        ['w']      (3, 9): 1 x 3^2 (x) 9^2
+    """
+    if largest < 1:
+        raise ValueError(f"structure: expected largest >= 1, got {largest}; try 4096")
+
+    def flat(params: PyTree, x: PyTree) -> Array:
+        return ravel_pytree(model(params, x))[0]
+
+    params, x = jax.eval_shape(lambda *trees: trees, params, x)
+    program, _ = trace(flat, params, x, 1)
+    return Structure(
+        tuple(
+            Axes(jax.tree_util.keystr(path), leaf.shape, _matrix(program, i, largest))
+            for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
+        )
+    )
+
+
+def _touching(program: Program, leaf: int) -> list[int]:
+    return [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
+
+
+def _matrix(program: Program, leaf: int, largest: float = math.inf) -> tuple[int, int, int] | None:
+    """The matrices (b, i, o) that a leaf is in all of its uses; None if it is not."""
+    shape = program.params[leaf].aval.shape
+    indices, first = np.arange(math.prod(shape)).reshape(shape), None
+    for index in _touching(program, leaf):
+        use = program.uses[index]
+        if use.weight.leaves != {leaf} or leaf not in use.weight.views:
+            return None
+        entries = use.form.matrix(use.weight.views[leaf](indices))
+        first = entries if first is None else first
+        if entries.size != indices.size or not np.array_equal(entries, first):
+            return None
+    return first.shape if first is not None and max(first.shape[1:]) <= largest else None
+
+
+# --- of a value function ------------------------------------------------------------------------
+
+
+def kronecker_blocks(
+    value_fn: ValueFunction,
+    params: PyTree,
+    structure: Structure,
+    *,
+    memory_budget: int = 2**30,
+) -> Blocks:
+    """The Gauss-Newton matrix of a value function, leaf by leaf, from one capture.
+
+    Args:
+        value_fn: made by `Objective.on`, penalties and sums of them.
+        params: where; those of the structure, perhaps without some leaves.
+        structure: of the model in `value_fn`.
+        memory_budget: bytes that a block of examples' Jacobians may take, where they are needed.
+
+    Returns:
+        Factors, diagonals and products. Build and use it inside one traced function. (A structure
+        of another model raises a ValueError, as does what `gauss_newton_system` refuses.)
+
+    Source:
+        Martens and Grosse (2015), arXiv:1503.05671; Grosse and Martens (2016), arXiv:1602.01407;
+        Eschenhagen et al. (2023), arXiv:2311.00636, the expand form.
+
+    Example:
+        >>> from fnn import Objective, losses
+        >>> model = lambda w, x: x @ w
+        >>> w = jnp.ones(2)
+        >>> value_fn = Objective(model, losses.half_squared_error).on((jnp.eye(2), jnp.zeros(2)))
+        >>> blocks = kronecker_blocks(value_fn, w, structure(model, w, jnp.zeros(2)))
+        >>> inputs, outputs = blocks.factors[""]
+        >>> inputs.round(4).tolist(), outputs.round(4).tolist()
+        ([[[0.5, 0.0], [0.0, 0.5]]], [[[1.0]]])
+    """
+    params, stacks, _, penalty = terms_of(value_fn, params)
+    known = {leaf.path: leaf for leaf in structure.leaves}
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    leaves, tree = jax.tree.flatten(params)
+    numbers = jax.tree.leaves(penalty) or [0.0]
+    numbers = numbers if len(numbers) == len(paths) else numbers * len(paths)
+    layout = _layouts(stacks, known, paths, leaves)
+    others = [i for i in range(len(paths)) if i not in layout]
+
+    def parts(captured: Captured, share: Array) -> tuple[dict[int, Any], dict[int, Array]]:
+        whole = jax.tree.leaves(diagonal(captured, memory_budget)) if others else leaves
+        return (
+            {i: _sums(captured, i, share) for i in layout},
+            {i: wide(whole[i]) for i in others},
+        )
+
+    found = [s.sum(lambda c, part, s=s: parts(c, s.shares(part)), s.parts) for s in stacks]
+    factored, diagonals = reduce(partial(jax.tree.map, jnp.add), found)
+    factors = {
+        paths[i]: Factors(inputs / count, outputs)
+        for i, (inputs, outputs, count) in factored.items()
+    }
+
+    def moments(bases: dict[str, Factors]) -> dict[str, Array]:
+        def of(captured: Captured) -> dict[str, Array]:
+            return {
+                paths[i]: _moments(captured, i, bases[paths[i]], memory_budget)
+                for i in layout
+                if paths[i] in bases
+            }
+
+        return reduce(partial(jax.tree.map, jnp.add), [s.sum(of) for s in stacks])
+
+    def bends(*vectors: PyTree) -> Array:
+        def of(captured: Captured) -> Array:
+            rows = jnp.stack([wide(product(captured, v)).ravel() for v in vectors])
+            return jnp.matmul(rows, rows.T, precision=HIGHEST)
+
+        inside = reduce(jnp.add, [s.sum(of) for s in stacks])
+        if penalty is None:
+            return inside
+        sides = [jax.tree.map(wide, v) for v in vectors]
+        weighted = [jax.tree.map(jnp.multiply, tree.unflatten(numbers), v) for v in sides]
+        return inside + jnp.array([[optax.tree.vdot(v, w) for w in weighted] for v in sides])
+
+    def matrices(like: PyTree) -> dict[str, Array]:
+        return {
+            path: layout[i](wide(leaf)) if i in layout else wide(leaf)
+            for i, (path, leaf) in enumerate(zip(paths, jax.tree.leaves(like), strict=True))
+        }
+
+    def back(matrices: dict[str, Array]) -> PyTree:
+        def leaf(i: int, path: str) -> Array:
+            if i not in layout:
+                return matrices[path]
+            shaped = jax.ShapeDtypeStruct(leaves[i].shape, matrices[path].dtype)
+            return jax.linear_transpose(layout[i], shaped)(matrices[path])[0]
+
+        return tree.unflatten(leaf(i, path) for i, path in enumerate(paths))
+
+    shifts = dict(zip(paths, numbers, strict=True))
+    named = {paths[i]: numbers for i, numbers in diagonals.items()}
+    return Blocks(factors, named, moments, bends, shifts, matrices, back)
+
+
+def _layouts(
+    stacks: Sequence[Stack], known: dict[str, Axes], paths: Sequence[str], leaves: Sequence[Array]
+) -> dict[int, Callable[[Array], Array]]:
+    """For each leaf with factors, how it is laid out as matrices."""
+    remedy = "try curvature.structure(model, params, x) of the model in value_fn"
+    programs = [
+        jax.eval_shape(s.capture, jax.tree.map(lambda a: a[0], s.parts)).program
+        if s.captured is None
+        else s.captured.program
+        for s in stacks
+    ]
+    if not programs:
+        raise ValueError(
+            "kronecker_blocks: expected a value function with a loss that has curvature, got "
+            "none; try a rule of first order"
+        )
+    layouts = {}
+    for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
+        if path not in known or known[path].shape != leaf.shape:
+            raise ValueError(
+                f"kronecker_blocks: expected parameters of the structure, got params{path} of "
+                f"shape {leaf.shape}, known as {known.get(path)}; {remedy}"
+            )
+        expected = known[path].matrix
+        if expected is None:
+            continue
+        touching = [p for p in programs if _touching(p, i)]
+        got = {_matrix(p, i) for p in touching}
+        if got != {expected}:
+            raise ValueError(
+                f"kronecker_blocks: expected params{path} to be {expected} matrices (b, i, o) as "
+                f"the structure says, got {sorted(got, key=str) or 'no use'}; {remedy}"
+            )
+        use = touching[0].uses[_touching(touching[0], i)[0]]
+        view = use.weight.views[i]
+        layouts[i] = lambda w, use=use, view=view: use.form.matrix(view(w))
+    return layouts
+
+
+def _sums(captured: Captured, leaf: int, share: Array) -> tuple[Array, Array, Array]:
+    """Sums of a a^T, of delta delta^T, and of the weights of both, over the uses of a leaf."""
+    inputs: Any = 0.0
+    outputs: Any = 0.0
+    positions = 0
+    for index in _touching(captured.program, leaf):
+        left, right = _outer(captured, index, leaf)
+        _, _, b, t, _ = right.shape
+        if left is None:
+            inputs += jnp.full((b, 1, 1), t * jnp.sum(share).astype(right.dtype))
+        else:
+            weighted = left * share.astype(left.dtype)[:, None, None, None, None]
+            inputs += jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
+        outputs += _square(captured, index, leaf)
+        positions += t
+    return inputs, outputs, (positions * jnp.sum(share)).astype(inputs.dtype)
+
+
+def _moments(captured: Captured, leaf: int, basis: Factors, memory_budget: int) -> Array:
+    """The diagonal of a leaf's block in a basis; sums over rows of squares of U^T G V."""
+    touching = _touching(captured.program, leaf)
+
+    def sides(part: Captured, index: int) -> tuple[Array, Array]:
+        left, right = _outer(part, index, leaf)
+        n, _, b, t, _ = right.shape
+        left = jnp.ones((n, 1, b, t, 1), right.dtype) if left is None else left
+        left = jnp.einsum("nrbti,bij->nbtj", left, basis.inputs, precision=HIGHEST)
+        return left, jnp.einsum("nrbto,bop->nrbtp", right, basis.outputs, precision=HIGHEST)
+
+    uses = [captured.program.uses[i] for i in touching]
+    if sum(use.form.shape[1] * math.prod(use.lead) for use in uses) == 1:
+        if uses[0].operand is None:  # the block is D, which is there already
+            turned = jnp.matmul(
+                _square(captured, touching[0], leaf), basis.outputs, precision=HIGHEST
+            )
+            return jnp.einsum("bop,bop->bp", basis.outputs, turned, precision=HIGHEST)[:, None]
+        left, right = sides(captured, touching[0])
+        summed = jnp.sum(right * right, 1)[:, :, 0]
+        return jnp.einsum("nbi,nbo->bio", jnp.square(left[:, :, 0]), summed, precision=HIGHEST)
+
+    def squares(part: Captured) -> Array:
+        rotated = [
+            jnp.einsum("nbti,nrbto->nrbio", *sides(part, index), precision=HIGHEST)
+            for index in touching
+        ]
+        return jnp.sum(jnp.square(reduce(jnp.add, rotated)), (0, 1))
+
+    (n, r), (b, _, i, o) = captured.shape, uses[0].form.shape
+    size = 16 * r * b * i * o
+    return blockwise(squares, captured, max(1, min(n, int(memory_budget // max(1, size)))))
+
+
+def _outer(captured: Captured, index: int, leaf: int) -> tuple[Array | None, Array]:
+    """Left and right of a use, (n, 1, b, t, i) and (n, r, b, t, o), as the leaf sees them."""
+    use, (left, right, _) = captured.program.uses[index], outer(captured, index)
+    if not use.weight.views[leaf].scale:
+        return left, right
+    env = settle(captured.program, jax.tree.leaves(captured.params), captured.closed_over)
+    return left, right * wide(scale(use, leaf, env))
+
+
+def _square(captured: Captured, index: int, leaf: int) -> Float[Array, "b o o"]:
+    """The sum of delta delta^T over a use."""
+    _, right = _outer(captured, index, leaf)
+    return jnp.einsum("nrbto,nrbtp->bop", right, right, precision=HIGHEST)

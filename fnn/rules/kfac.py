@@ -1,0 +1,223 @@
+"""K-FAC and EKFAC: Gauss-Newton steps with a matrix made of small factors, leaf by leaf.
+
+The Gauss-Newton block of a weight matrix with gradient G is taken to be `A (x) D`, A from the
+inputs that the weights meet and D from the derivatives behind them (see
+`curvature.kronecker_blocks`). With U the eigenvectors of A and V those of D the step needs no
+matrix larger than they are,
+
+    u = -U ((U^T G V) / (curvature + damping)) V^T
+
+where `curvature` is an array of the shape of G, and what the two rules differ in: the products of
+the eigenvalues, or what the examples' gradients have along these directions, squared. Leaves
+without factors have their Gauss-Newton diagonal for it. Factors, moments and diagonals are running
+means over the batches, corrected for their start; the eigenvectors are found anew in the first step
+and in every `refresh`-th after it. The curvature of `l2` penalties counts as damping.
+
+The blocks do not see each other: their steps together lead too far. So the parameters move by
+
+    velocity = learning_rate u + momentum velocity
+
+where a learning rate or a momentum of None is the one that minimizes the quadratic model of the
+batch with its whole Gauss-Newton matrix, for the price of two products with J. A damping policy
+other than `damping.constant()` looks at the value after the step, on the same batch: what does not
+lower it is rejected, an update of zero, and the damping follows the gain ratio (see
+`levenberg_marquardt`). A number for both and a constant damping make the step of the papers, with
+nothing looked at, for whoever wants to tune it. A step that is not finite is always rejected, and a
+batch whose curvature is not finite leaves no trace.
+"""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from fnn.curvature import Factors, Structure
+from fnn.rules.contract import Scalar, Schedule
+from fnn.rules.damping import Damping
+from fnn.rules.kronecker import Block, Measure, inverse, kronecker, times
+
+
+def kfac(
+    structure: Structure,
+    learning_rate: Scalar | Schedule | None = None,
+    damping: Scalar | Schedule | None = None,
+    decay: Scalar = 0.95,
+    momentum: Scalar | None = None,
+    policy: Damping | None = None,
+    refresh: int = 10,
+    memory_budget: int = 2**30,
+) -> optax.GradientTransformationExtraArgs:
+    """K-FAC, u = -(A + p r)^-1 G (D + r / p)^-1 for every weight matrix, r = sqrt(damping).
+
+    p = sqrt(mean eigenvalue of A / mean eigenvalue of D) shares the damping out between them. On a
+    linear network with squared loss and without damping this is the exact Gauss-Newton step of
+    every leaf by itself.
+
+    Args:
+        structure: of the model, `curvature.structure(model, params, x)`.
+        learning_rate: at least 0, or a schedule; None minimizes the quadratic model.
+        damping: what to start from, at least 0; None starts from tau = 1e-3 (the policy's) times
+            the norm of the largest block. With `damping.constant` it is the damping of every step,
+            and may be a schedule.
+        decay: of the running means, in [0, 1); 0 takes the present batch alone.
+        momentum: in [0, 1); None minimizes the quadratic model.
+        policy: how the damping changes, see `rules.damping`; None is
+            `damping.trust_ratio(1.5, 2 / 3, minimum=1e-6)`.
+        refresh: steps from one eigendecomposition to the next, at least 1.
+        memory_budget: bytes that a block of examples' Jacobians may take, where they are needed.
+
+    Units:
+        `learning_rate` and `momentum` are 1, `damping` loss / params^2.
+
+    Invariant:
+        The path does not change under rotations of the inputs and of the outputs of each weight
+        matrix; undamped, under any invertible linear maps of them. With automatic damping, or none,
+        it does not change when the loss is scaled.
+
+    Returns:
+        A rule; its state is a `KroneckerState`.
+
+    Source:
+        Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
+        curvature" (2015), arXiv:1503.05671: section 6.3 the shares of the damping, 6.4 the learning
+        rate, 6.5 the policy, 7 the momentum. Convolutions: Grosse and Martens (2016),
+        arXiv:1602.01407. Shared weights: Eschenhagen et al. (2023), arXiv:2311.00636, expand.
+
+    Differs:
+        The Gauss-Newton matrix is exact in the outputs, not sampled. Biases have their own exact
+        blocks in place of one more row in their weights' factor. Factors are inverted by their
+        eigenvalues, and what is zero to rounding is cut off, so that without damping it is the
+        pseudo-inverse. One damping is for the factors and for the quadratic model, and a step that
+        does not lower the value is rejected. Learning rate and momentum see the batch at hand.
+
+    Example:
+        >>> from fnn import Objective, curvature, losses
+        >>> model = lambda w, x: x @ w
+        >>> w, data = jnp.zeros((2, 1)), (jnp.eye(2), jnp.array([[1.0], [3.0]]))
+        >>> value_fn = Objective(model, losses.half_squared_error).on(data)
+        >>> rule = kfac(curvature.structure(model, w, data[0][0]), damping=0.0)
+        >>> extra = {"value": value_fn(w), "value_fn": value_fn}
+        >>> u, state = rule.update(-jnp.array([[0.5], [1.5]]), rule.init(w), w, **extra)
+        >>> u.round(4).tolist()
+        [[1.0], [3.0]]
+    """
+    return kronecker(
+        "kfac",
+        _EIGENVALUES,
+        structure,
+        learning_rate,
+        damping,
+        decay,
+        momentum,
+        policy,
+        refresh,
+        memory_budget,
+    )
+
+
+def ekfac(
+    structure: Structure,
+    learning_rate: Scalar | Schedule | None = None,
+    damping: Scalar | Schedule | None = None,
+    decay: Scalar = 0.95,
+    momentum: Scalar | None = None,
+    policy: Damping | None = None,
+    refresh: int = 10,
+    memory_budget: int = 2**30,
+) -> optax.GradientTransformationExtraArgs:
+    """EKFAC, K-FAC with exact curvatures S along its eigenvectors: u = -U (U^T G V / S) V^T.
+
+    S = sum over examples and rows of (U^T G_nr V)^2, plus the damping: of all matrices with these
+    eigenvectors, the closest to the Gauss-Newton block. It is up to date in every step, while the
+    eigenvectors wait for their refresh.
+
+    Args:
+        structure: of the model, `curvature.structure(model, params, x)`.
+        learning_rate: at least 0, or a schedule; None minimizes the quadratic model.
+        damping: what to start from, at least 0; None starts from tau = 1e-3 (the policy's) times
+            the norm of the largest block. With `damping.constant` it is the damping of every step,
+            and may be a schedule.
+        decay: of the running means, in [0, 1); 0 takes the present batch alone.
+        momentum: in [0, 1); None minimizes the quadratic model.
+        policy: how the damping changes, see `rules.damping`; None is
+            `damping.trust_ratio(1.5, 2 / 3, minimum=1e-6)`.
+        refresh: steps from one eigendecomposition to the next, at least 1.
+        memory_budget: bytes that a block of examples' Jacobians may take: of leaves without
+            factors, and of weights that are shared among positions, whose S has no cheaper form.
+
+    Units:
+        `learning_rate` and `momentum` are 1, `damping` loss / params^2.
+
+    Invariant:
+        The path does not change under rotations of the inputs and of the outputs of each weight
+        matrix. With automatic damping, or none, it does not change when the loss is scaled.
+
+    Returns:
+        A rule; its state is a `KroneckerState`.
+
+    Source:
+        George, Laurent, Bouthillier, Ballas and Vincent, "Fast approximate natural gradient descent
+        in a Kronecker-factored eigenbasis" (2018), arXiv:1806.03884, algorithm 1 with running
+        averages.
+
+    Differs:
+        As `kfac`. When the eigenvectors change S is carried over to the new ones: the diagonal, in
+        the new basis, of the matrix that it stood for.
+
+    Example:
+        >>> import jax
+        >>> from fnn import curvature
+        >>> w = jnp.zeros((3, 2))
+        >>> rule = ekfac(curvature.structure(lambda w, x: x @ w, w, jnp.zeros(3)))
+        >>> jax.eval_shape(rule.init, w).blocks[""].curvature.shape
+        (1, 3, 2)
+    """
+    return kronecker(
+        "ekfac",
+        _MOMENTS,
+        structure,
+        learning_rate,
+        damping,
+        decay,
+        momentum,
+        policy,
+        refresh,
+        memory_budget,
+    )
+
+
+# Products of eigenvalues --------------------------------------------------------------------------
+
+_Eigenvalues = tuple[Float[Array, "b i"], Float[Array, "b o"]]
+
+
+def _eigenvalues(block: Block, basis: Factors, eigenvalues: _Eigenvalues) -> _Eigenvalues:
+    del block, basis
+    return eigenvalues
+
+
+def _shared_inverse(eigenvalues: _Eigenvalues, damping: Array) -> Float[Array, "b i o"]:
+    inputs, outputs = eigenvalues
+    one, other = jnp.mean(inputs, 1, keepdims=True), jnp.mean(outputs, 1, keepdims=True)
+    known = (one > 0) & (other > 0)
+    share = jnp.sqrt(jnp.where(known, one, 1) / jnp.where(known, other, 1))
+    root = jnp.sqrt(damping)
+    return inverse(inputs, share * root)[:, :, None] * inverse(outputs, root / share)[:, None]
+
+
+_EIGENVALUES = Measure(
+    zeros=lambda shape, dtype: (jnp.zeros(shape[:2], dtype), jnp.zeros(shape[::2], dtype)),
+    refreshed=_eigenvalues,
+    inverse=_shared_inverse,
+    moments=False,
+)
+
+# Moments ------------------------------------------------------------------------------------------
+
+
+def _carried(block: Block, basis: Factors, eigenvalues: _Eigenvalues) -> Float[Array, "b i o"]:
+    del eigenvalues
+    (old_u, old_v), (u, v) = block.basis, basis
+    return times(jnp.square(times(u.mT, old_u)), block.curvature, jnp.square(times(old_v.mT, v)))
+
+
+_MOMENTS = Measure(zeros=jnp.zeros, refreshed=_carried, inverse=inverse, moments=True)

@@ -1,0 +1,150 @@
+"""SPRING: the Gauss-Newton step nearest to the last one, for small random batches."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from fnn import solvers
+from fnn.objective import ValueFunction
+from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
+from fnn.rules.second_order import now, quadratic, second_order
+
+
+class SpringState(NamedTuple):
+    """What SPRING remembers.
+
+    Attributes:
+        steps: Updates.
+        last: The last step that was solved, before the learning rate.
+        counts: What the solver did, rejected steps among it.
+    """
+
+    steps: Int[Array, ""]
+    last: PyTree
+    counts: solvers.Counts
+
+
+def spring(
+    learning_rate: Scalar | Schedule,
+    damping: Scalar | Schedule = 1e-3,
+    decay: Scalar = 0.99,
+    max_norm: Scalar | None = None,
+    solver: solvers.Solver | None = None,
+    memory_budget: int = 2**30,
+) -> optax.GradientTransformationExtraArgs:
+    """Subsampled projected-increment natural gradient descent, u = learning_rate d.
+
+        d = the least of |A d + s|^2 + damping |d - decay last|^2
+          = decay last - A^T (A A^T + damping)^-1 (s + decay A last)
+        last = d
+
+    Of the parameters, a small batch determines only as many combinations as it has rows. Along
+    those the step is the damped Gauss-Newton step of the batch; along all others it keeps what
+    earlier batches have found. With `decay` 0 it is the damped Gauss-Newton step of least norm. The
+    dual solver, which the automatic choice takes for few rows, forms nothing but the Gram matrix.
+
+    A step that is not finite is a step of zero, counted in `state.counts.rejected`; what was
+    remembered stays.
+
+    Args:
+        learning_rate: of the whole step; at least 0; or a schedule.
+        damping: at least 0; or a schedule.
+        decay: how much of the last step is kept where the batch says nothing, in [0, 1).
+        max_norm: the longest update, at least 0: longer ones are shortened to it. None leaves them
+            as they are.
+        solver: None chooses by counted cost, `solvers.automatic`.
+        memory_budget: bytes that the automatic choice may use, and, whatever the solver, a tile of
+            the Gram matrix or a block of the Jacobian; at least 1.
+
+    Units:
+        `learning_rate` is 1, `damping` loss / params^2, `max_norm` params.
+
+    Invariant:
+        The path does not change under rotations of the parameters.
+
+    Returns:
+        A rule; its state is a `SpringState`.
+
+    Source:
+        Goldshlager, Abrahamsen and Lin (2024), "A Kaczmarz-inspired approach to accelerate the
+        optimization of neural network wavefunctions", algorithm 1, arXiv:2401.10190.
+
+    Differs:
+        The source is about wave functions: its rows are centered, and its Gram matrix is made
+        regular along the constant row; here the rows are those of any loss. Penalties and
+        transformed gradients are added to what is minimized. `max_norm` is the root of the source's
+        norm constraint, 1e-3 there.
+
+    Example:
+        >>> import fnn
+        >>> plane = fnn.Objective(lambda w, x: jnp.dot(w, x[:2]) - x[2])  # a residual
+        >>> rule, w = spring(1.0, damping=1e-6), jnp.zeros(2)
+        >>> @jax.jit
+        ... def step(state, row):
+        ...     value_fn = plane.on(row[None])
+        ...     grad = jax.grad(value_fn)(w)
+        ...     return rule.update(grad, state, w, grad=grad, value_fn=value_fn)
+        >>> u, state = step(rule.init(w), jnp.array([1.0, 0.0, 2.0]))  # says w[0] = 2
+        >>> u, state = step(state, jnp.array([0.0, 1.0, 3.0]))  # says w[1] = 3
+        >>> print(u.round(1))
+        [2. 3.]
+    """
+    rates("spring", learning_rate=learning_rate, damping=damping)
+    within("spring", 0, 1, decay=decay)
+    within("spring", 1, math.inf, memory_budget=memory_budget)
+    if max_norm is not None:
+        within("spring", 0, math.inf, max_norm=max_norm)
+    solve = solvers.automatic(memory_budget) if solver is None else solver
+
+    def init(params: PyTree) -> SpringState:
+        zeros = optax.tree.zeros_like(params)
+        return SpringState(jnp.zeros((), jnp.int32), zeros, solvers.Counts.of())
+
+    def update(
+        updates: PyTree,
+        state: SpringState,
+        params: PyTree,
+        *,
+        grad: PyTree,
+        value_fn: ValueFunction,
+        **extra_args: Any,
+    ) -> tuple[PyTree, SpringState]:
+        del extra_args
+        aligned(updates, state.last, "state")
+        _, system, rhs = quadratic(value_fn, params, updates, grad, memory_budget)
+        kept = jax.tree.map(lambda leaf: (decay * leaf).astype(leaf.dtype), state.last)
+        solution = solve.solve(system, _moved(system, rhs, kept), now(damping, state.steps))
+        step = optax.tree.add(kept, solution.step)
+        ok = solution.ok & jnp.isfinite(optax.tree.norm(step))
+        step = jax.tree.map(lambda leaf: jnp.where(ok, leaf, 0), step)
+        counts = solution.counts._replace(rejected=(~ok).astype(jnp.int32))
+
+        rate = now(learning_rate, state.steps)
+        if max_norm is not None:
+            length = rate * optax.tree.norm(step)
+            shortened = rate * max_norm / jnp.where(length > 0, length, 1)
+            rate = jnp.where(length > max_norm, shortened, rate)
+        return optax.tree.scale(rate, step), SpringState(
+            steps=state.steps + 1,
+            last=jax.tree.map(lambda new, old: jnp.where(ok, new, old), step, state.last),
+            counts=jax.tree.map(jnp.add, state.counts, counts),
+        )
+
+    return second_order(init, update)
+
+
+# The right-hand side of the same model, its origin moved to `step`.
+def _moved(
+    system: solvers.System, rhs: solvers.RightHandSide, step: PyTree
+) -> solvers.RightHandSide:
+    s, h = rhs
+    if s is not None and system.product is not None:
+        s = s + system.product(step)
+    if system.penalty is not None:
+        weighted = optax.tree.mul(solvers.spread(system, system.penalty), step)
+        h = weighted if h is None else optax.tree.add(h, weighted)
+    return solvers.RightHandSide(s, h)

@@ -1,0 +1,342 @@
+"""Trust region and cubic regularization: Newton's model, as far as it can be trusted.
+
+    d = the least of g . d + 1/2 d . H d       where |d| <= radius
+    d = the least of g . d + 1/2 d . H d + weight/3 |d|^3
+
+Both minima are global, whatever the signs of the curvature: the step goes downhill from a saddle,
+even from the very point. What came of it is compared with what the model promised,
+
+    gain = (value(params) - value(params + d)) / promise
+
+and where the gain is below `LEAST`, or the value no lower than by rounding, the step is rejected:
+the update is zero. The gain also moves the trust, a radius or a weight, between `1 / RANGE` and
+`RANGE` times the unit in which it is measured: what makes the first step as long as a step of
+gradient descent at the largest curvature,
+
+    radius = |g| / max |eigenvalue|           weight = max |eigenvalue| / radius
+
+The trust's arrival at its mistrustful end is a reason to stop.
+
+For full batches, or batches large enough that a step which is good for one is good for the others.
+H is diagonalized once for all trials of an update (see `solvers.eigenbasis`); a further trial costs
+an evaluation of the value.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from fnn import solvers
+from fnn.curvature import hessian_system
+from fnn.rules.contract import Scalar, within
+from fnn.rules.second_order import differ, is_lower, second_order
+
+LEAST = 0.1
+"""The gain ratio of an accepted step is at least this."""
+
+RANGE = 1e16
+"""How far the trust moves from its unit."""
+
+
+class TrustState(NamedTuple):
+    """What a rule with a gain ratio remembers.
+
+    Attributes:
+        steps: Updates, accepted or not.
+        accepted: Trials accepted; at most one in an update.
+        rejected: Trials rejected.
+        trust: For the next trial: the radius, or the weight of the cubic term.
+        unit: Of the trust's bounds, its automatic start; 0 until a finite one is seen.
+        value: Of the parameters that the last update led to.
+        gain: Gain ratio of the last trial.
+        stalled: Whether the trust arrived at its end: no step lowers the value.
+        counts: What the eigenbasis did.
+    """
+
+    steps: Int[Array, ""]
+    accepted: Int[Array, ""]
+    rejected: Int[Array, ""]
+    trust: Float[Array, ""]
+    unit: Float[Array, ""]
+    value: Float[Array, ""]
+    gain: Float[Array, ""]
+    stalled: Bool[Array, ""]
+    counts: solvers.Counts
+
+
+def trust_region_newton(
+    radius: Scalar | None = None,
+    subspace: int | None = None,
+    trials: int = 1,
+    memory_budget: int = 2**30,
+) -> optax.GradientTransformationExtraArgs:
+    """Newton's method in a trust region, u = argmin g . u + 1/2 u . H u with |u| <= radius.
+
+        gain < 1/4                          radius = min(radius, |u|) / 4
+        gain > 3/4 and |u| = radius         radius = 2 radius
+
+    Args:
+        radius: what to start from, at least 0. None starts from the length of a gradient step at
+            the largest curvature.
+        subspace: the dimension of a Lanczos subspace, at least 1, each for a product with the
+            Hessian. None diagonalizes the Hessian of up to 2000 parameters (fewer, where its
+            matrices do not fit in `memory_budget`), and takes 32 vectors for more.
+        trials: the most trials in one update, at least 1. Further trials use the same eigenbasis
+            and come only after a rejection; under `vmap`, where any lane had one.
+        memory_budget: bytes that the eigenbasis, and products made at once, may use; at least 1.
+
+    Units:
+        `radius` is params.
+
+    Invariant:
+        The path does not change under rotations of the parameters, nor when the loss is scaled;
+        with the automatic radius, neither when all parameters are measured in another unit.
+
+    Returns:
+        A rule; its state is a `TrustState`.
+
+    Source:
+        Moré and Sorensen (1983), doi:10.1137/0904038, for the step; Nocedal and Wright, Numerical
+        Optimization (2006), algorithm 4.1, for the radius. In a subspace: Gould, Lucidi, Roma and
+        Toint (1999), doi:10.1137/S1052623497322735.
+
+    Differs:
+        After a poor step the radius is a quarter of the step's length, if that is shorter. In a
+        subspace the minimum over all of it is taken, which is at least as low as the point where
+        Steihaug's and Toint's conjugate gradients would leave the region after as many products.
+
+    Example:
+        >>> saddle = lambda p: p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
+        >>> rule, p = trust_region_newton(radius=0.5), jnp.zeros(2)
+        >>> u, state = rule.update(jax.grad(saddle)(p), rule.init(p), p, value_fn=saddle)
+        >>> print(jnp.abs(u), state.accepted)  # off the very saddle
+        [0.  0.5] 1
+    """
+    return _rule(
+        "trust_region_newton",
+        _Method(
+            unit=lambda length, _: length,
+            weights=solvers.trust_region,
+            penalty=lambda _, length: jnp.zeros_like(length),
+            next=_next_radius,
+            is_spent=lambda radius, unit: radius <= unit / RANGE,
+        ),
+        "radius",
+        radius,
+        subspace,
+        trials,
+        memory_budget,
+    )
+
+
+def cubic_newton(
+    weight: Scalar | None = None,
+    subspace: int | None = None,
+    trials: int = 1,
+    memory_budget: int = 2**30,
+) -> optax.GradientTransformationExtraArgs:
+    """Newton's method with a cubic term, u = argmin g . u + 1/2 u . H u + weight/3 |u|^3.
+
+    A weight above half the Lipschitz constant of the Hessian bounds the value from above; the gain
+    ratio finds the weight that serves.
+
+        gain < 0.1          weight = 2 weight
+        gain > 0.9          weight = weight / 2
+
+    Args:
+        weight: what to start from, at least 0. None starts from what makes the first step about as
+            long as a gradient step at the largest curvature.
+        subspace: the dimension of a Lanczos subspace, at least 1, each for a product with the
+            Hessian. None diagonalizes the Hessian of up to 2000 parameters (fewer, where its
+            matrices do not fit in `memory_budget`), and takes 32 vectors for more.
+        trials: the most trials in one update, at least 1. Further trials use the same eigenbasis
+            and come only after a rejection; under `vmap`, where any lane had one.
+        memory_budget: bytes that the eigenbasis, and products made at once, may use; at least 1.
+
+    Units:
+        `weight` is loss / params^3.
+
+    Invariant:
+        The path does not change under rotations of the parameters; with the automatic weight,
+        neither when the loss is scaled, nor when all parameters are measured in another unit.
+
+    Returns:
+        A rule; its state is a `TrustState`.
+
+    Source:
+        Cartis, Gould and Toint (2011), "Adaptive cubic regularisation methods for unconstrained
+        optimization, part I", algorithm 2.1, doi:10.1007/s10107-009-0286-5. Nesterov and Polyak
+        (2006), doi:10.1007/s10107-006-0706-8, for the model.
+
+    Differs:
+        After a very good step the source suggests `min(weight, |g|)`, which has no units; here it
+        is half the weight. What is promised contains the cubic term, as in the source.
+
+    Example:
+        >>> saddle = lambda p: p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
+        >>> rule, p = cubic_newton(weight=4.0), jnp.zeros(2)
+        >>> u, state = rule.update(jax.grad(saddle)(p), rule.init(p), p, value_fn=saddle)
+        >>> print(jnp.abs(u), state.accepted)  # off the very saddle
+        [0.  0.5] 1
+    """
+    return _rule(
+        "cubic_newton",
+        _Method(
+            unit=lambda length, largest: jnp.where(largest > 0, largest, 1) / length,
+            weights=solvers.cubic,
+            penalty=lambda weight, length: weight * length**3 / 3,
+            next=_next_weight,
+            is_spent=lambda weight, unit: weight >= unit * RANGE,
+        ),
+        "weight",
+        weight,
+        subspace,
+        trials,
+        memory_budget,
+    )
+
+
+class _Method(NamedTuple):
+    """What the two rules differ in.
+
+    Attributes:
+        unit: `(length of the first step, largest curvature) -> trust`.
+        weights: `(eigenbasis, trust) -> ` the step, as weights of the eigenvectors.
+        penalty: `(trust, length) ->` what of the model's promise is kept back.
+        next: `(trust, gain, accepted, length) -> trust`.
+        is_spent: `(trust, unit) -> ` whether there is no trust left.
+    """
+
+    unit: Callable[[Array, Array], Array]
+    weights: Callable[[solvers.Eigenbasis, Array], Array]
+    penalty: Callable[[Array, Array], Array]
+    next: Callable[[Array, Array, Array, Array], Array]
+    is_spent: Callable[[Array, Array], Array]
+
+
+def _next_radius(radius: Array, gain: Array, accepted: Array, length: Array) -> Array:
+    less = jnp.minimum(radius, length) / 4
+    more = jnp.where((gain > 0.75) & (length > 0.99 * radius), 2 * radius, radius)
+    return jnp.where(accepted & (gain >= 0.25), more, less)
+
+
+def _next_weight(weight: Array, gain: Array, accepted: Array, length: Array) -> Array:
+    del length
+    return weight * jnp.where(accepted, jnp.where(gain > 0.9, 0.5, 1.0), 2.0)
+
+
+class _Trial(NamedTuple):
+    """The last trial of an update, and the trust for the next."""
+
+    step: PyTree
+    value: Array
+    gain: Array
+    accepted: Array
+    trust: Array
+    trials: Array
+    counts: solvers.Counts
+
+
+def _rule(
+    name: str,
+    method: _Method,
+    argument: str,
+    given: Scalar | None,
+    subspace: int | None,
+    trials: int,
+    memory_budget: int,
+) -> optax.GradientTransformationExtraArgs:
+    if given is not None:
+        within(name, 0, math.inf, **{argument: given})
+    within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
+    if subspace is not None:
+        within(name, 1, math.inf, subspace=subspace)
+
+    def init(params: PyTree) -> TrustState:
+        dtype = jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+        zero, number = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        counts = solvers.Counts.of()
+        no = jnp.zeros((), bool)
+        return TrustState(number, number, number, zero, zero, zero, zero, no, counts)
+
+    def update(
+        updates: PyTree,
+        state: TrustState,
+        params: PyTree,
+        *,
+        value_fn: Callable[[PyTree], Array],
+        **extra_args: Any,
+    ) -> tuple[PyTree, TrustState]:
+        del extra_args
+        value, system, _ = hessian_system(value_fn, params, memory_budget=memory_budget)
+        rhs = solvers.RightHandSide(None, updates)
+        basis = solvers.eigenbasis(system, rhs, subspace, memory_budget)
+        dtype = state.trust.dtype
+        unit = jnp.where(state.unit > 0, state.unit, _unit(method, basis).astype(dtype))
+        bounds = unit / RANGE, unit * RANGE
+
+        def attempt(last: _Trial) -> _Trial:
+            weights = method.weights(basis, last.trust)
+            length = jnp.linalg.norm(weights)
+            solution = basis.solution(weights)
+            promise = solution.reduction - method.penalty(last.trust, length)
+            after = optax.apply_updates(params, solution.step)
+            reached = value_fn(after).astype(value.dtype)
+            gain = (value - reached) / jnp.where(promise > 0, promise, 1)
+            gain = jnp.where(promise > 0, gain, 0).astype(dtype)
+            lowers = is_lower(reached, value) & (gain >= LEAST)
+            accepted = solution.ok & lowers & differ(after, params)
+            trust = jnp.clip(method.next(last.trust, gain, accepted, length), *bounds)
+            return _Trial(
+                step=jax.tree.map(lambda leaf: jnp.where(accepted, leaf, 0), solution.step),
+                value=jnp.where(accepted, reached, value),
+                gain=gain,
+                accepted=accepted,
+                # Where there is no length, nothing was learned.
+                trust=jnp.where(jnp.isfinite(trust), trust, last.trust).astype(dtype),
+                trials=last.trials + 1,
+                counts=jax.tree.map(jnp.add, last.counts, solution.counts),
+            )
+
+        def undecided(last: _Trial) -> Array:
+            spent = method.is_spent(last.trust, unit)
+            return ~last.accepted & (last.trials < trials) & ~spent
+
+        start = unit if given is None else jnp.asarray(given, dtype)
+        first = _Trial(
+            step=optax.tree.zeros_like(params),
+            value=value,
+            gain=jnp.zeros_like(state.gain),
+            accepted=jnp.zeros((), bool),
+            trust=jnp.clip(jnp.where(state.unit > 0, state.trust, start), *bounds),
+            trials=jnp.zeros((), jnp.int32),
+            counts=state.counts,
+        )
+        trial = attempt(first) if trials == 1 else jax.lax.while_loop(undecided, attempt, first)
+        return trial.step, TrustState(
+            steps=state.steps + 1,
+            accepted=state.accepted + trial.accepted,
+            rejected=state.rejected + trial.trials - trial.accepted,
+            trust=trial.trust,
+            unit=unit,
+            value=trial.value.astype(state.value.dtype),
+            gain=trial.gain,
+            stalled=~trial.accepted & (unit > 0) & method.is_spent(trial.trust, unit),
+            counts=trial.counts,
+        )
+
+    return second_order(init, update)
+
+
+# The trust whose first step is as long as one of gradient descent at the largest curvature, where
+# there is one; 0 if it is not finite.
+def _unit(method: _Method, basis: solvers.Eigenbasis) -> Array:
+    largest = jnp.max(jnp.abs(basis.values))
+    length = jnp.linalg.norm(basis.slopes) / jnp.where(largest > 0, largest, 1)
+    unit = method.unit(jnp.where(length > 0, length, 1), largest)
+    return jnp.where(basis.ok & jnp.isfinite(unit), unit, 0)

@@ -1,0 +1,243 @@
+"""Phases and accumulation: the rules themselves in turn, and full batches in pieces."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fnn
+from fnn import Objective, data, losses, rules, solvers
+from fnn.training import Stop
+
+RNG = np.random.default_rng(0)
+INPUTS, TARGETS = RNG.normal(size=(24, 3)), RNG.normal(size=24)
+
+
+def model(params, x):
+    return jnp.tanh(x @ params["w"] + params["b"]).sum()
+
+
+OBJECTIVE = Objective(model, losses.half_squared_error)
+WHOLE = OBJECTIVE.on((INPUTS, TARGETS))
+START = {"w": jnp.asarray(RNG.normal(size=(3, 2))), "b": jnp.zeros(2)}
+
+
+def step(rule, params, state, value_fn=WHOLE):
+    value, grad = jax.value_and_grad(value_fn)(params)
+    updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+    return optax.apply_updates(params, updates), state
+
+
+def walk(rule, params, steps):
+    """Parameters and state after each step; to be compiled."""
+
+    def advance(carry, _):
+        after = step(rule, *carry)
+        return after, after
+
+    return jax.lax.scan(advance, (params, rule.init(params)), length=steps)[1]
+
+
+def close(actual, expected, rtol=1e-10):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-12), actual, expected
+    )
+
+
+def at(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+# Phases -------------------------------------------------------------------------------------------
+
+ADAM, LM = rules.adam(0.05), rules.levenberg_marquardt()
+SEQUENCE = rules.phases([(ADAM, 4), (LM, 3), (ADAM, None)])
+
+
+def test_each_phase_is_its_rule_from_where_the_one_before_arrived():
+    """One after the other by hand, the third from a state as new; compiled as not compiled."""
+    path, states = jax.jit(lambda params: walk(SEQUENCE, params, 10))(START)
+    params, expected = START, []
+    for rule, steps in ((ADAM, 4), (LM, 3), (ADAM, 3)):
+        own, own_states = jax.jit(functools.partial(walk, rule, steps=steps))(params)
+        expected.append(own)
+        params = at(own, -1)
+    close(path, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *expected))
+    np.testing.assert_array_equal(states.phase, [0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
+    np.testing.assert_array_equal(states.steps, [1, 2, 3, 0, 1, 2, 0, 1, 2, 3])
+    close(at(states.states[2], -1), at(own_states, -1))
+    here, state = at(path, 3), at(states, 3)  # where the second begins; not compiled
+    close(step(SEQUENCE, here, state)[0], at(path, 4))
+
+
+def test_only_the_phase_at_hand_is_run():
+    """Also mapped, as long as the lanes are in one phase: none runs the other's."""
+    calls = []
+
+    def counting(name):
+        def update(updates, state, params=None, **_):
+            del params
+            jax.debug.callback(lambda: calls.append(name))
+            return jax.tree.map(lambda g: -0.1 * g, updates), state
+
+        return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+    stay = rules.Until(tuple, lambda memory, value, _: (memory, value < 0))
+    rule = rules.phases([(counting("a"), stay), (counting("b"), None)])
+    lanes = jax.jit(jax.vmap(lambda x, state: step(rule, x, state, lambda x: x)))
+
+    def run(starts, state):
+        calls.clear()
+        params, state = lanes(starts, state)
+        jax.effects_barrier()
+        return sorted(set(calls)), params, state
+
+    state = jax.vmap(rule.init)(jnp.zeros(2))
+    assert run(jnp.array([1.0, 2.0]), state)[0] == ["a"]
+    seen, params, state = run(jnp.array([1.0, -2.0]), state)
+    assert seen == ["a"]
+    np.testing.assert_array_equal(state.phase, [0, 1])
+    seen, params, state = run(params, state)  # each in its own: both run, each lane keeps its own
+    assert seen == ["a", "b"]
+    np.testing.assert_allclose(params, [0.8, -2.2])
+    np.testing.assert_array_equal(state.phase, [0, 1])
+
+
+def test_adam_until_a_plateau_then_levenberg_marquardt():
+    """As one rule in `fit`: Adam circles, the second rule arrives."""
+    adam = rules.adam(0.1)
+    rule = rules.phases([(adam, rules.plateau(patience=5, rtol=1e-3)), (LM, None)])
+    trained = fnn.fit(rule, OBJECTIVE + fnn.l2(1e-2), START, (INPUTS, TARGETS), steps=300)
+    assert trained.stopped == Stop.STALLED
+    assert trained.state.phase == 1
+    alone = fnn.fit(adam, OBJECTIVE + fnn.l2(1e-2), START, (INPUTS, TARGETS), steps=300)
+    switch = len(trained.history.value) - int(trained.state.steps)
+    assert 5 < switch < 200
+    values = np.asarray(alone.history.value)
+    np.testing.assert_allclose(trained.history.value[:switch], values[:switch], rtol=1e-10)
+    best = np.minimum.accumulate(values[:switch])
+    assert best[-6] * (1 - 1e-3) <= best[-1] * (1 + 2e-3)
+    assert trained.history.value[-1] <= values[-1]
+
+
+def test_plateau_waits_for_patience_and_takes_nan_for_no_progress():
+    values = jnp.array([3.0, 2.0, jnp.nan, 1.0, 0.9999, 1.0, 0.5, 0.5, jnp.nan, 0.5])
+    condition = rules.plateau(patience=3, rtol=1e-3)
+
+    def look(memory, value):
+        return condition.look(memory, value, 0)
+
+    np.testing.assert_array_equal(
+        jax.lax.scan(look, condition.start(), values)[1], [False] * 9 + [True]
+    )
+
+
+def test_phases_keep_the_contract():
+    """Extra arguments, gradients and parameters pass through; state of fixed shapes; adapters."""
+    rule = rules.phases([(rules.sgd(0.1), 1), (rules.newton(), None)])
+    state = rule.init(START)
+    _, after = jax.eval_shape(lambda state: step(rule, START, state), state)
+    shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    assert shapes(after) == shapes(state)
+    close(optax.tree.map_params(rule, lambda leaf: leaf, state), state)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), START)
+    updates = jax.eval_shape(lambda: step(rule, half, rule.init(half))[0])
+    assert shapes(updates) == shapes(half)
+    masked = rules.only(SEQUENCE, {"w": True, "b": False})
+    moved, _ = step(masked, START, masked.init(START))
+    close(moved["b"], START["b"])
+    assert jnp.all(moved["w"] != START["w"])
+
+
+def test_misuse_of_phases_is_named():
+    for wrong in ([], [(ADAM, 3)], [(ADAM, None), (LM, None)]):
+        with pytest.raises(ValueError, match=r"expected an end for every phase but the last.*try"):
+            rules.phases(wrong)
+    with pytest.raises(ValueError, match="expected at least 1 step in a phase, got 0; try 1"):
+        rules.phases([(ADAM, 0), (LM, None)])
+    with pytest.raises(ValueError, match="plateau: expected patience in"):
+        rules.plateau(patience=0)
+    rule = rules.phases([(ADAM, rules.plateau()), (ADAM, None)])
+    with pytest.raises(TypeError, match=r"plateau: expected the value.*try.*value=value"):
+        rule.update(START, rule.init(START), START)
+    with pytest.raises(ValueError, match="phases: expected params"):
+        rule.update(START, rule.init(START), value=1.0)
+
+
+# Accumulation -------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def accumulated(k, damping, params, state, value_fn):
+    return step(rules.accumulate(k, damping=damping), params, state, value_fn)
+
+
+@functools.partial(jax.jit, static_argnames="rule")
+def compiled(rule, params, value_fn):
+    return step(rule, params, rule.init(params), value_fn)[0]
+
+
+def test_batches_are_the_full_batch():
+    """Equal ones, and unequal ones with padding, to 1e-10; with a penalty; and chunks of one."""
+    objective = OBJECTIVE + fnn.l2(0.1)
+    of = jnp.repeat(jnp.arange(3), jnp.array([12, 11, 1]))
+    thirds = [objective.on((INPUTS[i::3], TARGETS[i::3])) for i in range(3)]
+    padded = [objective.on((INPUTS, TARGETS), weights=1.0 * (of == i)) for i in range(3)]
+    for damping in (0.0, 0.1):
+        exact = rules.gauss_newton(damping=damping, solver=solvers.primal())
+        expected = compiled(exact, START, objective.on((INPUTS, TARGETS)))
+        close(compiled(exact, START, objective.on((INPUTS, TARGETS), chunk=5)), expected)
+        state = rules.accumulate(3).init(START)
+        for pieces in (thirds, padded):
+            params = START
+            for piece in pieces:
+                assert all(map(np.array_equal, jax.tree.leaves(params), jax.tree.leaves(START)))
+                params, state = accumulated(3, damping, params, state, piece)
+            close(params, expected)
+        assert (int(state.steps), int(state.batches), float(state.weight)) == (2, 0, 0.0)
+
+
+def test_an_epoch_of_fit_is_a_step():
+    """Shuffled, the last batch padded."""
+    rule, key = rules.accumulate(4, damping=0.1), jax.random.key(0)
+    examples = data.Data(INPUTS, TARGETS)
+    trained = fnn.fit(rule, OBJECTIVE, START, examples, epochs=3, batch_size=7, key=key)
+    exact = rules.gauss_newton(damping=0.1)
+    path, _ = jax.jit(functools.partial(walk, exact, steps=3))(START)
+    close(trained.params, at(path, -1), rtol=1e-8)
+    assert trained.state.steps == 3
+
+
+def test_accumulated_nan_is_a_rejected_step():
+    """And lanes are runs; one example, one parameter, no curvature at all."""
+    first, second = (OBJECTIVE.on((INPUTS[i::2], TARGETS[i::2])) for i in range(2))
+    params, state = accumulated(2, 0.0, START, rules.accumulate(2).init(START), first * jnp.nan)
+    params, state = accumulated(2, 0.0, params, state, second)
+    close(params, START)
+    assert (int(state.counts.rejected), int(state.steps)) == (1, 1)
+    _, state = accumulated(2, 0.0, params, state, first * 1.0)
+    lanes = jax.vmap(lambda damping: accumulated(2, damping, params, state, second))
+    close(at(lanes(jnp.array([1.0, 0.0])), 1), accumulated(2, 0.0, params, state, second))
+    line = Objective(lambda w, x: w * x[0] - x[1])
+    start, state = jnp.zeros(()), rules.accumulate(1).init(jnp.zeros(()))
+    for slope, expected in ((1.0, 2.0), (0.0, 0.0)):
+        moved, _ = accumulated(1, 0.0, start, state, line.on(jnp.array([[slope, 2.0]])))
+        close(moved, expected)
+
+
+def test_misuse_of_accumulate_is_named():
+    with pytest.raises(ValueError, match="accumulate: expected k >= 1, got 0; try 1"):
+        rules.accumulate(0)
+    with pytest.raises(ValueError, match="accumulate: expected damping in"):
+        rules.accumulate(2, damping=-1.0)
+    with pytest.raises(ValueError, match=r"8 x 8 numbers.*got 512; try gauss_newton"):
+        rules.accumulate(2, memory_budget=511).init(START)
+    rule = rules.accumulate(2)
+    with pytest.raises(TypeError, match=r"got function <lambda>.*try fnn\.Objective"):
+        step(rule, START, rule.init(START), lambda p: jnp.sum(p["w"]))
+    for other in (START | {"c": jnp.ones(2)}, START | {"w": jnp.ones((4, 2))}):
+        with pytest.raises(ValueError, match=r"(?s)expected updates and state of one.*try"):
+            step(rule, START, rule.init(other))

@@ -1,0 +1,220 @@
+"""BFGS and SR1: against scipy, exact cases, coordinates, bad input."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+import fnn
+from fnn import rules
+from fnn.training import Stop
+
+both = pytest.mark.parametrize("make", [rules.bfgs, rules.sr1])
+
+SIZE = 5
+RNG = np.random.default_rng(0)
+FACTOR = RNG.normal(size=(SIZE, SIZE))
+HESSIAN = FACTOR @ FACTOR.T + np.eye(SIZE)
+MINIMUM = RNG.normal(size=SIZE)
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def quadratic(x):
+    return (x - MINIMUM) @ HESSIAN @ (x - MINIMUM) / 2
+
+
+def indefinite(x):
+    return quadratic(x) - 4 * (x[0] - MINIMUM[0]) ** 2 + jnp.sum((x - MINIMUM) ** 4)
+
+
+def step(rule, value_fn, params, state):
+    value, grad = jax.value_and_grad(value_fn)(params)
+    updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+    return optax.apply_updates(params, updates), state
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "value_fn", "steps"))
+def walk(rule, value_fn, params, steps, inverse=None):
+    """Parameters and state after each step."""
+
+    def advance(carry, _):
+        params, state = step(rule, value_fn, *carry)
+        return (params, state), (params, state)
+
+    state = rule.init(params)
+    state = state if inverse is None else state._replace(inverse=inverse)
+    return jax.lax.scan(advance, (params, state), length=steps)[1]
+
+
+@pytest.mark.parametrize(("make", "allowance"), [(rules.bfgs, 1.3), (rules.sr1, 2.5)])
+def test_rosenbrock_as_scipy(make, allowance):
+    """From the standard start and others: the same minimum in as many steps and evaluations."""
+    starts = np.array([[-1.2, 1.0], [5.0, -3.0], [0.0, 2.0], [-3.0, -1.0]])
+    run = jax.jit(jax.vmap(lambda x: walk(make(), rosenbrock, x, 100)))
+    paths, states = run(starts)
+    value_and_grad = jax.jit(jax.value_and_grad(rosenbrock))
+    theirs = [scipy.optimize.minimize(value_and_grad, x, jac=True, method="BFGS") for x in starts]
+    arrived = np.argmax(np.max(np.abs(paths - 1), axis=-1) < 1e-5, axis=1)
+    trials = np.take_along_axis(np.asarray(states.trials), arrived[:, None], axis=1)
+    assert np.all(arrived > 0)
+    assert np.sum(arrived) <= allowance * sum(found.nit for found in theirs)
+    assert np.sum(trials) <= allowance * sum(found.nfev for found in theirs)
+    np.testing.assert_allclose(paths[:, -1], 1, rtol=1e-7)
+    assert np.all(states.stalled[:, -1])
+    values = np.asarray(states.value)
+    assert np.all(np.diff(values, axis=1) <= 0)
+    np.testing.assert_allclose(values[:, -1], jax.vmap(rosenbrock)(paths[:, -1]), atol=1e-25)
+
+
+def test_bfgs_with_exact_search_solves_a_quadratic_in_n_steps():
+    """Conjugate gradients from the same start, and the Hessian at the end."""
+    path, states = walk(rules.bfgs(decrease=0.0, flatness=1e-9), quadratic, jnp.zeros(SIZE), SIZE)
+    gradients = jax.vmap(jax.grad(quadratic))(jnp.vstack([jnp.zeros(SIZE), path]))
+    grams = np.asarray(gradients[:-1] @ gradients[:-1].T)
+    norms = np.sqrt(np.diag(grams))
+    np.testing.assert_allclose(grams / np.outer(norms, norms), np.eye(SIZE), atol=1e-5)
+    np.testing.assert_allclose(path[-1], MINIMUM, atol=1e-7)
+    np.testing.assert_allclose(states.inverse[-1] @ HESSIAN, np.eye(SIZE), atol=1e-4)
+    assert states.skipped[-1] == states.rejected[-1] == 0
+
+
+def test_sr1_knows_the_hessian_after_n_steps_of_any_search():
+    path, states = walk(rules.sr1(), quadratic, 5 * jnp.ones(SIZE), SIZE + 1)
+    np.testing.assert_allclose(states.inverse[SIZE - 1] @ HESSIAN, np.eye(SIZE), atol=1e-4)
+    np.testing.assert_allclose(path[-1], MINIMUM, atol=1e-6)
+    assert states.skipped[SIZE - 1] == 0
+
+
+def test_bfgs_is_the_textbooks_recurrence_with_a_strong_wolfe_search():
+    """Equation 6.17, at first from the scaled identity, 6.20; and 3.7, whatever the flatness."""
+    start, flatness = jnp.array([-1.2, 1.0, 0.5]), np.array([0.9, 0.1])
+    run = jax.jit(jax.vmap(lambda flat: walk(rules.bfgs(flatness=flat), rosenbrock, start, 12)))
+    path, states = run(flatness)
+    points = np.concatenate([np.tile(start, (2, 1, 1)), path], axis=1)
+    values, slopes = jax.vmap(jax.vmap(jax.value_and_grad(rosenbrock)))(points)
+    steps, changes = np.diff(points, axis=1), np.diff(slopes, axis=1)
+    before, after = (np.sum(slopes[:, i] * steps, axis=2) for i in (slice(-1), slice(1, None)))
+    assert np.all(np.diff(values) <= 1e-4 * before)
+    assert np.all(np.abs(after) <= flatness[:, None] * np.abs(before))
+    inverse = np.eye(3) * (steps[0, 0] @ changes[0, 0]) / (changes[0, 0] @ changes[0, 0])
+    for s, y, found in zip(steps[0], changes[0], states.inverse[0], strict=True):
+        left = np.eye(3) - np.outer(s, y) / (y @ s)
+        inverse = left @ inverse @ left.T + np.outer(s, s) / (y @ s)
+        np.testing.assert_allclose(found, inverse, rtol=1e-6, atol=1e-10)
+        np.testing.assert_allclose(found @ y, s, rtol=1e-8)
+        assert np.linalg.eigvalsh(found)[0] > 0
+
+
+@both
+def test_inverse_to_start_from_makes_it_affinely_invariant(make):
+    """On f(T z) from `inverse = (T' T)^-1` the path is the same point by point."""
+    turns = jnp.stack([jnp.eye(SIZE), FACTOR / 2 + 2 * np.eye(SIZE)])
+
+    def run(turn):
+        start, inverse = jnp.linalg.solve(turn, jnp.ones(SIZE)), jnp.linalg.inv(turn.T @ turn)
+        path, _ = walk(make(), lambda z: indefinite(turn @ z), start, 12, inverse)
+        return path @ turn.T
+
+    plain, there = jax.jit(jax.vmap(run))(turns)
+    np.testing.assert_allclose(there, plain, atol=1e-6)
+
+
+def test_sr1_learns_negative_curvature_and_still_descends():
+    def value_fn(x):
+        return x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 4
+
+    path, states = walk(rules.sr1(first_step=0.1), value_fn, jnp.array([1.0, 0.05]), 30)
+    assert np.linalg.eigvalsh(states.inverse)[:, 0].min() < 0
+    assert np.all(np.diff(states.value) <= 0)
+    np.testing.assert_allclose(np.abs(path[-1]), [0, 2**0.5], atol=1e-6)
+
+
+# Bad input ----------------------------------------------------------------------------------------
+
+
+@both
+def test_bad_input_never_reaches_the_parameters(make):
+    """a x + b x^2 + c and d but at the start: rejected, twice; NaN is no reason to stop."""
+    nan, inf = jnp.nan, jnp.inf
+    #                     NaN   inf  constant minimum  NaN around
+    a, b, c, d, starts = (
+        jnp.array([nan, inf, 0.0, 0.0, 1.0]),
+        jnp.array([0.0, 0.0, 0.0, 1.0, 0.0]),
+        jnp.array([0.0, 0.0, 3.0, 0.0, 0.0]),
+        jnp.array([0.0, 0.0, 0.0, 0.0, nan]),
+        jnp.array([1.0, 1.0, 1.0, 0.0, 1.0]),
+    )
+
+    def run(a, b, c, d, start):
+        def value_fn(x):
+            return a * x + b * x**2 + c + jnp.where(jnp.abs(x - start) > 0, d, 0.0)
+
+        return walk(make(), value_fn, start, 2)
+
+    path, states = jax.jit(jax.vmap(run))(a, b, c, d, starts)
+    np.testing.assert_array_equal(path[:, -1], starts)
+    np.testing.assert_array_equal(states.rejected[:, -1], 2)
+    np.testing.assert_array_equal(states.stalled[:, -1], [False, False, True, True, True])
+    assert np.all(np.isfinite(states.inverse))
+
+
+def test_one_parameter():
+    """From a start whose first trial is outside the domain; and downhill without end."""
+
+    def value_fn(x):
+        return -jnp.log(x[0]) + x[0]
+
+    path, states = walk(rules.bfgs(), value_fn, jnp.array([0.1]), 12)
+    np.testing.assert_allclose(path[-1], 1, atol=1e-6)
+    endless, states = walk(rules.bfgs(trials=3), lambda x: -x[0], jnp.zeros(1), 3)
+    assert np.all(np.diff(endless[:, 0]) > 0)
+    assert states.skipped[-1] == 3
+
+
+def test_a_rejected_step_starts_over_from_the_identity():
+    rule, start = rules.bfgs(), jnp.array([-1.2, 1.0])
+
+    @jax.jit
+    def run(factors):
+        def advance(carry, factor):
+            after = step(rule, lambda x: factor * rosenbrock(x), *carry)
+            return after, after
+
+        return jax.lax.scan(advance, (start, rule.init(start)), factors)[1]
+
+    path, states = run(jnp.array([1.0, 1.0, jnp.nan, 1.0]))
+    np.testing.assert_array_equal(states.is_new, [False, False, True, False])
+    np.testing.assert_array_equal(states.inverse[2], np.eye(2))
+    np.testing.assert_array_equal(path[2], path[1])
+    assert not np.any(states.stalled)
+
+
+def test_stops_at_a_minimum_of_a_network():
+    inputs = jnp.linspace(-1, 1, 20)[:, None]
+    data = inputs, jnp.sin(inputs[:, 0])
+    network = fnn.Objective(
+        lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"], fnn.losses.half_squared_error
+    )
+    objective = network + fnn.l2(1e-2)
+    params = {"in": jnp.array([[1.0, -2.0]]), "out": jnp.array([0.5, 0.3])}
+    trained = fnn.fit(rules.sr1(), objective, params, data, steps=200)
+    assert trained.stopped == Stop.STALLED
+    assert optax.tree.norm(jax.grad(objective.on(data))(trained.params)) < 1e-6
+
+
+def test_misuse_is_named():
+    with pytest.raises(ValueError, match=r"bfgs: expected decrease < flatness, got 0\.9 and 0\.1"):
+        rules.bfgs(decrease=0.9, flatness=0.1)
+    with pytest.raises(ValueError, match="sr1: expected trials in"):
+        rules.sr1(trials=0)
+    with pytest.raises(ValueError, match=r"10 x 10 numbers.*got 800; try optax\.lbfgs"):
+        rules.bfgs(memory_budget=799).init(jnp.zeros(10))
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'value_fn'"):
+        rules.bfgs().update(1.0, rules.bfgs().init(jnp.zeros(())), 1.0, value=1.0, grad=1.0)
