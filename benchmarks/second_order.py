@@ -1,0 +1,352 @@
+"""Loss against seconds: first- and second-order rules, each tuned with the same budget of seconds.
+
+    uv run --group bench benchmarks/second_order.py [digits] [autoencoder] [kfac-step]
+
+Two problems on scikit-learn's 1797 digits, batches of 256, float32, tanh:
+
+    digits         64-64-32-10, cross-entropy: 2560 rows in a batch
+    autoencoder    64-32-16-8-16-32-64, half the squared error: 16384 rows, 5528 parameters
+
+Every rule draws settings at random from its space (log-uniform), a trial of `TRIAL` seconds each,
+until `TUNING` seconds of training are spent; the setting with the lowest training loss at the end
+of its trial then runs `SECONDS` seconds from each of `SEEDS` fresh starts. The clock runs while
+the compiled steps run: compiling, and the loss over all examples noted between chunks of steps,
+stand still. The hyperparameters are traced, so that a rule compiles once.
+
+`kfac-step` times one step of our K-FAC beside kfac-jax's (the factors and their inverses renewed in
+every step by both, and in every tenth), on digits.
+"""
+
+import functools
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fnn
+from fnn import curvature, data, layers, losses, rules, solvers
+
+TUNING, TRIAL, SECONDS, SEEDS, BATCH, CHUNK = 30.0, 3.0, 9.0, 3, 256, 0.1
+
+CONSTANT = rules.damping.constant()
+
+
+class Problem(NamedTuple):
+    """A model of digits, its loss and its targets."""
+
+    sizes: tuple[int, ...]
+    loss: Callable
+    targets: Callable
+
+    @property
+    def model(self):
+        """A tanh network."""
+        *hidden, last = self.sizes[1:]
+        stack = [
+            part for size in hidden for part in (layers.dense(size), layers.elementwise(jnp.tanh))
+        ]
+        return layers.serial(*stack, layers.dense(last))
+
+
+PROBLEMS = {
+    "digits": Problem((64, 64, 32, 10), losses.softmax_cross_entropy, lambda _, labels: labels),
+    "autoencoder": Problem(
+        (64, 32, 16, 8, 16, 32, 64), losses.half_squared_error, lambda images, _: images
+    ),
+}
+
+
+class Entry(NamedTuple):
+    """A rule made from the structure of the model and hyperparameters, and their ranges."""
+
+    make: Callable
+    space: dict[str, tuple[float, float]]
+
+
+ENTRIES = {
+    "adam": Entry(lambda _, **h: rules.adam(**h), {"learning_rate": (3e-4, 3e-2)}),
+    "momentum": Entry(
+        lambda _, one_minus_decay, **h: rules.momentum(decay=1 - one_minus_decay, **h),
+        {"learning_rate": (1e-3, 1.0), "one_minus_decay": (0.01, 0.3)},
+    ),
+    "levenberg_marquardt": Entry(
+        lambda _, damping: rules.levenberg_marquardt(
+            damping, rules.damping.constant(), solver=solvers.conjugate_gradients(20)
+        ),
+        {"damping": (1e-4, 1e1)},
+    ),
+    "spring": Entry(
+        lambda _, **h: rules.spring(**h),
+        {"learning_rate": (1e-2, 1.0), "damping": (1e-4, 1e1)},
+    ),
+    "hessian_free": Entry(lambda _, **h: rules.hessian_free(**h), {"damping": (1e-4, 1e1)}),
+    "kfac": Entry(
+        lambda structure, **h: rules.kfac(structure, momentum=0.9, policy=CONSTANT, **h),
+        {"learning_rate": (1e-3, 1.0), "damping": (1e-4, 1e1)},
+    ),
+    "ekfac": Entry(
+        lambda structure, **h: rules.ekfac(structure, momentum=0.9, policy=CONSTANT, **h),
+        {"learning_rate": (1e-3, 1.0), "damping": (1e-4, 1e1)},
+    ),
+}
+
+
+class Task(NamedTuple):
+    """Everything about a problem that is made once."""
+
+    objective: fnn.Objective
+    inputs: jax.Array
+    targets: jax.Array
+    start: Callable  # key -> params
+    structure: curvature.Structure
+
+
+def prepared(problem):
+    """The task of a problem."""
+    digits = data.digits()
+    inputs = jnp.asarray(digits.inputs, jnp.float32).reshape(len(digits.inputs), -1)
+    targets = problem.targets(inputs, jnp.asarray(digits.targets))
+    model = problem.model
+    start = functools.partial(model.init, x=inputs[0])
+    structure = curvature.structure(model.apply, start(jax.random.key(0)), inputs[0])
+    objective = fnn.Objective(model.apply, problem.loss)
+    return Task(objective, inputs, targets, start, structure)
+
+
+class Runner:
+    """A rule on a task: compiled once, for any setting and any number of steps."""
+
+    def __init__(self, task, entry):
+        """Compiles, and measures a step."""
+        self.task, self.entry = task, entry
+
+        @jax.jit
+        def begin(key, setting):
+            params = task.start(key)
+            return params, entry.make(task.structure, **setting).init(params)
+
+        @functools.partial(jax.jit, donate_argnums=0)
+        def advance(carry, key, setting, inputs, targets, steps):
+            rule = entry.make(task.structure, **setting)
+
+            def step(i, carry):
+                params, state = carry
+                chosen = jax.random.permutation(jax.random.fold_in(key, i), len(inputs))[:BATCH]
+                value_fn = task.objective.on((inputs[chosen], targets[chosen]))
+                value, grad = jax.value_and_grad(value_fn)(params)
+                updates, state = rule.update(
+                    grad, state, params, value=value, grad=grad, value_fn=value_fn
+                )
+                return optax.apply_updates(params, updates), state
+
+            return jax.lax.fori_loop(0, steps, step, carry)
+
+        self.begin, self.advance = begin, advance
+        self.loss = jax.jit(
+            lambda params, inputs, targets: task.objective.on((inputs, targets))(params)
+        )
+        setting = {name: math.sqrt(low * high) for name, (low, high) in entry.space.items()}
+        began = time.perf_counter()
+        self.run(setting, 0, steps=1)
+        self.compile_seconds = time.perf_counter() - began
+        self.step_seconds = min(self.run(setting, 0, steps=3)[0][-1] / 3 for _ in range(2))
+
+    def run(self, setting, seed, seconds=0.0, steps=None):
+        """Seconds and training losses along a run of so many seconds, or steps in one chunk."""
+        task, chunk = self.task, steps or max(1, round(CHUNK / self.step_seconds))
+        setting = {name: jnp.float32(number) for name, number in setting.items()}
+        key = jax.random.key(seed)
+        carry = jax.block_until_ready(self.begin(key, setting))
+        clock, count, times, values = 0.0, 0, [], []
+        while not times or clock < seconds:
+            again = jax.random.fold_in(key, count + 1)
+            began = time.perf_counter()
+            carry = self.advance(carry, again, setting, task.inputs, task.targets, chunk)
+            jax.block_until_ready(carry)
+            clock, count = clock + time.perf_counter() - began, count + chunk
+            times.append(clock)
+            values.append(float(self.loss(carry[0], task.inputs, task.targets)))
+            if not math.isfinite(values[-1]):
+                break
+        return times, values, count
+
+
+def tuned(runner, rng):
+    """The best setting that trials of equal seconds found, and how many there were."""
+    spent, trials = 0.0, []
+    while spent < TUNING:
+        setting = {
+            name: math.exp(rng.uniform(math.log(low), math.log(high)))
+            for name, (low, high) in runner.entry.space.items()
+        }
+        times, values, _ = runner.run(setting, 0, TRIAL)
+        spent += max(times[-1], TRIAL)
+        last = statistics.median(values[-3:])
+        trials.append((last if math.isfinite(last) else math.inf, len(trials), setting))
+    return min(trials)[2], len(trials)
+
+
+def reached(times, values, target):
+    """The first second at which the loss is at most the target."""
+    return next((t for t, v in zip(times, values, strict=True) if v <= target), math.inf)
+
+
+def race(name, problem):
+    """The table of a problem."""
+    task, rng, rows = prepared(problem), np.random.default_rng(0), {}
+    for rule, entry in ENTRIES.items():
+        runner = Runner(task, entry)
+        setting, trials = tuned(runner, rng)
+        runs = [runner.run(setting, seed, SECONDS) for seed in range(1, SEEDS + 1)]
+        rows[rule] = {
+            "setting": setting,
+            "trials": trials,
+            "compile_seconds": runner.compile_seconds,
+            "milliseconds_a_step": 1e3 * statistics.median(t[-1] / n for t, _, n in runs),
+            "final_loss": statistics.median(values[-1] for _, values, _ in runs),
+            "curves": [(times, values) for times, values, _ in runs],
+        }
+        print(f"  {name}: {rule} {rows[rule]['final_loss']:.4g} {setting}", flush=True)
+    target = rows["adam"]["final_loss"]
+    for row in rows.values():
+        row["seconds_to_adams_final_loss"] = statistics.median(
+            reached(times, values, target) for times, values in row["curves"]
+        )
+    print(f"\n{name}: training loss after {SECONDS:g} s, medians of {SEEDS} starts")
+    print(
+        f"  {'':22}{'loss':>11}{'ms a step':>11}{'s to loss of adam':>19}{'compile s':>11}  setting"
+    )
+    for rule, row in sorted(rows.items(), key=lambda item: item[1]["final_loss"]):
+        setting = " ".join(f"{key}={value:.2g}" for key, value in row["setting"].items())
+        print(
+            f"  {rule:22}{row['final_loss']:11.4g}{row['milliseconds_a_step']:11.2f}"
+            f"{row['seconds_to_adams_final_loss']:19.2f}{row['compile_seconds']:11.1f}  {setting}"
+        )
+    return rows
+
+
+def kfac_jax_step(task, problem, mode, period):
+    """A step of kfac-jax on digits: a run, to be called."""
+    import kfac_jax
+
+    model = problem.model
+
+    def value(params, batch):
+        inputs, labels = batch
+        logits = jax.vmap(lambda x: model.apply(params, x))(inputs)
+        kfac_jax.register_softmax_cross_entropy_loss(logits, labels)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    optimizer = kfac_jax.Optimizer(
+        jax.value_and_grad(value),
+        l2_reg=0.0,
+        learning_rate_schedule=lambda _: 0.1,
+        momentum_schedule=lambda _: 0.9,
+        damping_schedule=lambda _: 1e-2,
+        estimation_mode=mode,
+        inverse_update_period=period,
+        num_burnin_steps=0,
+    )
+    batch = task.inputs[:BATCH], task.targets[:BATCH]
+    key = jax.random.key(0)
+    carry = [task.start(key), None]
+    carry[1] = optimizer.init(carry[0], key, batch)
+
+    def run(steps):
+        for i in range(steps):
+            params, state, _ = optimizer.step(*carry, key, batch=batch, global_step_int=i)
+            carry[:] = params, state
+        jax.block_until_ready(carry)
+
+    return run
+
+
+def our_kfac_step(task, period):
+    """A step of ours in the same Python loop."""
+    rule = rules.kfac(task.structure, learning_rate=0.1, damping=1e-2, refresh=period)
+    batch = task.inputs[:BATCH], task.targets[:BATCH]
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, value_fn):
+        value, grad = jax.value_and_grad(value_fn)(params)
+        updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+        return optax.apply_updates(params, updates), state
+
+    carry = [task.start(jax.random.key(0))]
+    carry.append(rule.init(carry[0]))
+
+    def run(steps):
+        for _ in range(steps):
+            carry[:] = step(*carry, task.objective.on(batch))
+        jax.block_until_ready(carry)
+
+    return run
+
+
+def kfac_steps(rounds=7, steps=50):
+    """Milliseconds of a step, ours and kfac-jax's by turns."""
+    problem, rows = PROBLEMS["digits"], []
+    task = prepared(problem)
+    for period in (1, 10):
+        runs = {"fnn": our_kfac_step(task, period)} | {
+            f"kfac-jax ({mode})": kfac_jax_step(task, problem, mode, period)
+            for mode in ("fisher_exact", "fisher_gradients")
+        }
+        seconds = {name: [] for name in runs}
+        for run in runs.values():
+            run(11)
+        for _ in range(rounds):
+            for name, run in runs.items():
+                began = time.perf_counter()
+                run(steps)
+                seconds[name].append((time.perf_counter() - began) / steps)
+        for name, times in seconds.items():
+            ratios = [t / u for t, u in zip(times, seconds["fnn"], strict=True)]
+            row = {
+                "refresh": period,
+                "name": name,
+                "milliseconds": 1e3 * statistics.median(times),
+                "times_slower_than_ours": statistics.median(ratios),
+            }
+            rows.append(row)
+            print(
+                f"  {name:28} refresh {period:3}{row['milliseconds']:9.3f} ms"
+                f"{row['times_slower_than_ours']:8.2f}x",
+                flush=True,
+            )
+    return rows
+
+
+def main(chosen):
+    """Prints the tables and writes the JSON."""
+    path = Path(__file__).parent / "results" / "second_order-cpu.json"
+    report = json.loads(path.read_text()) if chosen and path.exists() else {}
+    packages = ("fnn", "jax", "jaxlib", "optax", "numpy", "scikit-learn", "kfac-jax")
+    report |= {
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "seconds": {"tuning": TUNING, "trial": TRIAL, "run": SECONDS, "starts": SEEDS},
+    }
+    for name, problem in PROBLEMS.items():
+        if not chosen or name in chosen:
+            report[name] = race(name, problem)
+    if not chosen or "kfac-step" in chosen:
+        report["kfac-step"] = kfac_steps()
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
