@@ -21,6 +21,7 @@ from fnn.rules.contract import (
     same_size,
     within,
 )
+from fnn.rules.lanes import where_due
 from fnn.rules.second_order import now, second_order
 
 
@@ -139,7 +140,7 @@ def accumulate(
         curvature = state.curvature + (count * operator.dense()).astype(state.curvature.dtype)
         rate, extra = now(learning_rate, state.steps), now(damping, state.steps)
 
-        def solve(_: tuple) -> tuple[Array, PyTree, solvers.Counts]:
+        def solve() -> tuple[PyTree, solvers.Counts]:
             mean, unravel = ravel_pytree(optax.tree.scale(1 / weight, grad))
             matrix = curvature / weight
             system = solvers.System(
@@ -149,12 +150,11 @@ def accumulate(
             )
             rhs = solvers.RightHandSide(None, unravel(mean))
             solution = solvers.primal().solve(system, rhs, extra)
-            return jnp.zeros((), bool), solution.step, solution.counts
+            return solution.step, solution.counts
 
-        # A loop of one trip or none: under vmap a cond would factor in every update.
         due = state.batches + 1 >= k
-        first = due, optax.tree.zeros_like(grad), solvers.Counts.of()
-        _, step, counts = jax.lax.while_loop(lambda carry: carry[0], solve, first)
+        none = optax.tree.zeros_like(grad), solvers.Counts.of()
+        step, counts = where_due(due, solve, none)
         return optax.tree.scale(rate, step), AccumulateState(
             steps=state.steps + due,
             batches=jnp.where(due, 0, state.batches + 1),

@@ -14,6 +14,7 @@ from fnn.curvature import gauss_newton_system
 from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
 from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, trust_ratio
+from fnn.rules.lanes import where_due
 from fnn.rules.second_order import differ, is_lower, now, second_order
 
 SLOPE = 1e-2
@@ -212,14 +213,13 @@ def hessian_free(
 
 # The curvature along the gradient, measured until it is found; what is not finite is not kept.
 def _measure(system: solvers.System, grad: PyTree, unit: Array) -> Array:
-    def along(_: tuple[Array, Array]) -> tuple[Array, Array]:
+    def along() -> Array:
         square = optax.tree.norm(grad, squared=True)
         bend = optax.tree.vdot(grad, system.multiply(grad)) / jnp.where(square > 0, square, 1)
         bend = jnp.where(jnp.isfinite(bend), jnp.where(bend > 0, bend, 1), 0)
-        return bend.astype(unit.dtype), jnp.zeros((), bool)
+        return bend.astype(unit.dtype)
 
-    # A loop of one trip or none: under vmap a cond would measure in every update.
-    return jax.lax.while_loop(lambda carry: carry[1], along, (unit, unit == 0))[0]
+    return where_due(unit == 0, along, unit)
 
 
 # From the last iterate back as long as the value falls, or is not finite: index, value, count.

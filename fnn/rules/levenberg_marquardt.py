@@ -27,6 +27,7 @@ from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
 from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, nielsen
+from fnn.rules.lanes import where_due
 from fnn.rules.scaling import Scaling
 from fnn.rules.second_order import differ, is_lower, now, quadratic, second_order
 
@@ -279,15 +280,12 @@ def _measure(
         scale = jax.tree.map(functools.partial(_next_scale, scaling.scale), diagonal, state.scale)
         return jnp.ones_like(state.unit), scale
 
-    def largest(_: tuple[Array, Array]) -> tuple[Array, Array]:
+    def largest() -> Array:
         entries = [jnp.max(leaf, initial=0) for leaf in jax.tree.leaves(measure())]
         found = functools.reduce(jnp.maximum, entries).astype(state.unit.dtype)
-        unit = jnp.where(jnp.isfinite(found), jnp.where(found > 0, found, 1), 0)
-        return unit, jnp.zeros((), bool)
+        return jnp.where(jnp.isfinite(found), jnp.where(found > 0, found, 1), 0)
 
-    # A loop of one trip or none: under vmap a cond would measure in every update.
-    first = state.unit, state.unit == 0
-    return jax.lax.while_loop(lambda carry: carry[1], largest, first)[0], None
+    return where_due(state.unit == 0, largest, state.unit), None
 
 
 def _next_scale(

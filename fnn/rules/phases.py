@@ -6,10 +6,10 @@
 A phase ends after a number of steps, or when a condition on the values says so. The next rule
 starts then, from the parameters at hand: its state is made new.
 
-Each phase is a loop of one trip or none. So a compiled step costs what its own phase costs, plus
-the loop's gradient, which another phase may need. Mapped with `jax.vmap` it costs one phase as long
-as all lanes are in the same one, as after a number of steps they are; while some lanes are in one
-and some in another it costs both, and every lane keeps its own.
+A compiled step costs what its own phase costs, plus the loop's gradient, which another phase may
+need. Mapped with `jax.vmap` it costs one phase as long as all lanes are in the same one, as after a
+number of steps they are; while some lanes are in one and some in another it costs both, and every
+lane keeps its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from fnn.rules.contract import Scalar, within
+from fnn.rules.lanes import where_due
 
 
 class Until(NamedTuple):
@@ -152,17 +153,16 @@ def phases(
         done, states, memories = jnp.zeros((), bool), [], []
         for index, (rule, until) in enumerate(stages):
 
-            def turn(carry: tuple, index: int = index, rule: Any = rule) -> tuple:
-                own = carry[2]
+            def turn(index: int = index, rule: Any = rule) -> tuple[PyTree, Any]:
+                own = state.states[index]
                 if index:
                     own = _select(state.steps == 0, rule.init(params), own)
                 step, own = rule.update(updates, own, params, **extra_args)
                 step = jax.tree.map(lambda u, g: u.astype(g.dtype), step, updates)
-                return jnp.zeros((), bool), step, own
+                return step, own
 
             here = state.phase == index
-            carry = here, moved, state.states[index]
-            _, moved, own = jax.lax.while_loop(lambda carry: carry[0], turn, carry)
+            moved, own = where_due(here, turn, (moved, state.states[index]))
             states.append(own)
             memory = state.memories[index]
             if until is not None:
