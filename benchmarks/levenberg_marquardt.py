@@ -12,9 +12,11 @@ A run starts from the same parameters every time. Where the section has steps = 
 a fixed damping, after the first (our automatic unit of damping is known by then); `value` is the
 loss it arrives at, equal for all who take the same step. Tanh networks, half the mean of squares.
 
-Every contestant is told to keep the memory it has freed (glibc's MALLOC_ variables): XLA takes its
-temporaries anew for every call, and where a page fault is dear (virtual machines) returning 50 MB
-to the system costs as much as a Cholesky factorization. `--plain` leaves the allocator alone.
+Every contestant starts with two settings (`--plain` leaves them alone). It keeps the memory it has
+freed (glibc's MALLOC_ variables): XLA takes its temporaries anew for every call, and where a page
+fault is dear (virtual machines) 50 MB of them cost as much as a Cholesky factorization. And LAPACK
+has one thread: OpenBLAS's others spin for tens of milliseconds after each factorization, on a core
+that the rest of the step has use for.
 """
 
 import functools
@@ -34,7 +36,8 @@ from typing import NamedTuple
 import numpy as np
 
 ROUNDS, PAUSE, DAMPING = 5, 0.2, 0.1
-KEEP = {
+SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "MALLOC_TOP_PAD_": "300000000",
@@ -631,14 +634,14 @@ def printed(name, table):
 
 def main(chosen):
     """Prints the tables and writes the JSON."""
-    kept = os.environ.items() >= KEEP.items()
+    kept = os.environ.items() >= SETTINGS.items()
     name = f"levenberg_marquardt-cpu{'' if kept else '-plain'}.json"
     path = Path(__file__).parent / "results" / name
     path.parent.mkdir(exist_ok=True)
     report = json.loads(path.read_text()) if chosen and path.exists() else {"sections": {}}
     report |= {
         "rounds": ROUNDS,
-        "allocator": {name: os.environ.get(name) for name in KEEP},
+        "settings": {name: os.environ.get(name) for name in SETTINGS},
         "device": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -714,7 +717,7 @@ if __name__ == "__main__":
             contestant(section.problem, section.entries[entry].build)
         case ["--plain", *chosen]:
             main(chosen)
-        case chosen if os.environ.items() >= KEEP.items():
+        case chosen if os.environ.items() >= SETTINGS.items():
             main(chosen)
-        case _:  # the allocator reads its variables when a process starts
-            os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP)
+        case _:  # they are read when a process starts
+            os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)
