@@ -25,8 +25,8 @@ from fnn.rules.damping import (
     next_damping,
     trust_ratio,
 )
-from fnn.rules.plane import lowest, over, plane, promise
-from fnn.rules.second_order import differ, is_lower, now, second_order
+from fnn.rules.plane import lowest, plane, promise
+from fnn.rules.second_order import differ, is_lower, now, over, second_order
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn.objective import wide
 from fnn.rules.contract import Scalar
+from fnn.rules.second_order import over
 
 
 class Plane(NamedTuple):
@@ -89,17 +90,3 @@ def promise(model: Plane, rate: Scalar | None, momentum: Scalar | None) -> Float
     """
     moved = jnp.array([rate, momentum])
     return moved @ model.slope - moved @ model.bend @ moved / 2
-
-
-def over(number: Array, divisor: Array) -> Array:
-    """A quotient, 0 where the divisor is not positive.
-
-    Args:
-        number: what is divided.
-        divisor: by what.
-
-    Returns:
-        The quotient.
-    """
-    known = divisor > 0
-    return jnp.where(known, number / jnp.where(known, divisor, 1), 0)

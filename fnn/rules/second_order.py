@@ -331,5 +331,19 @@ def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
     return functools.reduce(jnp.logical_or, changed)
 
 
+def over(number: Array, divisor: Array) -> Array:
+    """A quotient, 0 where the divisor is not positive: the gain ratio of a step, by its promise.
+
+    Args:
+        number: what is divided.
+        divisor: by what.
+
+    Returns:
+        The quotient.
+    """
+    known = divisor > 0
+    return jnp.where(known, number / jnp.where(known, divisor, 1), 0)
+
+
 def _is_masked(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)

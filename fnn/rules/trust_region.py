@@ -34,7 +34,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from fnn import solvers
 from fnn.curvature import hessian_system
 from fnn.rules.contract import Scalar, within
-from fnn.rules.second_order import differ, is_lower, second_order
+from fnn.rules.second_order import differ, is_lower, over, second_order
 
 LEAST = 0.1
 """The gain ratio of an accepted step is at least this."""
@@ -287,8 +287,7 @@ def _rule(
             promise = solution.reduction - method.penalty(last.trust, length)
             after = optax.apply_updates(params, solution.step)
             reached = value_fn(after).astype(value.dtype)
-            gain = (value - reached) / jnp.where(promise > 0, promise, 1)
-            gain = jnp.where(promise > 0, gain, 0).astype(dtype)
+            gain = over(value - reached, promise).astype(dtype)
             lowers = is_lower(reached, value) & (gain >= LEAST)
             accepted = solution.ok & lowers & differ(after, params)
             trust = jnp.clip(method.next(last.trust, gain, accepted, length), *bounds)
