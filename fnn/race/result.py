@@ -1,0 +1,83 @@
+"""What a store says of one rule on one problem, as arrays: what tables and figures are made of."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Result(NamedTuple):
+    """One rule on one problem.
+
+    A run that stopped before its budget was spent keeps what it had reached; one that diverged has
+    a loss of infinity from there on. All seeds have the same rounds.
+
+    Attributes:
+        problem: its name.
+        rule: its name.
+        settings: the hyperparameters of each trial, empty ones where the rule has none to tune.
+        chosen: the trial with the lowest median validation loss.
+        tuning: the validation loss at the end of each trial, infinity where it diverged or was
+            given up.
+        given_up: how many trial runs were given up as hopeless before their budget was spent.
+        seeds: the fresh seeds of the chosen setting.
+        costs: what had been spent at the end of each round, by `problems.COSTS`.
+        train: the mean loss over the training data then.
+        validation: likewise over the validation data.
+        test: the problem's measure at the end.
+        stopped: why each run stopped, the name of a `training.Stop` in lower case.
+        batch: examples in a step.
+        compile_seconds: to compile the run alone.
+        run_seconds: of each seed alone, compiled and warm.
+    """
+
+    problem: str
+    rule: str
+    settings: list[dict[str, float]]
+    chosen: int
+    tuning: Float[np.ndarray, "trials seeds"]
+    given_up: int
+    seeds: list[int]
+    costs: dict[str, Float[np.ndarray, "seeds rounds"]]
+    train: Float[np.ndarray, "seeds rounds"]
+    validation: Float[np.ndarray, "seeds rounds"]
+    test: Float[np.ndarray, " seeds"]
+    stopped: list[str]
+    batch: int
+    compile_seconds: float
+    run_seconds: Float[np.ndarray, " seeds"]
+
+    @property
+    def setting(self) -> dict[str, float]:
+        """The chosen hyperparameters."""
+        return self.settings[self.chosen]
+
+    def to_target(self, target: float, cost: str) -> Float[np.ndarray, " seeds"]:
+        """What each seed spent until its validation loss was at most the target.
+
+        Args:
+            target: the loss.
+            cost: one of `problems.COSTS`.
+
+        Returns:
+            The cost at the end of the first such round, infinity where there is none.
+        """
+        reached = self.validation <= target
+        first = np.argmax(reached, axis=1)
+        spent = np.take_along_axis(self.costs[cost], first[:, None], axis=1)[:, 0]
+        return np.where(reached.any(axis=1), spent, np.inf)
+
+
+class Race(NamedTuple):
+    """All results of one problem.
+
+    Attributes:
+        header: what is needed to repeat it: problem, summary, source, target, measure (its name),
+            highest, protocol, versions, device, code.
+        results: one for each rule.
+        caveats: sentences about what went otherwise than asked for.
+    """
+
+    header: dict
+    results: list[Result]
+    caveats: list[str]
