@@ -34,6 +34,9 @@ from jaxtyping import Array, Float, Key, PyTree, Scalar
 
 from fnn.layers.layer import EXAMPLES as EXAMPLES
 
+SCOPE = "fnn.model"
+"""The `jax.named_scope` of models and penalties: how profiles and `flops` tell them from the rest."""
+
 Model = Callable[..., Any]
 Loss = Callable[[Any, Any], Scalar]
 
@@ -319,7 +322,8 @@ class Block:
         Returns:
             The outputs.
         """
-        return self.model(params, x) if key is None else self.model(params, x, key=key)
+        with jax.named_scope(SCOPE):
+            return self.model(params, x) if key is None else self.model(params, x, key=key)
 
     def judge(self, outputs: PyTree, target: PyTree) -> Scalar:
         """The loss of one example.
@@ -387,7 +391,8 @@ class Penalty:
                 self.where,
                 is_leaf=lambda leaf: leaf is None,
             )
-        return self.fn(params)
+        with jax.named_scope(SCOPE):
+            return self.fn(params)
 
     @property
     def is_half_squared_norm(self) -> bool:

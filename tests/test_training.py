@@ -1,5 +1,6 @@
 """`fit` against loops written out, its stop reasons, its compilations, and its lanes."""
 
+import functools
 import io
 import itertools
 
@@ -340,7 +341,14 @@ def test_lanes_that_diverge_do_not_disturb_the_others():
         rule = optax.sgd(rate)
         progress = training.start(rule, START, keep_best=False)
         return training.advance(
-            rule, source, lambda _: {}, progress, 0, limits, epochs=2, capacity=(20, 10)
+            rule,
+            source,
+            lambda _: {},
+            progress,
+            0,
+            limits,
+            round_end=lambda r: 2 * (r + 1),
+            capacity=(20, 10),
         )
 
     progress, records = jax.jit(jax.vmap(lane))(rates)
@@ -352,6 +360,34 @@ def test_lanes_that_diverge_do_not_disturb_the_others():
         mine = jax.tree.map(lambda leaf, i=i: leaf[i], (progress.params, records.value))
         assert_close(mine, (params, values))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(progress.params))
+
+
+def test_rounds_may_end_within_epochs_and_calls_within_rounds():
+    """Seven steps of batches of three, looked at after 1, 2 and 7, are the steps of `fit`."""
+    data = jax.tree.map(lambda a: a[:7], DATA)
+    key, ends = jax.random.key(3), jnp.array([1, 2, 7])
+    source = training.source_of(OBJECTIVE, data, batch_size=3, key=key)
+    whole = fit(RULE, OBJECTIVE, START, data, steps=7, batch_size=3, key=key)
+
+    @functools.partial(jax.jit, static_argnames="rounds")
+    def go_on(progress, first, ends, rounds):
+        return training.advance(
+            RULE, source, lambda p: {"loss": OBJECTIVE.on(data)(p.params)}, progress, first,
+            training.Limits(steps=7, rounds=rounds), round_end=lambda r: ends[r], capacity=(7, 3),
+        )  # fmt: skip
+
+    begun = training.start(RULE, START, keep_best=False)
+    progress, records = go_on(begun, 0, ends, 3)
+    assert records.steps.tolist() == [1, 2, 7]
+    assert_close(progress.params, whole.params)
+    assert_close(records.value, whole.history.value)
+    progress, first = go_on(begun, 0, ends, 2)
+    progress, second = go_on(progress, 2, ends[2:] - 2, 1)
+    assert_close(progress.params, whole.params)
+    assert_close(
+        jnp.concatenate([first.evaluated["loss"][:2], second.evaluated["loss"][:1]]),
+        records.evaluated["loss"],
+    )
 
 
 # The progress bar ---------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from jax import lax
 from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
-from fnn import flops
+from fnn import jaxprs
 from fnn.curvature import uses
 from fnn.curvature.uses import Form, View, aval
 from fnn.objective import EXAMPLES
@@ -258,7 +258,7 @@ def _perturbed(program, steps, eqn, operands, use: Use) -> list[Value]:
     """A use: its equation, plus a perturbation."""
     index, output = len(program.uses), Value(use.result)
     program.uses.append(use)
-    evaluate = evaluation(eqn)
+    evaluate = jaxprs.evaluation(eqn)
 
     def step(env, perturbations):
         (result,) = evaluate(*(env[value] for value in operands))
@@ -286,7 +286,7 @@ def _as_data(program: Program, steps: list[Step], value: Value, reason: str) -> 
 def _scan(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
     """A scan: its body is walked once, its uses are recorded at every iteration."""
     body, length = eqn.params["jaxpr"], eqn.params["length"]
-    n_consts, n_carry = flops.scan_arity(eqn)
+    n_consts, n_carry = jaxprs.scan_arity(eqn)
     consts = operands[:n_consts]
     entering = [_as_data(program, steps, v, "scan") for v in operands[n_consts:]]
     inside = [Value(aval(var)) for var in body.jaxpr.invars[n_consts:]]
@@ -362,20 +362,8 @@ def _cond(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
 # --- evaluation ---------------------------------------------------------------------------------
 
 
-def evaluation(eqn: jex.JaxprEqn) -> Callable[..., list[Array]]:
-    """One equation as a function of its operands, by JAX's own rule for it."""
-    places = {}
-    for place, atom in enumerate(eqn.invars):
-        if not isinstance(atom, jex.Literal):
-            places.setdefault(atom, place)
-    origin = jex.DebugInfo("capture", eqn.primitive.name, None, None)
-    jaxpr = jex.Jaxpr((), list(places), eqn.outvars, [eqn], eqn.effects, origin)
-    call = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))
-    return lambda *operands: call(*(operands[place] for place in places.values()))
-
-
 def _equation(eqn: jex.JaxprEqn, operands: Sequence[Value], outputs: Sequence[Value]) -> Step:
-    evaluate = evaluation(eqn)
+    evaluate = jaxprs.evaluation(eqn)
 
     def step(env, _):
         env.update(zip(outputs, evaluate(*(env[v] for v in operands)), strict=True))

@@ -1,13 +1,18 @@
-"""The race: rules on one problem, all their trials and seeds in compiled lanes.
+"""The race: rules on one problem by equal terms, and what can be said of it.
 
-entrants   who races, and where each rule's learning rate is looked for
-runner     lanes, the choice of a rate, and seconds of a run alone
-store      raw runs on disk
-report     the table
+entrants       who races: rules, what is tuned of each, their batches
+protocol       the terms: trials, seeds, a budget in any of five costs
+lanes          one rule on one problem as compiled programs
+runner         `run`, from rules and terms to a store
+store          what a race leaves on disk, and goes on from
+result         what tables and figures are made of
 """
 
 from fnn.race.entrants import CLASSIC as CLASSIC
 from fnn.race.entrants import ENTRANTS as ENTRANTS
 from fnn.race.entrants import Entrant as Entrant
-from fnn.race.runner import Result as Result
+from fnn.race.protocol import Protocol as Protocol
+from fnn.race.result import Race as Race
+from fnn.race.result import Result as Result
 from fnn.race.runner import run as run
+from fnn.race.store import read as read

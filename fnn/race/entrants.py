@@ -1,60 +1,240 @@
-"""Who races: rules of one learning rate, each with the range in which its rate is looked for."""
+"""Who races: rules, what is tuned of each and where, and what they take a step on.
 
+The space of each hyperparameter spans two decades, so that none is looked for harder than another.
+Rules that judge a step by the value that it leads to take all examples: on one mini-batch they
+would minimize noise. A system with too many unknowns to be factored in every step (10 outputs of
+1000 examples are 10,000 rows) is left to conjugate gradients, and the table says so.
+"""
+
+import math
+import sys
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
+import jax
 import optax
-from jaxtyping import Float, Scalar
 
-from fnn import rules
+from fnn import curvature, names, rules, solvers
+from fnn.objective import Block
+from fnn.problems import Problem
+
+ALL = sys.maxsize
+FACTORED = 600
+"""The most unknowns of a system that is factored in every step."""
+DENSE = 3000
+"""The most parameters of a rule that keeps a matrix of all of them."""
+ITERATIONS = 20
+"""Conjugate gradients in a step."""
 
 
 class Entrant(NamedTuple):
-    """A rule and where its learning rate is looked for.
+    """A rule, its hyperparameters and its batches.
 
     Attributes:
-        name: what it is called on the command line.
-        rule: makes the rule from a learning rate, which may be traced.
-        lowest: the lowest rate that is tried.
-        highest: the highest.
-        full_batch: whether a step takes all examples (a line search on one mini-batch would
-            minimize noise).
+        name: what it is called.
+        make: `make(problem, **setting)` returns the rule; the numbers in the setting may be traced.
+        space: from where to where each hyperparameter is looked for, on a logarithmic scale.
+        defaults: the setting of races without tuning: what frameworks and papers start from.
+        batch: the fewest examples in a step: the problem's mini-batch where that has more, and all
+            where there are fewer, as with `ALL`.
+        needs: what the problem must have, functions that return what is missing, or None.
     """
 
     name: str
-    rule: Callable[[float | Scalar], optax.GradientTransformation]
-    lowest: float
-    highest: float
-    full_batch: bool = False
+    make: Callable[..., optax.GradientTransformation]
+    space: Mapping[str, tuple[float, float]] = {}
+    defaults: Mapping[str, float] = {}
+    batch: int = 1
+    needs: tuple[Callable[[Problem], str | None], ...] = ()
 
-    def rates(self, trials: int) -> Float[np.ndarray, " trials"]:
-        """The rates of a search, evenly spaced on a logarithmic scale.
+    def examples(self, problem: Problem) -> int:
+        """How many examples of a problem are in a step; 1 where it has a value function.
 
         Args:
-            trials: how many; at least 1.
+            problem: the problem.
 
         Returns:
-            The rates, ascending; the middle of the range for a single trial.
+            Their number.
         """
-        if trials == 1:
-            return np.array([np.sqrt(self.lowest * self.highest)])
-        return np.geomspace(self.lowest, self.highest, trials)
+        if problem.objective is None:
+            return 1
+        most = len(jax.tree.leaves(problem.train)[0])
+        return min(most, max(self.batch, problem.batch_size or most))
+
+    def misses(self, problem: Problem) -> str | None:
+        """What the rule misses in a problem.
+
+        Args:
+            problem: the problem.
+
+        Returns:
+            Words, or None where the rule can take part.
+        """
+        return next(filter(None, (need(problem) for need in self.needs)), None)
 
 
-# Every range spans two decades, so that no rule's rate is looked for harder than another's.
+def entrant(name: str) -> Entrant:
+    """The entrant of that name.
+
+    Args:
+        name: one of `ENTRANTS`; an unknown one raises ValueError with the nearest match.
+
+    Returns:
+        The entrant.
+    """
+    return names.look_up("rule", name, ENTRANTS)
+
+
+# What problems have -------------------------------------------------------------------------------
+
+
+def examples(problem: Problem) -> str | None:
+    """Examples of a model, not a value function.
+
+    Args:
+        problem: the problem.
+
+    Returns:
+        What is missing, or None.
+    """
+    return "examples in place of a value function" if problem.objective is None else None
+
+
+def residuals(problem: Problem) -> str | None:
+    """A model and a loss, not a function alone.
+
+    Args:
+        problem: the problem.
+
+    Returns:
+        What is missing, or None.
+    """
+    if problem.objective is not None:
+        return None
+    blocks = (term.block for term in problem.train.terms)
+    return None if any(isinstance(b, Block) for b in blocks) else "residuals, a model with its loss"
+
+
+def few_parameters(problem: Problem) -> str | None:
+    """A matrix of all parameters can be kept.
+
+    Args:
+        problem: the problem.
+
+    Returns:
+        What is missing, or None.
+    """
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return f"at most {DENSE} parameters, and there are {size}" if size > DENSE else None
+
+
+# The rules ----------------------------------------------------------------------------------------
+
+
+def _plain(rule: Callable[..., Any]) -> Callable[..., optax.GradientTransformation]:
+    return lambda problem, **setting: rule(**setting)
+
+
+def _solved(rule: Callable[..., Any], batch: int) -> Callable[..., optax.GradientTransformation]:
+    """A rule whose systems are factored where they are small."""
+
+    def make(problem: Problem, **setting: Any) -> optax.GradientTransformation:
+        return rule(solver=_solver(problem, batch), **setting)
+
+    return make
+
+
+def _solver(problem: Problem, batch: int) -> solvers.Solver | None:
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    unknowns = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    if problem.objective is not None:
+        inputs = problem.train if problem.objective.loss is None else problem.train[0]
+        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), inputs)
+        outputs = jax.eval_shape(problem.objective.model, params, x)
+        rows = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(outputs))
+        unknowns = min(unknowns, rows * Entrant("", make=_plain, batch=batch).examples(problem))
+    return None if unknowns <= FACTORED else solvers.conjugate_gradients(ITERATIONS)
+
+
+def _structured(rule: Callable[..., Any]) -> Callable[..., optax.GradientTransformation]:
+    """A rule that must know the structure of the model."""
+
+    def make(problem: Problem, **setting: Any) -> optax.GradientTransformation:
+        params = jax.eval_shape(problem.init, jax.random.key(0))
+        x = jax.tree.map(lambda a: a[0], problem.train[0])
+        model = getattr(problem.objective, "model", None)
+        return rule(curvature.structure(model, params, x), **setting)
+
+    return make
+
+
+_KRONECKER = 128
+_DAMPED = {"damping": (1e-2, 1e0)}
+_LIGHTLY_DAMPED = {"damping": (1e-4, 1e-2)}
+
 ENTRANTS: Mapping[str, Entrant] = {
     entrant.name: entrant
     for entrant in (
-        Entrant("sgd", rules.sgd, 3e-2, 3e0),
-        Entrant("momentum", rules.momentum, 1e-2, 1e0),
-        Entrant("nesterov", rules.nesterov, 1e-2, 1e0),
-        Entrant("adagrad", rules.adagrad, 1e-2, 1e0),
-        Entrant("rmsprop", rules.rmsprop, 3e-4, 3e-2),
-        Entrant("adam", rules.adam, 1e-3, 1e-1),
-        Entrant("adamw", rules.adamw, 1e-3, 1e-1),
-        Entrant("rprop", rules.rprop, 1e-4, 1e-2, full_batch=True),
-        Entrant("lbfgs", optax.lbfgs, 1e-1, 1e1, full_batch=True),
+        Entrant("sgd", _plain(rules.sgd), {"learning_rate": (3e-2, 3e0)}, {"learning_rate": 1e-2}),
+        Entrant(
+            "momentum", _plain(rules.momentum), {"learning_rate": (1e-2, 1e0)},
+            {"learning_rate": 1e-2},
+        ),
+        Entrant(
+            "nesterov", _plain(rules.nesterov), {"learning_rate": (1e-2, 1e0)},
+            {"learning_rate": 1e-2},
+        ),
+        Entrant(
+            "adagrad", _plain(rules.adagrad), {"learning_rate": (1e-2, 1e0)},
+            {"learning_rate": 1e-2},
+        ),
+        Entrant(
+            "rmsprop", _plain(rules.rmsprop), {"learning_rate": (3e-4, 3e-2)},
+            {"learning_rate": 1e-3},
+        ),
+        Entrant(
+            "adam", _plain(rules.adam), {"learning_rate": (1e-3, 1e-1)}, {"learning_rate": 1e-3}
+        ),
+        Entrant(
+            "adamw", _plain(rules.adamw), {"learning_rate": (1e-3, 1e-1)}, {"learning_rate": 1e-3}
+        ),
+        Entrant(
+            "rprop", _plain(rules.rprop), {"learning_rate": (1e-4, 1e-2)},
+            {"learning_rate": 1e-2}, batch=ALL,
+        ),
+        Entrant("lbfgs", _plain(optax.lbfgs), batch=ALL),
+        Entrant("bfgs", _plain(rules.bfgs), batch=ALL, needs=(few_parameters,)),
+        Entrant("sr1", _plain(rules.sr1), batch=ALL, needs=(few_parameters,)),
+        Entrant("newton", _plain(rules.newton), _DAMPED, batch=ALL),
+        Entrant("saddle_free_newton", _plain(rules.saddle_free_newton), _DAMPED, batch=ALL),
+        Entrant("trust_region_newton", _plain(rules.trust_region_newton), batch=ALL),
+        Entrant("cubic_newton", _plain(rules.cubic_newton), batch=ALL),
+        Entrant(
+            "gauss_newton", _solved(rules.gauss_newton, ALL), _LIGHTLY_DAMPED, batch=ALL,
+            needs=(residuals,),
+        ),
+        Entrant(
+            "levenberg_marquardt", _solved(rules.levenberg_marquardt, ALL), _LIGHTLY_DAMPED,
+            batch=ALL, needs=(residuals,),
+        ),
+        Entrant(
+            "bayesian_levenberg_marquardt", _plain(rules.bayesian_levenberg_marquardt),
+            batch=ALL, needs=(residuals, few_parameters),
+        ),
+        Entrant(
+            "hessian_free", _plain(rules.hessian_free), _DAMPED, batch=ALL, needs=(residuals,)
+        ),
+        Entrant(
+            "spring", _plain(rules.spring),
+            {"learning_rate": (1e-2, 1e0), "damping": (1e-3, 1e-1)},
+            {"learning_rate": 1e-1}, needs=(residuals,),
+        ),
+        Entrant("kfac", _structured(rules.kfac), _DAMPED, batch=_KRONECKER, needs=(examples,)),
+        Entrant("ekfac", _structured(rules.ekfac), _DAMPED, batch=_KRONECKER, needs=(examples,)),
     )
-}
-CLASSIC = "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs"
+}  # fmt: skip
+CLASSIC = (
+    "sgd", "momentum", "adagrad", "rmsprop", "adam", "lbfgs",
+    "newton", "levenberg_marquardt", "hessian_free", "spring", "kfac", "ekfac",
+)  # fmt: skip

@@ -1,170 +1,262 @@
-"""The runner: all learning rates and seeds of a rule as lanes of one compiled program.
+"""The runner: from rules and terms to a store with everything that the race found.
 
-Lanes tell how far a rule comes, not how fast: a lane that shares its machine with others has no
-time of its own. Seconds are measured on one run alone, of the rate that was chosen, after a
-warm-up and without the evaluations that only the race needs.
+For each rule: a plan (its settings, and how many steps the budget buys), trials, the choice of a
+setting, fresh seeds, and the seconds of a run alone. Whatever stands in the store already is not
+done again, so that a race goes on where it was stopped. All programs are compiled before the first
+second is measured.
 """
 
-import time
+import concurrent.futures
+import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
 
-from fnn.objective import Objective
-from fnn.problems import Problem
-from fnn.race.entrants import Entrant
-from fnn.training import Limits, Progress, Records, Source, Stop, advance, source_of, start
+from fnn import problems
+from fnn.problems import Budget, Problem
+from fnn.race import lanes, store
+from fnn.race.entrants import CLASSIC, Entrant, entrant
+from fnn.race.protocol import TUNING_SEED, Protocol, checked, round_ends, settings
+from fnn.race.result import Race
+from fnn.training import Stop
 
+_ALONE = 3  # runs of the chosen setting whose seconds are measured
+_WARM = 0.05  # seconds of a measurement of steps, at least
 
-class Result(NamedTuple):
-    """What came of one rule: every trial and seed, and the trial that was chosen.
-
-    Attributes:
-        name: the rule.
-        rates: the learning rate of each trial.
-        chosen: the trial with the lowest median validation loss at the end.
-        steps: the number of steps at the end of each epoch.
-        train_loss: mean loss over all training examples at the end of each epoch.
-        validation_loss: likewise over the validation examples.
-        metric: the problem's metric on the test examples, at the end.
-        stopped: why each lane stopped, as `Stop`.
-        compile_seconds: to compile the lanes.
-        lanes_seconds: to run all lanes together.
-        run_seconds: to run a seed of the chosen trial alone; the median over the seeds.
-    """
-
-    name: str
-    rates: Float[np.ndarray, " trials"]
-    chosen: int
-    steps: Int[np.ndarray, " epochs"]
-    train_loss: Float[np.ndarray, "trials seeds epochs"]
-    validation_loss: Float[np.ndarray, "trials seeds epochs"]
-    metric: Float[np.ndarray, "trials seeds"]
-    stopped: Int[np.ndarray, "trials seeds"]
-    compile_seconds: float
-    lanes_seconds: float
-    run_seconds: float
+Watch = Callable[[str, float], None]
 
 
 def run(
-    problem: Problem,
-    entrants: Sequence[Entrant],
+    problem: Problem | str,
+    rules: Sequence[Entrant | str] = CLASSIC,
     *,
     seeds: int = 5,
     trials: int = 5,
-    epochs: int | None = None,
-) -> Iterator[Result]:
-    """Races rules on a problem: the same seeds, trials and epochs for each.
+    budget: Budget | None = None,
+    folder: str | Path | None = None,
+    watch: Watch = lambda what, share: None,
+) -> Race:
+    """Races rules on a problem by equal terms, and writes everything down.
 
     Args:
-        problem: what is trained.
-        entrants: the rules.
-        seeds: starting points and orders of the examples; at least 1.
-        trials: learning rates tried for each rule; at least 1.
-        epochs: passes through the training data; the problem's by default.
+        problem: what is trained, or its name.
+        rules: who races, entrants or their names. One that the problem is not for is left out, and
+            the race says why; so is one that cannot be compiled.
+        seeds: fresh starting points of the setting that was chosen, the same for every rule.
+        trials: settings tried of each rule; 0 for its defaults.
+        budget: what a run may spend; the problem's by default. In steps or examples a race is the
+            same whenever it is run; seconds, flops and gradients become steps by measuring a few,
+            at the middle of the space.
+        folder: where the race is written down, or goes on if that is where it was stopped; a new
+            folder `races/PROBLEM/TIME` by default.
+        watch: called with what is going on and the share of the race that is done.
 
-    Yields:
-        A result for each rule, as it is done.
+    Returns:
+        The results, as `store.read(folder)` would.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: for numbers out of range, unknown names, or a folder with another race.
+        OSError: if another race is writing to the folder, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> from fnn import race
+        >>> from fnn.problems import Budget
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = race.run(
+        ...         "xor", ["sgd"], seeds=2, trials=1, budget=Budget(20, "steps"), folder=folder
+        ...     )
+        >>> found.results[0].validation.shape
+        (2, 20)
     """
-    for name, number in {"seeds": seeds, "trials": trials, "epochs": epochs}.items():
-        if number is not None and number < 1:
-            raise ValueError(f"race: expected {name} of at least 1, got {number}")
-    data = jax.tree.map(jnp.asarray, (problem.train, problem.validation, problem.test))
-    example = jax.tree.map(lambda a: a[0], problem.train[0])
-    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    starts = jax.jit(jax.vmap(lambda key: problem.model.init(key, example)))(keys)
-    for entrant in entrants:
-        yield _run(problem, entrant, (starts, keys), data, trials, epochs or problem.epochs)
+    problem = problems.get(problem) if isinstance(problem, str) else problem
+    racing = [entrant(rule) if isinstance(rule, str) else rule for rule in rules]
+    if not racing or len({one.name for one in racing}) < len(racing):
+        raise ValueError(
+            f"race: expected rules with names of their own, got {[one.name for one in racing]}"
+        )
+    protocol = checked(Protocol(trials, seeds, budget or problem.budget))
+    folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
+    with store.opened(folder, problem, protocol) as opened:
+        for done, (what, step) in enumerate(_steps(opened, problem, racing, protocol)):
+            watch(what, done / (1 + 4 * len(racing)))
+            step()
+    watch("done", 1.0)
+    return store.read(folder)
 
 
-def _run(
-    problem: Problem, entrant: Entrant, seeds: PyTree, data: PyTree, trials: int, epochs: int
-) -> Result:
-    objective, (_, metric) = problem.objective, problem.metric
+# Everything that is to be done, in order, each with words for it.
+def _steps(
+    opened: store.Store, problem: Problem, racing: Sequence[Entrant], protocol: Protocol
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    programs = {}
 
-    def lane(rate: Array, seed: PyTree, data: PyTree) -> tuple[Progress, Records, Array]:
-        train, validation, (inputs, targets) = data
+    def leave_out(one: Entrant, why: str) -> None:
+        opened.append({"kind": "left_out", "rule": one.name, "why": why})
 
-        def evaluate(params: PyTree) -> dict[str, Array]:
-            bare = Objective(objective.model, objective.loss)
-            return {"loss": bare.on(validation)(params), "train": bare.on(train)(params)}
+    def compile_all() -> None:
+        todo = [one for one in racing if not _is_done(opened, one)]
+        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            made = {}
+            for one in todo:
+                missing = one.misses(problem)
+                if missing:
+                    leave_out(one, f"it needs {missing}.")
+                else:
+                    widths = len(settings(one, protocol.trials)), protocol.seeds
+                    made[one.name] = pool.submit(lanes.programs, problem, one, _lanes(widths))
+            for one in todo:
+                if one.name in made:
+                    try:
+                        programs[one.name] = made[one.name].result()
+                    except (TypeError, ValueError, NotImplementedError) as error:
+                        leave_out(one, f"{type(error).__name__}: {error}")
 
-        progress, records = _train(problem, entrant, epochs, evaluate, rate, seed, train)
-        score = metric(objective.outputs(progress.params, inputs), targets)
-        return progress, records, score
-
-    def alone(rate: Array, seed: PyTree, train: PyTree) -> Progress:
-        return _train(problem, entrant, epochs, lambda _: {}, rate, seed, train)[0]
-
-    rates = jnp.array(entrant.rates(trials))
-    over_seeds = jax.vmap(lane, in_axes=(None, 0, None))
-    lanes = jax.jit(jax.vmap(over_seeds, in_axes=(0, None, None)))
-    compiled, compile_seconds = _timed(lambda: lanes.lower(rates, seeds, data).compile())
-    (progress, records, score), lanes_seconds = _timed(compiled, rates, seeds, data)
-
-    validation = np.asarray(records.evaluated["loss"])
-    stopped = np.where(progress.stopped == Stop.RUNNING, Stop.BUDGET, progress.stopped)
-    final = np.where(stopped == Stop.NON_FINITE, np.inf, validation[:, :, -1])
-    final = np.where(np.isfinite(final), final, np.inf)
-    chosen = int(np.argmin(np.median(final, axis=1)))
-
-    alone = jax.jit(alone)
-    every_seed = [jax.tree.map(lambda leaf, i=i: leaf[i], seeds) for i in range(len(score[0]))]
-    _timed(alone, rates[chosen], every_seed[0], data[0])
-    run_seconds = [_timed(alone, rates[chosen], seed, data[0])[1] for seed in every_seed]
-    steps = _source(problem, entrant, data[0], seeds[1][0]).steps
-    return Result(
-        entrant.name,
-        np.asarray(rates),
-        chosen,
-        np.arange(1, epochs + 1) * steps,
-        np.asarray(records.evaluated["train"]),
-        validation,
-        np.asarray(score),
-        stopped,
-        compile_seconds,
-        lanes_seconds,
-        float(np.median(run_seconds)),
-    )
+    yield "compiling", compile_all
+    for one in racing:
+        if one.name not in programs:
+            continue
+        terms = opened, problem, one, protocol, programs[one.name]
+        yield f"planning {one.name}", lambda terms=terms: _plan(*terms)
+        yield f"tuning {one.name}", lambda terms=terms: _tune(*terms)
+        yield f"racing {one.name}", lambda terms=terms: _race(*terms)
+        yield f"timing {one.name}", lambda terms=terms: _time(*terms)
 
 
-def _train(
+def _is_done(opened: store.Store, one: Entrant) -> bool:
+    return bool(opened.find(one.name, "seconds") or opened.find(one.name, "left_out"))
+
+
+def _lanes(widths: tuple[int, int]) -> tuple[int, ...]:
+    """A lone setting is not tuned."""
+    return widths if widths[0] > 1 else widths[1:]
+
+
+def _plan(
+    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
+) -> None:
+    if opened.find(one.name, "plan"):
+        return
+    tried = settings(one, protocol.trials)
+    steps = _steps_of(problem, one, protocol, made, tried[0])
+    opened.append({
+        "kind": "plan",
+        "rule": one.name,
+        "settings": tried,
+        "steps": steps,
+        "batch": one.examples(problem),
+        "gradient_flops": lanes.gradient_flops(problem) or 1.0,
+    })
+
+
+def _steps_of(
+    problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs, setting: dict
+) -> int:
+    """How many steps the budget buys."""
+    amount, unit = protocol.budget
+    if unit == "steps":
+        price = 1.0
+    elif unit == "examples":
+        price = float(one.examples(problem))
+    elif unit == "seconds":
+        price = _seconds_a_step(made, setting)
+    else:
+        seen = made.run([setting] * protocol.seeds, [TUNING_SEED] * protocol.seeds, _PROBE, False)
+        spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE[-1]
+        price = spent / (1.0 if unit == "flops" else lanes.gradient_flops(problem))
+    return max(1, round(amount / max(price, 1e-30)))
+
+
+_PROBE = np.array([8], np.int32)
+
+
+def _seconds_a_step(made: lanes.Programs, setting: dict) -> float:
+    made.alone(setting, TUNING_SEED, 1)
+    steps = 4
+    while (seconds := made.alone(setting, TUNING_SEED, steps)) < _WARM:
+        steps *= 4
+    return seconds / steps
+
+
+def _tune(
+    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
+) -> None:
+    del protocol
+    (plan,) = opened.find(one.name, "plan")
+    tried = plan["settings"]
+    if len(tried) > 1 and not opened.find(one.name, "run", "trial"):
+        seeds = [TUNING_SEED] * len(tried)
+        _group(opened, problem, one, plan, "trial", range(len(tried)), seeds, made, hopeless=True)
+
+
+def _race(
+    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
+) -> None:
+    (plan,) = opened.find(one.name, "plan")
+    if not opened.find(one.name, "run", "seed"):
+        best = store.chosen(opened.find(one.name, "run", "trial"))
+        seeds = range(protocol.seeds)
+        _group(opened, problem, one, plan, "seed", [best] * len(seeds), seeds, made, hopeless=False)
+
+
+def _group(
+    opened: store.Store,
     problem: Problem,
-    entrant: Entrant,
-    epochs: int,
-    evaluate: Callable[[PyTree], dict[str, Array]],
-    rate: Array,
-    seed: PyTree,
-    train: PyTree,
-) -> tuple[Progress, Records]:
-    params, key = seed
-    rule = entrant.rule(rate)
-    source = _source(problem, entrant, train, key)
-    steps = epochs * source.steps
-    return advance(
-        rule,
-        source,
-        evaluate,
-        start(rule, params, keep_best=False),
-        0,
-        Limits(steps, epochs),
-        capacity=(steps, epochs),
+    one: Entrant,
+    plan: dict,
+    stage: str,
+    trials: Sequence[int],
+    seeds: Sequence[int],
+    made: lanes.Programs,
+    *,
+    hopeless: bool,
+) -> None:
+    """Runs lanes and writes each of them down."""
+    tried = [plan["settings"][trial] for trial in trials]
+    seen = made.run(tried, list(seeds), round_ends(plan["steps"]), hopeless)
+    opened.append(
+        *(
+            {
+                "kind": "run",
+                "rule": one.name,
+                "stage": stage,
+                "trial": trial,
+                "seed": seed,
+                "setting": setting,
+                "batch": plan["batch"],
+                "steps": seen.steps[i, -1],
+                "train": seen.train[i, -1],
+                "validation": seen.validation[i, -1],
+                "test": seen.test[i],
+                "measure": problem.measure.name,
+                "stopped": Stop(int(seen.stopped[i])),
+                "curves": f"{one.name}-{stage}s.npz",
+                **opened.header,
+            }
+            for i, (trial, seed, setting) in enumerate(zip(trials, seeds, tried, strict=True))
+        ),
+        curves={
+            name: getattr(seen, name) for name in ("steps", "train", "validation", "flops", "model")
+        },
     )
 
 
-def _source(problem: Problem, entrant: Entrant, train: PyTree, key: Array) -> Source:
-    batch_size = None if entrant.full_batch else problem.batch_size
-    return source_of(problem.objective, train, batch_size=batch_size, key=key)
-
-
-def _timed(fn: Callable, *args) -> tuple:
-    begin = time.perf_counter()
-    result = jax.block_until_ready(fn(*args))
-    return result, time.perf_counter() - begin
+def _time(
+    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
+) -> None:
+    del problem
+    if opened.find(one.name, "seconds"):
+        return
+    (plan,) = opened.find(one.name, "plan")
+    best = store.chosen(opened.find(one.name, "run", "trial"))
+    setting = plan["settings"][best]
+    made.alone(setting, 0, 1)
+    runs = range(min(protocol.seeds, _ALONE))
+    opened.append({
+        "kind": "seconds",
+        "rule": one.name,
+        "chosen": best,
+        "seconds": [made.alone(setting, seed, plan["steps"]) for seed in runs],
+        "compile_seconds": made.compile_seconds,
+    })

@@ -28,15 +28,23 @@ def where_due(due: Bool[Array, ""], made: Callable[[], PyTree], kept: PyTree) ->
         >>> print(where_due(jnp.array(True), lambda: jnp.ones(2), jnp.zeros(2)))
         [1. 1.]
     """
-    found = jax.lax.cond(_in_any_lane(due), made, lambda: kept)
+    found = jax.lax.cond(in_any_lane(due), made, lambda: kept)
     return jax.tree.map(lambda new, old: jnp.where(due, new, old), found, kept)
 
 
 @custom_vmap
-def _in_any_lane(flag: Array) -> Array:
+def in_any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether a condition holds in any lane: one answer for all of them.
+
+    Args:
+        flag: the condition in this lane.
+
+    Returns:
+        Itself without `vmap`.
+    """
     return flag
 
 
-@_in_any_lane.def_vmap
+@in_any_lane.def_vmap
 def _any(_: int, in_batched: list, flag: Array) -> tuple[Array, bool]:
-    return _in_any_lane(jnp.any(flag) if in_batched[0] else flag), False
+    return in_any_lane(jnp.any(flag) if in_batched[0] else flag), False

@@ -236,10 +236,10 @@ def _chunks(
     done, rounds = 0, 1
     while done < total and progress.stopped == Stop.RUNNING:
         begin = time.perf_counter()
-        epoch, capacity = done // epoch_steps, (most * round_steps, most)
+        capacity = most * round_steps, most
         now = limits._replace(steps=total - done, rounds=rounds)
         with _explained(progress.params, data):
-            progress, records = _advance(job, capacity, data, validation, key, progress, epoch, now)
+            progress, records = _advance(job, capacity, data, validation, key, progress, done, now)
         done = min(done + rounds * round_steps, total)
         yield jax.block_until_ready(progress), records, done / total
         wanted = rounds * _SECONDS / (time.perf_counter() - begin)
@@ -250,11 +250,18 @@ _start = jax.jit(start, static_argnames=("rule", "keep_best"))
 
 
 @functools.partial(jax.jit, static_argnames=("job", "capacity"))
-def _advance(job, capacity, data, validation, key, progress, epoch, limits):
+def _advance(job, capacity, data, validation, key, progress, done, limits):
     source = source_of(job.objective, data, batch_size=job.batch_size, key=key)
     evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare)
     return advance(
-        job.rule, source, evaluate, progress, epoch, limits, epochs=job.every, capacity=capacity
+        job.rule,
+        source,
+        evaluate,
+        progress,
+        done,
+        limits,
+        round_end=lambda r: (r + 1) * (job.every * source.steps),
+        capacity=capacity,
     )
 
 
@@ -299,7 +306,14 @@ def _stream(
 def _advance_block(job, block, key, progress, done, limits):
     source = source_of_block(job.objective, block, done=done, key=key)
     progress, records = advance(
-        job.rule, source, lambda _: {}, progress, 0, limits, capacity=(source.steps, 1)
+        job.rule,
+        source,
+        lambda _: {},
+        progress,
+        0,
+        limits,
+        round_end=lambda _: source.steps,
+        capacity=(source.steps, 1),
     )
     return progress, records._replace(rounds=jnp.zeros_like(records.rounds))
 

@@ -1,4 +1,4 @@
-"""The pure loop: steps within an epoch, epochs within a round, rounds within a call.
+"""The pure loop: steps within an epoch, and rounds of steps within a call.
 
 Every step is optax's own idiom,
 
@@ -6,9 +6,10 @@ Every step is optax's own idiom,
     updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
     params = optax.apply_updates(params, updates)
 
-and at the end of a round the parameters are evaluated. The numbers of steps and rounds are
-arguments, so that training longer compiles nothing. Everything random is a function of the key and
-of the step's number, so that the way a run is cut into calls does not matter.
+and at the end of a round the training is evaluated. A round may end within an epoch. The numbers of
+steps and rounds are arguments, so that training longer compiles nothing. Everything random is a
+function of the key and of the step's number, so that the way a run is cut into calls does not
+matter. Lanes of a `vmap` go on together until each has stopped.
 """
 
 import enum
@@ -22,6 +23,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from fnn.rules.lanes import in_any_lane
+
 
 class Stop(enum.IntEnum):
     """Why training stopped; `str` gives a sentence."""
@@ -34,6 +37,7 @@ class Stop(enum.IntEnum):
     CALLBACK = 5
     DATA = 6
     STALLED = 7
+    GIVEN_UP = 8
 
     def __str__(self) -> str:
         """The reason as a sentence."""
@@ -56,6 +60,7 @@ _SENTENCES = {
         "No step, however short, lowered the value. This is a minimum up to rounding, or the value "
         "is not a smooth function of the parameters."
     ),
+    Stop.GIVEN_UP: "Given up: after a quarter of its budget it was no better than at the start.",
 }
 
 
@@ -120,12 +125,12 @@ def start(rule: optax.GradientTransformation, params: PyTree, *, keep_best: bool
 def advance(
     rule: optax.GradientTransformation,
     source: Source,
-    evaluate: Callable[[PyTree], dict[str, Scalar]],
+    evaluate: Callable[[Progress], dict[str, Scalar]],
     progress: Progress,
-    epoch: int,
+    first: int | Int[Array, ""],
     limits: Limits,
     *,
-    epochs: int = 1,
+    round_end: Callable[[Int[Array, ""]], Int[Array, ""]],
     capacity: tuple[int, int],
 ) -> tuple[Progress, Records]:
     """Trains for some rounds: a pure function, for `jit` and `vmap`.
@@ -135,13 +140,13 @@ def advance(
     Args:
         rule: an optax transformation, with or without extra arguments.
         source: gives each step its value function.
-        evaluate: looks at the parameters after each round; returns named scalars, of which `loss`
+        evaluate: looks at the training after each round; returns named scalars, of which `loss`
             decides about patience.
         progress: the carry.
-        epoch: the number of epochs before this call.
+        first: the number of steps before this call.
         limits: how far to go.
-        epochs: epochs in a round.
-        capacity: the most steps and rounds that the records can hold.
+        round_end: after how many steps of this call the r-th round ends, r from 0.
+        capacity: how many values of steps, and how many rounds, the records can hold.
 
     Returns:
         The carry after it, and the records of these rounds; a lane's values end at its `step`.
@@ -157,46 +162,46 @@ def advance(
         params = optax.apply_updates(params, updates)
         return clock + 1, params, state, values, total + value.astype(total.dtype)
 
-    def run_epoch(n: Array, carry: tuple):
-        value_fn_at = source.epoch(n)
-        steps = jnp.minimum(source.steps, limits.steps - carry[0])
-        return jax.lax.fori_loop(0, steps, lambda i, c: run_step(value_fn_at(i), c), carry)
+    # To the end of an epoch, or of the round that ends before it.
+    def run_part(end: Array, carry: tuple):
+        epoch, position = jnp.divmod(first + carry[0], source.steps)
+        value_fn_at = source.epoch(epoch)
+        last = jnp.minimum(source.steps, position + end - carry[0])
+        return jax.lax.fori_loop(position, last, lambda i, c: run_step(value_fn_at(i), c), carry)
 
-    # Loops count in `clock`, never in the lane's own `step`: under vmap a loop whose condition
+    # Loops count in `clock` and are over when no lane needs them: under vmap a loop whose condition
     # depends on the lane would copy every buffer at every step.
-    def run_round(carry: tuple[Array, Progress, Records]):
-        clock, p, records = carry
-        first = epoch + records.rounds * epochs
-        end, params, state, values, total = jax.lax.fori_loop(
-            first,
-            first + epochs,
-            run_epoch,
+    def run_round(carry: tuple[Array, Array, Progress, Records]):
+        clock, r, p, records = carry
+        end = jnp.minimum(round_end(r), limits.steps)
+        ended, params, state, values, total = jax.lax.while_loop(
+            lambda c: c[0] < end,
+            functools.partial(run_part, end),
             (clock, p.params, p.state, records.value, jnp.zeros((), wide)),
         )
-        p = judge(p, params, state, end - clock, total / (end - clock), limits.goal)
+        p = judge(p, params, state, ended - clock, total / (ended - clock), limits.goal)
         p, evaluated = look(evaluate, p, limits.patience)
-        r = records.rounds
         steps = records.steps.at[r].set(p.step)
         evaluated = {name: records.evaluated[name].at[r].set(v) for name, v in evaluated.items()}
-        return end, p, Records(values, steps, evaluated, r + 1)
+        return ended, r + 1, p, Records(values, steps, evaluated, r + 1)
 
-    def more_rounds(carry: tuple[Array, Progress, Records]):
-        clock, p, records = carry
-        within = (records.rounds < limits.rounds) & (clock < limits.steps)
-        return within & (p.stopped == Stop.RUNNING)
+    def more_rounds(carry: tuple[Array, Array, Progress, Records]):
+        clock, r, p, _ = carry
+        within = (r < limits.rounds) & (clock < limits.steps)
+        return within & in_any_lane(p.stopped == Stop.RUNNING)
 
     max_steps, max_rounds = capacity
     zero = jnp.zeros((), jnp.int32)
     value = jax.eval_shape(lambda params: source.epoch(zero)(zero)(params), progress.params)
     wide = jnp.promote_types(value.dtype, jnp.float32)  # bfloat16 sums stop growing at 256
-    evaluated = jax.eval_shape(evaluate, progress.params)
+    evaluated = jax.eval_shape(evaluate, progress)
     records = Records(
         jnp.full(max_steps, jnp.nan, value.dtype),
         jnp.zeros(max_rounds, jnp.int32),
         {name: jnp.full(max_rounds, jnp.nan, v.dtype) for name, v in evaluated.items()},
         zero,
     )
-    return jax.lax.while_loop(more_rounds, run_round, (zero, progress, records))[1:]
+    return jax.lax.while_loop(more_rounds, run_round, (zero, zero, progress, records))[2:]
 
 
 def judge(
@@ -253,11 +258,11 @@ def is_stalled(state: PyTree) -> Bool[Array, ""]:
 
 
 def look(
-    evaluate: Callable[[PyTree], dict[str, Scalar]],
+    evaluate: Callable[[Progress], dict[str, Scalar]],
     progress: Progress,
     patience: int,
 ) -> tuple[Progress, dict[str, Scalar]]:
-    """Evaluates the parameters, keeps the best, and stops when patience is out or at a NaN.
+    """Evaluates the training, keeps the best, and stops when patience is out or at a NaN.
 
     Args:
         evaluate: returns named scalars; `loss` decides.
@@ -267,7 +272,7 @@ def look(
     Returns:
         The carry and what was evaluated.
     """
-    evaluated = evaluate(progress.params)
+    evaluated = evaluate(progress)
     if progress.best is None or not evaluated:
         return progress, evaluated
     loss = evaluated["loss"].astype(progress.best_loss.dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
 from fnn.objective import Objective, ValueFunction
-from fnn.training.loop import Source
+from fnn.training.loop import Progress, Source
 
 Metric = Callable[[PyTree, PyTree], Scalar]
 
@@ -88,7 +88,7 @@ def evaluation_of(
     metrics: Iterable[tuple[str, Metric]],
     validation: PyTree,
     prepare: Callable[[PyTree], PyTree] | None = None,
-) -> Callable[[PyTree], dict[str, Scalar]]:
+) -> Callable[[Progress], dict[str, Scalar]]:
     """What is looked at after each round: the mean loss on validation data, and the metrics.
 
     Args:
@@ -98,13 +98,13 @@ def evaluation_of(
         prepare: what is done to the parameters first, `layers.calibrate` for instance.
 
     Returns:
-        A function from parameters to named scalars.
+        A function from the loop's carry to named scalars.
     """
 
-    def evaluate(params: PyTree) -> dict[str, Scalar]:
+    def evaluate(progress: Progress) -> dict[str, Scalar]:
         if validation is None:
             return {}
-        params = params if prepare is None else prepare(params)
+        params = progress.params if prepare is None else prepare(progress.params)
         if isinstance(validation, ValueFunction):
             return {"loss": validation(params)}
         inputs, targets = (validation, None) if objective.loss is None else validation

@@ -17,12 +17,27 @@ so that two algorithms can be compared before either has run. The conventions:
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jaxtyping import Array
+
+from fnn import jaxprs
+
+
+class Tally(NamedTuple):
+    """Flops of a function.
+
+    Attributes:
+        flops: all of them.
+        within: those of what was traced under a `jax.named_scope`, and of its derivatives.
+    """
+
+    flops: float | Array
+    within: float | Array
 
 
 def count(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
@@ -49,78 +64,151 @@ def count(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         >>> flops.count(lambda weight, x: jnp.tanh(x @ weight), weight, jnp.ones(4, "float32"))
         72.0
     """
+    return float(count_within("", fn, *args, **kwargs).flops)
+
+
+def count_within(scope: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tally:
+    """The same count, and how much of it belongs to a `jax.named_scope`.
+
+    Args:
+        scope: the name of the scope; everything is within the empty one.
+        fn: as of `count`.
+        *args: its positional arguments.
+        **kwargs: its keyword arguments.
+
+    Returns:
+        Both counts.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from fnn import flops
+        >>> def fn(x):
+        ...     with jax.named_scope("inner"):
+        ...         y = jnp.tanh(x)
+        ...     return y + 1
+        >>> flops.count_within("inner", fn, jnp.ones(4))
+        Tally(flops=8.0, within=4.0)
+    """
     jaxpr = jax.make_jaxpr(fn)(*args, **kwargs).jaxpr
-    return _walk(jaxpr, [True] * len(jaxpr.outvars))[0]
+    return Tally(*map(float, walk(jaxpr, [True] * len(jaxpr.outvars), scope)[0]))
 
 
-def _walk(jaxpr: core.Jaxpr, live: Sequence[bool]) -> tuple[float, list[bool]]:
-    """The flops that the live outputs need, and which inputs they read."""
+class Living(NamedTuple):
+    """An equation that a result needs: which of its results, and its flops as a `Tally`."""
+
+    eqn: core.JaxprEqn
+    wanted: list[bool]
+    tally: np.ndarray
+
+
+def living(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[list[Living], list[bool]]:
+    """The equations that the live outputs need, in order, and which inputs they read.
+
+    Args:
+        jaxpr: what is read.
+        live: for each output whether it is needed.
+        scope: see `count_within`.
+
+    Returns:
+        The equations, and a boolean for each input.
+    """
     read = {var for var, alive in zip(jaxpr.outvars, live, strict=True) if alive and _is_var(var)}
-    total = 0.0
+    found = []
     for eqn in reversed(jaxpr.eqns):
         wanted = [var in read for var in eqn.outvars]
         if any(wanted) or eqn.effects:
-            flops, used = _equation(eqn, wanted)
-            total += flops
+            tally, used = _equation(eqn, wanted, narrowed(scope, eqn))
+            found.append(Living(eqn, wanted, tally))
             read.update(v for v, u in zip(eqn.invars, used, strict=True) if u and _is_var(v))
-    return total, [var in read for var in jaxpr.invars]
+    return found[::-1], [var in read for var in jaxpr.invars]
 
 
-def _equation(eqn: core.JaxprEqn, live: Sequence[bool]) -> tuple[float, list[bool]]:
+def walk(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[np.ndarray, list[bool]]:
+    """The flops that the live outputs need, and which inputs they read.
+
+    Args:
+        jaxpr: what is read.
+        live: for each output whether it is needed.
+        scope: see `count_within`.
+
+    Returns:
+        A tally as an array, and a boolean for each input.
+    """
+    found, used = living(jaxpr, live, scope)
+    return sum((one.tally for one in found), np.zeros(2)), used
+
+
+def narrowed(scope: str, eqn: core.JaxprEqn) -> str:
+    """The scope for the inside of an equation: the empty one where all of it is within.
+
+    Args:
+        scope: outside of it.
+        eqn: the equation.
+
+    Returns:
+        The scope.
+    """
+    return "" if scope in str(eqn.source_info.name_stack) else scope
+
+
+def _tally(flops: float, scope: str) -> np.ndarray:
+    return np.array([flops, 0.0 if scope else flops])
+
+
+def _equation(
+    eqn: core.JaxprEqn, live: Sequence[bool], scope: str
+) -> tuple[np.ndarray, list[bool]]:
     """The same for one equation."""
     name, everything = eqn.primitive.name, [True] * len(eqn.invars)
     if name == "scan":
-        return _scan(eqn, list(live))
+        return _scan(eqn, list(live), scope)
     if name == "while":
         trip = (eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr)
-        return sum(_walk(part, [True] * len(part.outvars))[0] for part in trip), everything
+        parts = [walk(part, [True] * len(part.outvars), scope)[0] for part in trip]
+        return parts[0] + parts[1], everything
     if name == "cond":
-        branches = [_walk(branch.jaxpr, live) for branch in eqn.params["branches"]]
+        branches = [walk(branch.jaxpr, live, scope) for branch in eqn.params["branches"]]
         used = [any(column) for column in zip(*(used for _, used in branches), strict=True)]
-        return max(flops for flops, _ in branches), [True, *used]
+        return max((tally for tally, _ in branches), key=lambda tally: tally[0]), [True, *used]
     if name == "custom_linear_solve":
         solve = eqn.params["jaxprs"].solve.jaxpr
-        return _walk(solve, [True] * len(solve.outvars))[0], everything
+        return walk(solve, [True] * len(solve.outvars), scope)[0], everything
     floating = any(_is_float(var) for var in [*eqn.invars, *eqn.outvars])
     if name in _FORMULAS:
-        return float(_FORMULAS[name](eqn)) if floating else 0.0, everything
-    for body in eqn.params.values():  # jit, remat, closed_call, custom derivatives and custom_vmap
-        body = body.jaxpr if isinstance(body, core.ClosedJaxpr) else body
-        if isinstance(body, core.Jaxpr) and len(body.invars) == len(eqn.invars):
-            return _walk(body, live)
+        return _tally(float(_FORMULAS[name](eqn)) if floating else 0.0, scope), everything
+    if (body := inner(eqn)) is not None:
+        return walk(body.jaxpr, live, scope)
     if not floating or name in _FREE:
-        return 0.0, everything
-    return float(sum(_size(var) for var in eqn.outvars)), everything
+        return np.zeros(2), everything
+    return _tally(float(sum(_size(var) for var in eqn.outvars)), scope), everything
 
 
-def _scan(eqn: core.JaxprEqn, live: list[bool]) -> tuple[float, list[bool]]:
-    """A scan: a part of the carry is live as soon as a live result of any later step reads it."""
-    consts, carry = scan_arity(eqn)
-    while True:
-        flops, used = _walk(eqn.params["jaxpr"].jaxpr, live)
-        carried = [a or b for a, b in zip(live[:carry], used[consts : consts + carry], strict=True)]
-        if carried == live[:carry]:
-            return eqn.params["length"] * flops, used
-        live = carried + live[carry:]
-
-
-def scan_arity(eqn: core.JaxprEqn) -> tuple[int, int]:
-    """How many constants and how many carried values the body of a scan takes, in this order.
-
-    Told by the axis that everything else gains outside, since the names in an equation's
-    parameters are another in every version of JAX.
+def inner(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
+    """What an equation calls: jit, remat, closed_call, custom derivatives and custom_vmap.
 
     Args:
-        eqn: a scan.
+        eqn: any equation.
 
     Returns:
-        Both numbers.
+        A jaxpr of the same operands, or None.
     """
-    body = eqn.params["jaxpr"].jaxpr
-    same = [_shape(a) == _shape(b) for a, b in zip(eqn.outvars, body.outvars, strict=True)]
-    carried = sum(same)
-    given = [_shape(a) == _shape(b) for a, b in zip(eqn.invars, body.invars, strict=True)]
-    return sum(given) - carried, carried
+    for body in eqn.params.values():
+        body = core.ClosedJaxpr(body, ()) if isinstance(body, core.Jaxpr) else body
+        if isinstance(body, core.ClosedJaxpr) and len(body.jaxpr.invars) == len(eqn.invars):
+            return body
+    return None
+
+
+def _scan(eqn: core.JaxprEqn, live: list[bool], scope: str) -> tuple[np.ndarray, list[bool]]:
+    """A scan: a part of the carry is live as soon as a live result of any later step reads it."""
+    consts, carry = jaxprs.scan_arity(eqn)
+    while True:
+        tally, used = walk(eqn.params["jaxpr"].jaxpr, live, scope)
+        carried = [a or b for a, b in zip(live[:carry], used[consts : consts + carry], strict=True)]
+        if carried == live[:carry]:
+            return eqn.params["length"] * tally, used
+        live = carried + live[carry:]
 
 
 def _is_var(atom: object) -> bool:
@@ -175,7 +263,7 @@ def _scatter(eqn: core.JaxprEqn) -> int:
 
 def _generic_reduce(eqn: core.JaxprEqn) -> float:
     body = eqn.params["jaxpr"].jaxpr
-    return _size(eqn.invars[0]) * _walk(body, [True] * len(body.outvars))[0]
+    return _size(eqn.invars[0]) * walk(body, [True] * len(body.outvars), "")[0][0]
 
 
 def _sort(eqn: core.JaxprEqn) -> float:

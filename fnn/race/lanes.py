@@ -1,0 +1,300 @@
+"""One rule on one problem as compiled programs: lanes, which tell how far it comes, and a run alone,
+which tells how fast.
+
+A lane is a setting and a seed. All lanes of a rule are one program, by `vmap`; a lane that shares
+its machine with others has no time of its own, so seconds are measured on one run without `vmap`,
+compiled and warm, without the looks that only the race needs.
+
+What a lane spends is metered while it runs: conjugate gradients and trials of a step count as often
+as they were taken.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from fnn import flops
+from fnn.objective import SCOPE, Objective, ValueFunction
+from fnn.problems import Problem
+from fnn.race.entrants import Entrant
+from fnn.race.protocol import HOPELESS, ROUNDS
+from fnn.training import Limits, Progress, Source, Stop, advance, source_of, start
+
+Setting = Mapping[str, float]
+
+
+class Metered(NamedTuple):
+    """The state of a metered rule.
+
+    Attributes:
+        state: the rule's own.
+        flops: spent so far, in Kahan's sum: the total, and what it has lost to rounding.
+        model: likewise those of models and penalties, forward, backward and along directions.
+    """
+
+    state: PyTree
+    flops: Float[Array, "2"]
+    model: Float[Array, "2"]
+
+
+def metered(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """A rule that counts what its whole step costs, value and gradient among it.
+
+    Args:
+        rule: any; it gets the extra arguments of the loop of `training`.
+
+    Returns:
+        The rule with a `Metered` state. It makes value and gradient itself, from `value_fn`.
+    """
+    rule = optax.with_extra_args_support(rule)
+
+    def step(params: PyTree, state: PyTree, value_fn: ValueFunction) -> tuple[PyTree, PyTree]:
+        value, grad = jax.value_and_grad(value_fn)(params)
+        return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+
+    def init(params: PyTree) -> Metered:
+        return Metered(rule.init(params), jnp.zeros(2, jnp.float32), jnp.zeros(2, jnp.float32))
+
+    def update(
+        updates: PyTree,
+        state: Metered,
+        params: PyTree | None = None,
+        *,
+        value_fn: ValueFunction,
+        **extra_args: Any,
+    ) -> tuple[PyTree, Metered]:
+        del updates, extra_args
+        (moved, inner), spent = flops.metered(step, SCOPE)(params, state.state, value_fn)
+        total, model = _add(state.flops, spent.flops), _add(state.model, spent.within)
+        return moved, Metered(inner, total, model)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+# In float32, a thousandth would be missing after 10,000 equal steps.
+def _add(total: Float[Array, "2"], number: Scalar) -> Float[Array, "2"]:
+    number = number - total[1]
+    more = total[0] + number
+    return jnp.stack([more, (more - total[0]) - number])
+
+
+class Seen(NamedTuple):
+    """What was seen of lanes: at the end of each round, and in the end.
+
+    Attributes:
+        steps: of each lane.
+        train: mean loss over the training data.
+        validation: over the validation data.
+        flops: spent so far.
+        model: those of models and penalties.
+        test: the problem's measure, in the end.
+        stopped: why, a `Stop`.
+    """
+
+    steps: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    flops: np.ndarray
+    model: np.ndarray
+    test: np.ndarray
+    stopped: np.ndarray
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a rule on a problem.
+
+    Attributes:
+        run: `run(settings, seeds, ends, hopeless) -> Seen` takes all lanes to the last of `ends`,
+            where each round ends; with `hopeless`, a lane that is no better than its start after a
+            quarter of its budget is given up.
+        alone: `alone(setting, seed, steps) -> seconds` of a run.
+        compile_seconds: to compile the run alone.
+    """
+
+    run: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Seen]
+    alone: Callable[[Setting, int, int], float]
+    compile_seconds: float
+
+
+def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Programs:
+    """Compiles a rule on a problem.
+
+    Args:
+        problem: what is trained.
+        entrant: the rule.
+        widths: how many lanes there will be.
+
+    Returns:
+        The programs.
+    """
+    data = jax.tree.map(jnp.asarray, (problem.train, problem.validation, problem.test))
+
+    def source(train: PyTree, key: Array) -> Source:
+        if problem.objective is None:
+            return source_of(None, train)
+        return source_of(problem.objective, train, batch_size=entrant.examples(problem), key=key)
+
+    def begin(setting: Setting, key: Array) -> Progress:
+        rule = metered(entrant.make(problem, **setting))
+        return start(rule, problem.init(key), keep_best=False)
+
+    def advanced(progress, setting, key, first, ends, rounds, data):
+        train, validation, test = data
+
+        def evaluate(progress: Progress) -> dict[str, Scalar]:
+            value = _mean_loss(problem.objective, train, progress.params)
+            seen = {"train": value}
+            seen["loss"] = (
+                value
+                if problem.validation is problem.train
+                else _mean_loss(problem.objective, validation, progress.params)
+            )
+            return seen | {"flops": progress.state.flops[0], "model": progress.state.model[0]}
+
+        progress, records = advance(
+            metered(entrant.make(problem, **setting)),
+            source(train, key),
+            evaluate,
+            progress,
+            first,
+            Limits(steps=_UNLIMITED, rounds=rounds),
+            round_end=lambda r: ends[r],
+            capacity=(1, ROUNDS),
+        )
+        return progress, records, problem.measure.of(progress.params, test)
+
+    def alone(setting, key, steps, train):
+        rule = entrant.make(problem, **setting)
+        return advance(
+            rule,
+            source(train, key),
+            lambda _: {},
+            start(rule, problem.init(key), keep_best=False),
+            0,
+            Limits(steps, 1),
+            round_end=lambda _: steps,
+            capacity=(1, 1),
+        )[0]
+
+    lanes_begin = jax.jit(jax.vmap(begin))
+    over_lanes = jax.vmap(advanced, in_axes=(0, 0, 0, None, None, None, None))
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    ends = jax.ShapeDtypeStruct((ROUNDS,), jnp.int32)
+    setting = _traced(entrant.space or entrant.defaults)
+    compiled = {}
+    for width in set(widths):
+        many, keys = (
+            jax.tree.map(lambda a, n=width: jnp.zeros((n, *a.shape), a.dtype), setting),
+            (jax.vmap(jax.random.key)(jnp.arange(width))),
+        )
+        begun = jax.eval_shape(lanes_begin, many, keys)
+        compiled[width] = (
+            jax
+            .jit(over_lanes, donate_argnums=0)
+            .lower(begun, many, keys, number, ends, number, data)
+            .compile()
+        )
+    began = time.perf_counter()
+    one = jax.jit(alone).lower(setting, jax.random.key(0), number, data[0]).compile()
+    compile_seconds = time.perf_counter() - began
+
+    def run(
+        settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
+    ) -> Seen:
+        many = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in setting}
+        many = jax.tree.map(lambda a, like: a.astype(like.dtype), many, setting)
+        keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+        progress, parts, first, score = lanes_begin(many, keys), [], 0, None
+        before = _losses(problem, data[1], progress.params)
+        early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1
+        for part in (ends[:early], ends[early:]) if hopeless else (ends,):
+            if not len(part):
+                continue
+            padded = np.pad(part - first, (0, ROUNDS - len(part)), mode="edge").astype(np.int32)
+            progress, records, score = compiled[len(seeds)](
+                progress, many, keys, jnp.int32(first), padded, jnp.int32(len(part)), data
+            )
+            parts.append(_cut(records, len(part)))
+            first = int(part[-1])
+            if hopeless and len(parts) == 1:
+                progress = _give_up(progress, parts[0]["loss"][:, -1], before)
+        seen = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
+        stopped = np.asarray(progress.stopped)
+        return Seen(
+            seen["steps"],
+            seen["train"],
+            seen["loss"],
+            seen["flops"],
+            seen["model"],
+            np.asarray(score),
+            np.where(stopped == Stop.RUNNING, Stop.BUDGET, stopped),
+        )
+
+    def seconds(setting: Setting, seed: int, steps: int) -> float:
+        given = _traced(setting), jax.random.key(seed), jnp.int32(steps), data[0]
+        jax.block_until_ready(given)
+        began = time.perf_counter()
+        jax.block_until_ready(one(*given))
+        return time.perf_counter() - began
+
+    return Programs(run, seconds, compile_seconds)
+
+
+_UNLIMITED = np.iinfo(np.int32).max
+
+
+def gradient_flops(problem: Problem) -> float:
+    """The model's flops of one gradient of the mean loss over the training data.
+
+    Args:
+        problem: the problem.
+
+    Returns:
+        The unit of the cost `gradients`.
+    """
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    train = jax.tree.map(jnp.asarray, problem.train)
+
+    def gradient(params: PyTree, train: PyTree) -> PyTree:
+        return jax.grad(lambda params: _mean_loss(problem.objective, train, params))(params)
+
+    return float(flops.count_within(SCOPE, gradient, params, train).within)
+
+
+def _mean_loss(objective: Objective | None, data: PyTree, params: PyTree) -> Scalar:
+    """The mean loss without penalties."""
+    if objective is None:
+        return data(params)
+    return Objective(objective.model, objective.loss).on(data)(params)
+
+
+def _losses(problem: Problem, data: PyTree, params: PyTree) -> Float[np.ndarray, " lanes"]:
+    loss = functools.partial(_mean_loss, problem.objective, data)
+    return np.asarray(jax.jit(jax.vmap(loss))(params))
+
+
+def _traced(setting: Mapping[str, Any]) -> dict[str, Array]:
+    """A setting as arrays; of a space, zeros of their kind."""
+    kind = jnp.result_type(float)
+    return {
+        name: jnp.asarray(0.0 if isinstance(number, tuple) else number, kind)
+        for name, number in setting.items()
+    }
+
+
+def _cut(records: Any, rounds: int) -> dict[str, np.ndarray]:
+    seen = dict(records.evaluated) | {"steps": records.steps}
+    return {name: np.asarray(values)[:, :rounds] for name, values in seen.items()}
+
+
+def _give_up(progress: Progress, now: np.ndarray, before: np.ndarray) -> Progress:
+    worse = (progress.stopped == Stop.RUNNING) & ~(now < before)
+    stopped = jnp.where(worse, Stop.GIVEN_UP, progress.stopped).astype(jnp.int32)
+    return progress._replace(stopped=stopped)

@@ -1,0 +1,104 @@
+"""The terms of a race, equal for all: how rules are tuned and what a run may spend.
+
+In the *external* track each rule gets the same number of trials over its own space, at points that
+cover it evenly; one seed that no result is reported of judges them by the validation loss. The
+chosen setting then runs from fresh seeds, the same for every rule. In the *self-tuning* track,
+`trials=0`, a rule runs at its defaults.
+
+Source: Dahl et al., "Benchmarking neural network training algorithms" (2023), arXiv:2306.07179, for
+the two tracks; Halton (1960), doi:10.1007/BF01386213, for the points.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import qmc
+
+from fnn.problems import COSTS, Budget
+from fnn.race.entrants import Entrant
+
+TUNING_SEED = 2**31 - 1
+ROUNDS = 60
+HOPELESS = 0.25
+"""The share of its budget after which a trial is given up that is no better than its start."""
+
+
+class Protocol(NamedTuple):
+    """The terms.
+
+    Attributes:
+        trials: settings tried for each rule; 0 for its defaults.
+        seeds: fresh starting points and orders of examples.
+        budget: what a run may spend.
+    """
+
+    trials: int
+    seeds: int
+    budget: Budget
+
+
+def checked(protocol: Protocol) -> Protocol:
+    """The terms, if there can be a race by them.
+
+    Args:
+        protocol: the terms.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: if a number is out of its range or a unit unknown.
+    """
+    trials, seeds, (amount, unit) = protocol
+    if seeds < 1:
+        raise ValueError(f"race: expected seeds of at least 1, got {seeds}; try 5")
+    if trials < 0:
+        raise ValueError(f"race: expected trials of at least 0, got {trials}; try 0 for defaults")
+    if unit not in COSTS:
+        raise ValueError(f"race: expected a budget in one of {', '.join(COSTS)}, got {unit!r}")
+    if not 0 < amount < np.inf:
+        raise ValueError(f"race: expected a budget above 0 {unit}, got {amount}")
+    return protocol
+
+
+def settings(entrant: Entrant, trials: int) -> list[dict[str, float]]:
+    """The settings that are tried.
+
+    Args:
+        entrant: whose.
+        trials: how many; 0 for the defaults.
+
+    Returns:
+        The settings; a rule with nothing to tune has one, which is empty.
+
+    Example:
+        >>> from fnn.race.entrants import entrant
+        >>> [round(s["learning_rate"], 4) for s in settings(entrant("adam"), 3)]
+        [0.01, 0.0032, 0.0316]
+    """
+    if trials == 0 or not entrant.space:
+        return [dict(entrant.defaults)]
+    points = qmc.Halton(len(entrant.space), scramble=False).random(trials + 1)[1:]
+    low, high = np.log(list(entrant.space.values())).T
+    return [
+        dict(zip(entrant.space, map(float, row), strict=True))
+        for row in np.exp(low + points * (high - low))
+    ]
+
+
+def round_ends(steps: int, rounds: int = ROUNDS) -> np.ndarray:
+    """After how many steps a run is looked at, evenly spaced on a logarithmic scale.
+
+    Args:
+        steps: all of them.
+        rounds: how many looks, at most.
+
+    Returns:
+        Whole numbers that ascend to `steps`.
+
+    Example:
+        >>> round_ends(1000, 8).tolist()
+        [1, 3, 7, 19, 52, 139, 373, 1000]
+    """
+    ends = np.rint(np.geomspace(1, steps, rounds)).astype(np.int32)
+    return np.unique(np.maximum(ends, np.arange(1, rounds + 1)).clip(max=steps))

@@ -1,0 +1,177 @@
+"""Lanes are honest: each is the run that it would be alone, and counts what that run costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fnn import flops, layers, losses, race, rules
+from fnn.objective import SCOPE, Objective
+from fnn.problems import Budget, Measure, Problem
+from fnn.race import lanes
+from fnn.race.entrants import ALL, ENTRANTS, Entrant
+from fnn.race.protocol import ROUNDS, TUNING_SEED, round_ends, settings
+from fnn.training import Stop, source_of
+
+STEPS, SEEDS = 20, [0, 1, 2]
+
+
+def sine(n=260):
+    """260 rows, 13 parameters; noisy, so that steps are rejected at the end."""
+    model = layers.serial(layers.dense(4), layers.elementwise(jnp.tanh), layers.dense(1))
+    key = jax.random.key(7)
+    x = jnp.linspace(-1, 1, n)[:, None]
+    data = x, jnp.sin(3 * x) + 0.1 * jax.random.normal(key, x.shape)
+    objective = Objective(model.apply, losses.half_squared_error)
+    return Problem(
+        name="sine",
+        summary="a sine",
+        source="made here",
+        init=lambda key: model.init(key, x[0]),
+        objective=objective,
+        train=data,
+        validation=jax.tree.map(lambda a: a[::2], data),
+        test=data,
+        measure=Measure("loss", lambda params, test: objective.on(test)(params)),
+        batch_size=64,
+        budget=Budget(STEPS, "steps"),
+        target=0.01,
+    )
+
+
+PROBLEM = sine()
+
+
+def alone(entrant, setting, seed):
+    """A run as a loop of steps: losses on the validation data, and what was spent."""
+    rule = optax.with_extra_args_support(entrant.make(PROBLEM, **setting))
+    key = jax.random.key(seed)
+    source = source_of(
+        PROBLEM.objective, PROBLEM.train, batch_size=entrant.examples(PROBLEM), key=key
+    )
+
+    def step(params, state, value_fn):
+        value, grad = jax.value_and_grad(value_fn)(params)
+        updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+        return optax.apply_updates(params, updates), state
+
+    def body(i, carry):
+        params, state, seen, spent = carry
+        value_fn = source.epoch(i // source.steps)(i % source.steps)
+        (params, state), tally = flops.metered(step, SCOPE)(params, state, value_fn)
+        seen = seen.at[i].set(PROBLEM.objective.on(PROBLEM.validation)(params))
+        return params, state, seen, spent.at[i].set(tally.flops)
+
+    params = PROBLEM.init(key)
+    start = params, rule.init(params), jnp.zeros(STEPS), jnp.zeros(STEPS)
+    return jax.jit(lambda start: jax.lax.fori_loop(0, STEPS, body, start))(start)[2:]
+
+
+@pytest.mark.parametrize("name", ENTRANTS)
+def test_a_lane_is_the_run_alone(name):
+    entrant = ENTRANTS[name]
+    tried = settings(entrant, 3)
+    seen = lanes.programs(PROBLEM, entrant, [3]).run(
+        [tried[i % len(tried)] for i in range(3)], SEEDS, round_ends(STEPS), hopeless=False
+    )
+    values, spent = alone(entrant, tried[1 % len(tried)], SEEDS[1])
+    assert seen.steps[1].tolist() == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(seen.validation[1], values, rtol=1e-9)
+    np.testing.assert_allclose(seen.flops[1], np.cumsum(spent), rtol=1e-5)
+    assert (seen.model[1] <= seen.flops[1]).all()
+    assert (seen.stopped == Stop.BUDGET).all()
+
+
+def explode(problem, learning_rate):
+    """A rule that goes wrong wherever its rate is above 1."""
+    del problem
+    return optax.chain(rules.sgd(0.1), optax.scale(jnp.where(learning_rate > 1, 1e300, 1.0)))
+
+
+def climb(problem, learning_rate):
+    """A rule that goes uphill."""
+    del problem
+    return optax.chain(rules.sgd(learning_rate), optax.scale(-1.0))
+
+
+def test_lanes_that_diverge_or_are_hopeless_stop_alone():
+    lost = Entrant("explode", explode, {"learning_rate": (0.1, 10.0)})
+    given = [{"learning_rate": rate} for rate in (0.5, 2.0, 0.5)]
+    seen = lanes.programs(PROBLEM, lost, [3]).run(given, SEEDS, round_ends(40), hopeless=True)
+    assert seen.stopped.tolist() == [Stop.BUDGET, Stop.NON_FINITE, Stop.BUDGET]
+    assert np.isfinite(seen.validation).all()
+    up = Entrant("climb", climb, {"learning_rate": (0.1, 10.0)})
+    run = lanes.programs(PROBLEM, up, [3]).run
+    given = [{"learning_rate": 0.01}] * 3
+    assert (run(given, SEEDS, round_ends(40), True).stopped == Stop.GIVEN_UP).all()
+    seen = run(given, SEEDS, round_ends(40), False)
+    assert (seen.stopped == Stop.BUDGET).all()
+    assert (seen.steps[:, -1] == 40).all()
+
+
+def test_two_calls_are_one():
+    """The look at what is hopeless, after a quarter, does not disturb the others."""
+    run = lanes.programs(PROBLEM, ENTRANTS["momentum"], [2]).run
+    given, ends = [{"learning_rate": 0.1}, {"learning_rate": 0.05}], round_ends(300)
+    assert len(ends) == ROUNDS
+    for one, other in zip(
+        run(given, [3, 4], ends, True), run(given, [3, 4], ends, False), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_gradient_is_the_unit_of_gradients():
+    entrant = ENTRANTS["sgd"]._replace(batch=ALL)
+    seen = lanes.programs(PROBLEM, entrant, [1]).run(
+        [{"learning_rate": 0.1}], [0], round_ends(5), hopeless=False
+    )
+    unit = lanes.gradient_flops(PROBLEM)
+    np.testing.assert_allclose(seen.model[0] / unit, [1, 2, 3, 4, 5], rtol=1e-5)
+
+
+def test_the_sum_of_many_flops_keeps_its_digits():
+    rule = lanes.metered(optax.sgd(0.1))
+    value_fn = PROBLEM.objective.on(PROBLEM.train)
+    with jax.enable_x64(False):
+        params = jax.tree.map(lambda a: a.astype(jnp.float32), PROBLEM.init(jax.random.key(0)))
+
+        def body(_, state):
+            return rule.update(params, state, params, value_fn=value_fn)[1]
+
+        one, many = (
+            jax.jit(lambda n: jax.lax.fori_loop(0, n, body, rule.init(params)))(n).flops[0]
+            for n in (1, 3001)
+        )
+    assert float(many) == pytest.approx(3001 * float(one), rel=2e-7)
+
+
+def test_batches_are_the_problems_or_larger():
+    assert ENTRANTS["adam"].examples(PROBLEM) == 64
+    assert ENTRANTS["kfac"].examples(PROBLEM) == 128
+    assert ENTRANTS["levenberg_marquardt"].examples(PROBLEM) == 260
+    assert ENTRANTS["adam"].examples(PROBLEM._replace(objective=None)) == 1
+
+
+def test_who_misses_what():
+    function = PROBLEM._replace(objective=None, train=race.lanes.ValueFunction(()))
+    assert "examples" in ENTRANTS["kfac"].misses(function)
+    assert "residuals" in ENTRANTS["levenberg_marquardt"].misses(function)
+    large = PROBLEM._replace(init=lambda _: jnp.zeros(4000))
+    assert "at most 3000 parameters, and there are 4000" in ENTRANTS["bfgs"].misses(large)
+    assert ENTRANTS["adam"].misses(function) is None
+
+
+def test_the_space_of_every_hyperparameter_spans_two_decades():
+    for entrant in ENTRANTS.values():
+        for low, high in entrant.space.values():
+            np.testing.assert_allclose(high / low, 100)
+        assert set(entrant.defaults) <= set(entrant.space)
+        tried = settings(entrant, 4)
+        assert len({tuple(one.items()) for one in tried}) == (4 if entrant.space else 1)
+        for one in tried:
+            assert all(entrant.space[k][0] <= v <= entrant.space[k][1] for k, v in one.items())
+
+
+def test_the_tuning_seed_is_nobodys():
+    assert TUNING_SEED not in SEEDS

@@ -1,0 +1,296 @@
+"""A race from terms to results: what is written down, what goes on, and what is refused."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import optax
+import pytest
+
+from fnn import problems, race
+from fnn.problems import Budget
+from fnn.race import protocol, runner, store
+from fnn.race.entrants import ENTRANTS, Entrant
+from fnn.training import Stop
+
+TERMS = {"seeds": 2, "trials": 3, "budget": Budget(30, "steps")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("race")
+    race.run("xor", ["adam", "lbfgs"], folder=folder, **TERMS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return race.read(folder)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+
+def content(folder):
+    """The lines and the curves of a store, seconds aside."""
+    told = lines(folder)
+    for line in told:
+        line.pop("seconds", None), line.pop("compile_seconds", None)
+    curves = {p.name: p.read_bytes() for p in sorted((folder / "curves").iterdir())}
+    return told, (folder / "race.json").read_text(), curves
+
+
+def test_every_run_is_a_line_that_says_how_to_repeat_it(folder):
+    runs = [line for line in lines(folder) if line["kind"] == "run"]
+    assert [(r["rule"], r["stage"], r["seed"]) for r in runs] == [
+        *[("adam", "trial", protocol.TUNING_SEED)] * 3,
+        *[("adam", "seed", i) for i in (0, 1)],
+        *[("lbfgs", "seed", i) for i in (0, 1)],
+    ]
+    assert set(runs[0]["versions"]) == {"fnn", "jax", "jaxlib", "optax", "numpy", "scipy"}
+    assert runs[0]["setting"] == protocol.settings(ENTRANTS["adam"], 3)[0]
+    for key in ("problem", "device", "float64", "code", "steps", "batch", "protocol", "stopped"):
+        assert all(key in run for run in runs)
+
+
+def test_the_choice_is_by_the_validation_loss_of_the_trials(found, folder):
+    adam = found.results[0]
+    trials = [run for run in lines(folder) if run.get("stage") == "trial"]
+    assert adam.chosen == np.argmin([run["validation"] for run in trials])
+    assert adam.setting == trials[adam.chosen]["setting"]
+    np.testing.assert_array_equal(adam.tuning[:, 0], [run["validation"] for run in trials])
+    assert {run["setting"]["learning_rate"] for run in lines(folder) if run.get("stage") == "seed"
+            and run["rule"] == "adam"} == {adam.setting["learning_rate"]}  # fmt: skip
+
+
+def test_five_costs(found):
+    for result in found.results:
+        assert list(result.costs) == list(problems.COSTS)
+        for cost in result.costs.values():
+            assert cost.shape == result.validation.shape == result.train.shape == (2, 30)
+            assert (np.diff(cost) > 0).all()
+        np.testing.assert_array_equal(result.costs["examples"], 4 * result.costs["steps"])
+    adam, lbfgs = found.results
+    np.testing.assert_allclose(adam.costs["gradients"], adam.costs["steps"], rtol=1e-5)
+    assert (lbfgs.costs["gradients"] > 1.5 * lbfgs.costs["steps"]).all()  # its line search
+    seconds = np.median(adam.run_seconds)
+    np.testing.assert_allclose(adam.costs["seconds"][:, -1], seconds)
+    assert len(adam.run_seconds) == 2
+    assert adam.compile_seconds > 0
+
+
+def test_time_to_target(found):
+    adam = found.results[0]._replace(
+        validation=np.array([[3.0, 1.0, 2.0], [3.0, 3.0, 3.0]]),
+        costs={"steps": np.array([[1.0, 2.0, 3.0]] * 2)},
+    )
+    assert adam.to_target(1.0, "steps").tolist() == [2, np.inf]
+    assert adam.to_target(5.0, "steps").tolist() == [1, 1]
+
+
+def test_a_race_that_is_done_is_not_run_again(folder):
+    before = (folder / "runs.jsonl").read_bytes()
+    seen = []
+    race.run(
+        "xor", ["adam", "lbfgs"], folder=folder, watch=lambda what, _: seen.append(what), **TERMS
+    )
+    assert seen == ["compiling", "done"]
+    assert (folder / "runs.jsonl").read_bytes() == before
+
+
+def test_a_race_goes_on_wherever_it_was_cut(folder, tmp_path):
+    """Each line in turn is the last one that was written, and half of the next."""
+    whole = (folder / "runs.jsonl").read_bytes()
+    made = {}
+    original, expected = runner.lanes.programs, content(folder)
+    cut = whole.splitlines(keepends=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            runner.lanes, "programs",
+            lambda p, e, w: made.setdefault((e.name, w), original(p, e, w)),
+        )  # fmt: skip
+        for n in (0, 1, 2, 4, 5, 6, len(cut) - 1):
+            part = tmp_path / str(n)
+            part.mkdir()
+            (part / "race.json").write_bytes((folder / "race.json").read_bytes())
+            (part / "runs.jsonl").write_bytes(b"".join(cut[:n]) + cut[n][: len(cut[n]) // 2])
+            (part / "curves").mkdir()
+            for curves in (folder / "curves").iterdir():
+                (part / "curves" / curves.name).write_bytes(curves.read_bytes())
+            race.run("xor", ["adam", "lbfgs"], folder=part, **TERMS)
+            assert content(part) == expected
+
+
+SCRIPT = textwrap.dedent(
+    """
+    import sys
+    import jax
+    jax.config.update("jax_enable_x64", True)
+    from fnn import race
+    from fnn.problems import Budget
+    budget = Budget(30, "steps")
+    race.run("xor", ["adam", "lbfgs"], seeds=2, trials=3, budget=budget, folder=sys.argv[1],
+             watch=lambda what, _: print(what, flush=True))
+    """
+)
+
+
+@pytest.mark.parametrize("when", ["tuning adam", "timing adam", "racing lbfgs"])
+def test_a_race_that_is_killed_goes_on_with_the_same_numbers(folder, tmp_path, when):
+    """SIGKILL as soon as that begins; the rest is done here."""
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        for said in child.stdout:
+            if said.strip() == when:
+                time.sleep(0.01)
+                child.send_signal(signal.SIGKILL)
+                break
+    assert child.returncode == -signal.SIGKILL
+    race.run("xor", ["adam", "lbfgs"], folder=tmp_path, **TERMS)
+    assert content(tmp_path) == content(folder)
+
+
+def bad(problem):
+    del problem
+    raise TypeError("no such rule")
+
+
+def random_steps(problem):
+    del problem
+    return optax.chain(optax.scale(0.0), optax.add_noise(1.0, 0.0, 0))
+
+
+def test_who_cannot_race_is_left_out_and_said(tmp_path):
+    racing = [Entrant("bad", bad), "adam", "kfac", Entrant("random", random_steps)]
+    terms = {"seeds": 2, "trials": 0, "budget": Budget(20, "steps"), "folder": tmp_path}
+    found = race.run("bowl", racing, **terms)
+    assert [result.rule for result in found.results] == ["adam", "random"]
+    assert found.results[0].setting == {"learning_rate": 1e-3}
+    assert any("bad was left out: TypeError: no such rule" in said for said in found.caveats)
+    assert any("kfac was left out: it needs examples" in said for said in found.caveats)
+
+
+def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
+    def burst(problem, learning_rate):
+        del problem
+        return optax.scale(-1e200 * learning_rate)
+
+    rule = Entrant("burst", burst, {"learning_rate": (1.0, 100.0)})
+    terms = {"seeds": 2, "trials": 2, "budget": Budget(20, "steps"), "folder": tmp_path}
+    (result,) = race.run(
+        "xor",
+        [
+            rule,
+        ],
+        **terms,
+    ).results
+    assert result.stopped == ["non_finite"] * 2
+    assert np.isinf(result.validation[:, -1]).all()
+    assert np.isinf(result.tuning).all()
+    assert "burst diverged from 2 of 2 seeds." in race.read(tmp_path).caveats
+
+
+@pytest.mark.parametrize("unit", ["examples", "gradients", "flops", "seconds"])
+def test_budgets_buy_steps(unit):
+    problem, adam = problems.get("xor"), ENTRANTS["adam"]
+    made = runner.lanes.programs(problem, adam, (2,))
+    setting = {"learning_rate": 0.01}
+
+    def bought(amount):
+        terms = protocol.Protocol(1, 2, Budget(amount, unit))
+        return runner._steps_of(problem, adam, terms, made, setting)
+
+    if unit == "seconds":
+        assert 1 < bought(0.01) < bought(10.0)
+    else:
+        price = {"examples": 4, "gradients": 1, "flops": runner.lanes.gradient_flops(problem)}[unit]
+        assert bought(100 * price) == pytest.approx(100, rel=0.25)
+    assert bought(1e-9) == 1
+
+
+# Misuse and trouble -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"seeds": 0}, "seeds of at least 1, got 0"),
+        ({"trials": -1}, "trials of at least 0, got -1"),
+        ({"budget": Budget(10, "hours")}, "a budget in one of steps, examples"),
+        ({"budget": Budget(0.0)}, "a budget above 0 seconds"),
+        ({"rules": []}, "rules with names of their own"),
+        ({"rules": ["adam", "adam"]}, "rules with names of their own"),
+        ({"rules": ["adm"]}, "did you mean 'adam'"),
+        ({"problem": "digitz"}, "did you mean 'digits'"),
+    ],
+)
+def test_misuse_raises_before_anything_is_written(tmp_path, terms, message):
+    terms = {"problem": "xor", "rules": ["adam"], "folder": tmp_path / "new"} | terms
+    with pytest.raises(ValueError, match=message):
+        race.run(**terms)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_of_one_race(folder, tmp_path):
+    with pytest.raises(ValueError, match="hold this very race, got another one: its protocol"):
+        race.run("xor", ["adam"], folder=folder, **TERMS | {"seeds": 3})
+    with pytest.raises(ValueError, match="expected .* to be the folder of a race"):
+        race.read(tmp_path)
+    (tmp_path / "runs.jsonl").write_text("")
+    with pytest.raises(ValueError, match="to be new or to hold race.json"):
+        race.run("xor", ["adam"], folder=tmp_path, **TERMS)
+
+
+def test_two_races_do_not_share_a_folder(tmp_path):
+    terms = protocol.Protocol(1, 1, Budget(1, "steps"))
+    problem = problems.get("xor")
+    with store.opened(tmp_path, problem, terms):
+        with pytest.raises(OSError, match="another race is writing"):
+            with store.opened(tmp_path, problem, terms):
+                pass
+    with store.opened(tmp_path, problem, terms) as again:
+        assert again.lines == []
+
+
+def test_a_torn_line_is_not_read_and_is_cut_off(folder, tmp_path):
+    (tmp_path / "race.json").write_bytes((folder / "race.json").read_bytes())
+    whole = (folder / "runs.jsonl").read_bytes().splitlines(keepends=True)[0]
+    (tmp_path / "runs.jsonl").write_bytes(whole + b'{"kind": "ru')
+    assert race.read(tmp_path).results == []
+    assert race.read(tmp_path).caveats == ["adam is not done yet."]
+    terms = protocol.Protocol(TERMS["trials"], TERMS["seeds"], TERMS["budget"])
+    with store.opened(tmp_path, problems.get("xor"), terms) as again:
+        assert len(again.lines) == 1
+    assert (tmp_path / "runs.jsonl").read_bytes() == whole
+
+
+def test_a_full_disk_leaves_what_was_finished(folder, tmp_path, monkeypatch):
+    calls, fsync = [], os.fsync
+
+    def full(fd):
+        calls.append(fd)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            race.run("xor", ["adam", "lbfgs"], folder=tmp_path, **TERMS)
+    assert race.read(tmp_path).results == []
+    race.run("xor", ["adam", "lbfgs"], folder=tmp_path, **TERMS)
+    assert content(tmp_path) == content(folder)
+
+
+def test_what_is_not_finite_is_null_in_json():
+    assert store._plain({"a": np.float32(np.inf), "b": [np.int32(3), Stop.GOAL]}) == {
+        "a": None,
+        "b": [3, "goal"],
+    }
