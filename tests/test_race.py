@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fnn
-from fnn import data, plots, problems, race, rules
+from fnn import plots, problems, race, rules
 from fnn.cli import app
 from fnn.race import report, store
 from fnn.training import Stop
@@ -128,21 +128,6 @@ def test_curves_are_medians_with_bands():
 def test_misuse_raises():
     with pytest.raises(ValueError, match="seeds of at least 1, got 0"):
         next(race.run(problems.get("iris"), ENTRANTS, seeds=0))
-    with pytest.raises(ValueError, match="did you mean 'digits'"):
-        problems.get("digit")
-    with pytest.raises(ValueError, match="there are: digits"):
-        problems.get("zzz")
-
-
-@pytest.mark.parametrize("name", problems.PROBLEMS)
-def test_problems_are_whole(name):
-    problem = problems.get(name)
-    assert problem.name == name
-    inputs, targets = problem.train
-    params = problem.model.init(jax.random.key(0), inputs[0])
-    assert np.isfinite(problem.objective.on((inputs[:5], targets[:5]))(params))
-    parts = problem.train, problem.validation, problem.test
-    assert sum(len(part.targets) for part in parts) == len(getattr(data, name)().targets)
 
 
 # The command line ---------------------------------------------------------------------------------
