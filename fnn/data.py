@@ -4,7 +4,8 @@ A data set is `Data(inputs, targets)`: NumPy arrays whose first axis counts the 
 `Objective.on` takes. It unpacks, `inputs, targets = data.iris()`. The inputs of one example are a
 row of numbers; an image lies in it row by row, and `inputs.reshape(-1, 8, 8, 1)` makes images with
 one channel of digits. Classes are int32, counted from 0. Nothing is standardized here, and nothing
-is fetched over a network: scikit-learn carries its sets with it, and MNIST is read from your files.
+is fetched over a network: scikit-learn carries its sets with it, and MNIST and Proben1 are read
+from your files.
 """
 
 import gzip
@@ -300,6 +301,82 @@ def _require_size(path, content, fits, expected):
             f"read_idx: expected {path} to hold {expected}, got {len(content)} bytes; try to fetch "
             "it again"
         )
+
+
+# Files of Proben1 ---------------------------------------------------------------------------------
+
+
+_COLUMNS = "bool_in", "real_in", "bool_out", "real_out"
+_PROBEN1 = *_COLUMNS, "training_examples", "validation_examples", "test_examples"
+
+
+def proben1(file: str | Path) -> tuple[Data, Data, Data]:
+    """Training, validation and test examples of a .dt file of Proben1.
+
+    Seven lines NAME=COUNT begin it; then comes an example in each line, its inputs before its
+    outputs. The first examples train, the next validate, the rest test.
+
+    Args:
+        file: such as cancer1.dt.
+
+    Returns:
+        Three data sets: inputs (n, bool_in + real_in); targets (n, bool_out + real_out), numbers
+        as they are in the file.
+
+    Raises:
+        ValueError: if the file does not begin as it should, an example is anything but as many
+            numbers as the beginning says, or there are more or fewer examples.
+
+    Source:
+        Prechelt, "Proben1: a set of neural network benchmark problems and benchmarking rules",
+        Technical Report 21/94, Universität Karlsruhe (1994).
+
+    Example:
+        >>> import tempfile
+        >>> counts = zip(_PROBEN1, [0, 2, 1, 0, 1, 1, 1])
+        >>> lines = [f"{name}={count}" for name, count in counts] + ["0 0 0", "0 1 1", "1 1 0"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "xor.dt")
+        ...     _ = path.write_text(chr(10).join(lines))
+        ...     proben1(path)[1]
+        Data(inputs=array([[0., 1.]]), targets=array([[1.]]))
+    """
+    lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+    header, rows = lines[: len(_PROBEN1)], [line.split() for line in lines[len(_PROBEN1) :]]
+    while rows and not rows[-1]:
+        rows.pop()
+    counts = []
+    for number, name in enumerate(_PROBEN1):
+        line = header[number] if number < len(header) else ""
+        key, _, value = line.partition("=")
+        if key.strip() != name or not value.strip().isdecimal():
+            raise ValueError(
+                f"proben1: expected line {number + 1} of {file} to be {name}=COUNT, got "
+                f"'{line[:40]}'; try a .dt file of Proben1"
+            )
+        counts.append(int(value))
+    bool_in, real_in, bool_out, real_out, *sizes = counts
+    inputs, columns = bool_in + real_in, bool_in + real_in + bool_out + real_out
+    if len(rows) != sum(sizes):
+        raise ValueError(
+            f"proben1: expected {sum(sizes)} examples in {file}, got {len(rows)}; try to fetch it "
+            "again"
+        )
+    table = np.empty((len(rows), columns))
+    for number, row in enumerate(rows):
+        try:
+            table[number] = [*map(float, row)]
+        except ValueError:
+            table[number] = np.nan
+        complete = len(row) == columns and np.isfinite(table[number]).all()
+        if not complete:
+            raise ValueError(
+                f"proben1: expected {columns} numbers in line {number + len(_PROBEN1) + 1} of "
+                f"{file}, got '{' '.join(row)[:40]}'; try to fetch it again"
+            )
+    parts = np.split(table, np.cumsum(sizes)[:-1])
+    train, validation, test = (Data(part[:, :inputs], part[:, inputs:]) for part in parts)
+    return train, validation, test
 
 
 # Splits -------------------------------------------------------------------------------------------

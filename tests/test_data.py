@@ -178,6 +178,47 @@ def test_mnist_says_what_is_missing_and_what_does_not_match(mnist_folder):
         data.mnist(mnist_folder / "absent")
 
 
+# --- Proben1 ---
+
+HEADER = ["bool_in=1", "real_in=1", "bool_out=1", "real_out=0"]
+HEADER += ["training_examples=2", "validation_examples=1", "test_examples=1"]
+ROWS = ["0 0.5 1", "1 0.25 0", "0 1e-1 1", "1 -2 0"]
+
+
+def proben1(folder, lines):
+    return data.proben1(written(folder, "\n".join([*lines, ""]).encode(), "set.dt"))
+
+
+def test_proben1_is_cut_by_the_counts_of_its_header(tmp_path):
+    train, validation, test = proben1(tmp_path, HEADER + ROWS)
+    np.testing.assert_array_equal(train.inputs, [[0, 0.5], [1, 0.25]])
+    np.testing.assert_array_equal(train.targets, [[1], [0]])
+    np.testing.assert_array_equal(validation.inputs, [[0, 0.1]])
+    np.testing.assert_array_equal(test.inputs, [[1, -2]])
+    np.testing.assert_array_equal(test.targets, [[0]])
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], r"line 1 of .*set\.dt to be bool_in=COUNT, got ''"),
+        (HEADER[:6], "line 7 .* to be test_examples=COUNT, got ''"),
+        (["bool_in=-1", *HEADER[1:], *ROWS], "line 1 .*, got 'bool_in=-1'"),
+        ([HEADER[1], HEADER[0], *HEADER[2:], *ROWS], "line 1 .*, got 'real_in=1'"),
+        (HEADER + ROWS[:3], "expected 4 examples in .*, got 3; try to fetch it again"),
+        (HEADER + ROWS + ROWS[:1], "expected 4 examples in .*, got 5"),
+        ([*HEADER, *ROWS[:2], "0 1", ROWS[3]], "expected 3 numbers in line 10 of .*, got '0 1'"),
+        ([*HEADER, "0 1 1 1", *ROWS[1:]], "expected 3 numbers in line 8 of .*, got '0 1 1 1'"),
+        ([*HEADER, "0 ? 1", *ROWS[1:]], r"in line 8 of .*, got '0 \? 1'"),
+        ([*HEADER, "0 nan 1", *ROWS[1:]], "in line 8 of .*, got '0 nan 1'"),
+        ([*HEADER, "1", *ROWS[1:]], "in line 8 of .*, got '1'"),
+    ],
+)
+def test_proben1_says_which_line_is_damaged(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=message):
+        proben1(tmp_path, lines)
+
+
 # --- splits ---
 
 

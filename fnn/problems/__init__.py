@@ -1,31 +1,32 @@
-"""Problems: what can be raced. Data, a network, a loss, a measure and a budget under one name."""
+"""Problems: what can be raced. Data, a network, a loss, a measure and a budget under one name.
 
-from collections.abc import Callable, Mapping
+registry         problems by name: `PROBLEMS`, `get`, and `load` for a file of yours
+problem          what a problem is
+supervised       inputs with targets: what most are put together from
+lectures         XOR, parity, fits by three units
+classification   digits, iris, wine, breast-cancer, moons, circles
+regression       diabetes, Mackey-Glass
+images           autoencoder, MNIST, Fashion-MNIST
+text             a character RNN on a text of yours
+surfaces         bowl, ravine, saddle, Rosenbrock, Beale: two parameters, to be drawn
+minpack          the MINPACK suite of least squares
+deepobs          a noisy quadratic
+matlab           SIN, PARITY, CANCER, DIABETES of MATLAB's table
+poisson          a partial differential equation
+"""
 
-from fnn import names
-from fnn.problems.classification import digits, iris, moons
 from fnn.problems.problem import COSTS as COSTS
 from fnn.problems.problem import Budget as Budget
 from fnn.problems.problem import Measure as Measure
 from fnn.problems.problem import Problem as Problem
 from fnn.problems.problem import accuracy as accuracy
-
-PROBLEMS: Mapping[str, Callable[..., Problem]] = {
-    problem.__name__: problem for problem in (digits, iris, moons)
-}
-
-
-def get(name: str) -> Problem:
-    """The problem of that name, its data loaded.
-
-    Args:
-        name: one of `PROBLEMS`; an unknown one raises ValueError with the nearest match.
-
-    Returns:
-        The problem.
-
-    Example:
-        >>> get("iris").name
-        'iris'
-    """
-    return names.look_up("problem", name, PROBLEMS)()
+from fnn.problems.registry import DATA as DATA
+from fnn.problems.registry import PROBLEMS as PROBLEMS
+from fnn.problems.registry import get as get
+from fnn.problems.registry import load as load
+from fnn.problems.supervised import Score as Score
+from fnn.problems.supervised import network as network
+from fnn.problems.supervised import standardized as standardized
+from fnn.problems.supervised import supervised as supervised
+from fnn.problems.surfaces import SURFACES as SURFACES
+from fnn.problems.surfaces import Surface as Surface

@@ -1,0 +1,195 @@
+"""Problems by name, and problems of a file of yours."""
+
+import inspect
+import runpy
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fnn import names
+from fnn.problems import (
+    classification,
+    deepobs,
+    images,
+    lectures,
+    matlab,
+    minpack,
+    poisson,
+    regression,
+    surfaces,
+    text,
+)
+from fnn.problems.problem import Problem
+
+
+def _fixed(maker: Callable[..., Problem], summary: str, *arguments: object) -> Callable:
+    """A maker without arguments, whose first line of documentation is the summary."""
+
+    def make() -> Problem:
+        return maker(*arguments)
+
+    make.__doc__ = summary
+    return make
+
+
+PROBLEMS: Mapping[str, Callable[..., Problem]] = {
+    "xor": lectures.xor,
+    **{
+        f"parity-{n}": _fixed(lectures.parity, f"Whether an odd number of {n} signs is +1.", n)
+        for n in (2, 3, 4, 5)
+    },
+    "fit-square": lectures.fit_square,
+    "fit-sine": lectures.fit_sine,
+    "fit-abs": lectures.fit_abs,
+    "fit-step": lectures.fit_step,
+    "digits": classification.digits,
+    "iris": classification.iris,
+    "wine": classification.wine,
+    "breast-cancer": classification.breast_cancer,
+    "moons": classification.moons,
+    "circles": classification.circles,
+    "diabetes": regression.diabetes,
+    "mackey-glass": regression.mackey_glass,
+    "mackey-glass-85": _fixed(
+        regression.mackey_glass, "A chaotic series 85 ahead from four values of its past.", 85
+    ),
+    "autoencoder": images.autoencoder,
+    "bowl": surfaces.bowl,
+    "ravine": surfaces.ravine,
+    "saddle": surfaces.saddle,
+    "rosenbrock": surfaces.rosenbrock,
+    "beale": surfaces.beale,
+    **{
+        f"minpack-{case.split(',')[0].replace(' ', '-')}": _fixed(
+            minpack.least_squares, f"{case} of the MINPACK suite of least squares.", case
+        )
+        for case in minpack.PUBLISHED
+    },
+    "deepobs-quadratic": deepobs.quadratic,
+    "matlab-sin": matlab.sin,
+    "matlab-parity": matlab.parity,
+    "matlab-cancer": matlab.cancer,
+    "matlab-diabetes": matlab.diabetes,
+    "poisson": poisson.poisson,
+    "mnist": images.mnist,
+    "fashion-mnist": images.fashion_mnist,
+    "char-rnn": text.char_rnn,
+}
+"""Name to maker. A maker takes nothing, or one path where `DATA` says what of."""
+
+DATA: Mapping[str, str] = {
+    "matlab-cancer": "Proben1's cancer1.dt or another permutation",
+    "matlab-diabetes": "Proben1's diabetes1.dt or another permutation",
+    "mnist": "a folder with MNIST's four IDX files",
+    "fashion-mnist": "a folder with Fashion-MNIST's four IDX files",
+    "char-rnn": "a text in UTF-8",
+}
+"""What the problems read that need a file or folder of yours."""
+
+
+def get(name: str, folder_or_file: str | Path | None = None) -> Problem:
+    """The problem of that name, its data loaded.
+
+    Args:
+        name: one of `PROBLEMS`, or the path of a Python file that defines one, ending in .py (see
+            `load`). An unknown one raises ValueError with the nearest match.
+        folder_or_file: what it reads, by `DATA`. One that is missing, or not asked for, raises
+            ValueError.
+
+    Returns:
+        The problem.
+
+    Example:
+        >>> get("iris").name
+        'iris'
+        >>> get("mnist")
+        Traceback (most recent call last):
+        ValueError: mnist: expected a folder with MNIST's four IDX files, got none; try ...
+    """
+    if name.endswith(".py"):
+        return load(name, folder_or_file)
+    maker = names.look_up("problem", name, PROBLEMS)
+    return maker(*_arguments(name, maker, folder_or_file))
+
+
+def _arguments(
+    name: str, maker: Callable[..., Problem], path: str | Path | None
+) -> tuple[str | Path, ...]:
+    """The path if the maker takes one; an error if it is missing, or not asked for."""
+    required = [
+        parameter.name
+        for parameter in inspect.signature(maker).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    if path is None and required:
+        reads = DATA.get(name, f"a path, {required[0]}")
+        raise ValueError(f"{name}: expected {reads}, got none; try --data {required[0].upper()}")
+    if path is not None and not required:
+        raise ValueError(f"{name}: expected no data, got {path}; try without --data")
+    return () if path is None else (path,)
+
+
+def load(path: str | Path, folder_or_file: str | Path | None = None) -> Problem:
+    """The problem that a Python file defines.
+
+    The file defines `problem`, a `Problem` or a function that returns one; a function with a
+    parameter is given `folder_or_file`.
+
+    Args:
+        path: the file.
+        folder_or_file: what it reads, if it reads anything.
+
+    Returns:
+        The problem.
+
+    Raises:
+        ValueError: if there is no such file, if it raises (the error names the line), or if it does
+            not define a problem.
+
+    Example:
+        >>> text = '''
+        ... import jax, fnn
+        ... from fnn.problems import Budget, Measure, Problem
+        ...
+        ... valleys = fnn.penalty(lambda x: (x**4).sum() - x[0] * x[1])
+        ... problem = Problem(
+        ...     "valleys", "two that meet", "made up", lambda key: jax.random.normal(key, (2,)),
+        ...     objective=None, train=valleys, validation=valleys, test=None,
+        ...     measure=Measure("depth", lambda x, _: valleys(x)), batch_size=None,
+        ...     budget=Budget(100, "steps"), target=-0.12,
+        ... )'''
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "my_problem.py").write_text(text)
+        ...     load(Path(folder, "my_problem.py")).name
+        'valleys'
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a Python file that defines a problem, got no file")
+    found = _run(path, lambda: runpy.run_path(str(path)).get("problem"))
+    if inspect.isfunction(found):
+        maker, arguments = found, _arguments(path.name, found, folder_or_file)
+        found = _run(path, lambda: maker(*arguments))
+    elif folder_or_file is not None:
+        raise ValueError(f"{path}: expected no data, got {folder_or_file}; try without --data")
+    if not isinstance(found, Problem):
+        got = "none" if found is None else f"a {type(found).__name__}"
+        raise ValueError(
+            f"{path}: expected `problem` to be a Problem or a function that returns one, got {got}"
+            "; try problem = fnn.problems.Problem(...)"
+        )
+    return found
+
+
+def _run(path: Path, code: Callable[[], object]) -> object:
+    """What code of the file returns; what it raises names the last line that took part."""
+    try:
+        return code()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines.append(error.lineno)
+        at = f", line {lines[-1]}" if lines else ""
+        raise ValueError(f"{path}{at}: {type(error).__name__}: {error}") from error
