@@ -1,0 +1,332 @@
+"""What is said of a race: by hand, by scipy, by the literature, and in 1600 simulated races."""
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fnn.race import statistics
+
+INF = np.inf
+
+
+# Medians ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [9, 21])
+def test_the_interval_of_a_median_is_that_of_a_bootstrap_without_end(n):
+    values = np.random.default_rng(n).normal(size=n)
+    found = statistics.median_interval(values)
+    drawn = stats.bootstrap(
+        (values,), np.median, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    np.testing.assert_allclose([found.low, found.high], drawn)
+    assert found.median == np.median(values)
+
+
+@pytest.mark.parametrize(("n", "known"), [(12, 0.961), (13, 0.908), (30, 0.957)])
+def test_the_interval_of_a_median_covers_it(n, known):
+    values = np.random.default_rng(0).exponential(size=(n, 4000))
+    low, _, high = statistics.median_interval(values)
+    assert np.mean((low <= np.log(2)) & (np.log(2) <= high)) == pytest.approx(known, abs=0.015)
+
+
+def test_misses_have_a_median_and_nothing_is_interpolated_between_them_and_numbers():
+    values = np.array([[1, 1], [2, INF], [INF, INF], [4, INF], [3, 2.0], [5, INF]])
+    low, median, high = statistics.median_interval(values)
+    np.testing.assert_array_equal(median, [3.5, INF])
+    np.testing.assert_array_equal(low, [1, 1])
+    np.testing.assert_array_equal(high, [INF, INF])
+    one = statistics.median_interval([7.0])
+    assert one == (7, 7, 7)
+    assert np.array_equal(statistics.median_interval(values)[0], low)
+
+
+def test_a_higher_confidence_is_a_wider_interval():
+    values = np.arange(21.0)
+    ends = [statistics.median_interval(values, confidence) for confidence in (0.5, 0.9, 0.99)]
+    assert ends[0].low > ends[1].low > ends[2].low
+    assert all(end.low + end.high == 20 for end in ends)
+
+
+# Pairs and blocks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [5, 12, 40, 90])
+def test_pairs_are_tested_as_scipy_does(n):
+    first, second = np.random.default_rng(n).normal(size=(2, n))
+    p, effect = statistics.signed_rank(first, second + 0.3)
+    ranks = stats.rankdata(np.abs(first - second - 0.3))
+    theirs = stats.wilcoxon(first, second + 0.3, method="exact" if n <= 50 else "asymptotic")
+    np.testing.assert_allclose(p, theirs.pvalue, rtol=1e-12)
+    signed = np.sum(ranks * np.sign(second + 0.3 - first)) / np.sum(ranks)
+    np.testing.assert_allclose(effect, signed, atol=1e-12)
+    assert statistics.signed_rank(second + 0.3, first) == (pytest.approx(p), pytest.approx(-effect))
+
+
+def test_tied_pairs_are_tested_by_all_changes_of_sign():
+    first = np.array([1, 2, 3, 4, 5, 6, 7, INF, INF])
+    second = np.array([2, 3, 4, 3, 7, 4, 7, INF, 1.0])  # two pairs are equal
+    difference = np.array([1, 1, 1, -1, 2, -2, -INF])
+    theirs = stats.permutation_test(
+        (stats.rankdata(np.abs(difference)) * np.sign(difference),),
+        lambda ranks: np.sum(ranks),
+        permutation_type="samples",
+        n_resamples=INF,
+    )
+    found = statistics.signed_rank(first, second)
+    np.testing.assert_allclose(found.p, theirs.pvalue, rtol=1e-12)
+
+
+def test_blocks_are_tested_as_scipy_does():
+    rng = np.random.default_rng(0)
+    tied = rng.integers(0, 4, size=(15, 5)).astype(float)
+    chi_square = stats.friedmanchisquare(*tied.T).statistic
+    theirs = stats.f.sf(14 * chi_square / (60 - chi_square), 4, 56)
+    np.testing.assert_allclose(statistics.friedman(tied), theirs, rtol=1e-10)
+    assert statistics.friedman(np.exp(tied)) == statistics.friedman(tied)
+    assert statistics.friedman(np.full((6, 3), INF)) == 1
+    np.testing.assert_allclose(statistics.friedman(np.tile([3.0, 1, 2], (4, 1))), 6**-3)
+    np.testing.assert_allclose(statistics.friedman(np.tile([3.0, 1, 1], (4, 1))), 3**-3)
+
+
+# Comparisons --------------------------------------------------------------------------------------
+
+
+def races(rules, shared, count=200, seeds=12):
+    """Equal rules; the starting points may matter more than they do."""
+    rng = np.random.default_rng(rules)
+    for _ in range(count):
+        values = rng.lognormal(size=(rules, seeds))
+        yield values + rng.lognormal(sigma=2, size=seeds) if shared else values
+
+
+def different(compared):
+    return [name for name, s in compared.standings.items() if s.verdict in ("worse", "differs")]
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["independent", "shared"])
+@pytest.mark.parametrize("rules", [2, 3, 5, 8])
+def test_among_equal_rules_differences_are_seldom_found(rules, shared):
+    false = [different(statistics.compare(dict(enumerate(v)))) for v in races(rules, shared)]
+    assert np.mean([len(names) > 0 for names in false]) <= 0.09
+
+
+def test_a_bad_rule_does_not_vouch_for_others():
+    false = 0
+    for values in races(5, shared=True):
+        found = different(statistics.compare({"bad": values[0] + 1e6} | dict(enumerate(values))))
+        assert "bad" in found
+        false += len(found) > 1
+    assert false / 200 <= 0.09
+
+
+def test_a_planted_difference_is_found_a_copy_ties_and_the_bad_rule_comes_last():
+    rng = np.random.default_rng(0)
+    hard = rng.lognormal(size=30)
+    named = {f"rule {i}": hard * rng.lognormal(sigma=0.1, size=30) for i in range(4)}
+    better = hard * rng.lognormal(-0.3, sigma=0.1, size=30)
+    bad = np.where(np.arange(30) < 20, INF, hard)
+    compared = statistics.compare({"bad": bad, "better": better, "copy": better.copy()} | named)
+    assert compared.best == "better"
+    assert list(compared.standings)[:2] == ["better", "copy"]
+    assert list(compared.standings)[-1] == "bad"
+    assert different(compared) == list(compared.standings)[2:]
+    copy, bad = compared.standings["copy"], compared.standings["bad"]
+    assert (copy.p, copy.effect, copy.verdict) == (1, 0, "tied")
+    assert (bad.median, bad.verdict) == (INF, "worse")
+    assert bad.effect > 0.5
+
+
+def test_holm_by_hand():
+    """p of 2 / 2^12 three times: 6 / 2^12 is the smallest, and none is smaller than it."""
+    seeds = np.arange(12.0)
+    values = {"c": seeds + 2, "a": seeds, "d": seeds + 3, "b": seeds + 1}
+    compared = statistics.compare(values)
+    assert list(compared.standings) == ["a", "b", "c", "d"]
+    assert [s.p for s in compared.standings.values()] == [1] + [pytest.approx(6 / 2**12)] * 3
+    assert [s.mean_rank for s in compared.standings.values()] == [1, 2, 3, 4]
+    assert compared.standings["b"].effect == 1
+
+
+def test_two_rules_are_told_apart_by_their_pairs_alone():
+    first, second = np.random.default_rng(2).normal(size=(2, 20))
+    compared = statistics.compare({"first": first, "second": second + 0.7})
+    assert compared.best == "first"
+    theirs = stats.wilcoxon(first, second + 0.7).pvalue
+    np.testing.assert_allclose(compared.standings["second"].p, theirs, rtol=1e-12)
+
+
+def test_identical_runs_tie_without_a_warning():
+    values = {name: np.array([1.0, INF] * 6) for name in "abc"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compared = statistics.compare(values)
+        ranked = statistics.critical_difference(values)
+    assert [s.p for s in compared.standings.values()] == [1, 1, 1]
+    assert [s.verdict for s in compared.standings.values()] == ["lowest median", "tied", "tied"]
+    assert ranked.mean_ranks == {"a": 2, "b": 2, "c": 2}
+    assert (ranked.p, ranked.groups) == (1, [("a", "b", "c")])
+
+
+def test_too_few_seeds_give_no_verdict():
+    for seeds in (1, 11):
+        values = {"a": np.arange(seeds), "b": np.arange(seeds) + 1.0, "c": np.arange(seeds) + 9}
+        verdicts = [s.verdict for s in statistics.compare(values).standings.values()]
+        assert verdicts == ["lowest median"] + 2 * ["too few seeds to tell"]
+    assert statistics.compare({"alone": [1.0]}).best == "alone"
+
+
+def test_a_higher_median_with_lower_pairs_is_not_called_worse():
+    """Hardly above in 21 pairs, far below in 19: the pairs speak against the median."""
+    first = np.repeat([5.0, 7.0], [21, 19])
+    second = np.repeat([5.1, 6.0], [21, 19])
+    compared = statistics.compare({"first": first, "second": second})
+    assert compared.best == "first"
+    second = compared.standings["second"]
+    assert second.p < 0.05
+    assert (second.effect, second.verdict) == (pytest.approx(1 - 2 * 589 / 820), "differs")
+
+
+def test_the_order_of_rules_and_the_unit_of_values_do_not_matter():
+    values = np.random.default_rng(4).normal(size=(6, 14)) + np.arange(6)[:, None]
+    forth = statistics.compare(dict(enumerate(values)))
+    back = statistics.compare({i: values[i] for i in range(5, -1, -1)})
+    assert forth == back
+    assert list(forth.standings) == list(back.standings)
+    scaled = statistics.compare(dict(enumerate(8 * values))).standings
+    assert {i: s._replace(median=s.median / 8) for i, s in scaled.items()} == forth.standings
+
+
+# Ranks --------------------------------------------------------------------------------------------
+
+
+def test_the_critical_difference_is_demsars():
+    """Table 5(a), and section 3.2.2's example: four algorithms on 14 data sets differ by 1.25."""
+    table = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
+    rng = np.random.default_rng(0)
+    for k, q in enumerate(table, start=2):
+        ranked = statistics.critical_difference(dict(enumerate(rng.normal(size=(k, 6)))))
+        np.testing.assert_allclose(ranked.difference / np.sqrt(k * (k + 1) / 36), q, atol=1e-3)
+    example = statistics.critical_difference(dict(enumerate(rng.normal(size=(4, 14)))))
+    np.testing.assert_allclose(example.difference, 1.25, atol=5e-3)
+
+
+def test_groups_are_the_largest_sets_that_are_not_told_apart():
+    """Mean ranks 1, 2, 3, 4 and a difference of 1.05: neighbors are one group each; then of 2.1."""
+    values = {name: np.full(20, float(i)) for i, name in enumerate("dbca")}
+    few = statistics.critical_difference({n: v[:5] for n, v in values.items()})
+    many = statistics.critical_difference(values)
+    assert list(many.mean_ranks.values()) == [1, 2, 3, 4]
+    assert 1 < many.difference < 2 < few.difference < 3
+    assert many.groups == [("d", "b"), ("b", "c"), ("c", "a")]
+    assert few.groups == [("d", "b", "c"), ("b", "c", "a")]
+    assert (few.blocks, many.blocks) == (5, 20)
+    much = statistics.critical_difference({n: np.tile(v, 10) for n, v in values.items()})
+    assert much.groups == []
+
+
+def test_ranks_do_not_change_under_monotone_maps():
+    values = dict(enumerate(np.random.default_rng(0).normal(size=(5, 9))))
+    mapped = {i: np.where(v > 1, INF, np.exp(v)) for i, v in values.items()}
+    capped = {i: np.minimum(v, 1) for i, v in values.items()}
+    assert statistics.critical_difference(mapped) == statistics.critical_difference(capped)
+
+
+# Profiles and sensitivity -------------------------------------------------------------------------
+
+
+def test_a_profile_by_hand():
+    times = {
+        "fast": [1.0, 2.0, 5.0, INF, INF],
+        "slow": [2.0, 2.0, INF, INF, 6.0],
+        "never": [INF] * 5,
+        "late": [10.0, 3.0, 5.0, INF, 24.0],
+    }
+    profile = statistics.performance_profile(times)
+    np.testing.assert_array_equal(profile.ratios["late"], [10, 1.5, 1, INF, 4])
+    np.testing.assert_array_equal(profile.share("fast", [1, 2, 4, INF]), [0.6] * 4)
+    np.testing.assert_array_equal(profile.share("slow", [0.9, 1, 1.99, 2]), [0, 0.4, 0.4, 0.6])
+    np.testing.assert_array_equal(profile.share("never", [1, INF]), [0, 0])
+    np.testing.assert_array_equal(profile.share("late", [1, 1.5, 4, 10]), [0.2, 0.4, 0.6, 0.8])
+    assert profile.scores == pytest.approx({
+        "fast": 0.6,
+        "slow": (2 * 3 + 2) / 15,
+        "never": 0,
+        "late": (2.5 + 3) / 15,
+    })
+
+
+def test_the_score_is_the_integral_of_the_profile():
+    times = dict(enumerate(np.random.default_rng(0).lognormal(size=(4, 30))))
+    for largest in (2.0, 4.0):
+        profile = statistics.performance_profile(times, largest)
+        for rule, score in profile.scores.items():
+            ends = np.unique(np.clip(np.r_[1.0, profile.ratios[rule], largest], 1, largest))
+            area = np.sum(profile.share(rule, ends[:-1]) * np.diff(ends))
+            np.testing.assert_allclose(score, area / (largest - 1), rtol=1e-12)
+
+
+def test_who_had_arrived_at_the_start_took_no_time():
+    profile = statistics.performance_profile({"a": [0.0, 0.0, 1.0], "b": [0.0, 3.0, 1.0]})
+    np.testing.assert_array_equal(profile.ratios["a"], [1, 1, 1])
+    np.testing.assert_array_equal(profile.ratios["b"], [1, INF, 1])
+
+
+def test_sensitivity_by_hand():
+    """Good up to 1.5 x 2: half a decade before 0.1 (4 -> 2), one to 1, a tenth after (2.5 -> 7.5).
+
+    The trial of 0.1 with the lower loss counts, and the median over its seeds.
+    """
+    settings = [{"rate": rate, "decay": 0.9} for rate in (1.0, 0.01, 0.1, 0.1, 10.0, 100.0)]
+    losses = [[2.5, 0, 9], [4, 4, 4], [2, 8, 1], [5, 5, 5], [7.5, 7.5, INF], [INF, INF, 1]]
+    found = statistics.sensitivity(settings, losses, "rate")
+    np.testing.assert_array_equal(found.setting, [0.01, 0.1, 1, 10, 100])
+    np.testing.assert_array_equal(found.loss, [4, 2, 2.5, 7.5, INF])
+    assert found.limit == 3
+    np.testing.assert_allclose([found.decades, found.share], [1.6, 0.4])
+    wide = statistics.sensitivity(settings, losses, "rate", tolerance=5.5, searched=(1e-4, 1e4))
+    np.testing.assert_allclose([wide.limit, wide.decades, wide.share], [7.5, 3, 3 / 8])
+
+
+def test_sensitivity_without_anything_good_or_anything_to_vary():
+    rates = [{"rate": 0.1}, {"rate": 1.0}]
+    assert statistics.sensitivity(rates, [[INF], [INF]], "rate").decades == 0
+    assert statistics.sensitivity(rates, [[INF], [1.0]], "rate").decades == 0
+    one = statistics.sensitivity(rates[:1], [[2.0]], "rate")
+    assert (one.decades, one.share) == (0, 0)
+    below = statistics.sensitivity(rates, [[-2.0], [-1.0]], "rate", tolerance=0.5)
+    assert below.decades == pytest.approx(0.5)
+
+
+# Misuse -------------------------------------------------------------------------------------------
+
+RATES = [{"rate": 0.1}, {"rate": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: statistics.median_interval([]), "expected seeds"),
+        (lambda: statistics.median_interval([np.nan]), "got nan"),
+        (lambda: statistics.median_interval([1.0], 95), "try 0.95"),
+        (lambda: statistics.signed_rank([1.0], [1.0, 2.0]), "same seeds"),
+        (lambda: statistics.friedman(np.ones((1, 3))), "two blocks"),
+        (lambda: statistics.compare({}), "one number for each seed"),
+        (lambda: statistics.compare({"a": []}), "one number for each seed"),
+        (lambda: statistics.compare({"a": [1, 2], "b": [1]}), r"'a': \(2,\), 'b': \(1,\)"),
+        (lambda: statistics.compare({"a": [1, np.nan]}), "got nan"),
+        (lambda: statistics.compare({"a": [1, -INF]}), "-inf"),
+        (lambda: statistics.critical_difference({"a": [1, 2]}), "two rules"),
+        (lambda: statistics.performance_profile({"a": [-1.0]}), "at least 0, got -1"),
+        (lambda: statistics.performance_profile({"a": [1.0]}, 1), "above 1"),
+        (lambda: statistics.sensitivity(RATES, [[1.0]], "rate"), "losses of 2 trials"),
+        (lambda: statistics.sensitivity(RATES, [[1.0], [2.0]], "decay"), "trials of decay"),
+        (lambda: statistics.sensitivity(RATES, [[-1.0], [2.0]], "rate"), "tolerance="),
+        (lambda: statistics.sensitivity([{"rate": 0}], [[1.0]], "rate"), "logarithmic"),
+    ],
+)
+def test_misuse_raises(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
