@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A"
 """Okabe and Ito's, told apart with every kind of color vision; a gray that shows on black and on
 white instead of their black, and no yellow."""
 
-DASHES = (), (6, 2), (6, 2, 1.5, 2), (1.5, 2), (12, 3), (3, 1.5), (9, 2, 1.5, 2, 1.5, 2)
-"""Lengths of strokes and gaps, in points: lines are told apart in print too."""
+DASHES = (), (4, 1.5), (4, 1.5, 1, 1.5), (1, 1.5), (7, 1.5), (2.2, 1.2), (5, 1.5, 1, 1.5, 1, 1.5)
+"""Strokes and gaps in widths of the line: lines are told apart in print too."""
 
 MARKERS = "o", "s", "^", "D", "v", "P", "X"
 
@@ -98,8 +99,7 @@ def band(curve: Curve, points: int = 200) -> Band:
             if until
             else np.full(len(places), np.inf)
         )
-    low, median, high = np.quantile(rows, [0.25, 0.5, 0.75], axis=0, method="closest_observation")
-    return Band(places, low, np.median(rows, axis=0), high)
+    return Band(places, *_middle_half(np.array(rows), axis=0))
 
 
 def window(bands: Sequence[Band]) -> tuple[float, float]:
@@ -182,6 +182,7 @@ def arrivals(axes: Axes, named: Mapping[str, Float[np.ndarray, " repetitions"]])
         >>> axes.texts[-1].get_text()
         '2 of 3'
     """
+    axes.text(1.02, 1, "reached", transform=axes.transAxes, va="bottom", fontsize="small")
     for i, spent in enumerate(named.values()):
         color, _, marker = style(i)
         arrived = np.sort(spent[np.isfinite(spent)])
@@ -196,6 +197,9 @@ def arrivals(axes: Axes, named: Mapping[str, Float[np.ndarray, " repetitions"]])
         beside = axes.get_yaxis_transform()
         axes.text(1.02, i, text, transform=beside, va="center", fontsize="small")
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     return _rows(axes, list(named))
 
 
@@ -299,8 +303,8 @@ def ranks(
         >>> from matplotlib.figure import Figure
         >>> axes = Figure().subplots()
         >>> axes = ranks(axes, {"adam": 1.2, "sgd": 1.8}, [("adam", "sgd")], 0.9)
-        >>> sorted(text.get_text() for text in axes.texts)[-2:]
-        ['adam  1.20', 'sgd  1.80']
+        >>> [text.get_text() for text in axes.texts[2:]]
+        ['adam  1.20', '1.80  sgd', 'CD = 0.90']
     """
     ordered = sorted(mean_ranks, key=lambda label: mean_ranks[label])
     n, half = len(ordered), (len(ordered) + 1) // 2
@@ -394,8 +398,16 @@ def across(sweep: Sweep) -> Band:
     """
     order = np.argsort(sweep.setting)
     loss = sweep.loss[order]
-    low, high = np.quantile(loss, [0.25, 0.75], axis=1, method="closest_observation")
-    return Band(sweep.setting[order], low, np.median(loss, axis=1), high)
+    return Band(sweep.setting[order], *_middle_half(loss, axis=1))
+
+
+def _middle_half(
+    values: Float[np.ndarray, "n m"], axis: int
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Quartiles and the median; the quartiles are values, the outer ones where two are as near."""
+    low = np.quantile(values, 0.25, axis=axis, method="lower")
+    high = np.quantile(values, 0.75, axis=axis, method="higher")
+    return low, np.median(values, axis=axis), high
 
 
 def _drawn(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

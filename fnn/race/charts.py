@@ -63,7 +63,7 @@ def losses(race: Race, *, train: bool) -> go.Figure:
         _target(figure, race.header["target"], logarithmic=low > 0)
     scale = _log(low, high) if low > 0 else {"range": [low, high]}
     figure.update_layout(
-        xaxis={"type": "log", **_axis(LABELS[FIRST])},
+        xaxis={"type": "log", **_axis(LABELS[FIRST]), "nticks": 4},
         yaxis={**_axis(f"{'training' if train else 'validation'} loss"), **scale},
         hovermode="closest",
     )
@@ -120,7 +120,7 @@ def arrivals(race: Race) -> go.Figure:
         x=1, xref="paper", y=-0.9, text="reached", showarrow=False, xanchor="left", xshift=6
     )
     figure.update_layout(
-        xaxis={"type": "log", **_axis(LABELS[FIRST])},
+        xaxis={"type": "log", **_axis(LABELS[FIRST]), "nticks": 3},
         yaxis=_rows(rules),
         margin_r=66,
         hovermode="closest",
@@ -165,7 +165,7 @@ def profile(races: Sequence[Race]) -> go.Figure:
         },
         yaxis={
             **_axis(f"share of {'seeds' if len(races) == 1 else 'problems'}"),
-            "range": [-0.02, 1.02], "tickformat": ".0%",
+            "range": [-0.02, 1.02], "tickformat": ".0%", "dtick": 0.25,
         },
         legend_title_text="score",
     )  # fmt: skip
@@ -285,7 +285,7 @@ def to_json(figure: go.Figure) -> str:
     Returns:
         JSON that ends no script element.
     """
-    plain = json.loads(figure.to_json())
+    plain = figure.to_dict()
     plain["layout"].pop("template", None)
     text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -396,7 +396,7 @@ def _area(b: plots.Band, low: float, high: float) -> dict:
 
 def _stroke(i: int) -> dict:
     color, dash, _ = plots.style(i)
-    dashes = ",".join(f"{1.4 * length:g}px" for length in dash) or "solid"
+    dashes = ",".join(f"{2 * length:g}px" for length in dash) or "solid"
     return {"color": color, "dash": dashes, "width": 2}
 
 

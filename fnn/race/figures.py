@@ -39,13 +39,13 @@ def losses(race: Race, *, train: bool) -> Figure:
     for axes in (figure.axes[0], figure.axes[3]):
         axes.set_ylabel("training loss" if train else "validation loss")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    legend = figure.axes[5]
-    legend.axis("off")
-    legend.legend(
+    figure.axes[5].axis("off")
+    legend = figure.axes[5].legend(
         handles, labels, loc="center", ncols=1 + (len(labels) > 12), frameon=False,
-        fontsize="small" if len(labels) > 6 else "medium", handlelength=3.2, columnspacing=1,
+        fontsize="x-small" if len(labels) > 12 else "small", handlelength=4, columnspacing=0.6,
         title="median, band: middle half of seeds",
     )  # fmt: skip
+    legend.set_in_layout(False)  # the panels stay equally wide
     figure.suptitle(_title(race))
     return figure
 
@@ -64,8 +64,7 @@ def arrivals(race: Race) -> Figure:
     axes = plots.arrivals(figure.subplots(), named)
     target = f"{race.header['target']:.4g}"
     axes.set_xlabel(f"{LABELS['seconds']} until a validation loss of {target}")
-    axes.set_title("reached", loc="right", fontsize="small")
-    axes.set_title(_title(race), loc="left", fontsize="medium")
+    figure.suptitle(_title(race), fontsize="medium")
     return figure
 
 
@@ -89,7 +88,7 @@ def profile(races: Sequence[Race]) -> Figure:
     handles, rules = axes.get_legend_handles_labels()
     figure.legend(
         handles, [f"{rule}  {s:.2f}" for rule, s in zip(rules, found.scores.values(), strict=True)],
-        loc="outside right center", frameon=False, fontsize="small", handlelength=3.2,
+        loc="outside right center", frameon=False, fontsize="small", handlelength=4,
         title="score",
     )  # fmt: skip
     return figure
@@ -131,7 +130,7 @@ def sensitivity(race: Race, name: str) -> Figure:
     axes = figure.subplots()
     plots.sensitivity(axes, sweeps, [result.rule for result in findings.ordered(race)])
     axes.set(xlabel=name.replace("_", " "), ylabel="validation loss at the end of tuning")
-    figure.legend(loc="outside right center", frameon=False, fontsize="small", handlelength=3.2)
+    figure.legend(loc="outside right center", frameon=False, fontsize="small", handlelength=4)
     figure.suptitle(_title(race))
     return figure
 

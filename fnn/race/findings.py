@@ -18,13 +18,10 @@ def comparison(race: Race) -> statistics.Comparison:
     """Every rule beside the best, by the validation loss at the end.
 
     Args:
-        race: of at least one rule.
+        race: of at least one rule, rules with seeds in common, else a ValueError.
 
     Returns:
         Rules from the lowest median to the highest.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     return statistics.compare(finals(race))
 
@@ -33,13 +30,10 @@ def finals(race: Race) -> dict[str, Float[np.ndarray, " seeds"]]:
     """Of each rule the validation loss at the end, over the seeds that all have in common.
 
     Args:
-        race: of at least one rule.
+        race: of at least one rule, rules with seeds in common, else a ValueError.
 
     Returns:
         Losses; infinity for a run that diverged.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     return {r.rule: _finite(r.validation[rows, -1]) for r, rows in _common(race)}
 
@@ -48,13 +42,10 @@ def ordered(race: Race) -> list[Result]:
     """The results from the best rule to the worst.
 
     Args:
-        race: of at least one rule.
+        race: of at least one rule, rules with seeds in common, else a ValueError.
 
     Returns:
         Results, by `comparison`.
-
-    Raises:
-        ValueError: likewise.
     """
     place = {rule: i for i, rule in enumerate(comparison(race).standings)}
     return sorted(race.results, key=lambda result: place[result.rule])
@@ -81,14 +72,11 @@ def arrivals(race: Race, cost: str) -> dict[str, Float[np.ndarray, " seeds"]]:
     """What each seed of each rule spent until the target.
 
     Args:
-        race: of at least one rule.
+        race: of at least one rule, rules with seeds in common, else a ValueError.
         cost: one of `problems.COSTS`.
 
     Returns:
         Rules in order; infinity for a miss.
-
-    Raises:
-        ValueError: likewise.
     """
     return {r.rule: r.to_target(race.header["target"], cost) for r in ordered(race)}
 
@@ -103,9 +91,6 @@ def profile(races: Sequence[Race], cost: str) -> statistics.PerformanceProfile:
 
     Returns:
         Ratios to the first, and scores.
-
-    Raises:
-        ValueError: if there are no results, or no rule takes part in all.
     """
     if len(races) == 1:
         target = races[0].header["target"]
@@ -113,9 +98,9 @@ def profile(races: Sequence[Race], cost: str) -> statistics.PerformanceProfile:
         return statistics.performance_profile({rule: spent[rule] for rule in _names(races[0])})
     each = [arrivals(race, cost) for race in races]
     rules = [rule for rule in each[0] if all(rule in of for of in each)]
-    return statistics.performance_profile(
-        {rule: np.array([np.median(of[rule]) for of in each]) for rule in rules}
-    )
+    return statistics.performance_profile({
+        rule: np.array([np.median(of[rule]) for of in each]) for rule in rules
+    })
 
 
 def ranks(races: Sequence[Race]) -> statistics.CriticalDifference | None:
@@ -126,9 +111,6 @@ def ranks(races: Sequence[Race]) -> statistics.CriticalDifference | None:
 
     Returns:
         None where there are fewer than two rules or two blocks.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     if len(races) == 1:
         values = finals(races[0])
@@ -145,14 +127,11 @@ def sweeps(race: Race) -> dict[str, dict[str, plots.Sweep]]:
     """The validation loss of the trials against each hyperparameter.
 
     Args:
-        race: of at least one rule.
+        race: of at least one rule, rules with seeds in common, else a ValueError.
 
     Returns:
         For each hyperparameter of which some rule tried several positive values, those rules in
         order.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     found: dict[str, dict[str, plots.Sweep]] = {}
     for result in ordered(race):

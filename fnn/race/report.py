@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from fnn import plots
-from fnn.race import charts, figures, findings, tables
+from fnn.race import charts, figures, findings, statistics, tables
 from fnn.race.result import Race
 
 
@@ -25,14 +25,11 @@ def html(races: Sequence[Race], names: Sequence[str] | None = None) -> str:
     performance profile and mean ranks over the problems.
 
     Args:
-        races: one or more.
-        names: what to call each; A, B, ... if None.
+        races: one or more, each of at least one rule; a ValueError otherwise.
+        names: what to call each, as many as there are races; A, B, ... if None.
 
     Returns:
         HTML, some five megabytes, most of them plotly.js.
-
-    Raises:
-        ValueError: if there are no races, another number of names, or a race has no results.
     """
     names = _names(races, names)
     problems = ", ".join(dict.fromkeys(str(race.header["problem"]) for race in races))
@@ -73,14 +70,11 @@ def export(race: Race, folder: str | Path) -> list[Path]:
     """Writes every table and figure: PNG, SVG, Markdown, LaTeX, CSV.
 
     Args:
-        race: of at least one rule.
+        race: of at least one rule, else a ValueError.
         folder: made if it is not there; files of the same names are written over.
 
     Returns:
         What was written.
-
-    Raises:
-        ValueError: if the race has no results.
     """
     folder = Path(folder)
     sheets = {"table": tables.standings(race), "trials": tables.trials(race)}
@@ -132,16 +126,16 @@ def _race(race: Race) -> str:
         _figure(
             charts.losses(race, train=False),
             "Median over seeds, the band is their middle half. The buttons choose what the loss is "
-            "over; a click in the legend hides a rule, a double click shows it alone; dragging enlarges, "
-            "a double click in the plot shows all again.",
+            "over; a click in the legend hides a rule, a double click shows it alone; "
+            "dragging enlarges, a double click in the plot shows all again.",
         ),
         "<h3>Training loss</h3>",
         _figure(charts.losses(race, train=True), "The same over the training data."),
         "<h3>Cost to the target</h3>",
         _figure(
             charts.arrivals(race),
-            f"Every mark is a seed, at what it had spent when its validation loss was first at most "
-            f"{target}. The bar is the median, in which a miss counts as infinity.",
+            "Every mark is a seed, at what it had spent when its validation loss was first at "
+            f"most {target}. The bar is the median, in which a miss counts as infinity.",
         ),
         "<h3>Performance profile</h3>",
         _figure(
@@ -195,12 +189,13 @@ def _together(races: Sequence[Race]) -> str:
     return "\n".join(parts)
 
 
-def _ranks(ranks, what: str) -> str:
+def _ranks(ranks: statistics.CriticalDifference, what: str) -> str:
+    difference, p = f"{ranks.difference:.2f}", f"{ranks.p:.2g}"
     return _figure(
         charts.ranks(ranks, what),
-        f"1 is the lowest in every one of the {ranks.blocks} {what}. A bar at the right joins rules "
-        f"whose mean ranks differ by no more than the critical difference, {ranks.difference:.2f} "
-        f"(Nemenyi's test at 5 %; Friedman's test, whether any differ: p = {ranks.p:.2g}).",
+        f"1 is the lowest in every one of the {ranks.blocks} {what}. A bar at the right joins "
+        f"rules whose mean ranks differ by no more than the critical difference, {difference} "
+        f"(Nemenyi's test at 5 %; Friedman's test, whether any differ: p = {p}).",
     )
 
 
@@ -224,7 +219,7 @@ def _figure(figure: go.Figure, caption: str) -> str:
 def _swatch(i: int) -> str:
     """The line of the i-th rule, as an image."""
     color, dash, _ = plots.style(i)
-    dashes = " ".join(f"{length:g}" for length in dash)
+    dashes = " ".join(f"{2 * length:g}" for length in dash)
     return (
         '<svg class="swatch" width="28" height="8" aria-hidden="true"><line x1="0" y1="4" x2="28" '
         f'y2="4" stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}"/></svg>'

@@ -84,9 +84,6 @@ def standings(race: Race) -> Sheet:
 
     Returns:
         A row for each rule.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     compared = findings.comparison(race)
     results = findings.ordered(race)
@@ -120,10 +117,8 @@ def standings(race: Race) -> Sheet:
     )
 
 
-def _row(
-    race: Race, result: Result, standing: statistics.Standing, only: str | None
-) -> list[Cell]:
-    low, middle, high = map(float, statistics.median_interval(findings.finals(race)[result.rule]))
+def _row(race: Race, result: Result, standing: statistics.Standing, only: str | None) -> list[Cell]:
+    low, middle, high = _interval(race, result.rule)
     train = np.where(np.isfinite(result.train[:, -1]), result.train[:, -1], np.inf)
     spent = result.to_target(race.header["target"], "seconds")
     reached, seeds = int(np.sum(np.isfinite(spent))), len(spent)
@@ -145,6 +140,11 @@ def _row(
         _number(float(np.median(train))),
         _number(result.compile_seconds),
     ]  # fmt: skip
+
+
+def _interval(race: Race, rule: str) -> tuple[float, float, float]:
+    low, median, high = statistics.median_interval(findings.finals(race)[rule])
+    return float(low), float(median), float(high)
 
 
 def _only(results: Sequence[Result]) -> str | None:
@@ -197,9 +197,6 @@ def trials(race: Race) -> Sheet:
 
     Returns:
         A row for each trial of each rule.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     columns = [
         Column("rule", ("rule",), number=False),
@@ -239,9 +236,6 @@ def ranges(race: Race) -> Sheet:
 
     Returns:
         A row for each hyperparameter of each rule that tried several values of it.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     columns = [
         Column("rule", ("rule",), number=False),
@@ -284,9 +278,6 @@ def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) 
 
     Returns:
         A row for each rule of either, those in both first.
-
-    Raises:
-        ValueError: if one has no results, or its rules have no seed in common.
     """
     a, b = names
     columns = [
@@ -362,12 +353,9 @@ def summary(race: Race) -> str:
 
     Returns:
         Who ended lowest, who is tied with it, who was first at the target.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     compared = findings.comparison(race)
-    low, middle, high = map(number, statistics.median_interval(findings.finals(race)[compared.best]))
+    low, middle, high = map(number, _interval(race, compared.best))
     others = {rule: s.verdict for rule, s in compared.standings.items() if rule != compared.best}
     sentences = [
         f"On {race.header['problem']}, {compared.best} ended with the lowest median validation "
@@ -384,7 +372,9 @@ def summary(race: Race) -> str:
         rest = f"{'all ' if worse > 1 else ''}{worse} other{'s' * (worse > 1)}"
         parts = []
         if tied:
-            parts.append(f"{_list(tied)} {'is' if len(tied) == 1 else 'are'} not told apart from it")
+            parts.append(
+                f"{_list(tied)} {'is' if len(tied) == 1 else 'are'} not told apart from it"
+            )
         if worse:
             subject = f"the other {worse}" if tied and worse > 1 else "the other" if tied else rest
             parts.append(f"{subject} {'is' if worse == 1 else 'are'} worse")
@@ -396,15 +386,15 @@ def summary(race: Race) -> str:
         sentences.append(f"no rule reached the target of {target} with most of its seeds")
     elif first == compared.best:
         sentences.append(
-            f"it was also the first at the target of {target}, after {number(spent[first])} seconds "
-            "in the median"
+            f"it was also the first at the target of {target}, after {number(spent[first])} "
+            "seconds in the median"
         )
     else:
         missed = not math.isfinite(spent[compared.best])
         other = "missed it with most seeds" if missed else f"took {number(spent[compared.best])}"
         sentences.append(
-            f"the first at the target of {target} was {first}, after {number(spent[first])} seconds "
-            f"in the median; {compared.best} {other}"
+            f"the first at the target of {target} was {first}, after {number(spent[first])} "
+            f"seconds in the median; {compared.best} {other}"
         )
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
 
@@ -427,9 +417,6 @@ def caveats(race: Race) -> list[str]:
 
     Returns:
         The race's own caveats, and those that follow from its numbers.
-
-    Raises:
-        ValueError: if there are no results, or the rules have no seed in common.
     """
     found = list(race.caveats)
     seeds = findings.comparison(race).seeds
@@ -440,14 +427,6 @@ def caveats(race: Race) -> list[str]:
     if len({tuple(sorted(result.seeds)) for result in race.results}) > 1:
         found.append(f"Not all rules have the same seeds; {_count(seeds, 'seed')} are compared.")
     results = findings.ordered(race)
-    lost = {r.rule: r.stopped.count("non_finite") for r in results}
-    given_up = {r.rule: r.given_up for r in results}
-    for count, text in (
-        (lost, f"Runs that diverged, of {_count(seeds, 'seed')}"),
-        (given_up, "Tuning runs that were given up as hopeless"),
-    ):
-        if any(count.values()):
-            found.append(f"{text}: {', '.join(f'{r} {n}' for r, n in count.items() if n)}.")
     for name, swept in findings.sweeps(race).items():
         ends = []
         for rule, sweep in swept.items():
@@ -481,11 +460,11 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
     Returns:
         A rich table; nothing in it is read as markup.
     """
-    kept = list(range(len(sheet.columns)))
-    while sum(_width(sheet, i) + 2 for i in kept) > width and any(
-        sheet.columns[i].spare for i in kept
-    ):
+    needed = [_width(sheet, i) for i in range(len(sheet.columns))]
+    kept = list(range(len(needed)))
+    while sum(needed[i] + 2 for i in kept) > width and any(sheet.columns[i].spare for i in kept):
         kept.remove(max(kept, key=lambda i: sheet.columns[i].spare))
+    fits = sum(needed[i] + 2 for i in kept) <= width
     spared = [column.title for i, column in enumerate(sheet.columns) if i not in kept]
     left_out = f" Left out for want of room: {', '.join(spared)}." if spared else ""
     table = Table(
@@ -503,7 +482,7 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
             Text(sheet.columns[i].title),
             justify=justify,
             overflow="fold",
-            min_width=min(_width(sheet, i), width // 2),
+            width=needed[i] if fits else None,
         )
     for row in sheet.rows:
         table.add_row(*(Text(row[i].text) for i in kept))
@@ -517,7 +496,7 @@ def _width(sheet: Sheet, column: int) -> int:
 
 
 def to_markdown(sheet: Sheet) -> str:
-    """For READMEs.
+    r"""For READMEs.
 
     Args:
         sheet: the table.
@@ -531,7 +510,7 @@ def to_markdown(sheet: Sheet) -> str:
         >>> print(to_markdown(sheet))
         | a | b |
         |---|---:|
-        | x\\|y | 1 |
+        | x\|y | 1 |
     """
     rules = "|".join("---:" if column.number else "---" for column in sheet.columns)
     lines = [[column.title for column in sheet.columns]]
@@ -592,9 +571,7 @@ def _latex(text: str) -> str:
         rf"${digits} \cdot 10^{{{int(exponent)}}}$"
         for digits, exponent in zip(pieces[1::3], pieces[2::3], strict=True)
     ]
-    return "".join(
-        plain + power for plain, power in zip(escaped[::3], [*powers, ""], strict=True)
-    )
+    return "".join(plain + power for plain, power in zip(escaped[::3], [*powers, ""], strict=True))
 
 
 def to_csv(sheet: Sheet) -> str:

@@ -29,10 +29,11 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        flags = (
-            "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars "
-            "--no-first-run --disable-extensions --remote-debugging-pipe"
-        ).split()
+        names = (
+            "headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "hide-scrollbars",
+            "no-first-run", "disable-extensions", "remote-debugging-pipe",
+        )  # fmt: skip
+        flags = [f"--{name}" for name in names]
         self._process = subprocess.Popen(
             # the browser reads from 3 and writes to 4
             ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", found(), *flags,
@@ -75,7 +76,8 @@ class Browser:
         until = time.monotonic() + self.timeout
         while b"\0" not in self._buffer:
             left = until - time.monotonic()
-            assert left > 0 and select.select([self._in], [], [], left)[0], f"{waiting}: no answer"
+            ready = select.select([self._in], [], [], max(left, 0))[0]
+            assert ready, f"{waiting}: no answer"
             chunk = os.read(self._in, 1 << 20)
             assert chunk, f"{waiting}: the browser has gone"
             self._buffer += chunk
