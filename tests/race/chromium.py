@@ -99,6 +99,18 @@ class Browser:
             assert time.monotonic() < until, f"never true: {condition}"
             time.sleep(0.02)
 
+    def quiet(self):
+        """Until nothing on the page has changed for a tenth of a second."""
+        self.run("""new Promise((done) => {
+          let timer = setTimeout(finish, 100);
+          const observer = new MutationObserver(() => {
+            clearTimeout(timer);
+            timer = setTimeout(finish, 100);
+          });
+          observer.observe(document, {subtree: true, childList: true, attributes: true});
+          function finish() { observer.disconnect(); done(); }
+        })""")
+
     def show(self, width, height=900, scheme="light"):
         """The window's size, and the color scheme that its user prefers."""
         self.call(
