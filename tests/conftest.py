@@ -1,4 +1,4 @@
-"""Tests run in float64; `float32` lanes say so by name.
+"""Tests run in float64; `float32` lanes say so by name. Without a browser, its test is left out.
 
 Nearly all their time goes into compiling programs that run once, so XLA compiles them cheaply: a
 fifth of the time. A jaxlib that does not know one of these flags says which; `XLA_FLAGS= uv run
@@ -9,6 +9,8 @@ import os
 
 import jax
 import pytest
+
+from tests.race import chromium
 
 USUAL = {
     "xla_backend_optimization_level": 3,
@@ -25,6 +27,30 @@ CHEAPLY = {
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}={to}" for flag, to in CHEAPLY.items()))
 
 jax.config.update("jax_enable_x64", True)
+
+BROWSER = "tests/race/test_browser.py"
+HINT = "try apt-get install chromium"
+
+
+def pytest_configure():
+    """Where a browser is demanded, its absence is an error."""
+    if os.environ.get("FNN_REQUIRE_BROWSER") == "1" and chromium.found() is None:
+        raise pytest.UsageError(f"{BROWSER}: expected a browser, found none; {HINT}")
+
+
+def pytest_report_header():
+    """Says what is left out."""
+    if chromium.found() is None:
+        return f"{BROWSER} is deselected: no chromium found; {HINT}"
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what needs a browser where there is none."""
+    if chromium.found() is None:
+        left_out = [item for item in items if item.nodeid.startswith(BROWSER)]
+        items[:] = [item for item in items if not item.nodeid.startswith(BROWSER)]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture

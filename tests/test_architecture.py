@@ -27,8 +27,8 @@ FLOORS = {
     "rules": 3,
     "training": 4,
     "problems": 4,
+    "plots": 4,
     "race": 5,
-    "plots": 5,
     "cli": 6,
     "__main__": 7,
     "__init__": 7,
@@ -98,7 +98,7 @@ def test_what_users_call_says_what_it_takes_and_returns_and_shows_it(function):
 def test_the_core_needs_no_extra():
     code = (
         "import sys\n"
-        "for extra in ('matplotlib', 'rich', 'typer', 'sklearn', 'scipy'):\n"
+        "for extra in ('matplotlib', 'plotly', 'rich', 'typer', 'sklearn', 'scipy'):\n"
         "    sys.modules[extra] = None\n"
         "import fnn, fnn.layers, fnn.losses, fnn.rules, fnn.data, fnn.training, fnn.problems\n"
         "import fnn.__main__\n"

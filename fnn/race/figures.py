@@ -1,0 +1,140 @@
+"""Figures of a race for papers, by matplotlib."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from fnn import plots
+from fnn.problems import COSTS
+from fnn.race import findings, statistics
+from fnn.race.result import Race
+
+LABELS = {
+    "steps": "steps",
+    "examples": "examples seen",
+    "gradients": "gradients (work of the model)",
+    "flops": "floating-point operations",
+    "seconds": "seconds of a run alone",
+}
+"""What stands at an axis, by `problems.COSTS`."""
+
+
+def losses(race: Race, *, train: bool) -> Figure:
+    """The loss against each of the five costs, and who is who.
+
+    Args:
+        race: of at least one rule.
+        train: whether it is of the training data or of the validation data.
+
+    Returns:
+        A figure of six panels, the last one the legend.
+    """
+    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    panels = figure.subplots(2, 3, sharey=True).flat
+    results = findings.ordered(race)
+    target = None if train else race.header["target"]
+    for axes, cost in zip(panels, COSTS, strict=False):
+        plots.curves(axes, findings.losses(results, cost, train=train), target)
+        axes.set_xlabel(LABELS[cost])
+    for axes in (figure.axes[0], figure.axes[3]):
+        axes.set_ylabel("training loss" if train else "validation loss")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.axes[5].axis("off")
+    legend = figure.axes[5].legend(
+        handles, labels, loc="center", ncols=1 + (len(labels) > 12), frameon=False,
+        fontsize="x-small" if len(labels) > 12 else "small", handlelength=4, columnspacing=0.6,
+        title="median, band: middle half of seeds",
+    )  # fmt: skip
+    legend.set_in_layout(False)  # the panels stay equally wide
+    figure.suptitle(_title(race))
+    return figure
+
+
+def arrivals(race: Race) -> Figure:
+    """Seconds until the target.
+
+    Args:
+        race: of at least one rule.
+
+    Returns:
+        A figure with a row for each rule.
+    """
+    named = findings.arrivals(race, "seconds")
+    figure = Figure(figsize=(7, 1.6 + 0.32 * len(named)), layout="constrained")
+    axes = plots.arrivals(figure.subplots(), named)
+    target = f"{race.header['target']:.4g}"
+    axes.set_xlabel(f"{LABELS['seconds']} until a validation loss of {target}")
+    figure.suptitle(_title(race), fontsize="medium")
+    return figure
+
+
+def profile(races: Sequence[Race]) -> Figure:
+    """The performance profile of seconds to the target.
+
+    Args:
+        races: of one problem each.
+
+    Returns:
+        A figure of one panel with its legend, scores in it.
+    """
+    found = findings.profile(races, "seconds")
+    figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(found.ratios))), layout="constrained")
+    axes = plots.profile(figure.subplots(), found.ratios, found.largest)
+    what = "seeds" if len(races) == 1 else "problems"
+    axes.set(
+        xlabel="seconds to the target, over those of the fastest rule",
+        ylabel=f"share of {what}",
+    )
+    handles, rules = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, [f"{rule}  {s:.2f}" for rule, s in zip(rules, found.scores.values(), strict=True)],
+        loc="outside right center", frameon=False, fontsize="small", handlelength=4,
+        title="score",
+    )  # fmt: skip
+    return figure
+
+
+def ranks(found: statistics.CriticalDifference, what: str) -> Figure:
+    """The critical-difference diagram.
+
+    Args:
+        found: mean ranks and groups.
+        what: the blocks, in plural.
+
+    Returns:
+        A figure of one panel.
+    """
+    rows = 0.5 * (len(found.groups) + 1) + (len(found.mean_ranks) + 1) // 2
+    figure = Figure(figsize=(8, 0.9 + 0.3 * (rows + 2)), layout="constrained")
+    axes = plots.ranks(figure.subplots(), found.mean_ranks, found.groups, found.difference)
+    axes.set_title(
+        f"mean rank of the validation loss over {found.blocks} {what}; "
+        "rules joined by a bar are not told apart",
+        fontsize="medium",
+    )
+    return figure
+
+
+def sensitivity(race: Race, name: str) -> Figure:
+    """The validation loss of the trials against a hyperparameter.
+
+    Args:
+        race: of at least one rule.
+        name: the hyperparameter, one of `findings.sweeps`.
+
+    Returns:
+        A figure of one panel with its legend.
+    """
+    sweeps = findings.sweeps(race)[name]
+    figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(sweeps))), layout="constrained")
+    axes = figure.subplots()
+    plots.sensitivity(axes, sweeps, [result.rule for result in findings.ordered(race)])
+    axes.set(xlabel=name.replace("_", " "), ylabel="validation loss at the end of tuning")
+    figure.legend(loc="outside right center", frameon=False, fontsize="small", handlelength=4)
+    figure.suptitle(_title(race))
+    return figure
+
+
+def _title(race: Race) -> str:
+    """Dollar signs are not mathematics."""
+    return f"{race.header['problem']}: {race.header['summary']}".replace("$", r"\$")

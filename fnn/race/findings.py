@@ -1,0 +1,198 @@
+"""What a race found, as the numbers that tables and figures show: rules from best to worst.
+
+Rules are ordered and compared by the validation loss at the end of the fresh seeds, which is what
+their settings were chosen for; only seeds that all rules have in common are compared.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from fnn import plots
+from fnn.race import statistics
+from fnn.race.result import Race, Result
+
+
+def comparison(race: Race) -> statistics.Comparison:
+    """Every rule beside the best, by the validation loss at the end.
+
+    Args:
+        race: of at least one rule, rules with seeds in common, else a ValueError.
+
+    Returns:
+        Rules from the lowest median to the highest.
+    """
+    return statistics.compare(finals(race))
+
+
+def finals(race: Race) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """Of each rule the validation loss at the end, over the seeds that all have in common.
+
+    Args:
+        race: of at least one rule, rules with seeds in common, else a ValueError.
+
+    Returns:
+        Losses; infinity for a run that diverged.
+    """
+    return {r.rule: _finite(r.validation[rows, -1]) for r, rows in _common(race)}
+
+
+def ordered(race: Race) -> list[Result]:
+    """The results from the best rule to the worst.
+
+    Args:
+        race: of at least one rule, rules with seeds in common, else a ValueError.
+
+    Returns:
+        Results, by `comparison`.
+    """
+    place = {rule: i for i, rule in enumerate(comparison(race).standings)}
+    return sorted(race.results, key=lambda result: place[result.rule])
+
+
+def losses(results: Sequence[Result], cost: str, *, train: bool) -> dict[str, plots.Curve]:
+    """A curve for each rule.
+
+    Args:
+        results: in order.
+        cost: what the losses are over, one of `problems.COSTS`.
+        train: whether they are of the training data or of the validation data.
+
+    Returns:
+        One repetition for each seed.
+    """
+    return {
+        r.rule: plots.Curve(r.costs[cost], _finite(r.train if train else r.validation))
+        for r in results
+    }
+
+
+def arrivals(race: Race, cost: str) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """What each seed of each rule spent until the target.
+
+    Args:
+        race: of at least one rule, rules with seeds in common, else a ValueError.
+        cost: one of `problems.COSTS`.
+
+    Returns:
+        Rules in order; infinity for a miss.
+    """
+    return {r.rule: r.to_target(race.header["target"], cost) for r in ordered(race)}
+
+
+def profile(races: Sequence[Race], cost: str) -> statistics.PerformanceProfile:
+    """How often each rule is nearly the first at the target.
+
+    Args:
+        races: of one problem each; the instances are its seeds if there is one, else the problems,
+            with the median of their seeds. Only rules that take part in all races are counted.
+        cost: one of `problems.COSTS`.
+
+    Returns:
+        Ratios to the first, and scores.
+    """
+    if len(races) == 1:
+        target = races[0].header["target"]
+        spent = {r.rule: r.to_target(target, cost)[rows] for r, rows in _common(races[0])}
+        return statistics.performance_profile({rule: spent[rule] for rule in _names(races[0])})
+    each = [arrivals(race, cost) for race in races]
+    rules = [rule for rule in each[0] if all(rule in of for of in each)]
+    return statistics.performance_profile({
+        rule: np.array([np.median(of[rule]) for of in each]) for rule in rules
+    })
+
+
+def ranks(races: Sequence[Race]) -> statistics.CriticalDifference | None:
+    """Mean ranks, and which rules are not told apart by them.
+
+    Args:
+        races: of one problem each; the blocks are its seeds if there is one, else the problems.
+
+    Returns:
+        None where there are fewer than two rules or two blocks.
+    """
+    if len(races) == 1:
+        values = finals(races[0])
+    else:
+        each = [finals(race) for race in races]
+        rules = [rule for rule in each[0] if all(rule in of for of in each)]
+        values = {rule: np.array([np.median(of[rule]) for of in each]) for rule in rules}
+    if len(values) < 2 or len(next(iter(values.values()))) < 2:
+        return None
+    return statistics.critical_difference(values)
+
+
+def sweeps(race: Race) -> dict[str, dict[str, plots.Sweep]]:
+    """The validation loss of the trials against each hyperparameter.
+
+    Args:
+        race: of at least one rule, rules with seeds in common, else a ValueError.
+
+    Returns:
+        For each hyperparameter of which some rule tried several positive values, those rules in
+        order.
+    """
+    found: dict[str, dict[str, plots.Sweep]] = {}
+    for result in ordered(race):
+        for name in dict.fromkeys(name for setting in result.settings for name in setting):
+            having = [i for i, s in enumerate(result.settings) if s.get(name, 0) > 0]
+            values = np.array([result.settings[i][name] for i in having], dtype=float)
+            if len(np.unique(values)) > 1:
+                sweep = plots.Sweep(values, _finite(result.tuning[having]))
+                found.setdefault(name, {})[result.rule] = sweep
+    return found
+
+
+def good_range(sweep: plots.Sweep, name: str) -> statistics.Sensitivity:
+    """How wide the range of a hyperparameter is in which the loss is at most half above the best.
+
+    Args:
+        sweep: of one rule.
+        name: the hyperparameter.
+
+    Returns:
+        The curve and the length of the range.
+    """
+    settings = [{name: float(value)} for value in sweep.setting]
+    best = np.min(np.median(sweep.loss, axis=1))
+    tolerance = 0.5 * abs(float(best)) if np.isfinite(best) else 0.0
+    return statistics.sensitivity(settings, sweep.loss, name, tolerance=tolerance)
+
+
+def measured(race: Race, result: Result) -> Float[np.ndarray, " seeds"]:
+    """The problem's measure of each seed.
+
+    Args:
+        race: says which way is better.
+        result: of one rule.
+
+    Returns:
+        The measure, infinitely bad where it is no number.
+    """
+    worst = -np.inf if race.header["highest"] else np.inf
+    return np.where(np.isfinite(result.test), result.test, worst)
+
+
+def _names(race: Race) -> list[str]:
+    return list(comparison(race).standings)
+
+
+def _common(race: Race) -> list[tuple[Result, list[int]]]:
+    """Each result with the places of the seeds that all have."""
+    if not race.results:
+        raise ValueError(
+            f"report of {race.header.get('problem')}: expected results of at least one rule, got "
+            "none; let the race finish one"
+        )
+    shared = set.intersection(*(set(result.seeds) for result in race.results))
+    if not shared:
+        raise ValueError(
+            f"report of {race.header.get('problem')}: expected rules with seeds in common, got "
+            f"{ {result.rule: result.seeds for result in race.results} }; race them again"
+        )
+    return [(r, [i for i, seed in enumerate(r.seeds) if seed in shared]) for r in race.results]
+
+
+def _finite(losses: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return np.where(np.isfinite(losses), losses, np.inf)

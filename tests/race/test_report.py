@@ -1,0 +1,442 @@
+"""What a race found, in words, tables and figures: nothing is lost, and nothing breaks out."""
+
+import csv
+import io
+import math
+import re
+import xml.etree.ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from fnn import plots
+from fnn.problems import COSTS
+from fnn.race import charts, figures, findings, report, statistics, tables
+from tests.race import synthetic
+
+ODD = "a_b<&>%$x$|\\"
+RULES = {"adam": 0.9, "newton": 2.0, "random_steps": 0.0, "sgd": 0.35, ODD: 0.85}
+ORDER = ["newton", "adam", ODD, "sgd", "random_steps"]
+
+
+@pytest.fixture(scope="module")
+def race():
+    return synthetic.race(RULES)
+
+
+# Words --------------------------------------------------------------------------------------------
+
+
+def test_the_summary_says_who_won_and_who_was_first(race):
+    text = tables.summary(race)
+    low, middle, high = map(float, statistics.median_interval(findings.finals(race)["newton"]))
+    assert text.startswith(
+        f"On digits, newton ended with the lowest median validation loss, {middle:#.3g} "
+        f"(95 % interval {low:#.3g} to {high:#.3g}, 12 seeds); all 4 others are worse."
+    )
+    seconds = np.median(race.results[1].to_target(0.05, "seconds"))
+    first = f"It was also the first at the target of 0.05, after {seconds:#.3g} seconds"
+    assert first in text
+
+
+def test_the_summary_claims_no_more_than_the_statistics():
+    few = tables.summary(synthetic.race({"adam": 0.9, "sgd": 0.35}, seeds=5))
+    assert "too few seeds to tell whether the other rule is worse" in few
+    one = synthetic.race({"adam": 0.9})
+    assert "too few" not in tables.summary(one)
+    twin = one._replace(results=[one.results[0], one.results[0]._replace(rule="twin")])
+    assert "twin is not told apart from it" in tables.summary(twin)
+    assert tables.standings(twin).rows[1][5].text == "tied (p = 1.00)"
+    missed = tables.summary(synthetic.race({"adam": 0.9}, target=1e-9))
+    assert "No rule reached the target of 1e-09 with most of its seeds." in missed
+
+
+def test_the_first_at_the_target_may_be_another():
+    both = synthetic.race({"slow": 2.0, "quick": 1.5})
+    slow, quick = both.results
+    quick = quick._replace(costs={name: cost / 100 for name, cost in quick.costs.items()})
+    text = tables.summary(both._replace(results=[slow, quick]))
+    assert "slow ended with the lowest" in text
+    assert re.search(r"The first at the target of 0.05 was quick, after .*; slow took \d", text)
+
+
+def test_caveats_follow_from_the_numbers(race):
+    assert tables.caveats(race) == ["killed once, and went on"]
+    adam = race.results[0]
+    edge = race._replace(results=[adam._replace(chosen=4)], caveats=[])
+    (said,) = tables.caveats(edge)
+    assert "chosen learning_rate is at an end of what was tried" in said
+    assert "adam (highest, 0.1)" in said
+    other = synthetic.race({"sgd": 0.35}, seeds=5).results[0]
+    some = tables.caveats(race._replace(results=[adam, other]))
+    assert some[1:] == [
+        "5 seeds: fewer than 12 give no verdict.",
+        "Not all rules have the same seeds; 5 seeds are compared.",
+    ]
+
+
+def test_nothing_to_report_is_said(race):
+    with pytest.raises(ValueError, match="expected results of at least one rule, got none"):
+        report.html([race._replace(results=[])])
+    with pytest.raises(ValueError, match="expected at least one race"):
+        report.html([])
+    with pytest.raises(ValueError, match="expected 1 names, got 2"):
+        report.html([race], ["a", "b"])
+    apart = race.results[0]._replace(rule="late", seeds=list(range(12)))
+    with pytest.raises(ValueError, match="expected rules with seeds in common"):
+        tables.standings(race._replace(results=[race.results[0], apart]))
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def test_standings_are_the_medians_from_lowest_to_highest(race):
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(tables.standings(race)))))
+    assert [row["rule"] for row in rows] == ORDER
+    results = {result.rule: result for result in race.results}
+    for row in rows:
+        result = results[row["rule"]]
+        numbers = {
+            "validation_loss": np.median(result.validation[:, -1]),
+            "train_loss": np.median(result.train[:, -1]),
+            "seconds": np.median(result.run_seconds),
+            "steps": np.median(result.costs["steps"][:, -1]),
+            "seconds_to_target": np.median(result.to_target(0.05, "seconds")),
+            "reached": np.sum(np.isfinite(result.to_target(0.05, "seconds"))),
+            "seeds": 12,
+            "batch": 32,
+            "compile_seconds": result.compile_seconds,
+        }
+        assert {name: float(row[name]) for name in numbers} == numbers
+        assert float(row["validation_low"]) <= numbers["validation_loss"]
+        assert float(row["validation_high"]) >= numbers["validation_loss"]
+        assert row["setting"] == "learning_rate 0.01"
+    assert rows[-1]["seconds_to_target"] == "inf"
+    assert [row["verdict"] for row in rows] == ["lowest median"] + ["worse"] * 4
+    diverged = np.where(
+        np.isnan(results["random_steps"].test), -np.inf, results["random_steps"].test
+    )
+    np.testing.assert_array_equal(float(rows[-1]["test"]), np.median(diverged))
+
+
+def sheets(race):
+    return [
+        tables.standings(race),
+        tables.trials(race),
+        tables.ranges(race),
+        tables.differences(race, synthetic.race({"adam": 0.9, "kfac": 1.0}, random=1)),
+    ]
+
+
+def test_markdown_has_a_cell_for_each_column(race):
+    for sheet in sheets(race):
+        lines = [line for line in tables.to_markdown(sheet).splitlines() if line.startswith("|")]
+        assert len(lines) == len(sheet.rows) + 2
+        for line in lines:
+            bars = re.findall(r"(?<!\\)(?:\\\\)*\|", line)
+            assert len(bars) == len(sheet.columns) + 1
+    assert r"a_b\<\&\>%\$x\$\|\\" in tables.to_markdown(sheets(race)[0])
+
+
+def test_latex_is_balanced_and_escaped(race):
+    for sheet in sheets(race):
+        text = tables.to_latex(sheet)
+        depth = np.cumsum([{"{": 1, "}": -1}.get(c, 0) for c in re.sub(r"\\[{}]", "", text)])
+        assert depth.min() == 0
+        assert depth[-1] == 0
+        assert re.findall(r"\\begin{(\w+)}", text) == re.findall(r"\\end{(\w+)}", text)[::-1]
+        rows = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+        cells = [line for line in rows.splitlines() if line.endswith(r"\\")]
+        assert len(cells) == len(sheet.rows) + 1
+        for line in cells:
+            assert len(re.findall(r"(?<!\\)&", line)) == len(sheet.columns) - 1
+        bare = re.sub(r"\$[^$]*\$", "", text.replace(r"\$", ""))
+        assert not re.search(r"(?<!\\)[#$_^%]", bare)
+    escaped = r"a\_b\textless{}\&\textgreater{}\%\$x\$\textbar{}\textbackslash{}"
+    assert escaped in tables.to_latex(sheets(race)[0])
+    small = tables.Sheet(
+        "", "", [tables.Column("x", ("x",))], [[tables.Cell("1.2e-05", (1.2e-5,))]]
+    )
+    assert r"$1.2 \cdot 10^{-5}$ \\" in tables.to_latex(small)
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_the_terminal_shows_every_rule_and_says_what_is_left_out(race, width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    sheet = tables.standings(race)
+    console.print(tables.to_rich(sheet, width))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for row in sheet.rows:
+        assert row[0].text in text
+        assert row[3].text in text
+    assert ("Left out for want of room" in text) == (width < 160)
+
+
+def test_two_races_are_compared_rule_by_rule(race):
+    worse = synthetic.race({"adam": 0.3, "kfac": 1.0}, random=1)
+    sheet = tables.differences(race, worse, ("before", "after"))
+    rows = {row[0].text: row for row in sheet.rows}
+    assert list(rows) == ["adam", "newton", ODD, "sgd", "random_steps", "kfac"]
+    assert rows["adam"][-1].text == "lower in before (p < 0.001)"
+    assert rows["newton"][-1].text == "only in before"
+    assert rows["kfac"][-1].text == "only in after"
+    losses = [np.median(of.results[0].validation[:, -1]) for of in (race, worse)]
+    assert [rows["adam"][1].values[0], rows["adam"][2].values[0]] == losses
+    same = tables.differences(race, race)
+    assert {row[-1].text for row in same.rows} == {"tied (p = 1.00)"}
+
+
+def test_numbers_have_three_digits():
+    values = 0.97512, 97.512, 999.9, 0, -np.inf, 2.5e-9, 1234567
+    texts = "0.975", "97.5", "1000", "0", "-∞", "2.50e-09", "1.23e+06"
+    assert tuple(map(tables.number, values)) == texts
+
+
+# Figures for papers -------------------------------------------------------------------------------
+
+
+def axes():
+    return Figure().subplots()
+
+
+def test_curves_are_medians_at_what_each_seed_spent():
+    x = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0, 2.0, 3.0]])
+    y = np.array([[8.0, 4.0, 2.0], [8.0, 4.0, 2.0], [8.0, 4.0, np.inf]])
+    band = plots.band(plots.Curve(x, y))
+    np.testing.assert_array_equal(band.x, [2, 4, 6])
+    np.testing.assert_array_equal(band.median, [4, 4, 2])  # 4 8 4, then 2 4 inf, then 2 2 inf
+    np.testing.assert_array_equal(band.high, [8, np.inf, np.inf])
+    drawn = plots.curves(axes(), {"a": plots.Curve(x, y)}, target=3.0)
+    np.testing.assert_array_equal(drawn.lines[0].get_xydata(), [[2, 4], [4, 4], [6, 2]])
+    np.testing.assert_array_equal(drawn.lines[1].get_ydata(), [3, 3])
+    assert (drawn.get_xscale(), drawn.get_yscale()) == ("log", "log")
+    negative = plots.curves(axes(), {"a": plots.Curve(x, y - 5)})
+    assert negative.get_yscale() == "linear"
+
+
+def test_many_measurements_are_thinned_to_the_last():
+    x = np.arange(1.0, 1001)[None]
+    band = plots.band(plots.Curve(x, x))
+    assert len(band.x) == 200
+    np.testing.assert_array_equal(band.x, band.median)
+    assert band.x[-1] == 1000
+
+
+def test_what_blows_up_does_not_hide_the_rest():
+    x = np.array([[1.0, 2.0]])
+    named = {str(i): plots.Curve(x, np.array([[2.0, 1.0 + i]])) for i in range(3)}
+    named["bad"] = plots.Curve(x, np.array([[1e10, 1e30]]))
+    low, high = plots.curves(axes(), named).get_ylim()
+    assert low < 1
+    assert 20 <= high <= 30
+
+
+def test_marks_are_the_seeds_that_arrived():
+    named = {"a": np.array([3.0, 1.0, 2.0]), "b": np.array([5.0, np.inf, np.inf])}
+    drawn = plots.arrivals(axes(), named)
+    np.testing.assert_array_equal(drawn.lines[0].get_xdata(), [1, 2, 3])
+    np.testing.assert_array_equal(drawn.lines[1].get_xdata(), [2, 2])
+    np.testing.assert_array_equal(drawn.lines[2].get_xdata(), [5])
+    assert len(drawn.lines) == 3  # no median: most of b missed
+    assert [text.get_text() for text in drawn.texts] == ["reached", "3 of 3", "1 of 3"]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["a", "b"]
+
+
+def test_a_profile_is_the_share_within_each_ratio():
+    ratios = {"a": np.array([1.0, 2.0, 3.0, np.inf])}
+    corners = plots.profile(axes(), ratios).lines[0].get_xydata()
+    np.testing.assert_array_equal(corners, [[1, 0.25], [2, 0.5], [3, 0.75], [4, 0.75]])
+
+
+def test_ranks_are_where_they_are_said_to_be():
+    ranks = {"a": 1.2, "b": 2.1, "c": 2.7, "d": 4.0}
+    drawn = plots.ranks(axes(), ranks, [("b", "c")], 0.8)
+    ends = {line.get_xdata()[0] for line in drawn.lines if len(line.get_xdata()) == 3}
+    assert ends == set(ranks.values())
+    bars = [line.get_xdata() for line in drawn.lines if line.get_color() == plots.COLORS[1]]
+    np.testing.assert_allclose(bars, [[2.1, 2.7]], atol=0.05)
+    texts = {text.get_text() for text in drawn.texts}
+    assert {"a  1.20", "b  2.10", "2.70  c", "4.00  d", "CD = 0.80"} <= texts
+
+
+def test_a_sweep_is_drawn_in_order_with_crosses_for_what_diverged():
+    sweep = plots.Sweep(
+        np.array([0.1, 0.01, 1.0]), np.array([[1.0, 3.0], [2.0, 2.0], [np.inf] * 2])
+    )
+    drawn = plots.sensitivity(axes(), {"b": sweep}, ["a", "b"])
+    line, crosses = drawn.lines
+    np.testing.assert_array_equal(line.get_xydata()[:2], [[0.01, 2], [0.1, 2]])
+    assert line.get_color() == plots.style(1).color
+    np.testing.assert_array_equal(crosses.get_xydata(), [[1.0, drawn.get_ylim()[1]]])
+
+
+def test_twenty_rules_have_a_look_and_a_color_blind_safe_color_each():
+    assert len({plots.style(i)[:2] for i in range(20)}) == 20
+    assert "#000000" not in plots.COLORS  # a dark page would hide it
+
+
+def test_figures_keep_every_rule(race):
+    losses = figures.losses(race, train=False)
+    labels = [text.get_text() for text in losses.axes[5].get_legend().get_texts()]
+    assert [label.replace(r"\$", "$") for label in labels] == ORDER
+    for panel, cost in zip(losses.axes, COSTS, strict=False):
+        assert panel.get_xlabel() == figures.LABELS[cost]
+        spent = findings.ordered(race)[0].costs[cost]
+        assert panel.lines[0].get_xdata()[-1] == spent[:, -1].max()
+    profile = figures.profile([race])
+    (legend,) = profile.legends
+    assert [text.get_text().split()[0] for text in legend.get_texts()][:2] == ["newton", "adam"]
+
+
+def test_export_writes_every_table_and_figure(tmp_path):
+    small = synthetic.race({"adam": 0.9, ODD: 0.5}, seeds=2, rounds=4)
+    written = report.export(small, tmp_path / "new")
+    assert sorted(written) == sorted((tmp_path / "new").iterdir())
+    names = "validation-loss", "training-loss", "time-to-target", "profile", "critical-difference"
+    expected = {f"{name}{end}" for name in (*names, "sensitivity-1") for end in (".png", ".svg")}
+    expected |= {
+        f"{name}{end}"
+        for name in ("table", "trials", "sensitivity")
+        for end in (".md", ".tex", ".csv")
+    }
+    assert {path.name for path in written} == expected
+    for path in written:
+        content = path.read_bytes()
+        if path.suffix == ".png":
+            assert content.startswith(b"\x89PNG")
+        elif path.suffix == ".svg":
+            assert xml.etree.ElementTree.fromstring(content).tag.endswith("svg")
+        assert len(content) > 100
+
+
+# The page -----------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Elements in balance, their text, and whatever would be loaded."""
+
+    EMPTY = "meta", "link", "line"
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.cells, self.loads, self.specs, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.EMPTY:
+            self.open.append((tag, dict(attributes)))
+        if tag in ("td", "th"):
+            self.cells.append("")
+        for name, value in attributes:
+            if name in ("src", "href", "srcset", "data", "poster", "action"):
+                self.loads.append(value)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        inside = [tag for tag, _ in self.open]
+        if "style" in inside:
+            self.loads += re.findall(r"(?:@import\s*|url\()([^;)]*)", data)
+        elif "script" in inside:
+            if self.open[-1][1].get("type") == "application/json":
+                self.specs.append(data)
+        else:
+            self.words.append(data)
+            if inside[-1:] and inside[-1] in ("td", "th"):
+                self.cells[-1] += data
+
+
+@pytest.fixture(scope="module")
+def text(race):
+    return report.html([race])
+
+
+def test_the_page_says_everything_and_loads_nothing(race, text):
+    page = Page(text)
+    for sheet in (tables.standings(race), tables.trials(race), tables.ranges(race)):
+        for row in sheet.rows:
+            for cell in row:
+                assert cell.text in page.cells
+    words = "".join(page.words)
+    assert tables.summary(race) in words
+    assert words.index(tables.summary(race)) < words.index("Standings")
+    for said in (*race.caveats, "2f179cb", "0.10.2", "external", "cpu", race.header["summary"]):
+        assert said in words
+    assert all(load.startswith(("data:", "#")) for load in page.loads)
+    assert len(page.specs) == 6
+    assert text.count("Permission is hereby granted") <= 1
+    assert ODD not in text.replace(html_of_plotly(), "")
+
+
+def html_of_plotly():
+    import plotly.offline
+
+    return plotly.offline.get_plotlyjs()
+
+
+def test_text_cannot_break_out_of_the_page(race):
+    bad = '</script><script>alert(1)</script><img src="x">'
+    header = race.header | {"problem": bad, "summary": bad, "measure": bad}
+    results = [race.results[0]._replace(rule=bad), race.results[1]]
+    page = Page(report.html([race._replace(header=header, results=results, caveats=[bad])], [bad]))
+    assert bad in page.cells
+    assert all(load.startswith(("data:", "#")) for load in page.loads)
+    assert not any("<" in spec for spec in page.specs)
+
+
+def test_charts_hold_the_numbers_of_the_race(race):
+    first = findings.ordered(race)[0]
+    chart = charts.losses(race, train=False)
+    line = chart.data[len(ORDER)]
+    band = plots.band(findings.losses([first], "seconds", train=False)["newton"])
+    np.testing.assert_allclose(np.array(line.y, float), band.median, rtol=1e-4)
+    buttons = chart.layout.updatemenus[0].buttons
+    assert [button.label for button in buttons] == list(COSTS)
+    for button, cost in zip(buttons, COSTS, strict=True):
+        data, layout = button.args
+        assert layout["xaxis.title.text"] == figures.LABELS[cost]
+        np.testing.assert_allclose(
+            data["x"][len(ORDER)][-1], first.costs[cost][:, -1].max(), rtol=1e-4
+        )
+    marks = charts.arrivals(race).data[0]
+    np.testing.assert_allclose(marks.x, np.sort(first.to_target(0.05, "seconds")), rtol=1e-4)
+
+
+def test_two_stores_of_one_problem_get_a_table_of_differences(race):
+    words = "".join(Page(report.html([race, race], ["main", "branch"])).words)
+    assert "main and branch, rule by rule" in words
+    assert "All problems together" not in words
+
+
+def test_several_problems_get_a_profile_over_problems(race):
+    other = synthetic.race({"adam": 0.9, "sgd": 0.5}, name="iris", random=2)
+    words = "".join(Page(report.html([race, other])).words)
+    assert "Performance profile over problems" in words
+    assert "rule by rule" not in words
+    profile = findings.profile([race, other], "seconds")
+    assert list(profile.ratios) == ["adam", "sgd"]
+    times = [np.median(findings.arrivals(of, "seconds")["adam"]) for of in (race, other)]
+    assert all(math.isfinite(time) for time in times)
+    np.testing.assert_array_equal(profile.ratios["adam"], [1, 1])
+
+
+def test_races_that_went_wrong_still_get_a_page():
+    lost = synthetic.race({"random_steps": 0.0}, seeds=1, rounds=1, trials=1)
+    nowhere = lost.results[0]._replace(
+        validation=np.full((1, 1), np.inf), train=np.full((1, 1), np.nan), settings=[{}],
+        tuning=np.full((1, 1), np.inf), stopped=["non_finite"],
+    )  # fmt: skip
+    page = Page(report.html([lost._replace(results=[nowhere])]))
+    assert "∞" in page.cells
+    assert "defaults" in page.cells
+    assert len(page.specs) == 4
