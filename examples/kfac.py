@@ -39,7 +39,8 @@ def draw(curves, exact, approximations):
     """Loss against steps, and the eigenvalues of the block and of what stands for it."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for i, (name, (steps, values)) in enumerate(curves.items()):
-        left.plot(steps, values, label=name, color=plots.COLORS[i], linestyle=plots.STYLES[i])
+        color, dash, _ = plots.style(i)
+        left.plot(steps, values, label=name, color=color, dashes=dash)
     left.set(yscale="log", xlabel="steps of 256 digits", ylabel="loss of all digits")
     left.set_yticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
     left.set_yticks([], minor=True)
@@ -47,7 +48,8 @@ def draw(curves, exact, approximations):
     right.plot(np.linalg.eigvalsh(exact)[::-1], color="black", label="exact")
     for i, (name, values) in enumerate(approximations.items(), start=2):
         off = np.linalg.norm(exact - np.diag(values)) / np.linalg.norm(exact)
-        style = {"color": plots.COLORS[i], "linestyle": plots.STYLES[i], "linewidth": 2}
+        color, dash, _ = plots.style(i)
+        style = {"color": color, "dashes": dash, "linewidth": 2}
         right.plot(np.sort(values)[::-1], label=f"{name}, {off:.1%} away", **style)
     right.set(yscale="log", xlabel="largest first", ylabel="eigenvalues of the curvature")
     right.set_title("middle layer, from 8 x 8 and 16 x 16 numbers")

@@ -1,17 +1,21 @@
-"""The command line: `fnn race`, `fnn rules`, `fnn problems`."""
+"""The command line: `fnn race`, `fnn report`, `fnn trajectories`, `fnn rules`, `fnn problems`."""
 
 import inspect
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import optax
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fnn import names, plots, problems, race, rules
-from fnn.race import report, store
+from fnn.problems import Budget
+from fnn.race import report, store, tables, trajectories
 
 app = typer.Typer(
     name="fnn",
@@ -21,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+PAGE = "report.html"
 
 
 @app.callback()
@@ -30,52 +35,102 @@ def _main() -> None:
 
 @app.command("race")
 def race_command(
-    problem: Annotated[str, typer.Argument(help="What is trained; `fnn problems` lists them.")],
+    problem: Annotated[
+        str,
+        typer.Argument(help="What is trained: one of `fnn problems`, or a file my_problem.py."),
+    ],
     rules: Annotated[str, typer.Option(help="Who races, separated by commas.")] = ",".join(
         race.CLASSIC
     ),
-    seeds: Annotated[int, typer.Option(min=1, help="Starting points of each rule.")] = 5,
-    trials: Annotated[int, typer.Option(min=1, help="Learning rates tried for each rule.")] = 5,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Passes through the data.", show_default="the problem's"),
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh starting points of each rule.")] = 5,
+    trials: Annotated[
+        int, typer.Option(min=0, help="Settings tried of each rule; 0 for its defaults.")
+    ] = 5,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What a run may spend, a number of seconds, steps, examples, gradients or flops.",
+            show_default="the problem's",
+            metavar="'NUMBER UNIT'",
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where folders of results go.")] = Path("races"),
+    data: Annotated[Path | None, typer.Option(help="What the problem reads, if it does.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the race is written down; one that was stopped there goes on.",
+            show_default="races/PROBLEM/TIME",
+        ),
+    ] = None,
+    float64: Annotated[bool, typer.Option("--float64", help="Compute in float64.")] = False,
 ) -> None:
-    """Race rules on a problem: the same seeds, trials and epochs for each."""
-    try:
-        raced = problems.get(problem)
-        entrants = [names.look_up("rule", name.strip(), race.ENTRANTS) for name in rules.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    folder = store.create(out, raced)
-    results = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"racing {entrants[0].name}", total=len(entrants))
-        for result in race.run(raced, entrants, seeds=seeds, trials=trials, epochs=epochs):
-            store.append(folder, raced, result)
-            results.append(result)
-            following = entrants[len(results) :]
-            text = f"racing {following[0].name}" if following else "drawing"
-            bar.update(task, advance=1, description=text)
-        _draw(raced, results).savefig(folder / "loss.png", dpi=150)
-    console.print(report.table(raced, results))
-    console.print(f"Raw runs and loss.png are in {folder}")
+    """Race rules on a problem by equal terms: trials, seeds and a budget."""
+    with _plain_errors():
+        jax.config.update("jax_enable_x64", float64 or jax.config.read("jax_enable_x64"))
+        raced = problems.get(problem, data)
+        folder = store.new_folder("races", raced.name) if folder is None else folder
+        entrants = [race.entrant(name.strip()) for name in rules.split(",")]
+        terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget)}
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+        )
+        try:
+            with Progress(*columns, console=console, transient=True) as bar:
+                task = bar.add_task("starting", total=1.0)
+                found = race.run(
+                    raced,
+                    entrants,
+                    folder=folder,
+                    watch=lambda what, share: bar.update(task, completed=share, description=what),
+                    **terms,
+                )
+        except KeyboardInterrupt:
+            console.print(
+                f"Stopped. What was finished is in {folder}; the same command with "
+                f"--folder {folder} goes on."
+            )
+            raise typer.Exit(130) from None
+        _show([found], [folder])
 
 
-def _draw(problem: problems.Problem, results: list[race.Result]):
-    steps, seconds = {}, {}
-    for r in results:
-        losses = r.train_loss[r.chosen]
-        steps[r.name] = plots.Curve(r.steps, losses)
-        seconds[r.name] = plots.Curve(r.steps / r.steps[-1] * r.run_seconds, losses)
-    return plots.loss_figure(f"{problem.name}: {problem.summary}", steps, seconds)
+@app.command("report")
+def report_command(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of races, one or more.")],
+) -> None:
+    """Make the tables, figures and page of a race anew from its folder, or compare several."""
+    with _plain_errors():
+        _show([race.read(folder) for folder in folders], folders)
+
+
+@app.command("trajectories")
+def trajectories_command(
+    surface: Annotated[str, typer.Argument(help=f"One of {', '.join(problems.SURFACES)}.")],
+    rules: Annotated[str, typer.Option(help="Who walks, separated by commas.")] = ",".join(
+        trajectories.SHOWN
+    ),
+    steps: Annotated[int | None, typer.Option(min=1, help="How many.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("trajectories"),
+    video: Annotated[bool, typer.Option("--video", help="MP4 beside GIF; needs ffmpeg.")] = False,
+) -> None:
+    """Draw the paths of rules on a surface over the plane: a PNG and an animated GIF."""
+    with _plain_errors():
+        shown = names.look_up("surface", surface, problems.SURFACES)
+        walking = trajectories.rules_on(surface, [name.strip() for name in rules.split(",")])
+        steps = trajectories.STEPS[surface] if steps is None else steps
+        start = trajectories.BESIDE_THE_RIDGE if surface == "saddle" else shown.start
+        walked = trajectories.trajectories(_value_fn(surface), start, walking, steps)
+        scene = plots.Landscape(
+            f"{surface}: {steps} steps", shown.fn, shown.xlim, shown.ylim, shown.minima
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        plots.landscape_figure(scene, walked).savefig(out / f"{surface}.png", dpi=150)
+        for suffix in (".gif", ".mp4") if video else (".gif",):
+            plots.animate(out / f"{surface}{suffix}", scene, walked)
+        console.print(f"{out / surface}.png and .gif are written.", soft_wrap=True)
 
 
 @app.command("rules")
@@ -97,3 +152,50 @@ def problems_command() -> None:
     for name, problem in problems.PROBLEMS.items():
         table.add_row(name, (problem.__doc__ or "").splitlines()[0])
     console.print(table)
+
+
+def _show(found: Sequence[race.Race], folders: Sequence[Path]) -> None:
+    """The tables on the terminal, everything else beside the store."""
+    for one, folder in zip(found, folders, strict=True):
+        if not one.results:
+            raise ValueError(
+                f"report: expected a rule that is done, got none in {folder}; "
+                + " ".join(one.caveats)
+            )
+        console.print(tables.summary(one))
+        console.print(tables.to_rich(tables.standings(one), console.width))
+        for caveat in tables.caveats(one):
+            console.print(f"- {caveat}")
+        report.export(one, folder / "figures")
+    page = folders[0] / ("comparison.html" if len(found) > 1 else PAGE)
+    page.write_text(report.html(found, [folder.name for folder in folders]), encoding="utf-8")
+    console.print(f"The report is {page}, tables and figures beside it.", soft_wrap=True)
+
+
+def _budget(text: str | None) -> Budget | None:
+    if text is None:
+        return None
+    amount, _, unit = text.strip().partition(" ")
+    try:
+        return Budget(float(amount), unit.strip() or "seconds")
+    except ValueError:
+        raise ValueError(
+            f"race: expected a budget such as '0.5 seconds' or '2000 steps', got {text!r}"
+        ) from None
+
+
+def _value_fn(surface: str):
+    """What second-order rules look into; for problems of one surface the training data."""
+    return problems.get(surface).train
+
+
+@contextmanager
+def _plain_errors() -> Generator[None]:
+    """Misuse and trouble with files are sentences, not tracebacks."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise typer.BadParameter(str(error)) from None
+    except OSError as error:
+        console.print(f"{error}. What was finished before is kept.", soft_wrap=True, style="red")
+        raise typer.Exit(1) from None

@@ -11,6 +11,7 @@ result         what tables and figures are made of
 from fnn.race.entrants import CLASSIC as CLASSIC
 from fnn.race.entrants import ENTRANTS as ENTRANTS
 from fnn.race.entrants import Entrant as Entrant
+from fnn.race.entrants import entrant as entrant
 from fnn.race.protocol import Protocol as Protocol
 from fnn.race.result import Race as Race
 from fnn.race.result import Result as Result

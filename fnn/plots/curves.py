@@ -1,4 +1,4 @@
-"""Figures: functions that draw on matplotlib axes and return them.
+"""What was measured of several things, drawn under their labels.
 
 They know nothing of races: they take arrays under labels. Lower is better on every axis of losses,
 infinity is a run that diverged or never arrived. Labels keep their colors from figure to figure if

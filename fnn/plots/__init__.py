@@ -1,0 +1,27 @@
+"""Figures: functions that draw on matplotlib axes and return them.
+
+curves       what was measured of several things, under labels: curves, arrivals, ranks
+landscape    surfaces over the plane and paths on them, still and moving
+"""
+
+from fnn.plots.curves import COLORS as COLORS
+from fnn.plots.curves import Band as Band
+from fnn.plots.curves import Curve as Curve
+from fnn.plots.curves import Style as Style
+from fnn.plots.curves import Sweep as Sweep
+from fnn.plots.curves import across as across
+from fnn.plots.curves import arrivals as arrivals
+from fnn.plots.curves import band as band
+from fnn.plots.curves import curves as curves
+from fnn.plots.curves import jitter as jitter
+from fnn.plots.curves import profile as profile
+from fnn.plots.curves import ranks as ranks
+from fnn.plots.curves import sensitivity as sensitivity
+from fnn.plots.curves import staircase as staircase
+from fnn.plots.curves import style as style
+from fnn.plots.curves import window as window
+from fnn.plots.landscape import Landscape as Landscape
+from fnn.plots.landscape import animate as animate
+from fnn.plots.landscape import contours as contours
+from fnn.plots.landscape import landscape_figure as landscape_figure
+from fnn.plots.landscape import paths as paths

@@ -1,0 +1,265 @@
+"""Surfaces over the plane and the paths that rules take on them, still and moving."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+from matplotlib.animation import FFMpegWriter
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from fnn.plots.curves import style
+
+SIZE = 8.0, 5.0  # inches
+FAR = 100.0  # widths of the picture: beyond them a path is not followed
+
+
+class Landscape(NamedTuple):
+    """A surface over the plane, and what of it is looked at.
+
+    Attributes:
+        title: above the picture.
+        surface: `surface(x) -> scalar` for an array x of shape (2,), a function that JAX can map.
+        xlim: from where to where, of the first axis.
+        ylim: of the second.
+        minima: marked by stars.
+        saddles: marked by crosses.
+    """
+
+    title: str
+    surface: Callable[[Array], Array]
+    xlim: tuple[float, float]
+    ylim: tuple[float, float]
+    minima: Sequence[tuple[float, float]] = ()
+    saddles: Sequence[tuple[float, float]] = ()
+
+
+Paths = Mapping[str, Float[np.ndarray, "points 2"]]
+
+
+def contours(
+    axes: Axes,
+    surface: Callable[[Array], Array],
+    xlim: tuple[float, float],
+    ylim: tuple[float, float],
+) -> Axes:
+    """Lines of equal height over shades, darker where lower.
+
+    The heights are a power of even steps above the lowest, chosen so that half of the picture is
+    below the middle line: a bowl's and a steep valley's floor are both seen.
+
+    Args:
+        axes: where to draw.
+        surface: `surface(x) -> scalar` for an array x of shape (2,), a function that JAX can map.
+        xlim: from where to where, of the first axis.
+        ylim: of the second.
+
+    Returns:
+        The axes.
+    """
+    x, y = np.meshgrid(np.linspace(*xlim, 201), np.linspace(*ylim, 201))
+    points = jnp.asarray(np.stack([x.ravel(), y.ravel()], axis=1))
+    heights = np.asarray(jax.jit(jax.vmap(surface))(points), dtype=float).reshape(x.shape)
+    heights = np.ma.masked_invalid(heights)
+    low, middle, high = heights.min(), np.ma.median(heights), heights.max()
+    power = np.log((middle - low) / (high - low)) / np.log(0.5) if low < middle < high else 1.0
+    levels = low + (high - low) * np.linspace(0, 1, 19) ** power
+    if low < high:
+        shades = LinearSegmentedColormap.from_list("shades", ["#b4c7d7", "#ffffff"])
+        norm = BoundaryNorm(levels, shades.N)
+        axes.contourf(x, y, heights, levels, cmap=shades, norm=norm)
+        lines = axes.contour(x, y, heights, levels[1:-1], colors="#8796a3", linestyles="solid")
+        lines.set(linewidth=0.5)
+    axes.set(xlim=xlim, ylim=ylim, xlabel="x", ylabel="y")
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def paths(axes: Axes, named: Paths) -> Axes:
+    """Paths over a plane, told apart by color, line and marker, with a large marker at each end.
+
+    The limits come first: a path is followed no farther than a hundred widths of the picture away,
+    and ends before its first point that is not finite.
+
+    Args:
+        axes: where to draw, limits set.
+        named: points for each label, the start first.
+
+    Returns:
+        The axes.
+    """
+    for (line, end), path in zip(_walkers(axes, named), named.values(), strict=True):
+        _show(line, end, _followed(axes, path), len(path))
+    return axes
+
+
+def landscape_figure(landscape: Landscape, named: Paths) -> Figure:
+    """A surface and the paths over it, with a legend beside them.
+
+    Args:
+        landscape: the surface.
+        named: points for each label, the start first, which is marked.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    contours(axes, landscape.surface, landscape.xlim, landscape.ylim)
+    axes.set_title(landscape.title, loc="left")
+    paths(axes, named)
+    starts = np.array([path[0] for path in named.values()])
+    light: dict[str, Any] = {"color": "black", "markerfacecolor": "white", "linestyle": ""}
+    axes.plot(*starts.T, marker="o", markersize=9, zorder=3, label="start", **light)
+    if len(landscape.minima):
+        x, y = np.transpose(landscape.minima)
+        axes.plot(x, y, marker="*", markersize=20, zorder=2.2, label="minimum", **light)
+    if len(landscape.saddles):
+        x, y = np.transpose(landscape.saddles)
+        axes.plot(x, y, marker="X", markersize=15, zorder=2.2, label="saddle", **light)
+    figure.legend(loc="outside right center", frameon=False, handlelength=3.2, labelspacing=0.7)
+    return figure
+
+
+def animate(
+    file: str | Path,
+    landscape: Landscape,
+    named: Paths,
+    *,
+    seconds: float = 10.0,
+    frames: int = 100,
+    dpi: int = 100,
+) -> Path:
+    """Writes the paths being walked, as an animated picture or a film.
+
+    Args:
+        file: ends with .gif or .mp4.
+        landscape: the surface.
+        named: points for each label, the start first, which is marked.
+        seconds: how long the walk takes, more than 0; its end is shown for two more.
+        frames: the most pictures, at least 2, evenly spaced over the steps.
+        dpi: dots per inch, of 8 by 5 inches.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if the name ends otherwise.
+        RuntimeError: if ffmpeg, which writes .mp4, is not found.
+    """
+    file = Path(file)
+    if file.suffix not in (".gif", ".mp4"):
+        raise ValueError(f"animate: expected a file that ends with .gif or .mp4, got '{file.name}'")
+    if file.suffix == ".mp4" and not FFMpegWriter.isAvailable():
+        raise RuntimeError(
+            f"animate: expected ffmpeg, which writes '{file.name}', got none; try to install it, "
+            f"or '{file.stem}.gif'"
+        )
+    longest = max(len(path) for path in named.values())
+    shown = np.unique(np.rint(np.linspace(longest - 1, 0, min(frames, longest))).astype(int))
+    pictures = _pictures(landscape, named, shown, dpi)
+    (_write_gif if file.suffix == ".gif" else _write_mp4)(file, pictures, len(shown) / seconds)
+    return file
+
+
+def _pictures(
+    landscape: Landscape, named: Paths, shown: Int[np.ndarray, " frames"], dpi: int
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """The figure with the paths up to each step shown; what does not move is drawn once."""
+    figure = landscape_figure(landscape, named)
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    (axes,) = figure.axes
+    moving = axes.lines[: 2 * len(named) + 1]
+    *walkers, start = moving
+    lines, ends = walkers[::2], walkers[1::2]
+    followed = [_followed(axes, path) for path in named.values()]
+    counter = axes.text(1, 1.02, "", transform=axes.transAxes, ha="right", va="bottom")
+    for artist in moving:
+        artist.set_visible(False)
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)
+    for artist in moving:
+        artist.set_visible(True)
+    for step in shown:
+        canvas.restore_region(still)
+        counter.set_text(f"step {step}")
+        for line, end, points in zip(lines, ends, followed, strict=True):
+            _show(line, end, points[: step + 1], max(len(path) for path in named.values()))
+        for artist in (*lines, start, *ends, counter):
+            axes.draw_artist(artist)
+        yield np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
+
+
+def _write_gif(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
+    """With one palette, the commonest colors of the last picture, so that none flickers."""
+    images = [Image.fromarray(picture) for picture in pictures]
+    numbers = np.asarray(images[-1], dtype=int) @ np.array([1 << 16, 1 << 8, 1])
+    found, counts = np.unique(numbers, return_counts=True)
+    common = found[np.argsort(-counts, kind="stable")]
+    boxes = np.unique(common & 0xFCFCFC, return_index=True)[1]  # Pillow tells 4 shades apart as one
+    common = common[np.sort(boxes)[:256]]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(
+        np.stack([common >> 16, common >> 8 & 255, common & 255], 1).ravel().tolist()
+    )
+    first, *others = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    durations = [round(1000 / fps)] * len(others) + [2000]
+    first.save(file, save_all=True, append_images=others, duration=durations, loop=0)
+
+
+def _write_mp4(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
+    first, *others = pictures
+    screen = Figure(figsize=SIZE, dpi=first.shape[1] / SIZE[0])
+    image = screen.figimage(first)
+    writer = FFMpegWriter(max(1, round(fps)))
+    with writer.saving(screen, str(file), screen.dpi):
+        for picture in [first, *others, *[others[-1]] * round(2 * fps)]:
+            image.set_data(picture)
+            writer.grab_frame()
+
+
+def _walkers(axes: Axes, named: Collection[str]) -> list[tuple[Line2D, Line2D]]:
+    """A line and its end for each label, not yet anywhere; thin over thick, so all are seen."""
+    walkers = []
+    for i, (label, width) in enumerate(zip(named, np.linspace(3.5, 1.4, len(named)), strict=True)):
+        color, dash, marker = style(i)
+        look: dict[str, Any] = {"color": color, "marker": marker}
+        look |= {"markeredgecolor": "white", "markeredgewidth": 0.7}
+        stroke: dict[str, Any] = {"linestyle": (0, dash) if dash else "-"}
+        stroke |= {"linewidth": width, "markersize": 5.5}
+        (line,) = axes.plot([], [], label=label, zorder=2.5, **look, **stroke)
+        (end,) = axes.plot([], [], linestyle="", markersize=9.5, zorder=4, **look)
+        walkers.append((line, end))
+    return walkers
+
+
+def _show(line: Line2D, end: Line2D, points: Float[np.ndarray, "n 2"], of: int) -> None:
+    """The line through the points, a dozen of them marked where there are `of`, and its end."""
+    line.set_data(*points.T)
+    line.set_markevery(list(range(-(-of // 12), len(points), -(-of // 12))))
+    end.set_data(*points[-1:].T)
+
+
+def _followed(axes: Axes, path: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "n 2"]:
+    """The path as long as it is finite; once far outside, to where it left."""
+    limits = np.array([axes.get_xlim(), axes.get_ylim()])
+    middle, reach = np.mean(limits, axis=1), FAR * np.abs(np.diff(limits, axis=1)[:, 0])
+    with np.errstate(invalid="ignore", over="ignore"):
+        away = np.max(np.abs((path - middle) / reach), axis=1)
+    if not np.any(left := ~(away <= 1)):
+        return path
+    first = int(np.argmax(left))
+    if first == 0 or not np.isfinite(away[first]):
+        return path[:first]
+    last = path[first - 1] + (path[first] - path[first - 1]) / away[first]
+    return np.concatenate([path[:first], last[None]])
