@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import optax
 import typer
 from rich.console import Console
@@ -122,7 +123,7 @@ def trajectories_command(
         walking = trajectories.rules_on(surface, [name.strip() for name in rules.split(",")])
         steps = trajectories.STEPS[surface] if steps is None else steps
         start = trajectories.BESIDE_THE_RIDGE if surface == "saddle" else shown.start
-        walked = trajectories.trajectories(_value_fn(surface), start, walking, steps)
+        walked = trajectories.trajectories(_value_fn(surface), np.array(start), walking, steps)
         scene = plots.Landscape(
             f"{surface}: {steps} steps", shown.fn, shown.xlim, shown.ylim, shown.minima
         )

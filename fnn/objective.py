@@ -35,7 +35,7 @@ from jaxtyping import Array, Float, Key, PyTree, Scalar
 from fnn.layers.layer import EXAMPLES as EXAMPLES
 
 SCOPE = "fnn.model"
-"""The `jax.named_scope` of models and penalties: how profiles and `flops` tell them from the rest."""
+"""The `jax.named_scope` of models and penalties: profiles and `flops` tell them by it."""
 
 Model = Callable[..., Any]
 Loss = Callable[[Any, Any], Scalar]

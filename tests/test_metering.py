@@ -105,5 +105,5 @@ def test_what_cannot_be_counted_is_refused():
     def fn(b):
         return jax.lax.custom_linear_solve(lambda x: matrix @ x, b, lambda _, b: halve(b))
 
-    with pytest.raises(NotImplementedError, match="custom_linear_solve; try flops.count"):
+    with pytest.raises(NotImplementedError, match=r"custom_linear_solve; try flops\.count"):
         flops.metered(fn)(jnp.ones(2))

@@ -72,12 +72,13 @@ def _run(
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else env[atom]
 
-    def operand(atom: Any) -> Any:  # what nothing live was needed for is not there
+    def operand(atom: Any) -> Any:  # what only dead results need is not there
+        aval: Any = atom.aval
         known = isinstance(atom, core.Literal) or atom in env
-        return read(atom) if known else jnp.zeros(atom.aval.shape, atom.aval.dtype)
+        return read(atom) if known else jnp.zeros(aval.shape, aval.dtype)
 
     for eqn, wanted, tally in living(jaxpr, live, scope)[0]:
-        values = [operand(atom) for atom in eqn.invars]
+        values = [*map(operand, eqn.invars)]
         if eqn.primitive.name in _CALLS or _varies(eqn):
             results, tally = _equation(eqn, values, wanted, narrowed(scope, eqn))
             outvars = [var for var, alive in zip(eqn.outvars, wanted, strict=True) if alive]

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from matplotlib.animation import FFMpegWriter
@@ -65,6 +64,11 @@ def contours(
 
     Returns:
         The axes.
+
+    Example:
+        >>> axes = contours(Figure().subplots(), lambda x: x @ x, (-1, 1), (-2, 2))
+        >>> axes.get_xlim()
+        (np.float64(-1.0), np.float64(1.0))
     """
     x, y = np.meshgrid(np.linspace(*xlim, 201), np.linspace(*ylim, 201))
     points = jnp.asarray(np.stack([x.ravel(), y.ravel()], axis=1))
@@ -96,6 +100,11 @@ def paths(axes: Axes, named: Paths) -> Axes:
 
     Returns:
         The axes.
+
+    Example:
+        >>> axes = paths(Figure().subplots(), {"sgd": np.array([[0.5, 0.5], [0.5, 1.0]])})
+        >>> axes.lines[0].get_xydata().tolist()
+        [[0.5, 0.5], [0.5, 1.0]]
     """
     for (line, end), path in zip(_walkers(axes, named), named.values(), strict=True):
         _show(line, end, _followed(axes, path), len(path))
@@ -111,6 +120,12 @@ def landscape_figure(landscape: Landscape, named: Paths) -> Figure:
 
     Returns:
         The figure.
+
+    Example:
+        >>> bowl = Landscape("bowl", lambda x: x @ x, (-1, 1), (-1, 1), minima=[(0, 0)])
+        >>> figure = landscape_figure(bowl, {"sgd": np.array([[0.5, 0.5], [0.1, 0.1]])})
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['sgd', 'start', 'minimum']
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
@@ -155,6 +170,11 @@ def animate(
     Raises:
         ValueError: if the name ends otherwise.
         RuntimeError: if ffmpeg, which writes .mp4, is not found.
+
+    Example:
+        >>> animate("bowl.avi", Landscape("bowl", lambda x: x @ x, (-1, 1), (-1, 1)), {})
+        Traceback (most recent call last):
+        ValueError: animate: expected a file that ends with .gif or .mp4, got 'bowl.avi'
     """
     file = Path(file)
     if file.suffix not in (".gif", ".mp4"):

@@ -56,10 +56,7 @@ class Entrant(NamedTuple):
         Returns:
             Their number.
         """
-        if problem.objective is None:
-            return 1
-        most = len(jax.tree.leaves(problem.train)[0])
-        return min(most, max(self.batch, problem.batch_size or most))
+        return examples_in_a_step(problem, self.batch)
 
     def misses(self, problem: Problem) -> str | None:
         """What the rule misses in a problem.
@@ -71,6 +68,22 @@ class Entrant(NamedTuple):
             Words, or None where the rule can take part.
         """
         return next(filter(None, (need(problem) for need in self.needs)), None)
+
+
+def examples_in_a_step(problem: Problem, fewest: int) -> int:
+    """See `Entrant.batch`.
+
+    Args:
+        problem: the problem.
+        fewest: the entrant's batch.
+
+    Returns:
+        The number of examples.
+    """
+    if problem.objective is None:
+        return 1
+    most = len(jax.tree.leaves(problem.train)[0])
+    return min(most, max(fewest, problem.batch_size or most))
 
 
 def entrant(name: str) -> Entrant:
@@ -133,7 +146,7 @@ def few_parameters(problem: Problem) -> str | None:
 
 
 def _plain(rule: Callable[..., Any]) -> Callable[..., optax.GradientTransformation]:
-    return lambda problem, **setting: rule(**setting)
+    return lambda _, **setting: rule(**setting)
 
 
 def _solved(rule: Callable[..., Any], batch: int) -> Callable[..., optax.GradientTransformation]:
@@ -153,7 +166,7 @@ def _solver(problem: Problem, batch: int) -> solvers.Solver | None:
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), inputs)
         outputs = jax.eval_shape(problem.objective.model, params, x)
         rows = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(outputs))
-        unknowns = min(unknowns, rows * Entrant("", make=_plain, batch=batch).examples(problem))
+        unknowns = min(unknowns, rows * examples_in_a_step(problem, batch))
     return None if unknowns <= FACTORED else solvers.conjugate_gradients(ITERATIONS)
 
 
@@ -162,9 +175,10 @@ def _structured(rule: Callable[..., Any]) -> Callable[..., optax.GradientTransfo
 
     def make(problem: Problem, **setting: Any) -> optax.GradientTransformation:
         params = jax.eval_shape(problem.init, jax.random.key(0))
-        x = jax.tree.map(lambda a: a[0], problem.train[0])
-        model = getattr(problem.objective, "model", None)
-        return rule(curvature.structure(model, params, x), **setting)
+        objective: Any = problem.objective
+        inputs = problem.train if objective.loss is None else problem.train[0]
+        x = jax.tree.map(lambda a: a[0], inputs)
+        return rule(curvature.structure(objective.model, params, x), **setting)
 
     return make
 

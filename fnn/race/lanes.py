@@ -1,5 +1,4 @@
-"""One rule on one problem as compiled programs: lanes, which tell how far it comes, and a run alone,
-which tells how fast.
+"""One rule on one problem, compiled: lanes tell how far it comes, a run alone how fast.
 
 A lane is a setting and a seed. All lanes of a rule are one program, by `vmap`; a lane that shares
 its machine with others has no time of its own, so seconds are measured on one run without `vmap`,
@@ -75,14 +74,15 @@ def metered(rule: optax.GradientTransformation) -> optax.GradientTransformationE
         total, model = _add(state.flops, spent.flops), _add(state.model, spent.within)
         return moved, Metered(inner, total, model)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    bare: Any = init, update
+    return optax.GradientTransformationExtraArgs(*bare)
 
 
 # In float32, a thousandth would be missing after 10,000 equal steps.
-def _add(total: Float[Array, "2"], number: Scalar) -> Float[Array, "2"]:
+def _add(total: Float[Array, "2"], number: float | Scalar) -> Float[Array, "2"]:
     number = number - total[1]
     more = total[0] + number
-    return jnp.stack([more, (more - total[0]) - number])
+    return jnp.stack([more, jnp.asarray((more - total[0]) - number)])
 
 
 class Seen(NamedTuple):
@@ -208,8 +208,7 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
     def run(
         settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
     ) -> Seen:
-        many = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in setting}
-        many = jax.tree.map(lambda a, like: a.astype(like.dtype), many, setting)
+        many = {name: jnp.array([s[name] for s in settings], float) for name in setting}
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
         progress, parts, first, score = lanes_begin(many, keys), [], 0, None
         before = _losses(problem, data[1], progress.params)

@@ -35,7 +35,7 @@ def run(
     trials: int = 5,
     budget: Budget | None = None,
     folder: str | Path | None = None,
-    watch: Watch = lambda what, share: None,
+    watch: Watch = lambda *_: None,
 ) -> Race:
     """Races rules on a problem by equal terms, and writes everything down.
 
@@ -56,8 +56,8 @@ def run(
         The results, as `store.read(folder)` would.
 
     Raises:
-        ValueError: for numbers out of range, unknown names, or a folder with another race.
-        OSError: if another race is writing to the folder, or the disk is full.
+        ValueError: for numbers out of range, unknown names, or a folder with another race. (And
+            OSError if another race is writing to the folder, or the disk is full.)
 
     Example:
         >>> import tempfile
@@ -185,7 +185,7 @@ def _tune(
     del protocol
     (plan,) = opened.find(one.name, "plan")
     tried = plan["settings"]
-    if len(tried) > 1 and not opened.find(one.name, "run", "trial"):
+    if len(tried) > 1:
         seeds = [TUNING_SEED] * len(tried)
         _group(opened, problem, one, plan, "trial", range(len(tried)), seeds, made, hopeless=True)
 
@@ -194,10 +194,9 @@ def _race(
     opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
 ) -> None:
     (plan,) = opened.find(one.name, "plan")
-    if not opened.find(one.name, "run", "seed"):
-        best = store.chosen(opened.find(one.name, "run", "trial"))
-        seeds = range(protocol.seeds)
-        _group(opened, problem, one, plan, "seed", [best] * len(seeds), seeds, made, hopeless=False)
+    best = store.chosen(opened.find(one.name, "run", "trial"))
+    seeds = range(protocol.seeds)
+    _group(opened, problem, one, plan, "seed", [best] * len(seeds), seeds, made, hopeless=False)
 
 
 def _group(
@@ -212,7 +211,10 @@ def _group(
     *,
     hopeless: bool,
 ) -> None:
-    """Runs lanes and writes each of them down."""
+    """Runs lanes and writes each of them down that is not there yet."""
+    written = len(opened.find(one.name, "run", stage))
+    if written == len(trials):
+        return
     tried = [plan["settings"][trial] for trial in trials]
     seen = made.run(tried, list(seeds), round_ends(plan["steps"]), hopeless)
     opened.append(
@@ -235,6 +237,7 @@ def _group(
                 **opened.header,
             }
             for i, (trial, seed, setting) in enumerate(zip(trials, seeds, tried, strict=True))
+            if i >= written
         ),
         curves={
             name: getattr(seen, name) for name in ("steps", "train", "validation", "flops", "model")

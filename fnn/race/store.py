@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fnn.problems import Problem
@@ -69,7 +70,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
-        "float64": bool(jax.config.jax_enable_x64),
+        "float64": jnp.result_type(float) == jnp.float64,
         "code": code.hexdigest()[:12],
     }
 
@@ -137,7 +138,7 @@ class Store(NamedTuple):
         """
         if curves is not None:
             packed = io.BytesIO()
-            np.savez(packed, **curves)
+            np.savez(packed, allow_pickle=False, **curves)
             _write(self.folder / "curves" / lines[0]["curves"], packed.getvalue())
         text = "".join(json.dumps(_plain(line), allow_nan=False) + "\n" for line in lines)
         with open(self.folder / "runs.jsonl", "ab") as file:
@@ -157,8 +158,11 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
         protocol: by which terms.
 
     Yields:
-        The store. The context raises ValueError where the folder holds another race, or one of
-        another version, and OSError where another race is writing to it.
+        The store.
+
+    Raises:
+        ValueError: if the folder holds another race, or the same by another version.
+        BlockingIOError: if another race is writing to it.
     """
     folder = Path(folder)
     (folder / "curves").mkdir(parents=True, exist_ok=True)
@@ -264,8 +268,8 @@ def _result(store: Store, rule: str) -> Result:
 
 def _loss(run: Mapping[str, Any]) -> float:
     """What a run is judged by: infinity where it diverged or was given up."""
-    lost = run["stopped"] in ("non_finite", "given_up") or run["validation"] is None
-    return math.inf if lost else run["validation"]
+    loss = run["validation"]
+    return math.inf if loss is None or run["stopped"] in ("non_finite", "given_up") else loss
 
 
 def chosen(trials: Sequence[Mapping[str, Any]]) -> int:

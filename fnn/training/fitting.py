@@ -312,7 +312,7 @@ def _advance_block(job, block, key, progress, done, limits):
         progress,
         0,
         limits,
-        round_end=lambda _: source.steps,
+        round_end=lambda _: jnp.asarray(source.steps),
         capacity=(source.steps, 1),
     )
     return progress, records._replace(rounds=jnp.zeros_like(records.rounds))

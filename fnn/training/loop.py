@@ -164,7 +164,7 @@ def advance(
 
     # To the end of an epoch, or of the round that ends before it.
     def run_part(end: Array, carry: tuple):
-        epoch, position = jnp.divmod(first + carry[0], source.steps)
+        epoch, position = jnp.divmod(jnp.asarray(first, jnp.int32) + carry[0], source.steps)
         value_fn_at = source.epoch(epoch)
         last = jnp.minimum(source.steps, position + end - carry[0])
         return jax.lax.fori_loop(position, last, lambda i, c: run_step(value_fn_at(i), c), carry)
@@ -173,7 +173,7 @@ def advance(
     # depends on the lane would copy every buffer at every step.
     def run_round(carry: tuple[Array, Array, Progress, Records]):
         clock, r, p, records = carry
-        end = jnp.minimum(round_end(r), limits.steps)
+        end = jnp.minimum(round_end(r), limits.steps).astype(jnp.int32)
         ended, params, state, values, total = jax.lax.while_loop(
             lambda c: c[0] < end,
             functools.partial(run_part, end),
