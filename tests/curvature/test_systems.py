@@ -350,7 +350,7 @@ def test_prices_are_those_of_the_flops_and_the_choice_follows(sizes, n, chunk, n
     np.testing.assert_allclose(priced, counted, rtol=0.4)
 
 
-def test_chunks_are_flat_in_memory():
+def test_chunks_are_flat_in_memory(memory):
     objective = Objective(layers, losses.half_squared_error)
     params = [(normal(i, a, b), jnp.zeros(b)) for i, (a, b) in enumerate([(3, 64), (64, 2)])]
 
@@ -369,8 +369,7 @@ def test_chunks_are_flat_in_memory():
             )
 
         x, y = (jax.ShapeDtypeStruct((n, k), "float64") for k in (3, 2))
-        memory = jax.jit(ask).lower(params, x, y).compile().memory_analysis()
-        return memory.temp_size_in_bytes
+        return memory(ask, params, x, y).temp_size_in_bytes
 
     few, many = bytes_of(64), bytes_of(4096)
     rows = 8 * 2 * 4096  # s and J v are as long as the data

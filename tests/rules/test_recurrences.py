@@ -191,9 +191,9 @@ OPTAX = [
     ("adam", {"b1": 0.7, "b2": 0.9, "eps": 1e-3, "eps_root": 1e-2}),
     ("adam", {"nesterov": True}),
     ("adamw", {}),
-    ("adamw", {"weight_decay": DECAYING, "mask": MASK, "nesterov": True}),
+    ("adamw", {"weight_decay": tabulated, "mask": MASK, "nesterov": True}),
 ]
-CASES = [(name, DECAYING, options) for name, options in OPTAX]
+CASES = [(name, tabulated, options) for name, options in OPTAX]
 CASES += [(name, RATE, {}) for name in ("sgd", "adagrad", "rmsprop", "adam", "adamw")]
 
 
