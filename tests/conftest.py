@@ -6,6 +6,9 @@ pytest` is as users compile.
 """
 
 import os
+import subprocess
+import sys
+import textwrap
 
 import jax
 import pytest
@@ -36,3 +39,23 @@ def memory():
         return compiled.memory_analysis()
 
     return analysis
+
+
+@pytest.fixture
+def runs_alone():
+    """A program that runs to its end by itself, in float32, or fails: a hang must not stop us.
+
+    Batched factorizations deadlock a CPU's thread pool.
+    """
+
+    def run(program):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(program) + "print('done')"],
+            timeout=120,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == "done", done.stderr
+
+    return run
