@@ -1,11 +1,14 @@
 """Tests run in float64; `float32` lanes say so by name. Without a browser, its test is left out.
 
-Nearly all their time goes into compiling programs that run once, so XLA compiles them cheaply: a
-fifth of the time. A jaxlib that does not know one of these flags says which; `XLA_FLAGS= uv run
-pytest` is as users compile.
+More of their time goes into compiling programs that run once than into anything else, so XLA
+compiles cheaply: the steps of `kfac` and `hessian_free` in a fifth of the time. A jaxlib that does
+not know one of these flags says which; `XLA_FLAGS= uv run pytest` is as users compile.
 """
 
 import os
+import subprocess
+import sys
+import textwrap
 
 import jax
 import pytest
@@ -62,3 +65,23 @@ def memory():
         return compiled.memory_analysis()
 
     return analysis
+
+
+@pytest.fixture
+def runs_alone():
+    """A program that runs to its end by itself, in float32, or fails: a hang must not stop us.
+
+    Batched factorizations deadlock a CPU's thread pool.
+    """
+
+    def run(program):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(program) + "print('done')"],
+            timeout=120,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == "done", done.stderr
+
+    return run

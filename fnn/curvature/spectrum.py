@@ -37,7 +37,6 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Scalar
 from fnn import solvers
 from fnn.curvature.operators import Operator, hessian
 from fnn.objective import wide
-from fnn.solvers.spectral import DENSE
 
 # --- extreme eigenvalues ------------------------------------------------------------------------
 
@@ -357,7 +356,7 @@ def classify(
     """
     operator = hessian(fn, params, memory_budget=memory_budget)
     vector, product, _ = _flattened(operator)
-    if vector.size <= DENSE:
+    if vector.size <= solvers.DENSE:
         matrix = operator.dense()
     else:
         key = jax.random.key(0) if key is None else key

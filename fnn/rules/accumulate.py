@@ -22,7 +22,7 @@ from fnn.rules.contract import (
     within,
 )
 from fnn.rules.lanes import where_due
-from fnn.rules.second_order import now, second_order
+from fnn.rules.second_order import now, second_order, state_dtype
 
 
 class AccumulateState(NamedTuple):
@@ -106,7 +106,7 @@ def accumulate(
     within("accumulate", 1, math.inf, memory_budget=memory_budget)
 
     def init(params: PyTree) -> AccumulateState:
-        dtype = jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+        dtype = state_dtype(params)
         size = sum(map(jnp.size, jax.tree.leaves(params)))
         fitting("accumulate", size, dtype, memory_budget, "gauss_newton() on larger batches")
         number = jnp.zeros((), jnp.int32)

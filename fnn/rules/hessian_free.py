@@ -15,7 +15,7 @@ from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
 from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, trust_ratio
 from fnn.rules.lanes import where_due
-from fnn.rules.second_order import differ, is_lower, now, over, second_order
+from fnn.rules.second_order import differ, is_lower, now, second_order, state_dtype
 
 SLOPE = 1e-2
 """An accepted step lowers the value by at least this part of what its slope says (Armijo)."""
@@ -131,7 +131,7 @@ def hessian_free(
         improve = functools.partial(solvers.jacobi, power=precondition)
 
     def init(params: PyTree) -> HessianFreeState:
-        dtype = jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+        dtype = state_dtype(params)
         zero, number = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         return HessianFreeState(
             steps=number,
@@ -187,7 +187,7 @@ def hessian_free(
         step = _shortened(step, length)
 
         promise = (strength * square / 2 - path.models[index]).astype(value.dtype)
-        gain = over(value - whole, promise)
+        gain = solvers.over(value - whole, promise)
         gain = jnp.where(jnp.isfinite(gain), gain, 0).astype(unit.dtype)
         moved = differ(optax.apply_updates(params, step), params)
         accepted = path.ok & (reached <= bound(length)) & is_lower(reached, value) & moved

@@ -26,7 +26,7 @@ from fnn.rules.damping import (
     trust_ratio,
 )
 from fnn.rules.plane import lowest, plane, promise
-from fnn.rules.second_order import differ, is_lower, now, over, second_order
+from fnn.rules.second_order import differ, is_lower, now, second_order, state_dtype
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -142,7 +142,7 @@ def kronecker(
     looks = adapts or learning_rate is None or momentum is None
 
     def init(params: PyTree) -> KroneckerState:
-        dtype = jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+        dtype = state_dtype(params)
         count, number = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
         blocks, diagonals = {}, {}
         for path, shape, matrix in structure.leaves:
@@ -180,7 +180,7 @@ def kronecker(
         del extra_args
         aligned(updates, state.velocity, "state")
         made = kronecker_blocks(value_fn, params, structure, memory_budget=memory_budget)
-        sound = _all_finite((made.factors, made.diagonals))
+        sound = solvers.all_finite((made.factors, made.diagonals))
         batches = state.batches + sound
         weight = (1 - decay) / (1 - jnp.power(decay, jnp.maximum(batches, 1).astype(float)))
 
@@ -215,11 +215,11 @@ def kronecker(
             lambda d, v: (rate * d + keep * v).astype(v.dtype), step, state.velocity
         )
         moved = jax.tree.map(lambda v, g: v.astype(g.dtype), velocity, updates)
-        ok, gain = sound & _all_finite((velocity, moved)), jnp.zeros_like(unit)
+        ok, gain = sound & solvers.all_finite((velocity, moved)), jnp.zeros_like(unit)
         if model is not None and adapts:
             after = optax.apply_updates(params, moved)
             reached = value_fn(after)
-            gain = over(value - reached, promise(model, rate, keep)).astype(unit.dtype)
+            gain = solvers.over(value - reached, promise(model, rate, keep)).astype(unit.dtype)
             ok &= is_lower(reached, value) & differ(after, params)
         growth = jnp.where(state.unit > 0, state.growth, policy.increase).astype(unit.dtype)
         trust, growth = next_damping(policy, gain, ok, trust, growth, unit)
@@ -272,11 +272,6 @@ def times(*factors: Array) -> Array:
     return functools.reduce(functools.partial(jnp.matmul, precision=_HIGHEST), factors)
 
 
-def _all_finite(tree: PyTree) -> Array:
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.logical_and, finite)
-
-
 # Eigenvectors where they are due; one at a time even in the lanes of a vmap (see `solvers.ladder`).
 @functools.cache
 def _refreshing(measure: Measure) -> Callable[[Array, dict[str, Block]], dict[str, Block]]:
@@ -285,7 +280,7 @@ def _refreshing(measure: Measure) -> Callable[[Array, dict[str, Block]], dict[st
         basis = Factors(u, v)
         curvature = measure.refreshed(block, basis, (inputs, outputs))
         found, new = (
-            _all_finite((basis, curvature)),
+            solvers.all_finite((basis, curvature)),
             block._replace(basis=basis, curvature=curvature),
         )
         return jax.tree.map(lambda n, o: jnp.where(found, n, o), new, block)

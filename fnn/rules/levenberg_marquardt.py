@@ -29,7 +29,7 @@ from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
 from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, nielsen
 from fnn.rules.lanes import where_due
 from fnn.rules.scaling import Scaling
-from fnn.rules.second_order import differ, is_lower, now, over, quadratic, second_order
+from fnn.rules.second_order import differ, is_lower, now, quadratic, second_order, state_dtype
 
 
 class LevenbergMarquardtState(NamedTuple):
@@ -162,7 +162,7 @@ def levenberg_marquardt(
     most = 1 if policy.shrink is None else trials  # the same trial again would be in vain
 
     def init(params: PyTree) -> LevenbergMarquardtState:
-        dtype = jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+        dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
         number = jnp.zeros((), jnp.int32)
         return LevenbergMarquardtState(
@@ -206,7 +206,7 @@ def levenberg_marquardt(
                 solution = _bend(solution, bent, acceleration)
             after = optax.apply_updates(params, solution.step)
             reached = value_fn(after).astype(value.dtype)
-            gain = over(value - reached, solution.reduction).astype(value.dtype)
+            gain = solvers.over(value - reached, solution.reduction).astype(value.dtype)
             accepted = solution.ok & is_lower(reached, value) & differ(after, params)
             trusted, growth = next_damping(policy, gain, accepted, last.damping, last.growth, unit)
             return _Trial(

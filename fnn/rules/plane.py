@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from fnn import solvers
 from fnn.objective import wide
 from fnn.rules.contract import Scalar
-from fnn.rules.second_order import over
 
 
 class Plane(NamedTuple):
@@ -70,10 +70,10 @@ def lowest(model: Plane, rate: Scalar | None, momentum: Scalar | None) -> tuple[
     if momentum is None and rate is None:
         area = first * last - cross * cross
         apart = area > jnp.sqrt(jnp.finfo(area.dtype).eps) * first * last
-        momentum = over(first * along - cross * down, jnp.where(apart, area, 0))
+        momentum = solvers.over(first * along - cross * down, jnp.where(apart, area, 0))
     elif momentum is None:
-        momentum = over(along - rate * cross, last)
-    rate = over(down - momentum * cross, first) if rate is None else rate
+        momentum = solvers.over(along - rate * cross, last)
+    rate = solvers.over(down - momentum * cross, first) if rate is None else rate
     return jnp.asarray(rate, down.dtype), jnp.asarray(momentum, down.dtype)
 
 

@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn.rules.contract import Scalar, fitting, same_size, within
 from fnn.rules.line_search import strong_wolfe
-from fnn.rules.second_order import is_lower, second_order
+from fnn.rules.second_order import is_lower, second_order, state_dtype
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -209,7 +209,7 @@ def _rule(
         )
 
     def init(params: PyTree) -> QuasiNewtonState:
-        dtype = jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+        dtype = state_dtype(params)
         size = sum(map(jnp.size, jax.tree.leaves(params)))
         fitting(name, size, dtype, memory_budget, "optax.lbfgs(), which keeps a few vectors")
         zero, number = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)

@@ -37,9 +37,6 @@ from fnn.curvature import Quadratic, gauss_newton_system, hessian_system
 from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, checked, rates, within
 
-DENSE = 2000
-"""The most parameters whose Hessian `newton` writes down unless told: 32 MB in float64."""
-
 
 class CurvatureState(NamedTuple):
     """What a rule with fixed damping remembers.
@@ -182,7 +179,9 @@ def gauss_newton(
 
 def _for_hessian(params: PyTree) -> solvers.Solver:
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return solvers.primal(solvers.signed) if size <= DENSE else solvers.conjugate_gradients()
+    return (
+        solvers.primal(solvers.signed) if size <= solvers.DENSE else solvers.conjugate_gradients()
+    )
 
 
 def _init(params: PyTree) -> CurvatureState:
@@ -212,6 +211,18 @@ def now(number: Scalar | Schedule, count: Int[Array, ""]) -> Scalar:
         The number.
     """
     return jnp.asarray(number(count)) if callable(number) else number
+
+
+def state_dtype(params: PyTree) -> Any:
+    """The dtype of the numbers that a rule remembers.
+
+    Args:
+        params: the parameters.
+
+    Returns:
+        The widest of theirs, at least float32.
+    """
+    return jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
 
 
 def second_order(
@@ -329,20 +340,6 @@ def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
     """
     changed = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.any(a != b), one, other))
     return functools.reduce(jnp.logical_or, changed)
-
-
-def over(number: Array, divisor: Array) -> Array:
-    """A quotient, 0 where the divisor is not positive: the gain ratio of a step, by its promise.
-
-    Args:
-        number: what is divided.
-        divisor: by what.
-
-    Returns:
-        The quotient.
-    """
-    known = divisor > 0
-    return jnp.where(known, number / jnp.where(known, divisor, 1), 0)
 
 
 def _is_masked(leaf: Any) -> bool:

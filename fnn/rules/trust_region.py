@@ -34,7 +34,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from fnn import solvers
 from fnn.curvature import hessian_system
 from fnn.rules.contract import Scalar, within
-from fnn.rules.second_order import differ, is_lower, over, second_order
+from fnn.rules.second_order import differ, is_lower, second_order, state_dtype
 
 LEAST = 0.1
 """The gain ratio of an accepted step is at least this."""
@@ -258,7 +258,7 @@ def _rule(
         within(name, 1, math.inf, subspace=subspace)
 
     def init(params: PyTree) -> TrustState:
-        dtype = jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+        dtype = state_dtype(params)
         zero, number = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         counts = solvers.Counts.of()
         no = jnp.zeros((), bool)
@@ -287,7 +287,7 @@ def _rule(
             promise = solution.reduction - method.penalty(last.trust, length)
             after = optax.apply_updates(params, solution.step)
             reached = value_fn(after).astype(value.dtype)
-            gain = over(value - reached, promise).astype(dtype)
+            gain = solvers.over(value - reached, promise).astype(dtype)
             lowers = is_lower(reached, value) & (gain >= LEAST)
             accepted = solution.ok & lowers & differ(after, params)
             trust = jnp.clip(method.next(last.trust, gain, accepted, length), *bounds)

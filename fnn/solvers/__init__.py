@@ -40,6 +40,7 @@ from fnn.solvers.direct import dual, primal
 from fnn.solvers.krylov import conjugate_gradients, jacobi
 from fnn.solvers.rungs import Rungs, Spectrum, ladder, positive, signed
 from fnn.solvers.spectral import (
+    DENSE,
     Eigenbasis,
     absolute,
     cubic,
@@ -56,12 +57,15 @@ from fnn.solvers.system import (
     Solution,
     Solver,
     System,
+    all_finite,
     from_rows,
     needs,
+    over,
     spread,
 )
 
 __all__ = [
+    "DENSE",
     "Choice",
     "Cost",
     "Costs",
@@ -76,6 +80,7 @@ __all__ = [
     "Spectrum",
     "System",
     "absolute",
+    "all_finite",
     "automatic",
     "choose",
     "conjugate_gradients",
@@ -90,6 +95,7 @@ __all__ = [
     "ladder",
     "lanczos",
     "needs",
+    "over",
     "positive",
     "primal",
     "signed",

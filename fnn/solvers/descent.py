@@ -12,6 +12,7 @@ from fnn.solvers.krylov import Iterate, Preconditioner, advance, begin
 from fnn.solvers.system import (
     RightHandSide,
     System,
+    all_finite,
     cast,
     check,
     diagonal,
@@ -136,9 +137,8 @@ def descend(
     end = jax.lax.while_loop(going, walk_on, first)
     last = jnp.searchsorted(kept, end.now.steps)
     steps = cast(end.steps, system.like)
-    finite = [jnp.all(jnp.isfinite(leaf[last])) for leaf in jax.tree.leaves(steps)]
-    reached = end.models[last]
-    ok = jnp.all(jnp.stack(finite)) & jnp.isfinite(reached) & (reached < 0)
+    step, reached = jax.tree.map(lambda leaf: leaf[last], (steps, end.models))
+    ok = all_finite((step, reached)) & (reached < 0)
     return Descent(steps, end.models, last, end.now.steps, ok)
 
 

@@ -25,7 +25,7 @@ from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
 
-from fnn.solvers.system import Counts
+from fnn.solvers.system import Counts, all_finite
 
 _HAVE_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
 
@@ -217,15 +217,13 @@ def _symmetric(matrix: Array) -> Array:
 def _settle(spectrum: Spectrum, first: tuple, *system: Any) -> Rungs:
     solutions, good = first
     eigen = in_float64(functools.partial(_eigen, spectrum))
-    usable = functools.reduce(
-        jnp.logical_and, [jnp.all(jnp.isfinite(array)) for array in jax.tree.leaves(system)]
-    )
+    usable = all_finite(system)
     solutions, negative = jax.lax.cond(
         usable & ~good, lambda: eigen(*system), lambda: (solutions, jnp.zeros((), bool))
     )
     # The square may overflow where nobody reads it; who does sees it in the step.
     inverse, _, remainder = solutions
-    ok = usable & jnp.all(jnp.isfinite(inverse)) & jnp.all(jnp.isfinite(remainder))
+    ok = usable & all_finite((inverse, remainder))
     counts = Counts.of(cholesky=good & ok, eigen=~good & ok, rejected=~ok, negative=negative & ok)
     return Rungs(*jax.tree.map(lambda array: jnp.where(ok, array, 0.0), solutions), counts=counts)
 

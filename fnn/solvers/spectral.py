@@ -49,6 +49,7 @@ from fnn.solvers.system import (
     entries,
     gradient,
     is_number,
+    over,
     widen,
     working_dtype,
 )
@@ -260,7 +261,7 @@ def cubic(basis: Eigenbasis, weight: Array | float) -> Float[Array, " k"]:
     # Where each part of c alone would be as long as it must be.
     product, total = weight * jnp.abs(slopes), gaps + pole
     root = jnp.sqrt((gaps - pole) ** 2 + 4 * product)
-    least = 2 * _ratio(product - gaps * pole, total + root)
+    least = 2 * over(product - gaps * pole, total + root)
     return _secular(basis, least, lambda x: (x + pole) / weight, 1 / weight)
 
 
@@ -268,10 +269,6 @@ def cubic(basis: Eigenbasis, weight: Array | float) -> Float[Array, " k"]:
 def _above_the_pole(basis: Eigenbasis) -> tuple[Array, Array, Array]:
     lowest = jnp.minimum(basis.values[0], 0.0)
     return basis.values - lowest, -lowest, basis.slopes
-
-
-def _ratio(above: Array, below: Array) -> Array:
-    return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0)
 
 
 # The c whose length is `target(x)`, or shorter at x = 0. `least`: for every part of c the x below
@@ -283,7 +280,7 @@ def _secular(
     tolerance = jnp.finfo(slopes.dtype).eps ** 0.75
 
     def at(x: Array) -> Array:
-        return -_ratio(slopes, gaps + x)
+        return -over(slopes, gaps + x)
 
     def going(now: tuple[Array, Array, Array]) -> Bool[Array, ""]:
         before, x, count = now
@@ -294,7 +291,7 @@ def _secular(
         _, x, count = now
         c, aim = at(x), target(x)
         length = jnp.linalg.norm(c)
-        fall = jnp.sum(_ratio((c / length) ** 2, gaps + x))
+        fall = jnp.sum(over((c / length) ** 2, gaps + x))
         return x, x + (length - aim) / (fall * aim + slope * length / aim), count + 1
 
     start = jnp.maximum(jnp.max(least), 0.0)
@@ -302,7 +299,7 @@ def _secular(
     _, x, _ = jax.lax.while_loop(going, advance, first)
     c, aim = at(x), target(x)
     length = jnp.linalg.norm(c)
-    c = c * jnp.where(length > aim, _ratio(aim, length), 1.0)
+    c = c * jnp.where(length > aim, over(aim, length), 1.0)
     hard = (pole > basis.cut) & (x == 0)
     missing = jnp.sqrt(jnp.maximum((aim - length) * (aim + length), 0.0))
     return c.at[0].add(jnp.where(hard, missing, 0.0))

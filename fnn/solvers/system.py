@@ -267,6 +267,41 @@ def working_dtype(system: System) -> Any:
     return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(system.like)))
 
 
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether all numbers of a tree are finite.
+
+    Args:
+        tree: Tree of arrays.
+
+    Returns:
+        True or False.
+
+    Example:
+        >>> bool(all_finite({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}))
+        False
+    """
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
+
+
+def over(number: Array, divisor: Array) -> Array:
+    """A quotient, 0 where the divisor is not positive: the gain ratio of a step, by its promise.
+
+    Args:
+        number: What is divided.
+        divisor: By what.
+
+    Returns:
+        The quotient.
+
+    Example:
+        >>> over(jnp.array([6.0, 6.0]), jnp.array([3.0, 0.0])).tolist()
+        [2.0, 0.0]
+    """
+    known = divisor > 0
+    return jnp.where(known, number / jnp.where(known, divisor, 1), 0)
+
+
 def cast(tree: PyTree, like: PyTree) -> PyTree:
     """A tree in the dtypes of another.
 
@@ -481,12 +516,11 @@ def conclude(
         bend = bend + inner(weighted, step)
     reduction = -slope - bend / 2
     step = cast(step, system.like)  # which may overflow
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((step, reduction))]
     # An exact step gains at least half its slope, and conjugate gradients never lose: a model that
     # promises a loss was solved wrongly (a singular system with no solution).
-    finite.append((counts.rejected == 0) & (reduction >= 0 if convex else True))
-    ok = functools.reduce(jnp.logical_and, finite)
-    relative = jnp.where(scale > 0, residual / jnp.where(scale > 0, scale, 1.0), 0.0)
+    sound = (counts.rejected == 0) & (reduction >= 0 if convex else True)
+    ok = all_finite((step, reduction)) & sound
+    relative = over(residual, scale)
     return Solution(
         step=jax.tree.map(lambda leaf: jnp.where(ok, leaf, 0), step),
         residual=jnp.where(ok, relative, 1.0),

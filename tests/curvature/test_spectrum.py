@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn import Objective, curvature, losses
+from fnn import Objective, curvature, losses, solvers
 from fnn.curvature import spectrum
 
 RNG = np.random.default_rng(0)
@@ -149,7 +149,7 @@ def test_points_are_told_in_a_sentence(sentence):
 
 def test_large_points_are_told_from_products():
     """A saddle of 2001 parameters, of whose three ways down at least one is seen; under jit."""
-    size = spectrum.DENSE + 1
+    size = solvers.DENSE + 1
     diagonal = jnp.linspace(1.0, 2.0, size).at[:3].set(jnp.array([-4.0, -3.0, -2.0]))
 
     @jax.jit
