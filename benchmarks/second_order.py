@@ -39,6 +39,13 @@ import fnn
 from fnn import curvature, data, layers, losses, rules, solvers
 
 TUNING, TRIAL, SECONDS, SEEDS, BATCH, CHUNK = 18.0, 3.0, 6.0, 3, 256, 0.1
+SHUFFLES = 50
+SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "300000000",
+}
 
 
 class Problem(NamedTuple):
@@ -130,12 +137,12 @@ class Runner:
             return params, entry.make(task.structure, **setting).init(params)
 
         @functools.partial(jax.jit, donate_argnums=0)
-        def advance(carry, key, setting, inputs, targets, steps):
+        def advance(carry, setting, inputs, targets, batches, done, steps):
             rule = entry.make(task.structure, **setting)
 
             def step(i, carry):
                 params, state = carry
-                chosen = jax.random.permutation(jax.random.fold_in(key, i), len(inputs))[:BATCH]
+                chosen = batches[i % len(batches)]
                 value_fn = task.objective.on((inputs[chosen], targets[chosen]))
                 value, grad = jax.value_and_grad(value_fn)(params)
                 updates, state = rule.update(
@@ -143,7 +150,7 @@ class Runner:
                 )
                 return optax.apply_updates(params, updates), state
 
-            return jax.lax.fori_loop(0, steps, step, carry)
+            return jax.lax.fori_loop(done, done + steps, step, carry)
 
         self.begin, self.advance = begin, advance
         self.loss = jax.jit(
@@ -159,13 +166,15 @@ class Runner:
         """Seconds and training losses along a run of so many seconds, or steps in one chunk."""
         task, chunk = self.task, steps or max(1, round(CHUNK / self.step_seconds))
         setting = {name: jnp.float32(number) for name, number in setting.items()}
-        key = jax.random.key(seed)
-        carry = jax.block_until_ready(self.begin(key, setting))
+        examples, rng = len(task.inputs), np.random.default_rng(seed)
+        whole = examples // BATCH
+        batches = [rng.permutation(examples)[: whole * BATCH] for _ in range(SHUFFLES)]
+        batches = jnp.asarray(np.reshape(batches, (-1, BATCH)), jnp.int32)
+        carry = jax.block_until_ready(self.begin(jax.random.key(seed), setting))
         clock, count, times, values = 0.0, 0, [], []
         while not times or clock < seconds:
-            again = jax.random.fold_in(key, count + 1)
             began = time.perf_counter()
-            carry = self.advance(carry, again, setting, task.inputs, task.targets, chunk)
+            carry = self.advance(carry, setting, task.inputs, task.targets, batches, count, chunk)
             jax.block_until_ready(carry)
             clock, count = clock + time.perf_counter() - began, count + chunk
             times.append(clock)
@@ -277,8 +286,8 @@ def our_kfac_step(task, period):
         updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
         return optax.apply_updates(params, updates), state
 
-    carry = [task.start(jax.random.key(0))]
-    carry.append(rule.init(carry[0]))
+    params = task.start(jax.random.key(0))
+    carry = jax.tree.map(jnp.copy, [params, rule.init(params)])  # no buffer twice, to be donated
 
     def run(steps):
         for _ in range(steps):
@@ -342,4 +351,7 @@ def main(chosen):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if os.environ.items() >= SETTINGS.items():
+        main(sys.argv[1:])
+    else:  # they are read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)

@@ -7,6 +7,7 @@ matrix in that of two, with a pass for each of them.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -26,7 +27,7 @@ from fnn.curvature.products import (
     product,
     transpose_product,
 )
-from fnn.objective import EXAMPLES, Block, Term, accumulate, merge, wide
+from fnn.objective import EXAMPLES, Block, Term, ValueFunction, accumulate, merge, wide
 
 
 class Stack(NamedTuple):
@@ -99,14 +100,15 @@ class Stack(NamedTuple):
             over_examples = jax.vmap(answer, axis_size=part.count, axis_name=EXAMPLES)
             return over_examples(part.inputs, part.keys)
 
-        def factor(outputs: Array, target: PyTree) -> Array:
-            return _factor(self.block)(self.unravel(outputs), target)[0]
+        held, roots = outputs(self.params), jnp.sqrt(self.shares(part))
 
-        columns = wide(jax.vmap(factor)(outputs(self.params), part.targets))
-        columns = columns * jnp.sqrt(self.shares(part))[:, None, None].astype(columns.dtype)
-        return lambda params: jnp.einsum(
-            "nk,nkr->nr", wide(outputs(params)), columns, precision=HIGHEST
-        )
+        # B inside of the vmap: one for all examples where it does not depend on them.
+        def weigh(held: Array, target: PyTree, root: Array, outputs: Array) -> Array:
+            columns = wide(_factor(self.block)(self.unravel(held), target)[0])
+            product = jnp.matmul(wide(outputs), columns, precision=HIGHEST)
+            return root.astype(product.dtype) * product
+
+        return lambda params: jax.vmap(weigh)(held, part.targets, roots, outputs(params))
 
     def multiply(self, v: PyTree) -> PyTree:
         """A^T A v: from the capture, or by the model where that has fewer flops."""
@@ -121,11 +123,27 @@ class Stack(NamedTuple):
 
     def bent(self, v: PyTree, part: Block) -> PyTree:
         """A^T A v of a part, by the model."""
-        rows = self.weighed(part)
-        primal, pull = jax.vjp(rows, self.params)
+        push, pull = self._linear(part)
+        return pull(push(v))
+
+    def bends(self, vectors: Sequence[PyTree]) -> Float[Array, "k k"]:
+        """v^T A^T A w of all pairs, by the model and with all rows, sketched or not."""
+
+        def of(part: Block) -> Array:
+            push, _ = self._linear(_exact(part))
+            images = jnp.stack([push(v).ravel() for v in vectors])
+            return jnp.matmul(images, images.T, precision=HIGHEST)
+
+        if self.captured is not None:
+            return of(jax.tree.map(lambda a: a[0], self.parts))
+        return accumulate(of, self.parts)
+
+    def _linear(self, part: Block) -> tuple[Callable[[PyTree], Array], Callable[[Array], PyTree]]:
+        """`v -> A v` and `u -> A^T u` of a part, by the model."""
+        primal, pull = jax.vjp(self.weighed(part), self.params)
         # Forward as the transpose of backward: custom_vjp allows no other.
-        (image,) = jax.vjp(pull, jnp.zeros_like(primal))[1]((v,))
-        return pull(image)[0]
+        _, push = jax.vjp(pull, jnp.zeros_like(primal))
+        return lambda v: push((v,))[0], lambda u: pull(u)[0]
 
     def accelerations(self, v: PyTree) -> Float[Array, " rows"]:
         """The second derivative of the rows' outputs along v, B held."""
@@ -201,6 +219,61 @@ def _residuals(outputs: PyTree, target: None) -> tuple[Array, Array]:
     del target
     flat, _ = ravel_pytree(outputs)
     return jnp.eye(flat.size, dtype=flat.dtype), flat
+
+
+class _Sketched(NamedTuple):
+    """The target of an example, and the key of its signs."""
+
+    target: PyTree
+    key: Array | None
+
+
+def sketched(value_fn: ValueFunction, key: Array, samples: int) -> ValueFunction:
+    """A value function with fewer rows, whose A^T A is that of all rows in the mean.
+
+    The B of an example becomes B E, E with `samples` columns of random signs over sqrt(samples);
+    where B has no more columns than that, it stays.
+
+    Args:
+        value_fn: what to sketch. It keeps its curvature alone: value and s are not to be asked for.
+        key: of the signs.
+        samples: rows of each example.
+
+    Returns:
+        The sketch.
+    """
+
+    def sketch(index: int, term: Term) -> Term:
+        block = term.block
+        if not isinstance(block, Block):
+            return term
+
+        def factor(outputs: PyTree, target: _Sketched) -> tuple[Array, Array]:
+            columns, slopes = _factor(block)(outputs, target.target)
+            if target.key is None or slopes.size <= samples:
+                return columns, slopes
+            signs = jax.random.rademacher(target.key, (slopes.size, samples), columns.dtype)
+            some = jnp.matmul(columns, signs, precision=HIGHEST) / samples**0.5
+            return some, jnp.zeros(samples, columns.dtype)
+
+        keys = jax.random.split(jax.random.fold_in(key, index), block.count)
+        loss = losses.with_curvature(_nothing, factor, complete=True)
+        return term._replace(
+            block=replace(block, targets=_Sketched(block.targets, keys), loss=loss)
+        )
+
+    return ValueFunction(tuple(sketch(i, term) for i, term in enumerate(value_fn.terms)))
+
+
+def _exact(part: Block) -> Block:
+    if not isinstance(part.targets, _Sketched):
+        return part
+    return replace(part, targets=part.targets._replace(key=None))
+
+
+def _nothing(outputs: PyTree, target: PyTree) -> Array:
+    del outputs, target
+    return jnp.zeros(())
 
 
 def judged(stack: Stack) -> tuple[Scalar, Float[Array, " rows"], list[Term]]:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from fnn.curvature.products import (
     HIGHEST,
@@ -33,11 +33,10 @@ from fnn.curvature.products import (
     blockwise,
     diagonal,
     outer,
-    product,
     scale,
 )
 from fnn.curvature.program import Program, settle, trace
-from fnn.curvature.rows import Stack
+from fnn.curvature.rows import Stack, sketched
 from fnn.curvature.systems import terms_of
 from fnn.objective import ValueFunction, wide
 
@@ -186,6 +185,8 @@ def kronecker_blocks(
     params: PyTree,
     structure: Structure,
     *,
+    key: Key[Array, ""] | None = None,
+    samples: int = 1,
     memory_budget: int = 2**30,
 ) -> Blocks:
     """The Gauss-Newton matrix of a value function, leaf by leaf, from one capture.
@@ -194,11 +195,18 @@ def kronecker_blocks(
         value_fn: made by `Objective.on`, penalties and sums of them.
         params: where; those of the structure, perhaps without some leaves.
         structure: of the model in `value_fn`.
+        key: without one, the exact sums over an example's rows; with one, unbiased estimates of
+            factors, diagonals and moments from `samples` random combinations of them (all of them
+            where they are not more), each for the price of a backward pass. `bends` are exact.
+        samples: of each example, >= 1.
         memory_budget: bytes that a block of examples' Jacobians may take, where they are needed.
 
     Returns:
         Factors, diagonals and products. Build and use it inside one traced function. (A structure
         of another model raises a ValueError, as does what `gauss_newton_system` refuses.)
+
+    Raises:
+        ValueError: if `samples` is not positive.
 
     Source:
         Martens and Grosse (2015), arXiv:1503.05671; Grosse and Martens (2016), arXiv:1602.01407;
@@ -214,7 +222,14 @@ def kronecker_blocks(
         >>> inputs.round(4).tolist(), outputs.round(4).tolist()
         ([[[0.5, 0.0], [0.0, 0.5]]], [[[1.0]]])
     """
-    params, stacks, _, penalty = terms_of(value_fn, params)
+    if samples < 1:
+        raise ValueError(
+            f"kronecker_blocks: expected samples >= 1, got {samples}; try more for less noise"
+        )
+    drawn = value_fn
+    if key is not None and isinstance(value_fn, ValueFunction):
+        drawn = sketched(value_fn, key, samples)
+    params, stacks, _, penalty = terms_of(drawn, params)
     known = {leaf.path: leaf for leaf in structure.leaves}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
     leaves, tree = jax.tree.flatten(params)
@@ -248,11 +263,7 @@ def kronecker_blocks(
         return reduce(partial(jax.tree.map, jnp.add), [s.sum(of) for s in stacks])
 
     def bends(*vectors: PyTree) -> Array:
-        def of(captured: Captured) -> Array:
-            rows = jnp.stack([wide(product(captured, v)).ravel() for v in vectors])
-            return jnp.matmul(rows, rows.T, precision=HIGHEST)
-
-        inside = reduce(jnp.add, [s.sum(of) for s in stacks])
+        inside = reduce(jnp.add, [s.bends(vectors) for s in stacks])
         if penalty is None:
             return inside
         sides = [jax.tree.map(wide, v) for v in vectors]

@@ -22,7 +22,15 @@ batch with its whole Gauss-Newton matrix, for the price of two products with J. 
 other than `damping.constant()` looks at the value after the step, on the same batch: what does not
 lower it is rejected, an update of zero, and the damping follows the gain ratio (see
 `levenberg_marquardt`). A number for both and a constant damping make the step of the papers, with
-nothing looked at, for whoever wants to tune it. A step that is not finite is always rejected, and a
+nothing looked at, for whoever wants to tune it.
+
+An example has as many rows as outputs, and each costs a backward pass. With `samples=1` one random
+combination of them takes their place, a draw of the outputs' curvature in the manner of Martens and
+Grosse (2015), section 5: with random signs for coefficients, those of `jax.random.key(0)` folded
+with the number of the step. The factors are right in the mean, and being running means they forget
+the noise; the quadratic model stays exact. With many outputs this is most of the price of a step.
+
+A step that is not finite is always rejected, and a
 batch whose curvature is not finite leaves no trace.
 """
 
@@ -44,6 +52,7 @@ def kfac(
     momentum: Scalar | None = None,
     policy: Damping | None = None,
     refresh: int = 10,
+    samples: int | None = None,
     memory_budget: int = 2**30,
 ) -> optax.GradientTransformationExtraArgs:
     """K-FAC, u = -(A + p r)^-1 G (D + r / p)^-1 for every weight matrix, r = sqrt(damping).
@@ -63,6 +72,8 @@ def kfac(
         policy: how the damping changes, see `rules.damping`; None is
             `damping.trust_ratio(1.5, 2 / 3, minimum=1e-6)`.
         refresh: steps from one eigendecomposition to the next, at least 1.
+        samples: None for the exact sums over an example's rows; a number, at least 1, for as many
+            random combinations of them, each for the price of a backward pass (see the module).
         memory_budget: bytes that a block of examples' Jacobians may take, where they are needed.
 
     Units:
@@ -83,10 +94,10 @@ def kfac(
         arXiv:1602.01407. Shared weights: Eschenhagen et al. (2023), arXiv:2311.00636, expand.
 
     Differs:
-        The Gauss-Newton matrix is exact in the outputs, not sampled. Biases have their own exact
-        blocks in place of one more row in their weights' factor. Factors are inverted by their
-        eigenvalues, and what is zero to rounding is cut off, so that without damping it is the
-        pseudo-inverse. One damping is for the factors and for the quadratic model, and a step that
+        The Gauss-Newton matrix is exact in the outputs unless `samples` is given. Biases have
+        their own exact blocks in place of one more row in their weights' factor. Factors are
+        inverted by their eigenvalues, and what is zero to rounding is cut off, so that without
+        damping it is the pseudo-inverse. One damping is for the factors and for the quadratic model, and a step that
         does not lower the value is rejected. Learning rate and momentum see the batch at hand.
 
     Example:
@@ -110,6 +121,7 @@ def kfac(
         momentum,
         policy,
         refresh,
+        samples,
         memory_budget,
     )
 
@@ -122,6 +134,7 @@ def ekfac(
     momentum: Scalar | None = None,
     policy: Damping | None = None,
     refresh: int = 10,
+    samples: int | None = None,
     memory_budget: int = 2**30,
 ) -> optax.GradientTransformationExtraArgs:
     """EKFAC, K-FAC with exact curvatures S along its eigenvectors: u = -U (U^T G V / S) V^T.
@@ -141,6 +154,8 @@ def ekfac(
         policy: how the damping changes, see `rules.damping`; None is
             `damping.trust_ratio(1.5, 2 / 3, minimum=1e-6)`.
         refresh: steps from one eigendecomposition to the next, at least 1.
+        samples: None for the exact sums over an example's rows; a number, at least 1, for as many
+            random combinations of them, each for the price of a backward pass (see the module).
         memory_budget: bytes that a block of examples' Jacobians may take: of leaves without
             factors, and of weights that are shared among positions, whose S has no cheaper form.
 
@@ -181,6 +196,7 @@ def ekfac(
         momentum,
         policy,
         refresh,
+        samples,
         memory_budget,
     )
 

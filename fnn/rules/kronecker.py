@@ -105,6 +105,7 @@ def kronecker(
     momentum: Scalar | None,
     policy: Damping | None,
     refresh: int,
+    samples: int | None,
     memory_budget: int,
 ) -> optax.GradientTransformationExtraArgs:
     """The rule of a measure.
@@ -119,6 +120,7 @@ def kronecker(
         momentum: number or None.
         policy: of the damping, or None.
         refresh: steps.
+        samples: of each example's rows, or None.
         memory_budget: bytes.
 
     Returns:
@@ -135,7 +137,9 @@ def kronecker(
     scheduled = {"learning_rate": learning_rate, "damping": damping}
     rates(name, **{key: number for key, number in scheduled.items() if number is not None})
     within(name, 0, 1, decay=decay, **({} if momentum is None else {"momentum": momentum}))
-    within(name, 1, math.inf, refresh=refresh, memory_budget=memory_budget)
+    counts = {"refresh": refresh, "memory_budget": memory_budget}
+    counts |= {} if samples is None else {"samples": samples}
+    within(name, 1, math.inf, **counts)
     # A damping that is nothing beside rounding would leave the model to stale directions.
     policy = trust_ratio(1.5, 2 / 3, minimum=1e-6) if policy is None else policy
     adapts = policy.shrink is not None
@@ -179,7 +183,15 @@ def kronecker(
     ) -> tuple[PyTree, KroneckerState]:
         del extra_args
         aligned(updates, state.velocity, "state")
-        made = kronecker_blocks(value_fn, params, structure, memory_budget=memory_budget)
+        key = None if samples is None else jax.random.fold_in(jax.random.key(0), state.steps)
+        made = kronecker_blocks(
+            value_fn,
+            params,
+            structure,
+            key=key,
+            samples=samples or 1,
+            memory_budget=memory_budget,
+        )
         sound = solvers.all_finite((made.factors, made.diagonals))
         batches = state.batches + sound
         weight = (1 - decay) / (1 - jnp.power(decay, jnp.maximum(batches, 1).astype(float)))

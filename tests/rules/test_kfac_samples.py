@@ -1,0 +1,139 @@
+"""Kronecker factors from random combinations of an example's rows: right in the mean, and cheap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fnn import Objective, curvature, flops, losses, rules
+from fnn.curvature import kronecker_blocks, structure
+from fnn.rules import damping
+
+RNG = np.random.default_rng(0)
+INPUTS, LABELS = jnp.asarray(RNG.normal(size=(6, 4))), jnp.arange(6) % 3
+PARAMS = {
+    name: jnp.asarray(RNG.normal(size=shape))
+    for name, shape in {"b": (5,), "scale": (4,), "v": (5, 3), "w": (4, 5)}.items()
+}
+
+
+def model(params, x):
+    x = jnp.sin(params["scale"] * x)
+    return jnp.tanh(x @ params["w"] + params["b"]) @ params["v"]
+
+
+KNOWN = structure(model, PARAMS, INPUTS[0])
+KNOWN = KNOWN._replace(  # a leaf without factors beside those with
+    leaves=tuple(
+        leaf._replace(matrix=None) if leaf.path == "['scale']" else leaf for leaf in KNOWN.leaves
+    )
+)
+CLASSES = Objective(model, losses.softmax_cross_entropy)
+SQUARES = Objective(model, losses.half_squared_error)
+WEIGHTS = jnp.array([0.0, 2, 1, 1, 0.5, 1])
+
+
+WEIGHED = CLASSES.on((INPUTS, LABELS), weights=WEIGHTS)
+BOTH = WEIGHED + 0.1 * SQUARES.on((INPUTS, jnp.zeros((6, 3))), chunk=4)
+
+
+def measured(value_fn, params, key=None, samples=1):
+    """Factors, diagonals and moments in the standard basis, and the bends of two vectors."""
+    made = kronecker_blocks(value_fn, params, KNOWN, key=key, samples=samples)
+    bases = jax.tree.map(lambda factor: jnp.eye(factor.shape[-1])[None], made.factors)
+    return (made.factors, made.diagonals, made.moments(bases)), made.bends(
+        params, jax.tree.map(jnp.ones_like, params)
+    )
+
+
+def test_estimates_are_exact_in_the_mean_and_bends_always():
+    draws = 400
+
+    @jax.jit
+    def found(params):
+        keys = jax.random.split(jax.random.key(0), draws)
+        drawn = jax.lax.map(lambda key: measured(WEIGHED, params, key, 2)[0], keys)
+        bends = measured(BOTH, params, keys[0])[1]
+        return measured(WEIGHED, params)[0], drawn, bends
+
+    exact, drawn, bends = found(PARAMS)
+    for estimates, expected in zip(jax.tree.leaves(drawn), jax.tree.leaves(exact), strict=True):
+        deviation = jnp.std(estimates, axis=0)
+        error = jnp.abs(jnp.mean(estimates, 0) - expected)
+        assert jnp.all(error < 5 * deviation / draws**0.5 + 1e-12)
+    assert jnp.std(drawn[0]["['w']"].outputs, axis=0).max() > 1e-3  # they are estimates
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    _, system, _ = curvature.gauss_newton_system(BOTH, PARAMS)
+    curved = system.multiply(ones)
+    np.testing.assert_allclose(bends[1, 1], sum(map(jnp.sum, jax.tree.leaves(curved))), rtol=1e-10)
+
+
+def test_as_many_samples_as_rows_are_the_exact_sums_at_their_price():
+    value_fn, key = CLASSES.on((INPUTS, LABELS)), jax.random.key(0)
+
+    def of(samples):
+        return lambda params: measured(value_fn, params, key, samples)
+
+    exact, *sketches = jax.jit(lambda p: [measured(value_fn, p), of(3)(p), of(7)(p)])(PARAMS)
+    for sketch in sketches:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), sketch, exact)
+    one, three, four, whole = (
+        flops.count(of(samples) if samples else lambda params: measured(value_fn, params), PARAMS)
+        for samples in (1, 3, 4, None)
+    )
+    assert three == four == whole > one
+
+
+def test_one_of_many_outputs_costs_about_a_backward_pass():
+    wide = Objective(lambda w, x: jnp.tanh(x @ w[0]) @ w[1], losses.half_squared_error)
+    params = [jnp.ones((40, 20)), jnp.ones((20, 40))]
+    known = structure(wide.model, params, jnp.zeros(40))
+    value_fn = wide.on((jnp.ones((64, 40)), jnp.zeros((64, 40))))
+
+    def price(samples):
+        rule = rules.kfac(known, 0.1, 0.1, momentum=0.9, policy=damping.constant(), samples=samples)
+
+        def step(params):
+            value, grad = jax.value_and_grad(value_fn)(params)
+            extra = {"value": value, "grad": grad, "value_fn": value_fn}
+            return rule.update(grad, rule.init(params), params, **extra)
+
+        return flops.count(step, params)
+
+    assert price(1) < price(None) / 3
+    assert price(64) == price(None)
+
+
+def test_every_step_draws_anew_and_the_running_means_forget_the_noise():
+    """At rate 0 on one batch: the means of 200 steps, and of the exact rule in one."""
+    value_fn = CLASSES.on((INPUTS, LABELS))
+    still = {"learning_rate": 0.0, "damping": 0.1, "momentum": 0.0, "policy": damping.constant()}
+
+    def run(rule, steps):
+        def advance(state, _):
+            value, grad = jax.value_and_grad(value_fn)(PARAMS)
+            extra = {"value": value, "grad": grad, "value_fn": value_fn}
+            state = rule.update(grad, state, PARAMS, **extra)[1]
+            return state, state.blocks["['w']"].factors.outputs
+
+        return jax.lax.scan(advance, rule.init(PARAMS), length=steps)[1]
+
+    (exact,), noisy = jax.jit(
+        lambda: [
+            run(rules.kfac(KNOWN, **still), 1),
+            run(rules.kfac(KNOWN, samples=1, decay=0.9999, refresh=1000, **still), 200),
+        ]
+    )()
+    first, last = (jnp.linalg.norm(noisy[i] - exact) / jnp.linalg.norm(exact) for i in (0, -1))
+    assert first > 0.2
+    assert last < first / 5
+
+
+def test_misuse_is_named():
+    for make in (rules.kfac, rules.ekfac):
+        with pytest.raises(ValueError, match=rf"{make.__name__}: expected samples in \[1, .*got 0"):
+            make(KNOWN, samples=0)
+        assert "samples" in rules.static_arguments(make)
+    value_fn = CLASSES.on((INPUTS, LABELS))
+    with pytest.raises(ValueError, match="kronecker_blocks: expected samples >= 1, got 0; try"):
+        kronecker_blocks(value_fn, PARAMS, KNOWN, key=jax.random.key(0), samples=0)
