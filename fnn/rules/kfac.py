@@ -97,8 +97,9 @@ def kfac(
         The Gauss-Newton matrix is exact in the outputs unless `samples` is given. Biases have
         their own exact blocks in place of one more row in their weights' factor. Factors are
         inverted by their eigenvalues, and what is zero to rounding is cut off, so that without
-        damping it is the pseudo-inverse. One damping is for the factors and for the quadratic model, and a step that
-        does not lower the value is rejected. Learning rate and momentum see the batch at hand.
+        damping it is the pseudo-inverse. One damping is for the factors and for the quadratic
+        model, and a step that does not lower the value is rejected. Learning rate and momentum see
+        the batch at hand.
 
     Example:
         >>> from fnn import Objective, curvature, losses
