@@ -143,7 +143,12 @@ class Stack(NamedTuple):
         primal, pull = jax.vjp(self.weighed(part), self.params)
         # Forward as the transpose of backward: custom_vjp allows no other.
         _, push = jax.vjp(pull, jnp.zeros_like(primal))
-        return lambda v: push((v,))[0], lambda u: pull(u)[0]
+
+        # Velocities may be kept wider than the parameters that they move.
+        def forward(v: PyTree) -> Array:
+            return push((jax.tree.map(lambda a, p: a.astype(p.dtype), v, self.params),))[0]
+
+        return forward, lambda u: pull(u)[0]
 
     def accelerations(self, v: PyTree) -> Float[Array, " rows"]:
         """The second derivative of the rows' outputs along v, B held."""
