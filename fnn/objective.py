@@ -226,6 +226,38 @@ class ValueFunction:
         held = jax.tree.map(lambda p, m: p if m else None, params, mask)
         return ValueFunction(tuple(t._replace(held=merge(held, t.held)) for t in self.terms))
 
+    def sample(self, key: Key[Array, ""], examples: int) -> "ValueFunction":
+        """An unbiased estimate of the same function from some of the examples.
+
+        Args:
+            key: of the draw, with replacement, an example of weight 2 twice as often.
+            examples: how many of each block, at least 1; blocks with no more than that stay whole.
+
+        Returns:
+            A value function of the same parameters.
+
+        Raises:
+            ValueError: if `examples` is not positive.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> value_fn = Objective(lambda w, x: w * x).on(jnp.arange(1000.0))
+            >>> some = value_fn.sample(jax.random.key(0), 100)
+            >>> some.terms[0].block.count
+            100
+        """
+        if examples < 1:
+            raise ValueError(f"sample: expected examples >= 1, got {examples}")
+        keys = jax.random.split(key, len(self.terms))
+        return ValueFunction(
+            tuple(
+                term._replace(block=term.block.sample(key, examples))
+                if isinstance(term.block, Block)
+                else term
+                for term, key in zip(self.terms, keys, strict=True)
+            )
+        )
+
 
 class Term(NamedTuple):
     """One summand of a value function: `scale * block(params)`, some leaves perhaps held."""
@@ -310,6 +342,24 @@ class Block:
         whole = (self.inputs, self.targets, weights, self.keys)
         inputs, targets, weights, keys = jax.tree.map(cut, whole)
         return Block(inputs, targets, weights, keys, self.model, self.loss, chunk=None)
+
+    def sample(self, key: Key[Array, ""], examples: int) -> "Block":
+        """The block of some of the examples, drawn by their weights.
+
+        Args:
+            key: of the draw.
+            examples: how many.
+
+        Returns:
+            A block without weights; this one if it has no more examples than that.
+        """
+        if examples >= self.count:
+            return self
+        weights = None if self.weights is None else self.weights / jnp.sum(self.weights)
+        chosen = jax.random.choice(key, self.count, (examples,), p=weights)
+        whole = (self.inputs, self.targets, self.keys)
+        inputs, targets, keys = jax.tree.map(lambda a: jnp.asarray(a)[chosen], whole)
+        return replace(self, inputs=inputs, targets=targets, weights=None, keys=keys)
 
     def answer(self, params: PyTree, x: PyTree, key: Array | None) -> PyTree:
         """The model's outputs for one example.

@@ -161,6 +161,20 @@ def test_frozen_leaves_are_held(penalized):
     np.testing.assert_allclose(twice({"weight": None, "bias": None}), expected_value)
 
 
+def test_a_sample_is_right_in_the_mean_and_draws_by_the_weights():
+    weights = jnp.array([1.0, 0, 2, 1, 1, 0, 1])
+    value_fn = 2.0 * OBJECTIVE.on(DATA, weights=weights) + fnn.l2(0.1)
+    keys = jax.random.split(KEY, 2000)
+    sampled = jax.vmap(lambda key: value_fn.sample(key, 3)(PARAMS))
+    drawn = jax.jit(sampled)(keys)
+    deviation = jnp.std(drawn) / len(keys) ** 0.5
+    assert abs(jnp.mean(drawn) - value_fn(PARAMS)) < 5 * deviation
+    assert value_fn.sample(KEY, 7)(PARAMS) == value_fn(PARAMS)
+    some = value_fn.sample(KEY, 6).terms[0].block
+    assert some.count == 6
+    assert all(np.any(np.all(INPUTS[weights > 0] == x, axis=1)) for x in some.inputs)
+
+
 def test_the_axis_of_examples_has_its_name():
     def centred(params, x):
         return params * (x - jax.lax.pmean(x, EXAMPLES))

@@ -91,10 +91,10 @@ class Seen(NamedTuple):
     Attributes:
         steps: of each lane.
         train: mean loss over the training data.
-        validation: over the validation data.
+        validation: the lowest so far over the validation data, what early stopping would keep.
         flops: spent so far.
         model: those of models and penalties.
-        test: the problem's measure, in the end.
+        test: the problem's measure of the parameters with the lowest validation loss.
         stopped: why, a `Stop`.
     """
 
@@ -143,7 +143,7 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
 
     def begin(setting: Setting, key: Array) -> Progress:
         rule = metered(entrant.make(problem, **setting))
-        return start(rule, problem.init(key), keep_best=False)
+        return start(rule, problem.init(key), keep_best=True)
 
     def advanced(progress, setting, key, first, ends, rounds, data):
         train, validation, test = data
@@ -168,7 +168,8 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             round_end=lambda r: ends[r],
             capacity=(1, ROUNDS),
         )
-        return progress, records, problem.measure.of(progress.params, test)
+        params, _ = progress.best
+        return progress, records, problem.measure.of(params, test)
 
     def alone(setting, key, steps, train):
         rule = entrant.make(problem, **setting)
@@ -223,13 +224,13 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             parts.append(_cut(records, len(part)))
             first = int(part[-1])
             if hopeless and len(parts) == 1:
-                progress = _give_up(progress, parts[0]["loss"][:, -1], before)
+                progress = _give_up(progress, np.fmin.reduce(parts[0]["loss"], axis=1), before)
         seen = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
         stopped = np.asarray(progress.stopped)
         return Seen(
             seen["steps"],
             seen["train"],
-            seen["loss"],
+            np.fmin.accumulate(seen["loss"], axis=1),
             seen["flops"],
             seen["model"],
             np.asarray(score),

@@ -5,6 +5,9 @@ cover it evenly; one seed that no result is reported of judges them by the valid
 chosen setting then runs from fresh seeds, the same for every rule. In the *self-tuning* track,
 `trials=0`, a rule runs at its defaults.
 
+A run is worth its lowest validation loss so far: it keeps the parameters that early stopping would
+keep, and the test data see no others. One that diverges is worth nothing.
+
 Source: Dahl et al., "Benchmarking neural network training algorithms" (2023), arXiv:2306.07179, for
 the two tracks; Halton (1960), doi:10.1007/BF01386213, for the points.
 """

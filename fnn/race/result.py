@@ -17,14 +17,14 @@ class Result(NamedTuple):
         rule: its name.
         settings: the hyperparameters of each trial, empty ones where the rule has none to tune.
         chosen: the trial with the lowest median validation loss.
-        tuning: the validation loss at the end of each trial, infinity where it diverged or was
-            given up.
+        tuning: the lowest validation loss of each trial, infinity where it diverged or was given
+            up.
         given_up: how many trial runs were given up as hopeless before their budget was spent.
         seeds: the fresh seeds of the chosen setting.
         costs: what had been spent at the end of each round, by `problems.COSTS`.
         train: the mean loss over the training data then.
-        validation: likewise over the validation data.
-        test: the problem's measure at the end.
+        validation: the lowest so far over the validation data, what early stopping would keep.
+        test: the problem's measure of the parameters with the lowest validation loss.
         stopped: why each run stopped, the name of a `training.Stop` in lower case.
         batch: examples in a step.
         compile_seconds: to compile the run alone.

@@ -160,7 +160,9 @@ def _steps_of(
     elif unit == "examples":
         price = float(one.examples(problem))
     elif unit == "seconds":
-        price = _seconds_a_step(made, setting)
+        # Line searches and trials cost what they cost along the whole way: a whole run tells.
+        steps = max(1, round(amount / _seconds_a_step(made, setting)))
+        price = made.alone(setting, TUNING_SEED, steps) / steps
     else:
         seen = made.run([setting] * protocol.seeds, [TUNING_SEED] * protocol.seeds, _PROBE, False)
         spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE[-1]

@@ -559,7 +559,8 @@ def _length_below(limit: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray,
     below = low <= limit
     part = np.where(below & (high <= limit), 1.0, 0.0)
     crossing = below & (high > limit) & np.isfinite(high)
-    np.divide(limit - low, high - low, out=part, where=crossing)
+    rise = np.where(crossing, high, 1.0) - np.where(crossing, low, 0.0)
+    part = np.where(crossing, (limit - np.where(crossing, low, 0.0)) / rise, part)
     return float(np.sum(part * np.diff(x)))
 
 

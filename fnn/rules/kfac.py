@@ -29,9 +29,11 @@ combination of them takes their place, a draw of the outputs' curvature in the m
 Grosse (2015), section 5: with random signs for coefficients, those of `jax.random.key(0)` folded
 with the number of the step. The factors are right in the mean, and being running means they forget
 the noise; the quadratic model stays exact. With many outputs this is most of the price of a step.
+With `examples` factors and quadratic model come from a draw of the batch's examples, in the manner
+of section 8 there, where an eighth and a quarter of the batch did.
 
-A step that is not finite is always rejected, and a
-batch whose curvature is not finite leaves no trace.
+A step that is not finite is always rejected, and a batch whose curvature is not finite leaves no
+trace.
 """
 
 import jax.numpy as jnp
@@ -53,6 +55,7 @@ def kfac(
     policy: Damping | None = None,
     refresh: int = 10,
     samples: int | None = None,
+    examples: int | None = None,
     memory_budget: int = 2**30,
 ) -> optax.GradientTransformationExtraArgs:
     """K-FAC, u = -(A + p r)^-1 G (D + r / p)^-1 for every weight matrix, r = sqrt(damping).
@@ -74,6 +77,8 @@ def kfac(
         refresh: steps from one eigendecomposition to the next, at least 1.
         samples: None for the exact sums over an example's rows; a number, at least 1, for as many
             random combinations of them, each for the price of a backward pass (see the module).
+        examples: None for the curvature of the whole batch; a number, at least 1, for that of as
+            many examples drawn from it. The gradient and the gain ratio are the batch's.
         memory_budget: bytes that a block of examples' Jacobians may take, where they are needed.
 
     Units:
@@ -123,6 +128,7 @@ def kfac(
         policy,
         refresh,
         samples,
+        examples,
         memory_budget,
     )
 
@@ -136,6 +142,7 @@ def ekfac(
     policy: Damping | None = None,
     refresh: int = 10,
     samples: int | None = None,
+    examples: int | None = None,
     memory_budget: int = 2**30,
 ) -> optax.GradientTransformationExtraArgs:
     """EKFAC, K-FAC with exact curvatures S along its eigenvectors: u = -U (U^T G V / S) V^T.
@@ -157,6 +164,8 @@ def ekfac(
         refresh: steps from one eigendecomposition to the next, at least 1.
         samples: None for the exact sums over an example's rows; a number, at least 1, for as many
             random combinations of them, each for the price of a backward pass (see the module).
+        examples: None for the curvature of the whole batch; a number, at least 1, for that of as
+            many examples drawn from it. The gradient and the gain ratio are the batch's.
         memory_budget: bytes that a block of examples' Jacobians may take: of leaves without
             factors, and of weights that are shared among positions, whose S has no cheaper form.
 
@@ -198,6 +207,7 @@ def ekfac(
         policy,
         refresh,
         samples,
+        examples,
         memory_budget,
     )
 

@@ -106,6 +106,7 @@ def kronecker(
     policy: Damping | None,
     refresh: int,
     samples: int | None,
+    examples: int | None,
     memory_budget: int,
 ) -> optax.GradientTransformationExtraArgs:
     """The rule of a measure.
@@ -121,6 +122,7 @@ def kronecker(
         policy: of the damping, or None.
         refresh: steps.
         samples: of each example's rows, or None.
+        examples: of the batch, or None.
         memory_budget: bytes.
 
     Returns:
@@ -137,9 +139,9 @@ def kronecker(
     scheduled = {"learning_rate": learning_rate, "damping": damping}
     rates(name, **{key: number for key, number in scheduled.items() if number is not None})
     within(name, 0, 1, decay=decay, **({} if momentum is None else {"momentum": momentum}))
-    counts = {"refresh": refresh, "memory_budget": memory_budget}
-    counts |= {} if samples is None else {"samples": samples}
-    within(name, 1, math.inf, **counts)
+    within(name, 1, math.inf, refresh=refresh, memory_budget=memory_budget)
+    drawn = {"samples": samples, "examples": examples}
+    within(name, 1, math.inf, **{key: count for key, count in drawn.items() if count is not None})
     # A damping that is nothing beside rounding would leave the model to stale directions.
     policy = trust_ratio(1.5, 2 / 3, minimum=1e-6) if policy is None else policy
     adapts = policy.shrink is not None
@@ -183,12 +185,14 @@ def kronecker(
     ) -> tuple[PyTree, KroneckerState]:
         del extra_args
         aligned(updates, state.velocity, "state")
-        key = None if samples is None else jax.random.fold_in(jax.random.key(0), state.steps)
+        key, seen = jax.random.fold_in(jax.random.key(0), state.steps), value_fn
+        if examples is not None:
+            seen = value_fn.sample(jax.random.fold_in(key, 1), examples)
         made = kronecker_blocks(
-            value_fn,
+            seen,
             params,
             structure,
-            key=key,
+            key=None if samples is None else key,
             samples=samples or 1,
             memory_budget=memory_budget,
         )

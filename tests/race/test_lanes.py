@@ -86,7 +86,7 @@ def test_a_lane_is_the_run_alone(name):
     )
     values, spent = alone(entrant, tried[1 % len(tried)], SEEDS[1])
     assert seen.steps[1].tolist() == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(seen.validation[1], values, rtol=1e-9)
+    np.testing.assert_allclose(seen.validation[1], np.minimum.accumulate(values), rtol=1e-9)
     np.testing.assert_allclose(seen.flops[1], np.cumsum(spent), rtol=1e-5)
     assert (seen.model[1] <= seen.flops[1]).all()
     assert (seen.stopped == Stop.BUDGET).all()
@@ -117,6 +117,23 @@ def test_lanes_that_diverge_or_are_hopeless_stop_alone():
     seen = run(given, SEEDS, round_ends(40), False)
     assert (seen.stopped == Stop.BUDGET).all()
     assert (seen.steps[:, -1] == 40).all()
+
+
+def leave(problem, learning_rate):
+    """A rule that goes to where it is told, and away again."""
+    del problem, learning_rate
+    return optax.sgd(lambda count: jnp.where(count < 10, 0.1, -0.1))
+
+
+def test_a_run_is_worth_the_best_that_it_came_by():
+    there = Entrant("leave", leave, {"learning_rate": (0.1, 10.0)})._replace(batch=ALL)
+    given = [{"learning_rate": 1.0}]
+    run = lanes.programs(PROBLEM, there, [1]).run
+    seen, best = (run(given, [0], round_ends(n), False) for n in (40, 10))
+    np.testing.assert_array_equal(seen.test, best.test)
+    np.testing.assert_array_equal(seen.validation[:, -1], best.validation[:, -1])
+    assert (np.diff(seen.validation) <= 0).all()
+    assert seen.train[0, -1] > best.train[0, -1]
 
 
 def test_two_calls_are_one():

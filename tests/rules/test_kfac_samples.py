@@ -133,7 +133,31 @@ def test_misuse_is_named():
     for make in (rules.kfac, rules.ekfac):
         with pytest.raises(ValueError, match=rf"{make.__name__}: expected samples in \[1, .*got 0"):
             make(KNOWN, samples=0)
-        assert "samples" in rules.static_arguments(make)
+        with pytest.raises(ValueError, match=rf"{make.__name__}: expected examples in \[1, .*got 0"):
+            make(KNOWN, examples=0)
+        assert {"samples", "examples"} <= set(rules.static_arguments(make))
     value_fn = CLASSES.on((INPUTS, LABELS))
     with pytest.raises(ValueError, match="kronecker_blocks: expected samples >= 1, got 0; try"):
         kronecker_blocks(value_fn, PARAMS, KNOWN, key=jax.random.key(0), samples=0)
+
+
+def test_the_curvature_of_some_examples_is_the_estimate_of_theirs():
+    """The factors are those of the sample, the gradient is that of the batch."""
+    still = {"damping": 0.1, "policy": damping.constant(), "learning_rate": 0.1, "momentum": 0.0}
+    rule = rules.kfac(KNOWN, examples=3, **still)
+    sampled = WEIGHED.sample(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 1), 3)
+    value, grad = jax.value_and_grad(WEIGHED)(PARAMS)
+    extra = {"value": value, "value_fn": WEIGHED}
+    updates, state = rule.update(grad, rule.init(PARAMS), PARAMS, **extra)
+    (factors, _, _), _ = measured(sampled, PARAMS)
+    jax.tree.map(
+        lambda block, factor: np.testing.assert_allclose(block, factor, rtol=1e-10),
+        {path: block.factors for path, block in state.blocks.items()},
+        factors,
+    )
+    whole, _ = rules.kfac(KNOWN, examples=6, **still).update(
+        grad, rule.init(PARAMS), PARAMS, **extra
+    )
+    exact, _ = rules.kfac(KNOWN, **still).update(grad, rule.init(PARAMS), PARAMS, **extra)
+    jax.tree.map(np.testing.assert_array_equal, whole, exact)
+    assert np.any(updates["w"] != exact["w"])

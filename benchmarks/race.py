@@ -1,0 +1,179 @@
+"""The race: 64 lanes beside Python loops, and the question of MATLAB's table.
+
+    uv run --group bench benchmarks/race.py lanes
+    uv run --group bench benchmarks/race.py matlab FOLDER
+
+`lanes` trains 8 seeds x 8 rates of Adam on scikit-learn's digits (64-32-10, batches of 32, 50
+epochs, float32), once as the lanes of a race and once as 64 runs of a jitted optax step in Python
+loops, the rate being an argument so that it compiles once; the batches of a run are drawn
+beforehand. By turns, medians, compile time apart.
+
+`matlab` asks how long a rule takes to the error goals of MATLAB's "Choose a multilayer neural
+network training function", 30 random starts each, float64, every rule at its defaults. FOLDER holds
+Proben1's cancer1.dt and diabetes1.dt. MATLAB's own numbers are recalled, not seen: [U].
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fnn import problems, race
+from fnn.problems import Budget
+from fnn.race import lanes
+from fnn.race.entrants import ENTRANTS
+from fnn.race.protocol import round_ends
+
+RESULTS = Path(__file__).parent / "results" / "race-cpu.json"
+EPOCHS, BATCH, SIDE, ROUNDS = 50, 32, 8, 3
+
+
+# 64 lanes -----------------------------------------------------------------------------------------
+
+
+def lanes_beside_loops():
+    """Seconds of both ways by turns, and the validation losses that they come to."""
+    problem = problems.get("digits")._replace(batch_size=BATCH)
+    rates = np.geomspace(1e-3, 3e-2, SIDE)
+    pairs = [(float(rate), seed) for rate in rates for seed in range(SIDE)]
+    examples = len(problem.train[0])
+    steps = EPOCHS * -(-examples // BATCH)
+    raced = lanes.programs(problem, ENTRANTS["adam"], [len(pairs)]).run
+    data = jax.tree.map(jnp.asarray, problem.train)
+
+    def in_lanes():
+        settings = [{"learning_rate": rate} for rate, _ in pairs]
+        seen = raced(settings, [seed for _, seed in pairs], round_ends(steps), hopeless=False)
+        return seen.validation[:, -1]
+
+    @jax.jit
+    def step(params, state, batch, rate):
+        inputs, targets = jax.tree.map(lambda a: a[batch], data)
+        _, grad = jax.value_and_grad(problem.objective.on((inputs, targets)))(params)
+        updates, state = optax.adam(rate).update(grad, state)
+        return optax.apply_updates(params, updates), state
+
+    validation = jax.jit(problem.objective.on(problem.validation))
+
+    def in_loops():
+        found = []
+        for rate, seed in pairs:
+            rng = np.random.default_rng(seed)
+            orders = [rng.permutation(examples) for _ in range(EPOCHS)]
+            batches = [np.resize(order, steps // EPOCHS * BATCH) for order in orders]
+            params = problem.init(jax.random.key(seed))
+            state = optax.adam(rate).init(params)
+            for batch in np.reshape(batches, (-1, BATCH)):
+                params, state = step(params, state, batch, rate)
+            found.append(float(validation(params)))
+        return np.array(found)
+
+    ways, seconds, losses = {"lanes": in_lanes, "loops": in_loops}, {}, {}
+    in_lanes()  # warm
+    step(problem.init(jax.random.key(0)), optax.adam(1.0).init(problem.init(jax.random.key(0))),
+         np.arange(BATCH), 1e-3)  # fmt: skip
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            losses[name] = way()
+            seconds.setdefault(name, []).append(time.perf_counter() - began)
+    ratio = statistics.median(a / b for a, b in zip(seconds["loops"], seconds["lanes"], strict=True))
+    print(f"64 runs of {steps} Adam steps, batches of {BATCH}: medians of {ROUNDS}")
+    for name, times in seconds.items():
+        print(
+            f"  {name:6} {statistics.median(times):7.2f} s   median validation loss "
+            f"{np.median(losses[name]):.3f} (in lanes the lowest on the way)"
+        )
+    print(f"  lanes are {ratio:.1f} times as fast")
+    return {"steps": steps, "seconds": seconds, "times_as_fast": ratio}
+
+
+# MATLAB's table -----------------------------------------------------------------------------------
+
+RACERS = {
+    "levenberg_marquardt": "LM",
+    "bfgs": "BFG",
+    "rprop": "RP",
+    "lbfgs": "",
+    "sr1": "",
+    "trust_region_newton": "",
+    "adam": "",
+    "momentum": "",
+}
+THEIRS = {  # mean seconds over 30 starts, recalled [U]
+    "matlab-sin": {"LM": 1.14, "BFG": 5.22, "RP": 5.67},
+    "matlab-parity": {"LM": 13.07, "BFG": 19.68, "RP": 3.73},
+    "matlab-cancer": {"LM": 110.33, "BFG": 209.60, "RP": 83.41},
+    "matlab-diabetes": {"LM": 1028.1, "BFG": 1821.0, "RP": 323.9},
+}
+FILES = {"matlab-cancer": "cancer1.dt", "matlab-diabetes": "diabetes1.dt"}
+SECONDS = {"matlab-sin": 0.5, "matlab-parity": 0.5, "matlab-cancer": 3.0, "matlab-diabetes": 6.0}
+
+
+def matlab(folder):
+    """Seconds to the error goal and how many of 30 starts arrive, our ratios beside theirs."""
+    jax.config.update("jax_enable_x64", True)
+    tables = {}
+    for name, seconds in SECONDS.items():
+        problem = problems.get(name, folder / FILES[name] if name in FILES else None)
+        with tempfile.TemporaryDirectory() as store:
+            terms = {"seeds": 30, "trials": 0, "budget": Budget(seconds), "folder": store}
+            found = race.run(problem, list(RACERS), **terms)
+        tables[name] = table(problem, found)
+    return tables
+
+
+def table(problem, found):
+    """Prints the table of a problem."""
+    rows = {}
+    for result in found.results:
+        arrived = result.to_target(problem.target, "seconds")
+        came = np.isfinite(arrived)
+        rows[result.rule] = {
+            "arrived": int(came.sum()),
+            "mean_seconds": float(arrived[came].mean()) if came.any() else None,
+            "median_seconds": float(np.median(arrived)),  # a miss is infinity
+            "median_steps": float(np.median(result.to_target(problem.target, "steps"))),
+        }
+    unit, theirs = rows["levenberg_marquardt"]["mean_seconds"], THEIRS[problem.name]
+    print(f"\n{problem.name}: {problem.summary}, to {problem.target:g}, 30 starts")
+    print(f"  {'':22}{'arrived':>9}{'median ms':>11}{'mean ms':>10}{'to LM':>8}{'MATLAB [U]':>12}")
+    for rule, row in sorted(rows.items(), key=lambda item: item[1]["median_seconds"]):
+        mean, short = row["mean_seconds"], RACERS[rule]
+        row["times_levenberg_marquardt"] = mean / unit if mean and unit else None
+        row["matlab_times_lm"] = theirs[short] / theirs["LM"] if short in theirs else None
+        numbers = 1e3 * row["median_seconds"], mean and 1e3 * mean
+        ratios = row["times_levenberg_marquardt"], row["matlab_times_lm"]
+        cells = ["" if n is None else f"{n:.2f}" for n in (*numbers, *ratios)]
+        widths = zip(cells, (11, 10, 8, 12), strict=True)
+        print(f"  {rule:22}{row['arrived']:6}/30" + "".join(f"{c:>{w}}" for c, w in widths))
+    for said in found.caveats:
+        print(f"  - {said}")
+    return rows
+
+
+def main(chosen, *folders):
+    """Runs a part and writes it into the JSON."""
+    report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    packages = ("fnn", "jax", "jaxlib", "optax", "numpy", "scikit-learn")
+    report |= {
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "versions": {name: metadata.version(name) for name in packages},
+        chosen: lanes_beside_loops() if chosen == "lanes" else matlab(Path(folders[0])),
+    }
+    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

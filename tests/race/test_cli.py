@@ -1,0 +1,142 @@
+"""The command line: thin, and every misuse is a sentence."""
+
+import json
+
+import jax
+import pytest
+from typer.testing import CliRunner
+
+from fnn import problems, race
+from fnn.cli import app
+
+CLI = CliRunner()
+RACE = ["--rules", "sgd,lbfgs", "--seeds", "2", "--trials", "2", "--budget", "20 steps"]
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("race") / "xor"
+    done = CLI.invoke(app, ["race", "xor", *RACE, "--folder", str(folder)])
+    assert done.exit_code == 0, done.output
+    return folder, done.output
+
+
+def test_a_race_leaves_tables_figures_and_a_page(raced):
+    folder, said = raced
+    assert "sgd" in said
+    assert "too few seeds to tell" in said
+    assert "report.html" in said
+    assert {"race.json", "runs.jsonl", "curves", "figures", "report.html"} <= {
+        path.name for path in folder.iterdir()
+    }
+    suffixes = {path.suffix for path in (folder / "figures").iterdir()}
+    assert {".png", ".svg", ".tex", ".md", ".csv"} <= suffixes
+
+
+def test_everything_is_made_anew_from_the_store_alone(raced):
+    folder, _ = raced
+    page, figures = folder / "report.html", folder / "figures"
+    names = {path.name for path in figures.iterdir()}
+    before = page.read_text()
+    page.unlink()
+    for path in figures.iterdir():
+        path.unlink()
+    done = CLI.invoke(app, ["report", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in figures.iterdir()} == names
+    assert page.read_text() == before
+
+
+def test_two_stores_are_compared(raced, tmp_path):
+    folder, _ = raced
+    other = tmp_path / "other"
+    terms = [*RACE, "--trials", "0", "--folder", str(other)]
+    assert CLI.invoke(app, ["race", "xor", *terms]).exit_code == 0
+    done = CLI.invoke(app, ["report", str(folder), str(other)])
+    assert done.exit_code == 0, done.output
+    page = (folder / "comparison.html").read_text()
+    assert "other" in page
+    assert "rule by rule" in page
+
+
+def test_a_problem_of_ones_own(tmp_path):
+    (tmp_path / "line.py").write_text(
+        "import jax.numpy as jnp\n"
+        "from fnn import Objective, losses\n"
+        "from fnn.problems import Budget, Measure, Problem\n"
+        "x = jnp.linspace(-1, 1, 20)\n"
+        "data = x, 3 * x\n"
+        "fit = Objective(lambda w, x: w * x, losses.half_squared_error)\n"
+        "problem = Problem('line', 'y = 3 x', 'here', lambda key: jnp.zeros(()), fit, data, data,\n"
+        "    data, Measure('loss', lambda w, data: fit.on(data)(w)), None, Budget(9, 'steps'), 0.1)\n"
+    )
+    command = ["race", str(tmp_path / "line.py"), "--rules", "sgd", "--seeds", "1"]
+    done = CLI.invoke(app, [*command, "--trials", "1", "--folder", str(tmp_path / "race")])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "race" / "race.json").read_text())["problem"] == "line"
+    (tmp_path / "line.py").write_text("1 / 0\n")
+    done = CLI.invoke(app, command)
+    assert done.exit_code == 2
+    assert "ZeroDivisionError" in done.output
+
+
+def test_precision_is_an_option():
+    before = jax.config.read("jax_enable_x64")
+    try:
+        jax.config.update("jax_enable_x64", False)
+        assert CLI.invoke(app, ["race", "xor", "--float64", "--seeds", "0"]).exit_code == 2
+        assert CLI.invoke(app, ["race", "nothing", "--float64"]).exit_code == 2
+        assert jax.config.read("jax_enable_x64")
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def test_stopping_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(race, "run", interrupted)
+    done = CLI.invoke(app, ["race", "xor", "--folder", str(tmp_path)])
+    assert done.exit_code == 130
+    assert f"--folder {tmp_path} goes on" in " ".join(done.output.split())
+
+
+def test_trouble_with_files_is_a_sentence(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(race, "run", full)
+    done = CLI.invoke(app, ["race", "xor", "--folder", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "No space left on device. What was finished before is kept." in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["race", "digitz"], "did you mean 'digits'"),
+        (["race", "xor", "--rules", "adm"], "did you mean 'adam'"),
+        (["race", "xor", "--seeds", "0"], "--seeds"),
+        (["race", "xor", "--budget", "much"], "expected a budget such as"),
+        (["race", "xor", "--budget", "3 hours"], "a budget in one of steps"),
+        (["race"], "Missing argument"),
+        (["rase"], "No such command"),
+        (["report"], "Missing argument"),
+        (["report", "nowhere"], "to be the folder of a race"),
+        (["trajectories", "sadle"], "did you mean 'saddle'"),
+    ],
+)
+def test_misuse(arguments, message):
+    done = CLI.invoke(app, arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_lists_and_help():
+    listed = CLI.invoke(app, ["rules"]).output
+    assert all(name in listed for name in race.ENTRANTS if name != "lbfgs")
+    assert "static_arguments" not in listed
+    listed = CLI.invoke(app, ["problems"]).output
+    assert all(name in listed for name in problems.PROBLEMS)
+    for command in ([], ["race"], ["report"], ["trajectories"], ["rules"], ["problems"]):
+        assert CLI.invoke(app, [*command, "--help"]).exit_code == 0
