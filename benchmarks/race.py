@@ -87,7 +87,8 @@ def lanes_beside_loops():
             began = time.perf_counter()
             losses[name] = way()
             seconds.setdefault(name, []).append(time.perf_counter() - began)
-    ratio = statistics.median(a / b for a, b in zip(seconds["loops"], seconds["lanes"], strict=True))
+    both = zip(seconds["loops"], seconds["lanes"], strict=True)
+    ratio = statistics.median(loops / in_one for loops, in_one in both)
     print(f"64 runs of {steps} Adam steps, batches of {BATCH}: medians of {ROUNDS}")
     for name, times in seconds.items():
         print(

@@ -1,7 +1,7 @@
 """What a race found, as the numbers that tables and figures show: rules from best to worst.
 
-Rules are ordered and compared by the validation loss at the end of the fresh seeds, which is what
-their settings were chosen for; only seeds that all rules have in common are compared.
+Rules are ordered and compared by the lowest validation loss of the fresh seeds, which is what their
+settings were chosen for; only seeds that all rules have in common are compared.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fnn.race.result import Race, Result
 
 
 def comparison(race: Race) -> statistics.Comparison:
-    """Every rule beside the best, by the validation loss at the end.
+    """Every rule beside the best, by its lowest validation loss.
 
     Args:
         race: of at least one rule, rules with seeds in common, else a ValueError.
@@ -27,7 +27,7 @@ def comparison(race: Race) -> statistics.Comparison:
 
 
 def finals(race: Race) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """Of each rule the validation loss at the end, over the seeds that all have in common.
+    """Of each rule the lowest validation loss, over the seeds that all have in common.
 
     Args:
         race: of at least one rule, rules with seeds in common, else a ValueError.

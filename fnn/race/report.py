@@ -125,8 +125,9 @@ def _race(race: Race) -> str:
         "<h3>Validation loss</h3>",
         _figure(
             charts.losses(race, train=False),
-            "Median over seeds, the band is their middle half. The buttons choose what the loss is "
-            "over; a click in the legend hides a rule, a double click shows it alone; "
+            "The lowest so far, what early stopping would keep: the median over seeds, in a band "
+            "of their middle half. The buttons choose what the loss is over; a click in the legend "
+            "hides a rule, a double click shows it alone; "
             "dragging enlarges, a double click in the plot shows all again.",
         ),
         "<h3>Training loss</h3>",

@@ -108,7 +108,8 @@ def standings(race: Race) -> Sheet:
     return Sheet(
         f"{race.header['problem']}: {race.header['summary']}",
         f"Medians of {seeds} fresh seeds at the setting chosen by validation loss, lowest first, "
-        "with bootstrap intervals of 95 %. Seconds are those of a run alone, compiled and warm. "
+        "with bootstrap intervals of 95 %. A run is worth its lowest validation loss, and the test "
+        "measures the parameters that had it. Seconds are those of a run alone, compiled and warm. "
         f"The target is a validation loss of {race.header['target']:.4g}; a seed that misses it "
         "counts as infinity in the median. Rules are compared with the best by Wilcoxon's "
         f"signed-rank test over seeds, corrected for {max(len(rows) - 1, 1)} comparisons.",

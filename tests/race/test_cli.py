@@ -13,6 +13,22 @@ CLI = CliRunner()
 RACE = ["--rules", "sgd,lbfgs", "--seeds", "2", "--trials", "2", "--budget", "20 steps"]
 
 
+LINE = """
+import jax.numpy as jnp
+from fnn import Objective, losses
+from fnn.problems import Budget, Measure, Problem
+
+x = jnp.linspace(-1, 1, 20)
+data = x, 3 * x
+fit = Objective(lambda w, x: w * x, losses.half_squared_error)
+measure = Measure("loss", lambda w, data: fit.on(data)(w))
+start, budget = lambda key: jnp.zeros(()), Budget(9, "steps")
+problem = Problem(
+    "line", "y = 3 x", "here", start, fit, data, data, data, measure, None, budget, 0.1
+)
+"""
+
+
 @pytest.fixture(scope="module")
 def raced(tmp_path_factory):
     folder = tmp_path_factory.mktemp("race") / "xor"
@@ -60,16 +76,7 @@ def test_two_stores_are_compared(raced, tmp_path):
 
 
 def test_a_problem_of_ones_own(tmp_path):
-    (tmp_path / "line.py").write_text(
-        "import jax.numpy as jnp\n"
-        "from fnn import Objective, losses\n"
-        "from fnn.problems import Budget, Measure, Problem\n"
-        "x = jnp.linspace(-1, 1, 20)\n"
-        "data = x, 3 * x\n"
-        "fit = Objective(lambda w, x: w * x, losses.half_squared_error)\n"
-        "problem = Problem('line', 'y = 3 x', 'here', lambda key: jnp.zeros(()), fit, data, data,\n"
-        "    data, Measure('loss', lambda w, data: fit.on(data)(w)), None, Budget(9, 'steps'), 0.1)\n"
-    )
+    (tmp_path / "line.py").write_text(LINE)
     command = ["race", str(tmp_path / "line.py"), "--rules", "sgd", "--seeds", "1"]
     done = CLI.invoke(app, [*command, "--trials", "1", "--folder", str(tmp_path / "race")])
     assert done.exit_code == 0, done.output

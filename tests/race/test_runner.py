@@ -17,7 +17,7 @@ import pytest
 
 from fnn import problems, race
 from fnn.problems import Budget
-from fnn.race import protocol, runner, store
+from fnn.race import findings, protocol, runner, store
 from fnn.race.entrants import ENTRANTS, Entrant
 from fnn.training import Stop
 
@@ -184,17 +184,22 @@ def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
 
     rule = Entrant("burst", burst, {"learning_rate": (1.0, 100.0)})
     terms = {"seeds": 2, "trials": 2, "budget": Budget(20, "steps"), "folder": tmp_path}
-    (result,) = race.run(
-        "xor",
-        [
-            rule,
-        ],
-        **terms,
-    ).results
+    (result,) = race.run("xor", [rule], **terms).results
     assert result.stopped == ["non_finite"] * 2
     assert np.isinf(result.validation[:, -1]).all()
     assert np.isinf(result.tuning).all()
     assert "burst diverged from 2 of 2 seeds." in race.read(tmp_path).caveats
+
+
+def test_a_copy_ties_and_random_steps_come_last(tmp_path):
+    adam = ENTRANTS["adam"]
+    racing = [Entrant("random", random_steps), adam, adam._replace(name="copy")]
+    terms = {"seeds": 12, "trials": 2, "budget": Budget(100, "steps"), "folder": tmp_path}
+    standings = findings.comparison(race.run("iris", racing, **terms)).standings
+    assert list(standings)[-1] == "random"
+    assert standings["random"].verdict == "worse"
+    (other,) = (s for rule, s in standings.items() if s.verdict == "tied")
+    assert (other.p, other.effect) == (1, 0)
 
 
 @pytest.mark.parametrize("unit", ["examples", "gradients", "flops", "seconds"])
