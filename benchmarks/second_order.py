@@ -8,7 +8,8 @@ Two problems on scikit-learn's 1797 digits, batches of 256, float32, tanh:
     autoencoder    64-32-16-8-16-32-64, half the squared error: 16384 rows, 5544 parameters
 
 kfac and ekfac take one random row of each example (`samples=1`). On the autoencoder they see all
-1797 examples in a step and the curvature of 256 of them; Adam runs there with both batches.
+1797 examples in a step and the curvature of 128 of them, and renew their inverses in every 20th
+step; Adam runs there with both batches.
 
 Every rule draws settings at random from its space (log-uniform), a trial of `TRIAL` seconds each,
 until `TUNING` seconds of training are spent; the setting with the lowest training loss at the end
@@ -86,9 +87,10 @@ class Entry(NamedTuple):
     batch: int = BATCH
 
 
-def kronecker(rule):
-    """One random row of each example, of at most 256 examples."""
-    return lambda structure, **h: rule(structure, samples=1, examples=BATCH, **h)
+def kronecker(rule, batch=BATCH, **static):
+    """A rule that takes one random row of each example."""
+    made = functools.partial(rule, samples=1, **static)
+    return Entry(lambda structure, **h: made(structure, **h), {"damping": (1e-3, 1e2)}, batch)
 
 
 DIGITS = {
@@ -108,15 +110,18 @@ DIGITS = {
         {"learning_rate": (1e-2, 1.0), "damping": (1e-4, 1e1)},
     ),
     "hessian_free": Entry(lambda _, **h: rules.hessian_free(**h), {"damping": (1e-4, 1e1)}),
-    "kfac": Entry(kronecker(rules.kfac), {"damping": (1e-3, 1e2)}),
-    "ekfac": Entry(kronecker(rules.ekfac), {"damping": (1e-3, 1e2)}),
+    "kfac": kronecker(rules.kfac),
+    "ekfac": kronecker(rules.ekfac),
 }
 ALL = 1797
 ENTRIES = {
     "digits": DIGITS,
     "autoencoder": DIGITS
-    | {"adam, all examples": DIGITS["adam"]._replace(batch=ALL)}
-    | {name: DIGITS[name]._replace(batch=ALL) for name in ("kfac", "ekfac")},
+    | {
+        "adam, all examples": DIGITS["adam"]._replace(batch=ALL),
+        "kfac": kronecker(rules.kfac, ALL, examples=128, refresh=20),
+        "ekfac": kronecker(rules.ekfac, ALL, examples=128, refresh=20),
+    },
 }
 
 
