@@ -195,6 +195,8 @@ def _plain_errors() -> Generator[None]:
     """Misuse and trouble with files are sentences, not tracebacks."""
     try:
         yield
+    except typer.Exit:  # a RuntimeError
+        raise
     except (ValueError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from None
     except OSError as error:

@@ -250,5 +250,5 @@ ENTRANTS: Mapping[str, Entrant] = {
 }  # fmt: skip
 CLASSIC = (
     "sgd", "momentum", "adagrad", "rmsprop", "adam", "lbfgs",
-    "newton", "levenberg_marquardt", "hessian_free", "spring", "kfac", "ekfac",
+    "newton", "levenberg_marquardt", "kfac",
 )  # fmt: skip

@@ -8,7 +8,7 @@ What a lane spends is metered while it runs: conjugate gradients and trials of a
 as they were taken.
 """
 
-import functools
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +27,32 @@ from fnn.race.protocol import HOPELESS, ROUNDS
 from fnn.training import Limits, Progress, Source, Stop, advance, source_of, start
 
 Setting = Mapping[str, float]
+
+
+# On CPUs most of a short race is compiling: with these it takes 60 % of the time, and programs run
+# as fast to what can be measured. What runs once may take a quarter. All rules are treated alike.
+# Flags in `XLA_FLAGS` come first.
+_OPTIONS = {
+    "xla_backend_optimization_level": 1,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+_ONCE = _OPTIONS | {"xla_backend_optimization_level": 0}
+
+
+def compiler_options(options: Mapping[str, Any] = _OPTIONS) -> dict[str, Any]:
+    """How the programs of a race are compiled.
+
+    Args:
+        options: by their names, on a CPU.
+
+    Returns:
+        Those that the flags of the process leave open; none on other devices.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if jax.default_backend() != "cpu":
+        return {}
+    return {name: value for name, value in options.items() if name not in given}
 
 
 class Metered(NamedTuple):
@@ -141,9 +167,10 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             return source_of(None, train)
         return source_of(problem.objective, train, batch_size=entrant.examples(problem), key=key)
 
-    def begin(setting: Setting, key: Array) -> Progress:
-        rule = metered(entrant.make(problem, **setting))
-        return start(rule, problem.init(key), keep_best=True)
+    def begin(setting: Setting, key: Array, validation: PyTree) -> tuple[Progress, Scalar]:
+        rule, params = metered(entrant.make(problem, **setting)), problem.init(key)
+        loss = _mean_loss(problem.objective, validation, params)
+        return start(rule, params, keep_best=True), loss
 
     def advanced(progress, setting, key, first, ends, rounds, data):
         train, validation, test = data
@@ -171,22 +198,26 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
         params, _ = progress.best
         return progress, records, problem.measure.of(params, test)
 
-    def alone(setting, key, steps, train):
-        rule = entrant.make(problem, **setting)
+    def begin_alone(setting, key):
+        return start(entrant.make(problem, **setting), problem.init(key), keep_best=False)
+
+    def alone(progress, setting, key, steps, train):
         return advance(
-            rule,
+            entrant.make(problem, **setting),
             source(train, key),
             lambda _: {},
-            start(rule, problem.init(key), keep_best=False),
+            progress,
             0,
             Limits(steps, 1),
             round_end=lambda _: steps,
             capacity=(1, 1),
         )[0]
 
-    lanes_begin = jax.jit(jax.vmap(begin))
+    begin_lanes = jax.jit(
+        jax.vmap(begin, in_axes=(0, 0, None)), compiler_options=compiler_options(_ONCE)
+    )
     over_lanes = jax.vmap(advanced, in_axes=(0, 0, 0, None, None, None, None))
-    number = jax.ShapeDtypeStruct((), jnp.int32)
+    number, options = jax.ShapeDtypeStruct((), jnp.int32), compiler_options()
     ends = jax.ShapeDtypeStruct((ROUNDS,), jnp.int32)
     setting = _traced(entrant.space or entrant.defaults)
     compiled = {}
@@ -195,15 +226,22 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             jax.tree.map(lambda a, n=width: jnp.zeros((n, *a.shape), a.dtype), setting),
             (jax.vmap(jax.random.key)(jnp.arange(width))),
         )
-        begun = jax.eval_shape(lanes_begin, many, keys)
+        begun, _ = jax.eval_shape(begin_lanes, many, keys, data[1])
         compiled[width] = (
             jax
             .jit(over_lanes, donate_argnums=0)
             .lower(begun, many, keys, number, ends, number, data)
-            .compile()
+            .compile(compiler_options=options)
         )
     began = time.perf_counter()
-    one = jax.jit(alone).lower(setting, jax.random.key(0), number, data[0]).compile()
+    begin_one, key = (
+        jax.jit(begin_alone, compiler_options=compiler_options(_ONCE)),
+        jax.random.key(0),
+    )
+    begun = jax.eval_shape(begin_one, setting, key)
+    one = (
+        jax.jit(alone).lower(begun, setting, key, number, data[0]).compile(compiler_options=options)
+    )
     compile_seconds = time.perf_counter() - began
 
     def run(
@@ -211,8 +249,8 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
     ) -> Seen:
         many = {name: jnp.array([s[name] for s in settings], float) for name in setting}
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-        progress, parts, first, score = lanes_begin(many, keys), [], 0, None
-        before = _losses(problem, data[1], progress.params)
+        progress, before = begin_lanes(many, keys, data[1])
+        parts, first, score = [], 0, None
         early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1
         for part in (ends[:early], ends[early:]) if hopeless else (ends,):
             if not len(part):
@@ -224,7 +262,8 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             parts.append(_cut(records, len(part)))
             first = int(part[-1])
             if hopeless and len(parts) == 1:
-                progress = _give_up(progress, np.fmin.reduce(parts[0]["loss"], axis=1), before)
+                best = np.fmin.reduce(parts[0]["loss"], axis=1)
+                progress = _give_up(progress, best, np.asarray(before))
         seen = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
         stopped = np.asarray(progress.stopped)
         return Seen(
@@ -239,7 +278,7 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
 
     def seconds(setting: Setting, seed: int, steps: int) -> float:
         given = _traced(setting), jax.random.key(seed), jnp.int32(steps), data[0]
-        jax.block_until_ready(given)
+        given = jax.block_until_ready((begin_one(*given[:2]), *given))
         began = time.perf_counter()
         jax.block_until_ready(one(*given))
         return time.perf_counter() - began
@@ -273,11 +312,6 @@ def _mean_loss(objective: Objective | None, data: PyTree, params: PyTree) -> Sca
     if objective is None:
         return data(params)
     return Objective(objective.model, objective.loss).on(data)(params)
-
-
-def _losses(problem: Problem, data: PyTree, params: PyTree) -> Float[np.ndarray, " lanes"]:
-    loss = functools.partial(_mean_loss, problem.objective, data)
-    return np.asarray(jax.jit(jax.vmap(loss))(params))
 
 
 def _traced(setting: Mapping[str, Any]) -> dict[str, Array]:

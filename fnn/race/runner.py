@@ -46,8 +46,8 @@ def run(
         seeds: fresh starting points of the setting that was chosen, the same for every rule.
         trials: settings tried of each rule; 0 for its defaults.
         budget: what a run may spend; the problem's by default. In steps or examples a race is the
-            same whenever it is run; seconds, flops and gradients become steps by measuring a few,
-            at the middle of the space.
+            same whenever it is run; seconds, flops and gradients become steps by measuring: at the
+            middle of the space for the trials, at the setting that was chosen for the seeds.
         folder: where the race is written down, or goes on if that is where it was stopped; a new
             folder `races/PROBLEM/TIME` by default.
         watch: called with what is going on and the share of the race that is done.
@@ -139,15 +139,29 @@ def _plan(
     if opened.find(one.name, "plan"):
         return
     tried = settings(one, protocol.trials)
-    steps = _steps_of(problem, one, protocol, made, tried[0])
     opened.append({
         "kind": "plan",
         "rule": one.name,
         "settings": tried,
-        "steps": steps,
+        "steps": _steps_of(problem, one, protocol, made, tried[0]),
         "batch": one.examples(problem),
         "gradient_flops": lanes.gradient_flops(problem) or 1.0,
     })
+
+
+def _choose(
+    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
+) -> dict:
+    """The setting for the fresh seeds, and how many of its steps the budget buys."""
+    choice = opened.find(one.name, "choice")
+    if not choice:
+        (plan,) = opened.find(one.name, "plan")
+        chosen, steps = store.chosen(opened.find(one.name, "run", "trial")), plan["steps"]
+        if chosen:  # the plan is of the first
+            steps = _steps_of(problem, one, protocol, made, plan["settings"][chosen])
+        opened.append({"kind": "choice", "rule": one.name, "trial": chosen, "steps": steps})
+        choice = opened.find(one.name, "choice")
+    return choice[0]
 
 
 def _steps_of(
@@ -189,26 +203,26 @@ def _tune(
     tried = plan["settings"]
     if len(tried) > 1:
         seeds = [TUNING_SEED] * len(tried)
-        _group(opened, problem, one, plan, "trial", range(len(tried)), seeds, made, hopeless=True)
+        runs = "trial", range(len(tried)), seeds, plan["steps"]
+        _group(opened, problem, one, *runs, made, hopeless=True)
 
 
 def _race(
     opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
 ) -> None:
-    (plan,) = opened.find(one.name, "plan")
-    best = store.chosen(opened.find(one.name, "run", "trial"))
-    seeds = range(protocol.seeds)
-    _group(opened, problem, one, plan, "seed", [best] * len(seeds), seeds, made, hopeless=False)
+    choice, seeds = _choose(opened, problem, one, protocol, made), range(protocol.seeds)
+    runs = "seed", [choice["trial"]] * len(seeds), seeds, choice["steps"]
+    _group(opened, problem, one, *runs, made, hopeless=False)
 
 
 def _group(
     opened: store.Store,
     problem: Problem,
     one: Entrant,
-    plan: dict,
     stage: str,
     trials: Sequence[int],
     seeds: Sequence[int],
+    steps: int,
     made: lanes.Programs,
     *,
     hopeless: bool,
@@ -217,8 +231,9 @@ def _group(
     written = len(opened.find(one.name, "run", stage))
     if written == len(trials):
         return
+    (plan,) = opened.find(one.name, "plan")
     tried = [plan["settings"][trial] for trial in trials]
-    seen = made.run(tried, list(seeds), round_ends(plan["steps"]), hopeless)
+    seen = made.run(tried, list(seeds), round_ends(steps), hopeless)
     opened.append(
         *(
             {
@@ -253,15 +268,13 @@ def _time(
     del problem
     if opened.find(one.name, "seconds"):
         return
-    (plan,) = opened.find(one.name, "plan")
-    best = store.chosen(opened.find(one.name, "run", "trial"))
-    setting = plan["settings"][best]
+    (plan,), (choice,) = opened.find(one.name, "plan"), opened.find(one.name, "choice")
+    setting = plan["settings"][choice["trial"]]
     made.alone(setting, 0, 1)
     runs = range(min(protocol.seeds, _ALONE))
     opened.append({
         "kind": "seconds",
         "rule": one.name,
-        "chosen": best,
-        "seconds": [made.alone(setting, seed, plan["steps"]) for seed in runs],
+        "seconds": [made.alone(setting, seed, choice["steps"]) for seed in runs],
         "compile_seconds": made.compile_seconds,
     })

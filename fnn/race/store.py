@@ -4,7 +4,7 @@ A race has a folder of its own:
 
     race.json       the terms, once: problem, protocol, versions, device
     runs.jsonl      a line of JSON for each thing that is done, in this order for every rule: its
-                    plan, each run (a trial or a fresh seed), its seconds alone
+                    plan, its trials, the choice among them, fresh seeds, its seconds alone
     curves/*.npz    what was seen of each group of runs on their way
 
 Lines are only ever appended, a group of runs at once, after their curves. So a race that is killed
@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.problems import Problem
+from fnn.race.lanes import compiler_options
 from fnn.race.protocol import Protocol
 from fnn.race.result import Race, Result
 from fnn.training import Stop
@@ -70,6 +71,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
+        "compiler_options": compiler_options(),
         "float64": jnp.result_type(float) == jnp.float64,
         "code": code.hexdigest()[:12],
     }
@@ -120,7 +122,7 @@ class Store(NamedTuple):
 
         Args:
             rule: its name.
-            kind: `plan`, `run`, `seconds` or `left_out`.
+            kind: `plan`, `run`, `choice`, `seconds` or `left_out`.
             stage: of runs, `trial` or `seed`.
 
         Returns:
@@ -227,9 +229,11 @@ def read(folder: str | Path) -> Race:
 
 
 def _result(store: Store, rule: str) -> Result:
-    (plan,), (seconds,) = store.find(rule, "plan"), store.find(rule, "seconds")
+    (plan,), (choice,), (seconds,) = (
+        store.find(rule, kind) for kind in ("plan", "choice", "seconds")
+    )
     trials, runs = store.find(rule, "run", "trial"), store.find(rule, "run", "seed")
-    per_step = float(np.median(seconds["seconds"])) / plan["steps"]
+    per_step = float(np.median(seconds["seconds"])) / choice["steps"]
     seen = {name: [] for name in ("steps", "train", "validation", "flops", "model")}
     for name in dict.fromkeys(run["curves"] for run in runs):
         with np.load(store.folder / "curves" / name, allow_pickle=False) as curves:
@@ -245,7 +249,7 @@ def _result(store: Store, rule: str) -> Result:
         problem=store.header["problem"],
         rule=rule,
         settings=plan["settings"],
-        chosen=seconds["chosen"],
+        chosen=choice["trial"],
         tuning=np.array(final)[:, None],
         given_up=given_up,
         seeds=[run["seed"] for run in runs],
