@@ -213,11 +213,10 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             capacity=(1, 1),
         )[0]
 
-    begin_lanes = jax.jit(
-        jax.vmap(begin, in_axes=(0, 0, None)), compiler_options=compiler_options(_ONCE)
-    )
+    once, options = compiler_options(_ONCE), compiler_options()
+    begin_lanes = jax.jit(jax.vmap(begin, in_axes=(0, 0, None)), compiler_options=once)
     over_lanes = jax.vmap(advanced, in_axes=(0, 0, 0, None, None, None, None))
-    number, options = jax.ShapeDtypeStruct((), jnp.int32), compiler_options()
+    number = jax.ShapeDtypeStruct((), jnp.int32)
     ends = jax.ShapeDtypeStruct((ROUNDS,), jnp.int32)
     setting = _traced(entrant.space or entrant.defaults)
     compiled = {}
@@ -234,14 +233,10 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             .compile(compiler_options=options)
         )
     began = time.perf_counter()
-    begin_one, key = (
-        jax.jit(begin_alone, compiler_options=compiler_options(_ONCE)),
-        jax.random.key(0),
-    )
+    begin_one, key = jax.jit(begin_alone, compiler_options=once), jax.random.key(0)
     begun = jax.eval_shape(begin_one, setting, key)
-    one = (
-        jax.jit(alone).lower(begun, setting, key, number, data[0]).compile(compiler_options=options)
-    )
+    lowered = jax.jit(alone).lower(begun, setting, key, number, data[0])
+    one = lowered.compile(compiler_options=options)
     compile_seconds = time.perf_counter() - began
 
     def run(

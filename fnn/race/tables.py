@@ -483,6 +483,7 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
             Text(sheet.columns[i].title),
             justify=justify,
             overflow="fold",
+            no_wrap=i == 0,
             width=needed[i] if fits else None,
         )
     for row in sheet.rows:
