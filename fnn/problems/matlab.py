@@ -153,6 +153,6 @@ def _table(
         parts=parts,
         score=score,
         batch_size=None,
-        budget=Budget(0.5),
+        budget=Budget(0.15),
         target=goal(mean_squared_error, parts[0].targets.shape[1]),
     )

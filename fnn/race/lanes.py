@@ -8,6 +8,7 @@ What a lane spends is metered while it runs: conjugate gradients and trials of a
 as they were taken.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from fnn.race.protocol import HOPELESS, ROUNDS
 from fnn.training import Limits, Progress, Source, Stop, advance, source_of, start
 
 Setting = Mapping[str, float]
+MEMORY = 2**30
+"""Bytes that the lanes of a program may take, by a rough count."""
 
 
 # On CPUs most of a short race is compiling: with these it takes 60 % of the time, and programs run
@@ -149,13 +152,14 @@ class Programs(NamedTuple):
     compile_seconds: float
 
 
-def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Programs:
+def programs(problem: Problem, entrant: Entrant, lanes: int) -> Programs:
     """Compiles a rule on a problem.
 
     Args:
         problem: what is trained.
         entrant: the rule.
-        widths: how many lanes there will be.
+        lanes: how many the program has, fewer where they would take more than `MEMORY`. Others
+            than that run in turns, the last one filled up.
 
     Returns:
         The programs.
@@ -219,19 +223,15 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
     number = jax.ShapeDtypeStruct((), jnp.int32)
     ends = jax.ShapeDtypeStruct((ROUNDS,), jnp.int32)
     setting = _traced(entrant.space or entrant.defaults)
-    compiled = {}
-    for width in set(widths):
-        many, keys = (
-            jax.tree.map(lambda a, n=width: jnp.zeros((n, *a.shape), a.dtype), setting),
-            (jax.vmap(jax.random.key)(jnp.arange(width))),
-        )
-        begun, _ = jax.eval_shape(begin_lanes, many, keys, data[1])
-        compiled[width] = (
-            jax
-            .jit(over_lanes, donate_argnums=0)
-            .lower(begun, many, keys, number, ends, number, data)
-            .compile(compiler_options=options)
-        )
+    begun, _ = jax.eval_shape(begin, setting, jax.random.key(0), data[1])
+    width = max(1, min(lanes, MEMORY // _bytes_a_lane(problem, begun, data[0])))
+    many = jax.tree.map(lambda a: jnp.zeros((width, *a.shape), a.dtype), setting)
+    keys = jax.vmap(jax.random.key)(jnp.arange(width))
+    begun, _ = jax.eval_shape(begin_lanes, many, keys, data[1])
+    lowered = jax.jit(over_lanes, donate_argnums=0).lower(
+        begun, many, keys, number, ends, number, data
+    )
+    advance_lanes = lowered.compile(compiler_options=options)
     began = time.perf_counter()
     begin_one, key = jax.jit(begin_alone, compiler_options=once), jax.random.key(0)
     begun = jax.eval_shape(begin_one, setting, key)
@@ -239,7 +239,8 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
     one = lowered.compile(compiler_options=options)
     compile_seconds = time.perf_counter() - began
 
-    def run(
+    # As many lanes as the program has.
+    def full(
         settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
     ) -> Seen:
         many = {name: jnp.array([s[name] for s in settings], float) for name in setting}
@@ -251,15 +252,18 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             if not len(part):
                 continue
             padded = np.pad(part - first, (0, ROUNDS - len(part)), mode="edge").astype(np.int32)
-            progress, records, score = compiled[len(seeds)](
+            progress, records, score = advance_lanes(
                 progress, many, keys, jnp.int32(first), padded, jnp.int32(len(part)), data
             )
-            parts.append(_cut(records, len(part)))
+            parts.append(_cut(records))
             first = int(part[-1])
             if hopeless and len(parts) == 1:
                 best = np.fmin.reduce(parts[0]["loss"], axis=1)
                 progress = _give_up(progress, best, np.asarray(before))
         seen = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
+        # Where all lanes have stopped there are no more rounds.
+        missing = (0, 0), (0, len(ends) - seen["steps"].shape[1])
+        seen = {name: np.pad(values, missing, mode="edge") for name, values in seen.items()}
         stopped = np.asarray(progress.stopped)
         return Seen(
             seen["steps"],
@@ -270,6 +274,17 @@ def programs(problem: Problem, entrant: Entrant, widths: Sequence[int]) -> Progr
             np.asarray(score),
             np.where(stopped == Stop.RUNNING, Stop.BUDGET, stopped),
         )
+
+    def run(
+        settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
+    ) -> Seen:
+        asked = list(zip(settings, seeds, strict=True))
+        filled = asked + asked[-1:] * (-len(asked) % width)
+        turns = [filled[i : i + width] for i in range(0, len(filled), width)]
+        chunks = [
+            full([s for s, _ in turn], [k for _, k in turn], ends, hopeless) for turn in turns
+        ]
+        return Seen(*(np.concatenate(rows)[: len(asked)] for rows in zip(*chunks, strict=True)))
 
     def seconds(setting: Setting, seed: int, steps: int) -> float:
         given = _traced(setting), jax.random.key(seed), jnp.int32(steps), data[0]
@@ -318,9 +333,22 @@ def _traced(setting: Mapping[str, Any]) -> dict[str, Array]:
     }
 
 
-def _cut(records: Any, rounds: int) -> dict[str, np.ndarray]:
+def _cut(records: Any) -> dict[str, np.ndarray]:
     seen = dict(records.evaluated) | {"steps": records.steps}
+    rounds = int(np.max(records.rounds))
     return {name: np.asarray(values)[:, :rounds] for name, values in seen.items()}
+
+
+# Parameters and states, the best beside the last, and all that a look at the training data makes.
+def _bytes_a_lane(problem: Problem, progress: Progress, train: PyTree) -> int:
+    def look(params: PyTree, train: PyTree) -> Scalar:
+        return _mean_loss(problem.objective, train, params)
+
+    program = jax.make_jaxpr(look)(progress.params, train)
+    made = [var.aval for eqn in program.eqns for var in eqn.outvars]
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in made) + 2 * sum(
+        math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(progress)
+    )
 
 
 def _give_up(progress: Progress, now: np.ndarray, before: np.ndarray) -> Progress:

@@ -104,8 +104,8 @@ def _steps(
                 if missing:
                     leave_out(one, f"it needs {missing}.")
                 else:
-                    widths = len(settings(one, protocol.trials)), protocol.seeds
-                    made[one.name] = pool.submit(lanes.programs, problem, one, _lanes(widths))
+                    most = max(protocol.seeds, len(settings(one, protocol.trials)))
+                    made[one.name] = pool.submit(lanes.programs, problem, one, most)
             for one in todo:
                 if one.name in made:
                     try:
@@ -126,11 +126,6 @@ def _steps(
 
 def _is_done(opened: store.Store, one: Entrant) -> bool:
     return bool(opened.find(one.name, "seconds") or opened.find(one.name, "left_out"))
-
-
-def _lanes(widths: tuple[int, int]) -> tuple[int, ...]:
-    """A lone setting is not tuned."""
-    return widths if widths[0] > 1 else widths[1:]
 
 
 def _plan(
@@ -178,7 +173,7 @@ def _steps_of(
         steps = max(1, round(amount / _seconds_a_step(made, setting)))
         price = made.alone(setting, TUNING_SEED, steps) / steps
     else:
-        seen = made.run([setting] * protocol.seeds, [TUNING_SEED] * protocol.seeds, _PROBE, False)
+        seen = made.run([setting], [TUNING_SEED], _PROBE, False)
         spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE[-1]
         price = spent / (1.0 if unit == "flops" else lanes.gradient_flops(problem))
     return max(1, round(amount / max(price, 1e-30)))

@@ -111,11 +111,11 @@ def test_a_race_goes_on_wherever_it_was_cut(folder, tmp_path):
     """Each line in turn is the last one that was written, and half of the next."""
     whole = (folder / "runs.jsonl").read_bytes()
     original, expected = runner.lanes.programs, content(folder)
-    once = functools.cache(lambda name, widths: original(problem, ENTRANTS[name], widths))
+    once = functools.cache(lambda name, most: original(problem, ENTRANTS[name], most))
     problem = problems.get("xor")
     cut = whole.splitlines(keepends=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.lanes, "programs", lambda _, one, widths: once(one.name, widths))
+        patch.setattr(runner.lanes, "programs", lambda _, one, most: once(one.name, most))
         for n in range(len(cut)):
             part = tmp_path / str(n)
             part.mkdir()
@@ -205,7 +205,7 @@ def test_a_copy_ties_and_random_steps_come_last(tmp_path):
 @pytest.mark.parametrize("unit", ["examples", "gradients", "flops", "seconds"])
 def test_budgets_buy_steps(unit):
     problem, adam = problems.get("xor"), ENTRANTS["adam"]
-    made = runner.lanes.programs(problem, adam, (2,))
+    made = runner.lanes.programs(problem, adam, 2)
     setting = {"learning_rate": 0.01}
 
     def bought(amount):
