@@ -7,6 +7,8 @@ The map, each floor standing on those below:
     training   problems            `fit`, the one loop; what can be raced
     rules                          SGD to Levenberg-Marquardt: optax transformations
     curvature                      the Jacobian captured, never formed; operators
+    perturbations                  inputs changed while training: augmentation, noise, attacks
+    compression   diagnostics      smaller networks; signals and gradients by layer
     objective  solvers             value functions; linear systems of curvature
     layers     losses   data       networks as pairs of pure functions, and what judges them
     activations   initializers     what jax.nn lacks

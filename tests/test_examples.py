@@ -60,3 +60,61 @@ def test_kfac(tmp_path):
     away = [np.linalg.norm(exact - np.diag(values)) for values in (ekfac, kfac)]
     assert away[0] < away[1] < np.linalg.norm(exact) / 2
     assert (tmp_path / "kfac.png").stat().st_size > 10_000
+
+
+def run(name, tmp_path, **arguments):
+    """What an example's `main` returns; its picture is written."""
+    made = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](
+        picture=tmp_path / f"{name}.png", **arguments
+    )
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    return made
+
+
+def test_whitening(tmp_path):
+    """Three whitenings, one covariance; more components lose less."""
+    covariances, lost = run("whitening", tmp_path)
+    off = [np.abs(covariances[name] - np.eye(2)).max() for name in covariances]
+    assert min(off[:2]) > 1
+    np.testing.assert_allclose(off[2:], 0, atol=1e-6)
+    assert abs(covariances["rotated"][0, 1]) < 1e-9 < abs(covariances["centered"][0, 1])
+    assert lost[0] > 1.5 * lost[1] > 3 * lost[2] > 0
+
+
+def test_features(tmp_path):
+    """Cross-entropy ends above 93 % and is far ahead of squared error at first."""
+    fast, slow = run("features", tmp_path, epochs=30)
+    assert fast[-1] > 0.93
+    assert fast[2] > slow[2] + 0.2
+
+
+def test_vanishing(tmp_path):
+    """Logistic units lose the gradient, rectified ones and shortcuts keep it; LSTM remembers."""
+    by_layer, by_step = run("vanishing", tmp_path, depth=10, steps=20)
+    fallen = {name: norms[0] / norms[-1] for name, norms in by_layer.items()}
+    assert fallen["logistic"] < 1e-5
+    assert 0.1 < fallen["ReLU, variance 2/n"] < 10
+    assert 0.1 < fallen["logistic, shortcuts"] < 10
+    assert by_step["Elman, half of orthogonal"][0] < 1e-4 * by_step["LSTM"][0]
+    assert by_step["Elman, 3/2 of orthogonal"][0] > 100 * by_step["Elman, 3/2 of orthogonal"][-1]
+
+
+def test_adversarial(tmp_path):
+    """At the size trained against, half of the errors at most; ten steps do more harm than one."""
+    usual, against = run("adversarial", tmp_path, epochs=30).values()
+    assert against[0][4] < usual[0][4] / 2
+    assert abs(against[0][0] - usual[0][0]) < 0.02
+    assert np.all(usual[1][1:] >= usual[0][1:] - 0.02)
+
+
+def test_smaller(tmp_path):
+    """Training again mends what pruning broke; 8 bits cost nothing; sizes are what they are."""
+    table = run("smaller", tmp_path, epochs=20, shares=(0.1,), sizes=(12, 4))
+    (whole,), (bits,), (cut,), (again,) = (
+        table[name] for name in ("whole", "8 bits", "pruned", "pruned, trained again")
+    )
+    assert abs(bits[1] - whole[1]) < 0.01
+    assert bits[0] < whole[0] / 3.5
+    assert again[1] > max(cut[1], whole[1] - 0.03)
+    assert again[0] == cut[0] < whole[0] / 7
+    assert [size for size, _ in table["small"]] == [size for size, _ in table["small, distilled"]]

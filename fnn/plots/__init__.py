@@ -2,6 +2,7 @@
 
 curves       what was measured of several things, under labels: curves, arrivals, ranks
 landscape    surfaces over the plane and paths on them, still and moving
+networks     what a network does: regions, fits, features, mistakes, the loss around it
 """
 
 from fnn.plots.curves import COLORS as COLORS
@@ -25,3 +26,11 @@ from fnn.plots.landscape import animate as animate
 from fnn.plots.landscape import contours as contours
 from fnn.plots.landscape import landscape_figure as landscape_figure
 from fnn.plots.landscape import paths as paths
+from fnn.plots.networks import along as along
+from fnn.plots.networks import confusion as confusion
+from fnn.plots.networks import decision_regions as decision_regions
+from fnn.plots.networks import features as features
+from fnn.plots.networks import function_fit as function_fit
+from fnn.plots.networks import loss_slice as loss_slice
+from fnn.plots.networks import loss_surface as loss_surface
+from fnn.plots.networks import spectrum as spectrum

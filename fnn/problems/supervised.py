@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree, Scalar
 
 from fnn import layers
-from fnn.data import Data
+from fnn.data import Data, standardization
 from fnn.objective import Objective
 from fnn.problems.problem import Budget, Measure, Problem, accuracy
 
@@ -186,16 +185,13 @@ def standardized(parts: Sequence[Data], *, targets: bool = False) -> tuple[Data,
         >>> train.inputs.tolist(), test.inputs.tolist(), test.targets.tolist()
         ([[-1.0], [1.0]], [[3.0]], [[5.0]])
     """
-
-    def scaled(columns: np.ndarray, like: np.ndarray) -> np.ndarray:
-        mean, deviation = like.mean(axis=0), like.std(axis=0)
-        return (columns - mean) / np.where(deviation > 0, deviation, 1)
-
     first = parts[0]
+    inputs = standardization(first.inputs)
+    outputs = standardization(first.targets) if targets else None
     return tuple(
         Data(
-            scaled(part.inputs, first.inputs),
-            scaled(part.targets, first.targets) if targets else part.targets,
+            inputs.apply(part.inputs),
+            part.targets if outputs is None else outputs.apply(part.targets),
         )
         for part in parts
     )
