@@ -47,7 +47,7 @@ def main(rounds: int = 4, steps: int = 150, picture: Path = PICTURE) -> float:
     rng = np.random.default_rng(0)
     points = rng.uniform((0, -1), (1, 1), (800, 2))
     params, values = MODEL.init(jax.random.key(0), points[0]), []
-    objective, rule = fnn.Objective(equation), rules.levenberg_marquardt()
+    objective, rule = fnn.Objective(equation), rules.levenberg_marquardt(acceleration=0.75)
     for _ in range(rounds):
         params, _, history, _ = fnn.fit(rule, objective, params, points, steps=steps)
         values.extend(history.value)

@@ -53,7 +53,7 @@ def main(steps: int = 600, picture: Path = PICTURE) -> float:
     edges = fnn.Objective(start).on(line) + fnn.Objective(ends).on(line)
     value_fn = fnn.Objective(equation).on(inside) + 10.0 * edges
     params = MODEL.init(jax.random.key(0), inside[0])
-    trained = fnn.fit(rules.levenberg_marquardt(), value_fn, params, steps=steps)
+    trained = fnn.fit(rules.levenberg_marquardt(acceleration=0.75), value_fn, params, steps=steps)
 
     t, x = jnp.mgrid[0:1:80j, 0:1:80j]
     outputs = jax.vmap(jax.vmap(functools.partial(MODEL.apply, trained.params)))

@@ -16,7 +16,10 @@ from fnn import layers, rules
 from fnn.differential import laplacian
 
 PICTURE = Path(__file__).with_suffix(".png")
-RULES = {"adam(1e-3)": rules.adam(1e-3), "levenberg_marquardt()": rules.levenberg_marquardt()}
+RULES = {
+    "adam(1e-3)": rules.adam(1e-3),
+    "levenberg_marquardt": rules.levenberg_marquardt(acceleration=0.75),
+}
 MODEL = layers.serial(layers.dense(32), layers.elementwise(jnp.tanh), layers.dense(1))
 
 

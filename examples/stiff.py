@@ -50,7 +50,11 @@ def main(steps: int = 400, picture: Path = PICTURE) -> float:
     points = jnp.linspace(0, end, 300)
     params = MODEL.init(jax.random.key(0), points[:1])
     trained = fnn.fit(
-        rules.levenberg_marquardt(), fnn.Objective(equation), params, points, steps=steps
+        rules.levenberg_marquardt(acceleration=0.75),
+        fnn.Objective(equation),
+        params,
+        points,
+        steps=steps,
     )
     s = jnp.linspace(0, end, 1000)
     y = jax.vmap(functools.partial(network, trained.params))(s)

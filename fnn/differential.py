@@ -33,8 +33,9 @@ units and five coordinates, gradients in the parameters included, this takes hal
 `jax.jvp`s (`benchmarks/physics.py operators`).
 """
 
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -202,9 +203,10 @@ def laplacian(u: Function, along: Sequence[int] | None = None) -> Function:
             ways = jnp.stack([_direction(int(axis), x) for axis in along])
         closed = jax.make_jaxpr(f)(x)
         _warn_if_flat("laplacian", closed)
-        moving = _Moving(x, ways, jnp.zeros_like(x))
-        (made,) = _propagate(closed.jaxpr, closed.consts, [moving])
-        return made.bend if isinstance(made, _Moving) else jnp.zeros_like(made)
+        (made,) = _propagate(closed.jaxpr, closed.consts, [_Moving(x, ways, None)])
+        if isinstance(made, _Moving) and made.bend is not None:
+            return made.bend
+        return jnp.zeros_like(made.value if isinstance(made, _Moving) else made)
 
     return sum_of_bends
 
@@ -245,7 +247,12 @@ def _point(name: str, u: Function, args: Sequence[Any], kwargs: Any) -> tuple[Fu
 
 
 def _axes(x: Array) -> Float[Array, "d ..."]:
-    return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+    return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape) + _nothing(x)
+
+
+# A zero of the point, so that directions are data: a weight that meets them is used as it is there.
+def _nothing(x: Array) -> Array:
+    return 0 * x
 
 
 def _direction(direction: Any, x: Array) -> Array:
@@ -257,14 +264,14 @@ def _direction(direction: Any, x: Array) -> Array:
             )
         # Made of equations, not held as an array, so that two of them are seen to be the same.
         chosen = jnp.arange(x.size) == direction % x.size
-        return jnp.where(chosen, 1, 0).astype(x.dtype).reshape(x.shape)
+        return jnp.where(chosen, 1, 0).astype(x.dtype).reshape(x.shape) + _nothing(x)
     direction = jnp.asarray(direction, x.dtype)
     if direction.shape != x.shape:
         raise ValueError(
             f"derivative: expected directions of the shape of the point, {x.shape}, got "
             f"{direction.shape}; try the number of a coordinate"
         )
-    return direction
+    return direction + _nothing(x)
 
 
 # --- the propagation ----------------------------------------------------------------------------
@@ -276,12 +283,12 @@ class _Moving(NamedTuple):
     Attributes:
         value: it.
         slopes: along each direction, one more axis in front.
-        bend: the sum of its second derivatives along them.
+        bend: the sum of its second derivatives along them; None where all of them are 0.
     """
 
     value: Array
     slopes: Array
-    bend: Array
+    bend: Array | None
 
 
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
@@ -360,7 +367,7 @@ def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
         made = [_bent(lambda z: f(z)[0], *moving[0])]
     elif _is_linear(eqn, moves):
         outputs, push = jax.linearize(f, *values)
-        made = map(_Moving, outputs, jax.vmap(push)(*slopes), push(*bends))
+        made = map(_Moving, outputs, jax.vmap(push)(*slopes), _pushed(push, values, bends))
     else:
         made = _any(f, values, slopes, bends)
     if all(real):
@@ -369,7 +376,17 @@ def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     return [next(left) if is_real else x for is_real, x in zip(real, rest, strict=True)]
 
 
-def _bent(f: Function, value: Array, slopes: Array, bend: Array) -> _Moving:
+def _pushed(
+    push: Callable[..., list[Array]], values: list[Array], bends: list[Array | None]
+) -> Iterable[Array | None]:
+    """Bends through what is linear."""
+    if all(bend is None for bend in bends):
+        return itertools.repeat(None)
+    pairs = zip(values, bends, strict=True)
+    return push(*(jnp.zeros_like(z) if bend is None else bend for z, bend in pairs))
+
+
+def _bent(f: Function, value: Array, slopes: Array, bend: Array | None) -> _Moving:
     """A function of one array, element by element."""
     ones = jnp.ones_like(value)
 
@@ -377,15 +394,15 @@ def _bent(f: Function, value: Array, slopes: Array, bend: Array) -> _Moving:
         return jax.jvp(f, (z,), (ones,))
 
     (value, first), (_, second) = jax.jvp(slope, (value,), (ones,))
-    squares = jnp.sum(slopes * slopes, axis=0)
-    return _Moving(value, first * slopes, first * bend + second * squares)
+    more = second * jnp.sum(slopes * slopes, axis=0)
+    return _Moving(value, first * slopes, more if bend is None else first * bend + more)
 
 
 def _any(
     f: Callable[..., list[Array]],
     values: list[Array],
     slopes: list[Array],
-    bends: list[Array],
+    bends: list[Array | None],
 ) -> list[_Moving]:
     """Any other equation: second derivatives along one direction after the other, summed."""
     outputs, push = jax.linearize(f, *values)
@@ -397,12 +414,14 @@ def _any(
         return jax.jvp(slope, tuple(values), tuple(tangents))[1]
 
     each = jax.vmap(second)(slopes)
-    return [
-        _Moving(value, slope, bend + jnp.sum(more, axis=0))
-        for value, slope, bend, more in zip(
-            outputs, jax.vmap(push)(*slopes), push(*bends), each, strict=True
-        )
-    ]
+    before = _pushed(push, values, bends)
+    made = []
+    for value, slope, bend, along in zip(
+        outputs, jax.vmap(push)(*slopes), before, each, strict=False
+    ):
+        more = jnp.sum(along, axis=0)
+        made.append(_Moving(value, slope, more if bend is None else bend + more))
+    return made
 
 
 # --- linear pieces ------------------------------------------------------------------------------

@@ -65,9 +65,9 @@ def test_what_is_not_finite_is_not_taken():
 
 
 SEARCHES = {
-    "grid": rules.searched(rules.gauss_newton(damping=1e-12)),
+    "grid": rules.searched(rules.gauss_newton(damping=1e-6)),
     "armijo": optax.chain(
-        rules.gauss_newton(damping=1e-12),
+        rules.gauss_newton(damping=1e-6),
         optax.scale_by_backtracking_linesearch(30, decrease_factor=0.5, increase_factor=jnp.inf),
     ),
 }
@@ -81,8 +81,8 @@ def test_in_fit_on_a_network(rule):
     objective = Objective(lambda p, x: model.apply(p, x[:1]) - x[1:])
     data = jnp.concatenate([inputs, jnp.sin(3 * inputs)], 1)
     start = model.init(jax.random.key(0), inputs[0])
-    trained = fnn.fit(rule, objective, start, data, steps=60)
-    assert trained.history.value[-1] < 1e-8
+    trained = fnn.fit(rule, objective, start, data, steps=100)
+    assert trained.history.value[-1] < 1e-4 * trained.history.value[0]
     assert np.all(np.diff(trained.history.value) <= 0)
 
 
