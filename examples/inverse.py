@@ -55,9 +55,8 @@ def main(steps: int = 300, picture: Path = PICTURE) -> float:
     def note(fit):
         path.append(float(jnp.exp(fit.params["log_spread"])))
 
-    trained = fnn.fit(
-        rules.levenberg_marquardt(acceleration=0.75), value_fn, start, steps=steps, callback=note
-    )
+    rule = rules.levenberg_marquardt(acceleration=0.75)
+    trained = fnn.fit(rule, value_fn, start, steps=steps, callback=note)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.semilogy(path, "C0")

@@ -1,4 +1,4 @@
-"""A stiff ordinary differential equation: reactions a million times as fast as others.
+"""A stiff ordinary differential equation: a leap within a ten-thousandth of the time.
 
 uv run examples/stiff.py
 """
@@ -49,13 +49,8 @@ def main(steps: int = 400, picture: Path = PICTURE) -> float:
     end = float(np.log1p(3 * RATE))
     points = jnp.linspace(0, end, 300)
     params = MODEL.init(jax.random.key(0), points[:1])
-    trained = fnn.fit(
-        rules.levenberg_marquardt(acceleration=0.75),
-        fnn.Objective(equation),
-        params,
-        points,
-        steps=steps,
-    )
+    rule, objective = rules.levenberg_marquardt(acceleration=0.75), fnn.Objective(equation)
+    trained = fnn.fit(rule, objective, params, points, steps=steps)
     s = jnp.linspace(0, end, 1000)
     y = jax.vmap(functools.partial(network, trained.params))(s)
     wrong = jnp.abs(y - truth(time(s)))

@@ -60,3 +60,52 @@ def test_kfac(tmp_path):
     away = [np.linalg.norm(exact - np.diag(values)) for values in (ekfac, kfac)]
     assert away[0] < away[1] < np.linalg.norm(exact) / 2
     assert (tmp_path / "kfac.png").stat().st_size > 10_000
+
+
+def shows(name, tmp_path, **arguments):
+    """What an example's main returns, having drawn its picture."""
+    main = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+    found = main(picture=tmp_path / f"{name}.png", **arguments)
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    return found
+
+
+def test_poisson(tmp_path):
+    adam, ours = shows("poisson", tmp_path, steps=100).values()
+    assert ours < 1e-4 < 1e-1 < adam
+
+
+def test_heat(tmp_path):
+    assert shows("heat", tmp_path, steps=120) < 2e-3
+
+
+def test_burgers(tmp_path):
+    assert shows("burgers", tmp_path, rounds=2, steps=60) < 2e-2
+
+
+def test_stiff(tmp_path):
+    """A leap within a ten-thousandth, and the cosine after it."""
+    assert shows("stiff", tmp_path, steps=80) < 1e-3
+
+
+def test_inverse(tmp_path):
+    """The coefficient, from measurements with noise of a hundredth."""
+    assert abs(shows("inverse", tmp_path, steps=60) - 0.1) < 0.005
+
+
+def test_pendulum(tmp_path):
+    """The truth is within three deviations, and these are small where data say much."""
+    found = shows("pendulum", tmp_path, steps=60)
+    for (value, deviation), truth in zip(found.values(), (0.25, 0.8, 2.0, 0.0), strict=True):
+        assert abs(value - truth) < 3 * deviation
+    assert found["length"][1] < 0.01
+
+
+def test_precision(tmp_path):
+    adam, ours, accelerated = shows("precision", tmp_path, steps=60, width=12).values()
+    assert accelerated < ours < 1e-4 < adam
+
+
+def test_mackey_glass(tmp_path):
+    adam, ours = shows("mackey_glass", tmp_path, steps=100).values()
+    assert ours < adam / 3
