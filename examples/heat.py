@@ -64,7 +64,7 @@ def main(steps: int = 600, picture: Path = PICTURE) -> float:
     left.semilogy(trained.history.value, "C0")
     left.set(xlabel="steps", title="value")
     for i in (0, 10, 25, 79):
-        middle.plot(x[i], u[i], color=plt.cm.inferno(i / 99), label=f"t = {t[i, 0]:.2f}")
+        middle.plot(x[i], u[i], color=plt.cm.viridis((i / 90) ** 0.5), label=f"t = {t[i, 0]:.2f}")
         middle.plot(x[i, ::5], truth(t[i], x[i])[::5], "k.", ms=3)
     middle.set(xlabel="x", title="the network; dots: the solution")
     middle.legend(frameon=False, fontsize=8)

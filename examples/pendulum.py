@@ -68,9 +68,9 @@ def main(steps: int = 200, picture: Path = PICTURE) -> dict[str, tuple[float, fl
     left.legend(frameon=False, ncols=4, loc="upper right")
     for row, (name, (value, deviation)) in enumerate(found.items()):
         right.errorbar((value - TRUTH[name]) / deviation, row, xerr=1.96, fmt="C0o", capsize=3)
-        right.text(-4.8, row + 0.2, f"{name} = {value:.3f} ± {deviation:.3f} (truth {TRUTH[name]})")
+        right.text(-8.8, row + 0.2, f"{name} = {value:.3f} ± {deviation:.3f} (truth {TRUTH[name]})")
     right.axvline(0, color="k", ls="--", lw=1)
-    right.set(xlim=(-5, 5), ylim=(-0.5, 3.7), yticks=[], xlabel="deviations from the truth, 95 %")
+    right.set(xlim=(-9, 5), ylim=(-0.5, 3.7), yticks=[], xlabel="deviations from the truth, 95 %")
     figure.savefig(picture, dpi=150)
     plt.close(figure)
     return found

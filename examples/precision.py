@@ -16,8 +16,7 @@ from fnn import layers, losses, rules
 PICTURE = Path(__file__).with_suffix(".png")
 RULES = {
     "adam(3e-3)": rules.adam(3e-3),
-    "levenberg_marquardt()": rules.levenberg_marquardt(),
-    "levenberg_marquardt(acceleration=0.75)": rules.levenberg_marquardt(acceleration=0.75),
+    "levenberg_marquardt": rules.levenberg_marquardt(acceleration=0.75),
 }
 
 
