@@ -342,7 +342,7 @@ def adam(problem, seconds):
 # --- one step ------------------------------------------------------------------------------------
 
 
-def step(rounds=5, damping=1e-6):
+def step(rounds=3, damping=1e-6):
     """Seconds of an exact Gauss-Newton step, ours and from an explicit Jacobian, by turns."""
     model = network(64, 64, 48, 48, 1)
     rng = np.random.default_rng(0)

@@ -400,7 +400,7 @@ def _warn_of_rounding(values: np.ndarray, leaves: list[Array], goal: float) -> N
     """
     dtype = jnp.result_type(*leaves)
     first, last = values[0], np.nanmin(values)
-    if dtype == jnp.float64 or not last <= jnp.finfo(dtype).eps * first:
+    if dtype == jnp.float64 or not 0 < last <= jnp.finfo(dtype).eps * first:
         return
     aim = f", above the goal of {goal:.3g}" if np.isfinite(goal) else ""
     warnings.warn(
