@@ -21,6 +21,7 @@ FLOORS = {
     "activations": 0,
     "initializers": 0,
     "data": 0,
+    "differential": 0,
     "objective": 1,
     "solvers": 1,
     "curvature": 2,

@@ -118,3 +118,44 @@ def test_smaller(tmp_path):
     assert again[1] > max(cut[1], whole[1] - 0.03)
     assert again[0] == cut[0] < whole[0] / 7
     assert [size for size, _ in table["small"]] == [size for size, _ in table["small, distilled"]]
+
+
+def test_poisson(tmp_path):
+    adam, ours = run("poisson", tmp_path, steps=100).values()
+    assert ours < 1e-4 < 1e-1 < adam
+
+
+def test_heat(tmp_path):
+    assert run("heat", tmp_path, steps=120) < 1e-2
+
+
+def test_burgers(tmp_path):
+    assert run("burgers", tmp_path, rounds=1, steps=60) < 5e-2
+
+
+def test_stiff(tmp_path):
+    """A leap within a ten-thousandth, and the cosine after it."""
+    assert run("stiff", tmp_path, steps=80) < 1e-2
+
+
+def test_inverse(tmp_path):
+    """The coefficient, from measurements with noise of a hundredth."""
+    assert abs(run("inverse", tmp_path, steps=60) - 0.1) < 0.005
+
+
+def test_pendulum(tmp_path):
+    """The truth is within three deviations, and these are small where data say much."""
+    found = run("pendulum", tmp_path, steps=60)
+    for (value, deviation), truth in zip(found.values(), (0.25, 0.8, 2.0, 0.0), strict=True):
+        assert abs(value - truth) < 3 * deviation
+    assert found["length"][1] < 0.01
+
+
+def test_precision(tmp_path):
+    adam, ours = run("precision", tmp_path, steps=60, width=12).values()
+    assert ours < 1e-4 < adam
+
+
+def test_mackey_glass(tmp_path):
+    adam, ours = run("mackey_glass", tmp_path, steps=100).values()
+    assert ours < adam / 3

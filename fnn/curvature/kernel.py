@@ -37,8 +37,11 @@ from fnn.curvature.products import (
     leaf_jacobian,
     outer,
     scale,
+    square,
+    square_share,
 )
 from fnn.curvature.program import Program, Use, settle
+from fnn.objective import wide
 
 
 class Choice(NamedTuple):
@@ -98,10 +101,11 @@ def _choice(
     used = [p.uses[i] for p, _, _ in sides for i in _touching(p, leaf)]
     entering = sorted({use.name for use in used})
     forming = sum(_forming(program, leaf, count * each) for program, count, each in sides)
+    share = square_share(n * r) if one is two else 1.0
     explicit = Choice(
         None,
         f"{', '.join(entering)}: ",
-        forming + 2.0 * n * r * m * s * size,
+        forming + share * 2.0 * n * r * m * s * size,
         (0, itemsize * max(r, s) * size),
     )
     unviewed = [use.name for use in used if leaf not in use.weight.views]
@@ -253,10 +257,9 @@ def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
 def _block(chosen: Sequence[Choice], n: int, memory_budget: int) -> int:
     """The largest number of examples whose tiles obey the budget."""
     block = n
-    while block > 1 and any(
-        pair * block**2 + 2 * each * block > memory_budget
-        for pair, each in (c.memory for c in chosen)
-    ):
+    widest = max((pair for pair, _ in (c.memory for c in chosen)), default=0.0)
+    written = sum(each for _, each in (c.memory for c in chosen))
+    while block > 1 and max(widest * block**2, 2 * written * block) > memory_budget:
         block = -(-block // 2)
     return block
 
@@ -275,17 +278,15 @@ def _tile(
     left = {i: outer(one, i) for i in range(len(one.program.uses))}
     right = {i: outer(two, i) for i in range(len(two.program.uses))}
     total = jnp.zeros((n, r, m, s), jnp.promote_types(one.outputs.dtype, jnp.float32))
+    for number, leaves in _explicit(chosen, scales):
+        a, b = (_columns_of(x, leaves) for x in (one, two))
+        if jnp.ndim(number):
+            part = jnp.matmul(a * number.ravel(), b.T, precision=HIGHEST)
+        else:
+            part = number * (square(a) if one is two else jnp.matmul(a, b.T, precision=HIGHEST))
+        total += part.reshape(n, r, m, s)
     for leaf, choice in enumerate(chosen):
-        if choice.groups is None:
-            a, b = (leaf_jacobian(x, leaf) for x in (one, two))
-            number = scales[leaf]
-            if jnp.ndim(number):
-                a, number = a * number, 1.0
-            a, b = a.reshape(n * r, -1), b.reshape(m * s, -1)
-            part = jnp.matmul(a, b.T, precision=HIGHEST)
-            total += number * part.reshape(n, r, m, s)
-            continue
-        for group, beside in choice.groups:
+        for group, beside in choice.groups or []:
             for i, swap_i in group:
                 for j, swap_j in beside:
                     first, second = one.program.uses[i], two.program.uses[j]
@@ -293,6 +294,24 @@ def _tile(
                     part = _factored(left[i], right[j], swap_i, swap_j)
                     total += scales[leaf] * number * part
     return total.reshape(n * r, m * s)
+
+
+def _explicit(chosen: Sequence[Choice], scales: Sequence[Any]) -> list[tuple[Any, list[int]]]:
+    """The leaves of explicit form, those that share a number (as an object) together."""
+    together: dict[int, tuple[Any, list[int]]] = {}
+    for leaf, choice in enumerate(chosen):
+        if choice.groups is None:
+            number = scales[leaf]
+            place = -1 - leaf if jnp.ndim(number) else id(number)
+            together.setdefault(place, (number, []))[1].append(leaf)
+    return list(together.values())
+
+
+def _columns_of(captured: Captured, leaves: Sequence[int]) -> Array:
+    """The columns of J of some leaves, (N * R, entries)."""
+    n, r = captured.shape
+    blocks = [wide(leaf_jacobian(captured, leaf)).reshape(n * r, -1) for leaf in leaves]
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
 
 
 def _factored(one: Outer, two: Outer, swap_one: bool, swap_two: bool) -> Array:
@@ -354,14 +373,14 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
     chosen = choices(captured.program, captured.program, (1, 1), (1, 1), dtype.itemsize)
     ones = [1.0] * len(chosen)
 
-    def square(operands, deltas):
+    def squared(operands, deltas):
         one = dataclasses.replace(captured, operands=operands, deltas=deltas)
         return _tile(one, one, chosen=chosen, scales=ones)[0, 0]
 
     def example(arrays):
         operands, deltas = jax.tree.map(lambda x: x[None], arrays)
         rows = [delta[:, :, None] for delta in deltas]
-        return jax.vmap(square, (None, 1))(operands, rows)
+        return jax.vmap(squared, (None, 1))(operands, rows)
 
     each = captured.shape[1] * sum(sum(choice.memory) for choice in chosen)
     size = max(1, min(captured.shape[0], int(memory_budget / max(1.0, each))))

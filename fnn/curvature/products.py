@@ -404,6 +404,51 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
     return structure.unflatten(of(leaf) for leaf in range(len(leaves)))
 
 
+_LARGE, _BANDS = 1024, 8
+
+
+def square(matrix: Float[Array, "rows k"]) -> Float[Array, "rows rows"]:
+    """A A^T; of a large matrix the lower half, band by band, and mirrored.
+
+    Args:
+        matrix: A.
+
+    Returns:
+        The product, symmetric.
+
+    Example:
+        >>> square(jnp.array([[1.0], [2.0]])).tolist()
+        [[1.0, 2.0], [2.0, 4.0]]
+    """
+    rows = len(matrix)
+    if rows < _LARGE:
+        return jnp.matmul(matrix, matrix.T, precision=HIGHEST)
+    height = -(-rows // _BANDS)
+    bands = []
+    for start in range(0, rows, height):
+        stop = min(start + height, rows)
+        band = jnp.matmul(matrix[start:stop], matrix[:stop].T, precision=HIGHEST)
+        bands.append(jnp.pad(band, ((0, 0), (0, rows - stop))))
+    lower = jnp.concatenate(bands)
+    return jnp.tril(lower) + jnp.tril(lower, -1).T
+
+
+def square_share(rows: int) -> float:
+    """The share of the products of A A^T that `square` computes.
+
+    Args:
+        rows: of A.
+
+    Returns:
+        A number between 1/2 and 1.
+
+    Example:
+        >>> square_share(100), square_share(4000)
+        (1.0, 0.5625)
+    """
+    return 1.0 if rows < _LARGE else (1 + 1 / _BANDS) / 2
+
+
 def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -> Array:
     """The sum of a function over blocks of examples."""
     n = captured.shape[0]

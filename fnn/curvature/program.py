@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core as jex
 from jaxtyping import Array, PyTree
@@ -95,6 +96,7 @@ class Program:
     closed_over: list[Value] = dataclasses.field(default_factory=list)
     inputs: list[Value] = dataclasses.field(default_factory=list)
     constants: Environment = dataclasses.field(default_factory=dict)
+    literals: dict[tuple, Value] = dataclasses.field(default_factory=dict)
     fixed: list[Step] = dataclasses.field(default_factory=list)
     steps: list[Step] = dataclasses.field(default_factory=list)
     uses: list[Use] = dataclasses.field(default_factory=list)
@@ -103,10 +105,21 @@ class Program:
 
 
 class _Scope(NamedTuple):
-    """Where the walk stands: the lengths of the scans around, and whether inside a branch."""
+    """Where the walk stands.
 
+    Attributes:
+        seen: the equations before, with their results.
+        lead: the lengths of the scans around.
+        branch: whether it is inside a branch.
+    """
+
+    seen: dict[Any, list[Value]]
     lead: tuple[int, ...] = ()
     branch: bool = False
+
+    def inside(self, **changes: Any) -> "_Scope":
+        """The scope of a body, which sees what is outside and is not seen from there."""
+        return self._replace(seen=dict(self.seen), **changes)
 
 
 # --- the walk -----------------------------------------------------------------------------------
@@ -160,7 +173,7 @@ def trace(model: Callable[..., Array], params: PyTree, example: PyTree, examples
             program.params.append(Value(aval(var), True))
     program.closed_over = [Value(aval(var), True) for var in closed.jaxpr.constvars]
     program.steps, (output,) = _walk(
-        program, closed.jaxpr, program.closed_over, program.params + program.inputs, _Scope()
+        program, closed.jaxpr, program.closed_over, program.params + program.inputs, _Scope({})
     )
     program.outputs = [_as_data(program, program.steps, output, "output")]
     return program, closed.consts
@@ -180,9 +193,12 @@ def _walk(
     def read(atom):
         return _constant(program, atom) if isinstance(atom, jex.Literal) else env[atom]
 
-    for eqn in jaxpr.eqns:
+    for eqn in _needed(jaxpr):
         operands = [read(atom) for atom in eqn.invars]
-        if eqn.primitive.name in _INLINED:
+        key = _key(eqn, operands)
+        if key in scope.seen:
+            outputs = scope.seen[key]
+        elif eqn.primitive.name in _INLINED:
             inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
             more, outputs = _walk(program, *_open(program, inner), operands, scope)
             steps += more
@@ -199,8 +215,37 @@ def _walk(
         else:
             name = eqn.primitive.name
             outputs = _whole(steps, eqn, [_as_data(program, steps, v, name) for v in operands])
+        if key is not None:
+            scope.seen[key] = outputs
         env.update(zip(eqn.outvars, outputs, strict=True))
     return steps, [read(atom) for atom in jaxpr.outvars]
+
+
+def _needed(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
+    """The equations that an output needs, or that do something besides."""
+    needed = set(filter(_is_variable, jaxpr.outvars))
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or needed.intersection(eqn.outvars):
+            needed.update(filter(_is_variable, eqn.invars))
+            kept.append(eqn)
+    return kept[::-1]
+
+
+def _is_variable(atom: jex.Var | jex.Literal) -> bool:
+    return not isinstance(atom, jex.Literal)
+
+
+def _key(eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Any:
+    """What two equations with the same results share; None where it cannot be told."""
+    # Derivatives of one function are traced one by one, each with a forward pass of its own. Seen
+    # as one, a weight has the uses of one pass.
+    key = eqn.primitive, tuple(sorted(eqn.params.items(), key=lambda p: p[0])), tuple(operands)
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return None if eqn.effects else key
 
 
 def _is_fixed(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: _Scope) -> bool:
@@ -291,7 +336,7 @@ def _scan(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
     entering = [_as_data(program, steps, v, "scan") for v in operands[n_consts:]]
     inside = [Value(aval(var)) for var in body.jaxpr.invars[n_consts:]]
     first = len(program.uses)
-    deeper = scope._replace(lead=(*scope.lead, length))
+    deeper = scope.inside(lead=(*scope.lead, length))
     more, results = _walk(program, *_open(program, body), [*consts, *inside], deeper)
     results = [_as_data(program, more, v, "scan") for v in results]
     within = [i for i in range(first, len(program.uses)) if program.uses[i].operand]
@@ -327,7 +372,7 @@ def _cond(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
     index, *rest = operands
     first = len(program.uses)
     walked = [
-        _walk(program, *_open(program, branch), rest, scope._replace(branch=True))
+        _walk(program, *_open(program, branch), rest, scope.inside(branch=True))
         for branch in eqn.params["branches"]
     ]
     walked = [
@@ -415,9 +460,12 @@ def _open(program: Program, jaxpr: Any) -> tuple[jex.Jaxpr, list[Value]]:
 
 
 def _constant(program: Program, literal: jex.Literal) -> Value:
-    value = Value(aval(literal), True)
-    program.constants[value] = jnp.asarray(literal.val, aval(literal).dtype)
-    return value
+    array = np.asarray(literal.val, aval(literal).dtype)
+    same = array.dtype, array.shape, array.tobytes()
+    if same not in program.literals:
+        program.literals[same] = value = Value(aval(literal), True)
+        program.constants[value] = jnp.asarray(array)
+    return program.literals[same]
 
 
 def _is_real(array: Any) -> bool:

@@ -25,6 +25,8 @@ from fnn.curvature.products import (
     capture,
     jacobian,
     product,
+    square,
+    square_share,
     transpose_product,
 )
 from fnn.objective import EXAMPLES, Block, Term, ValueFunction, accumulate, merge, wide
@@ -333,14 +335,13 @@ def normal(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
     """
     n, r = captured.shape
 
-    def square(part: Captured) -> Array:
+    def of(part: Captured) -> Array:
         blocks = jax.tree.leaves(jacobian(part))
         columns = [wide(j.reshape(part.shape[0] * r, -1)).T for j in blocks]
-        matrix = jnp.concatenate(columns)
-        return jnp.matmul(matrix, matrix.T, precision=HIGHEST)  # on CPU faster than J.T @ J
+        return square(jnp.concatenate(columns))  # on CPU faster than J.T @ J
 
     size = sum(leaf.size for leaf in jax.tree.leaves(captured.params))
-    return blockwise(square, captured, max(1, min(n, int(memory_budget // max(1, 16 * r * size)))))
+    return blockwise(of, captured, max(1, min(n, int(memory_budget // max(1, 16 * r * size)))))
 
 
 # --- prices -------------------------------------------------------------------------------------
@@ -403,7 +404,9 @@ def costs_of(stacks: Sequence[Stack], size: int, memory_budget: int) -> solvers.
     for i, (stack, price) in enumerate(zip(stacks, prices, strict=True)):
         parts, n, r = stack.shape
         multiply += parts * price.multiply
-        normal += parts * (price.capture + price.jacobian + 2.0 * n * r * size**2)
+        normal += parts * (
+            price.capture + price.jacobian + 2.0 * square_share(size) * n * r * size**2
+        )
         tile = max(tile, min(memory_budget, 2 * word * n * r * size))
         for other, beside in zip(stacks[: i + 1], prices[: i + 1], strict=True):
             one, two = price.shape, beside.shape

@@ -18,7 +18,7 @@ diagonal.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -241,7 +241,7 @@ def kronecker_blocks(
     def parts(captured: Captured, share: Array) -> tuple[dict[int, Any], dict[int, Array]]:
         whole = jax.tree.leaves(diagonal(captured, memory_budget)) if others else leaves
         return (
-            {i: _sums(captured, i, share) for i in layout},
+            {i: _sums(captured, i, share, cast("tuple", known[paths[i]].matrix)) for i in layout},
             {i: wide(whole[i]) for i in others},
         )
 
@@ -329,10 +329,13 @@ def _layouts(
     return layouts
 
 
-def _sums(captured: Captured, leaf: int, share: Array) -> tuple[Array, Array, Array]:
+def _sums(
+    captured: Captured, leaf: int, share: Array, matrix: tuple[int, int, int]
+) -> tuple[Array, Array, Array]:
     """Sums of a a^T, of delta delta^T, and of the weights of both, over the uses of a leaf."""
-    inputs: Any = 0.0
-    outputs: Any = 0.0
+    b, i, o = matrix
+    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    inputs, outputs = jnp.zeros((b, i, i), dtype), jnp.zeros((b, o, o), dtype)
     positions = 0
     for index in _touching(captured.program, leaf):
         left, right = _outer(captured, index, leaf)
@@ -359,6 +362,9 @@ def _moments(captured: Captured, leaf: int, basis: Factors, memory_budget: int) 
         return left, jnp.einsum("nrbto,bop->nrbtp", right, basis.outputs, precision=HIGHEST)
 
     uses = [captured.program.uses[i] for i in touching]
+    if not uses:  # a leaf of another block
+        (b, i, _), (_, _, o) = basis.inputs.shape, basis.outputs.shape
+        return jnp.zeros((b, i, o), basis.inputs.dtype)
     if sum(use.form.shape[1] * math.prod(use.lead) for use in uses) == 1:
         if uses[0].operand is None:  # the block is D, which is there already
             turned = jnp.matmul(

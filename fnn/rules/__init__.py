@@ -35,11 +35,12 @@ From the gradients of many steps:
     bfgs        the inverse of the Hessian, positive definite; dense, for few parameters
     sr1         the same with curvatures of both signs
 
-Several rules or batches, some of the leaves, and frameworks without extra arguments:
+Several rules or batches, some of the leaves, step sizes, frameworks without extra arguments:
 
     phases      one rule after another, `until` a number of steps or a `plateau`
     accumulate  the Gauss-Newton step of `k` batches
     only        a rule for the leaves that a mask selects
+    searched    a rule's step, halved until the value is least
     bind        a rule that makes value, gradient and value function itself
 
 `static_arguments(rule)` names the hyperparameters that cannot be traced. What all rules promise is
@@ -71,6 +72,7 @@ from fnn.rules.phases import plateau as plateau
 from fnn.rules.quasi_newton import bfgs as bfgs
 from fnn.rules.quasi_newton import sr1 as sr1
 from fnn.rules.saddle_free import saddle_free_newton as saddle_free_newton
+from fnn.rules.searched import searched as searched
 from fnn.rules.second_order import gauss_newton as gauss_newton
 from fnn.rules.second_order import newton as newton
 from fnn.rules.spring import spring as spring
@@ -103,6 +105,7 @@ __all__ = [
     "rprop",
     "saddle_free_newton",
     "scaling",
+    "searched",
     "sgd",
     "spring",
     "sr1",

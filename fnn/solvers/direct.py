@@ -126,7 +126,10 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
     structure = jax.tree.structure(system.like)
     kinds = kinds_of(system)
     masks = jnp.eye(max(kinds) + 1, dtype=dtype)
-    grams = jax.vmap(gram)(structure.unflatten([masks[kind] for kind in kinds])).astype(dtype)
+    if len(masks) == 1:  # one number for all leaves, as one object: their products are one product
+        grams = gram(structure.unflatten([masks[0, 0]] * len(kinds)))[None].astype(dtype)
+    else:
+        grams = jax.vmap(gram)(structure.unflatten([masks[kind] for kind in kinds])).astype(dtype)
 
     def forward(tree: PyTree) -> Array:
         return product(cast(tree, system.like)).astype(dtype)

@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -100,7 +101,8 @@ def fit(
         callback: called with the fit so far after each round; returning True stops.
 
     Returns:
-        Parameters, the rule's state, the history, and why it stopped.
+        Parameters, the rule's state, the history, and why it stopped. (Where a second-order rule
+        has brought the value down to the rounding of a dtype narrower than float64, it warns.)
 
     Raises:
         ValueError: before anything runs, for budgets that are missing or not positive, data that
@@ -200,6 +202,8 @@ def fit(
     stopped = Stop(int(progress.stopped))
     if stopped == Stop.RUNNING:
         stopped = Stop.BUDGET if fraction >= 1 else Stop.DATA
+    if stopped == Stop.STALLED:
+        _warn_of_rounding(history.value, jax.tree.leaves(params), goal)
     return result(stopped)
 
 
@@ -386,6 +390,25 @@ def _bar() -> Generator[Callable[[float, np.ndarray], None]]:
                 bar.tasks[task].fields["value"] = finite[-1]
 
         yield move
+
+
+def _warn_of_rounding(values: np.ndarray, leaves: list[Array], goal: float) -> None:
+    """Says so where a value stalled because its dtype has no more digits.
+
+    Squares of residuals that have lost more than half of their digits: a minimum that is not zero
+    is hardly ever as low, in comparison to where training began.
+    """
+    dtype = jnp.result_type(*leaves)
+    first, last = values[0], np.nanmin(values)
+    if dtype == jnp.float64 or not 0 < last <= jnp.finfo(dtype).eps * first:
+        return
+    aim = f", above the goal of {goal:.3g}" if np.isfinite(goal) else ""
+    warnings.warn(
+        f"fit: {dtype} has no more digits: the value fell from {first:.2g} to {last:.2g}{aim}, and "
+        "what is left is rounding. Try float64: jax.config.update('jax_enable_x64', True) at the "
+        "start of the program, and parameters and data made after it.",
+        stacklevel=3,
+    )
 
 
 def _is_stream(data: Any) -> bool:

@@ -1,0 +1,461 @@
+"""Differential operators: from a function of a point to its derivatives there.
+
+An operator takes a function u and returns a function of the same arguments, differentiated in the
+last of them, a point x: a number, or an array with a coordinate in each entry. So `laplacian(u)(x)`
+of a function, and `laplacian(model.apply)(params, x)` of a model; the outputs of u, whatever their
+shape, are differentiated one by one.
+
+    gradient(u)             du/dx_i                     one more axis, last
+    divergence(u)           sum over i of du_i/dx_i     of a vector field
+    laplacian(u)            sum over i of d2u/dx_i^2
+    derivative(u, i, j)     d2u/dx_i dx_j               any order; du/dt is `derivative(u, 0)` where
+                                                        t comes first; along a direction as well
+    hessian_product(u)      sum over j of d2u/dx_i dx_j v_j
+
+What comes back is an ordinary function, to be combined, differentiated and mapped:
+
+    def interior(params, x):
+        u = functools.partial(model.apply, params)
+        return derivative(u, 0)(x) - 0.25 * laplacian(u, (1,))(x)      # the heat equation
+
+All of them work forward, so that a residual made of several shares what they have in common: the
+compiler finds it, and so does `curvature.capture`, for which a weight that meets the value, the
+slopes and the Laplacian of a layer is one leaf with d + 2 uses. (The backward sweep over all of it,
+in the parameters, is JAX's.)
+
+The Laplacian is propagated as such, after Li et al. (2023): beside every value of u's program go
+its d slopes and *one* sum of second derivatives,
+
+    L(f(z)) = f'(z) L(z) + f''(z) sum over i of (dz/dx_i)^2
+
+which is d + 2 numbers for each, where second derivatives along each coordinate are 2 d + 1
+(`benchmarks/physics.py operators` times it beside nested `jax.jvp`s and `jax.experimental.jet`).
+"""
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+from jaxtyping import Array, Float
+
+from fnn import jaxprs
+
+__all__ = ["derivative", "divergence", "gradient", "hessian_product", "laplacian"]
+
+Function = Callable[..., Array]
+
+
+def gradient(u: Function) -> Function:
+    """The slopes of a function, du/dx_i; of a vector-valued one, its Jacobian.
+
+    Args:
+        u: `u(*args, x) -> array`; differentiated in its last argument.
+
+    Returns:
+        A function of the same arguments; it returns an array of the shape of u, then that of x.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> gradient(lambda x: x[0] ** 2 * x[1])(jnp.array([1.0, 2.0])).tolist()
+        [4.0, 1.0]
+    """
+
+    def slopes(*args: Any, **kwargs: Any) -> Array:
+        f, x = _point("gradient", u, args, kwargs)
+        made = jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1], out_axes=-1)(_axes(x))
+        return made.reshape(*made.shape[:-1], *x.shape)
+
+    return slopes
+
+
+def divergence(u: Function) -> Function:
+    """The sources of a vector field, the sum of du_i/dx_i.
+
+    Args:
+        u: `u(*args, x) -> array` of the shape of x; differentiated in its last argument.
+
+    Returns:
+        A function of the same arguments; it returns a number. (It raises a ValueError where u has
+        another shape.)
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(divergence(lambda x: x * x[0])(jnp.array([1.0, 2.0])))
+        3.0
+    """
+
+    def sources(*args: Any, **kwargs: Any) -> Array:
+        f, x = _point("divergence", u, args, kwargs)
+        shape = jax.eval_shape(f, x).shape
+        if shape != x.shape:
+            raise ValueError(
+                f"divergence: expected a field of the shape of the point, {x.shape}, got {shape}; "
+                "try gradient for the derivatives of all of its components"
+            )
+        made = jax.vmap(lambda v: jnp.vdot(jax.jvp(f, (x,), (v,))[1], v))(_axes(x))
+        return jnp.sum(made)
+
+    return sources
+
+
+def derivative(u: Function, *directions: int | Float[Array, "..."]) -> Function:
+    """A partial derivative of any order, along coordinates or directions, one after the other.
+
+    Args:
+        u: `u(*args, x) -> array`; differentiated in its last argument.
+        *directions: each the number of a coordinate (as of an index, -1 the last), or an array of
+            the shape of x, such as a normal. Two numbers make a second derivative, mixed if they
+            differ; without any it is u itself.
+
+    Returns:
+        A function of the same arguments; it returns an array of the shape of u. (It raises a
+        ValueError for a direction that x has not, and warns where a second derivative is asked of a
+        function that consists of linear pieces.)
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> u = lambda x: x[0] ** 2 * x[1] ** 3
+        >>> x = jnp.array([1.0, 2.0])
+        >>> float(derivative(u, 0)(x)), float(derivative(u, 0, 1)(x)), float(derivative(u, 1, 1)(x))
+        (16.0, 24.0, 12.0)
+    """
+
+    def along(*args: Any, **kwargs: Any) -> Array:
+        f, x = _point("derivative", u, args, kwargs)
+        ways = [_direction(direction, x) for direction in directions]
+        if len(ways) > 1:
+            _warn_if_flat("derivative", jax.make_jaxpr(f)(x))
+
+        def slope(f: Function, v: Array) -> Function:
+            return lambda x: jax.jvp(f, (x,), (v,))[1]
+
+        return reduce(slope, ways, f)(x)
+
+    return along
+
+
+def hessian_product(u: Function) -> Function:
+    """The Hessian of a scalar function times a vector: how the slopes change along it.
+
+    Args:
+        u: `u(*args, x) -> scalar`; differentiated in its last argument.
+
+    Returns:
+        `product(*args, x, v) -> array` of the shape of x. (It raises a ValueError where u is no
+        scalar or v has another shape than x.)
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> u = lambda x: x[0] ** 2 * x[1]
+        >>> hessian_product(u)(jnp.array([1.0, 2.0]), jnp.array([0.0, 1.0])).tolist()
+        [2.0, 0.0]
+    """
+
+    def product(*args: Any, **kwargs: Any) -> Array:
+        *before, v = args
+        f, x = _point("hessian_product", u, before, kwargs)
+        closed, out = jax.make_jaxpr(f, return_shape=True)(x)
+        if out.shape != ():
+            raise ValueError(
+                f"hessian_product: expected a function that returns a scalar, got {out.shape}; try "
+                "one of its outputs, lambda x: u(x)[0]"
+            )
+        _warn_if_flat("hessian_product", closed)
+        return jax.jvp(gradient(f), (x,), (_direction(v, x),))[1]
+
+    return product
+
+
+def laplacian(u: Function, along: Sequence[int] | None = None) -> Function:
+    """The sum of the second derivatives along all coordinates, or some of them.
+
+    Args:
+        u: `u(*args, x) -> array`; differentiated in its last argument.
+        along: the numbers of the coordinates; None takes all. `(1, 2)` leaves out a time that comes
+            first.
+
+    Returns:
+        A function of the same arguments; it returns an array of the shape of u. (It raises a
+        ValueError for a coordinate that x has not, and warns where u consists of linear pieces, as
+        a ReLU network does: its Laplacian is zero almost everywhere.)
+
+    Source:
+        Li, Ye, Huang, Duan, Wang, Li, Wang, Jiang and He, "Forward Laplacian: a new computational
+        framework for neural network-based variational Monte Carlo" (2023), arXiv:2307.08214.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> u = lambda x: jnp.sin(x[0]) * jnp.exp(x[1])  # harmonic
+        >>> float(laplacian(u)(jnp.array([0.3, 0.7]))), float(laplacian(u, (1,))(jnp.zeros(2)))
+        (0.0, 0.0)
+    """
+
+    def sum_of_bends(*args: Any, **kwargs: Any) -> Array:
+        f, x = _point("laplacian", u, args, kwargs)
+        ways = _axes(x)
+        if along is not None:
+            ways = jnp.stack([_direction(int(axis), x) for axis in along])
+        closed = jax.make_jaxpr(f)(x)
+        _warn_if_flat("laplacian", closed)
+        (made,) = _propagate(closed.jaxpr, closed.consts, [_Moving(x, ways, None)])
+        if isinstance(made, _Moving) and made.bend is not None:
+            return made.bend
+        return jnp.zeros_like(made.value if isinstance(made, _Moving) else made)
+
+    return sum_of_bends
+
+
+# --- points and directions ----------------------------------------------------------------------
+
+
+# The function of the point alone, and the point.
+def _point(name: str, u: Function, args: Sequence[Any], kwargs: Any) -> tuple[Function, Array]:
+    *before, x = args
+    if not all(hasattr(leaf, "dtype") or isinstance(leaf, float) for leaf in [x]):
+        raise TypeError(
+            f"{name}: expected a point, a real array, as the last argument, got "
+            f"{type(x).__name__}; try jnp.array(x, float)"
+        )
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: expected a point of real floating-point coordinates, got {x.dtype}; try "
+            "x.astype(float)"
+        )
+    if x.ndim > 1:
+        raise ValueError(
+            f"{name}: expected one point, of shape () or (coordinates,), got {x.shape}; map points "
+            "with Objective.on or jax.vmap"
+        )
+
+    def f(x: Array) -> Array:
+        return u(*before, x, **kwargs)
+
+    made = jax.eval_shape(f, x)
+    if not hasattr(made, "dtype") or not jnp.issubdtype(made.dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: expected a function that returns one real array, got {made}; try one of its "
+            "outputs"
+        )
+    return f, x
+
+
+def _axes(x: Array) -> Float[Array, "d ..."]:
+    return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape) + _nothing(x)
+
+
+# A zero of the point, so that directions are data: a weight that meets them is used as it is there.
+def _nothing(x: Array) -> Array:
+    return 0 * x
+
+
+def _direction(direction: Any, x: Array) -> Array:
+    if isinstance(direction, int):
+        if not -x.size <= direction < x.size:
+            raise ValueError(
+                f"derivative: expected a coordinate of a point with {x.size}, got {direction}; try "
+                f"one from 0 to {x.size - 1}"
+            )
+        # Made of equations, not held as an array, so that two of them are seen to be the same.
+        chosen = jnp.arange(x.size) == direction % x.size
+        return jnp.where(chosen, 1, 0).astype(x.dtype).reshape(x.shape) + _nothing(x)
+    direction = jnp.asarray(direction, x.dtype)
+    if direction.shape != x.shape:
+        raise ValueError(
+            f"derivative: expected directions of the shape of the point, {x.shape}, got "
+            f"{direction.shape}; try the number of a coordinate"
+        )
+    return direction + _nothing(x)
+
+
+# --- the propagation ----------------------------------------------------------------------------
+
+
+class _Moving(NamedTuple):
+    """A value that depends on the point.
+
+    Attributes:
+        value: it.
+        slopes: along each direction, one more axis in front.
+        bend: the sum of its second derivatives along them; None where all of them are 0.
+    """
+
+    value: Array
+    slopes: Array
+    bend: Array | None
+
+
+_INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+
+# Linear in all operands at once, or in the one that moves.
+_LINEAR = {
+    "add", "add_any", "sub", "neg", "reshape", "transpose", "broadcast_in_dim", "squeeze", "slice",
+    "reduce_sum", "convert_element_type", "concatenate", "pad", "rev", "copy", "select_n", "cumsum",
+    "dynamic_slice", "gather", "expand_dims", "split", "real", "reduce_window_sum",
+}  # fmt: skip
+_BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
+
+# Functions of one array, element by element, that bend.
+_ELEMENTWISE = {
+    "tanh", "sin", "cos", "tan", "exp", "exp2", "expm1", "log", "log1p", "logistic", "sqrt",
+    "rsqrt", "cbrt", "integer_pow", "square", "erf", "erfc", "erf_inv", "sinh", "cosh", "asin",
+    "acos", "atan", "asinh", "acosh", "atanh", "lgamma", "digamma",
+}  # fmt: skip
+
+# What bends nowhere but at its kinks.
+_KINKED = {
+    "max", "min", "abs", "sign", "floor", "ceil", "round", "clamp", "reduce_max", "reduce_min",
+    "select_n", "stop_gradient", "sort", "argmax", "argmin", "eq", "ne", "ge", "gt", "le", "lt",
+    "is_finite", "and", "or", "not", "rem",
+}  # fmt: skip
+
+
+def _is_linear(eqn: jex.JaxprEqn, moves: Sequence[bool]) -> bool:
+    """Whether an equation is linear in its operands that move."""
+    name = eqn.primitive.name
+    if name in _BILINEAR:
+        return sum(moves) == 1
+    if name == "div":
+        return not moves[1]
+    if name in ("select_n", "dynamic_slice", "gather"):
+        return not any(moves[1:] if name != "select_n" else moves[:1])
+    return name in _LINEAR
+
+
+def _propagate(jaxpr: jex.Jaxpr, consts: Sequence[Array], args: Sequence[Any]) -> list[Any]:
+    """The outputs of a jaxpr, with slopes and bend where they move."""
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+    for eqn in jaxpr.eqns:
+        operands = [a.val if isinstance(a, jex.Literal) else env[a] for a in eqn.invars]
+        if eqn.primitive.name in _INLINED:
+            outputs = _propagate(*_open(eqn), operands)
+        else:
+            outputs = _through(eqn, operands)
+        env.update(zip(eqn.outvars, outputs, strict=True))
+    return [a.val if isinstance(a, jex.Literal) else env[a] for a in jaxpr.outvars]
+
+
+def _open(eqn: jex.JaxprEqn) -> tuple[jex.Jaxpr, Sequence[Array]]:
+    inner: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return (inner, ()) if isinstance(inner, jex.Jaxpr) else (inner.jaxpr, inner.consts)
+
+
+def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """The outputs of one equation."""
+    evaluate = jaxprs.evaluation(eqn)
+    moves = [isinstance(operand, _Moving) for operand in operands]
+    avals: list[Any] = [v.aval for v in eqn.outvars]
+    real = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in avals]
+    still = [operand.value if isinstance(operand, _Moving) else operand for operand in operands]
+    if not any(moves) or not any(real):
+        return list(evaluate(*still))
+    moving = [operand for operand in operands if isinstance(operand, _Moving)]
+    values, slopes, bends = (list(part) for part in zip(*moving, strict=True))
+
+    def f(*values: Array) -> list[Array]:
+        left = iter(values)
+        made = evaluate(*(next(left) if m else x for m, x in zip(moves, still, strict=True)))
+        return [x for x, is_real in zip(made, real, strict=True) if is_real]
+
+    if eqn.primitive.name in _ELEMENTWISE:
+        made = [_bent(lambda z: f(z)[0], *moving[0])]
+    elif _is_linear(eqn, moves):
+        outputs, push = jax.linearize(f, *values)
+        made = map(_Moving, outputs, jax.vmap(push)(*slopes), _pushed(push, values, bends))
+    else:
+        made = _any(f, values, slopes, bends)
+    if all(real):
+        return list(made)
+    left, rest = iter(made), evaluate(*still)
+    return [next(left) if is_real else x for is_real, x in zip(real, rest, strict=True)]
+
+
+def _pushed(
+    push: Callable[..., list[Array]], values: list[Array], bends: list[Array | None]
+) -> Iterable[Array | None]:
+    """Bends through what is linear."""
+    if all(bend is None for bend in bends):
+        return itertools.repeat(None)
+    pairs = zip(values, bends, strict=True)
+    return push(*(jnp.zeros_like(z) if bend is None else bend for z, bend in pairs))
+
+
+def _bent(f: Function, value: Array, slopes: Array, bend: Array | None) -> _Moving:
+    """A function of one array, element by element."""
+    ones = jnp.ones_like(value)
+
+    def slope(z: Array) -> tuple[Array, Array]:
+        return jax.jvp(f, (z,), (ones,))
+
+    (value, first), (_, second) = jax.jvp(slope, (value,), (ones,))
+    more = second * jnp.sum(slopes * slopes, axis=0)
+    return _Moving(value, first * slopes, more if bend is None else first * bend + more)
+
+
+def _any(
+    f: Callable[..., list[Array]],
+    values: list[Array],
+    slopes: list[Array],
+    bends: list[Array | None],
+) -> list[_Moving]:
+    """Any other equation: second derivatives along one direction after the other, summed."""
+    outputs, push = jax.linearize(f, *values)
+
+    def second(tangents: list[Array]) -> list[Array]:
+        def slope(*values: Array) -> list[Array]:
+            return jax.jvp(f, values, tuple(tangents))[1]
+
+        return jax.jvp(slope, tuple(values), tuple(tangents))[1]
+
+    each = jax.vmap(second)(slopes)
+    before = _pushed(push, values, bends)
+    made = []
+    for value, slope, bend, along in zip(
+        outputs, jax.vmap(push)(*slopes), before, each, strict=False
+    ):
+        more = jnp.sum(along, axis=0)
+        made.append(_Moving(value, slope, more if bend is None else bend + more))
+    return made
+
+
+# --- linear pieces ------------------------------------------------------------------------------
+
+
+def _warn_if_flat(name: str, closed: jex.ClosedJaxpr) -> None:
+    """Warns of second derivatives of a function that has kinks and bends nowhere else."""
+    found, _ = _nonlinear(closed.jaxpr, [True] * len(closed.jaxpr.invars))
+    if found and found <= _KINKED:
+        warnings.warn(
+            f"{name}: the function consists of linear pieces ({', '.join(sorted(found))}), so that "
+            "its second derivatives are zero almost everywhere; try a smooth activation, such as "
+            "tanh or jax.nn.softplus",
+            stacklevel=3,
+        )
+
+
+def _nonlinear(jaxpr: jex.Jaxpr, moves: Sequence[bool]) -> tuple[set[str], list[bool]]:
+    """The names of the equations that are not linear in what moves, and which outputs move."""
+    env: dict[Any, bool] = dict(zip(jaxpr.invars, moves, strict=True))
+    found: set[str] = set()
+    for eqn in jaxpr.eqns:
+        inputs = [not isinstance(a, jex.Literal) and env.get(a, False) for a in eqn.invars]
+        outputs = [any(inputs)] * len(eqn.outvars)
+        inner = list(jex.jaxprs_in_params(eqn.params))
+        fitting = [j for j in inner if len(j.invars) == len(inputs)]
+        if len(inner) == 1 and fitting and any(inputs):
+            more, outputs = _nonlinear(_bare(inner[0]), inputs)
+            found |= more
+        elif any(inputs) and not _is_linear(eqn, inputs):
+            found.add(eqn.primitive.name)
+        env.update(zip(eqn.outvars, outputs, strict=True))
+    return found, [not isinstance(a, jex.Literal) and env.get(a, False) for a in jaxpr.outvars]
+
+
+def _bare(jaxpr: Any) -> jex.Jaxpr:
+    return jaxpr if isinstance(jaxpr, jex.Jaxpr) else jaxpr.jaxpr
