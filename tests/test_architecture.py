@@ -23,6 +23,7 @@ FLOORS = {
     "data": 0,
     "objective": 1,
     "solvers": 1,
+    "backprop": 2,
     "curvature": 2,
     "rules": 3,
     "training": 4,
