@@ -1,0 +1,86 @@
+"""Threshold units cut space into regions, and logic puts regions together: XOR, polyhedra.
+
+uv run examples/regions.py
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+
+from fnn import activations, layers, plots
+
+PICTURE = Path(__file__).parent / "pictures" / "regions.png"
+STEP, SIGN = activations.unipolar_step, activations.bipolar_step
+
+
+def machine(*affine, unit=STEP):
+    """Layers of threshold units with given (weight, bias), as a function of rows."""
+    parts, params = [], []
+    for weight, bias in affine:
+        weight, bias = jnp.asarray(weight, float), jnp.asarray(bias, float)
+        parts += layers.dense(len(bias)), layers.elementwise(unit)
+        params += {"weight": weight, "bias": bias}, ()
+    model = layers.serial(*parts)
+    return jax.vmap(lambda x: model.apply(tuple(params), x))
+
+
+def union(normals, offsets, vertices):
+    """1 on the union of regions: hyperplanes, an AND for each vertex of the hypercube, an OR."""
+    vertices = np.asarray(vertices)
+    meets = (2 * vertices - 1).T, 0.5 - vertices.sum(axis=1)
+    return machine((normals, offsets), meets, (np.ones((len(vertices), 1)), [-0.5]))
+
+
+# XOR with 1 and 0: OR, AND, and OR without AND; with 1 and -1: (x1 and not x2) or (not x1 and x2).
+OR_AND = np.ones((2, 2)), [-0.5, -1.5]
+XOR = OR_AND, ([[1], [-1]], [-0.5])
+ONE_EACH = [[1, -1], [-1, 1]], [-1.5, -1.5]
+SIGNED_XOR = ONE_EACH, (np.ones((2, 1)), [1.5])
+# A triangle and a square beside it by seven lines, 1 where (x, y) @ normal + offset >= 0.
+NORMALS = np.array([[0, 1], [2, -1], [-2, -1], [0, 1], [0, -1], [1, 0], [-1, 0]]).T
+OFFSETS = np.array([0.8, 3.2, 0.6, 0.4, 0.6, -0.2, 1.4])
+
+
+def cells():
+    """The vertices that the triangle and the square meet: a region may have more than one."""
+    x = np.stack(np.meshgrid(*[np.linspace(-2, 2, 401)] * 2), axis=-1).reshape(-1, 2)
+    y = np.asarray(machine((NORMALS, OFFSETS))(x)).astype(int)
+    inside = np.all(y[:, :3], axis=1) | np.all(y[:, 3:], axis=1)
+    return np.unique(y[inside], axis=0)
+
+
+def main(picture=PICTURE):
+    """Draws both XORs, three lines with their seven vertices, and a union; returns it."""
+    figure, panels = plt.subplots(1, 4, figsize=(12, 3.3), layout="constrained")
+    x, y = np.meshgrid(np.linspace(-2, 2, 601), np.linspace(-2, 2, 601))
+    grid = np.stack([x.ravel(), y.ravel()], axis=1)
+    three = np.array([[1, 0.3], [-0.5, 1], [0.6, 1]]).T, np.array([0.3, 0.2, -0.7])
+    both = union(NORMALS, OFFSETS, cells())
+    for axes, title, planes, outputs in (
+        (panels[0], "XOR by OR and not AND", OR_AND, machine(*XOR)(grid)),
+        (panels[1], "XOR of signs", ONE_EACH, machine(*SIGNED_XOR, unit=SIGN)(grid) > 0),
+        (panels[2], "three lines, seven regions", three, jnp.zeros(len(grid))),
+        (panels[3], "a union of polyhedra", (NORMALS, OFFSETS), both(grid)),
+    ):
+        shade = np.asarray(outputs).reshape(x.shape)
+        axes.pcolormesh(x, y, shade, cmap=ListedColormap(["white", "#b4c7d7"]), vmin=0, vmax=1)
+        for plane in (grid @ np.asarray(planes[0]) + planes[1]).T:
+            axes.contour(x, y, plane.reshape(x.shape), [0], colors="k", linewidths=0.8)
+        axes.set(title=title, aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+    for axes, corners in ((panels[0], (0, 1)), (panels[1], (-1, 1))):
+        for a, b in np.array(np.meshgrid(corners, corners)).reshape(2, -1).T:
+            axes.plot(a, b, "os"[int(a == b)], color=plots.COLORS[int(a == b)], markersize=8)
+    codes = np.asarray(machine(three)(grid)).astype(int)
+    for code in np.unique(codes, axis=0):
+        middle = grid[np.all(codes == code, axis=1)].mean(axis=0)
+        panels[2].text(*middle, "".join(map(str, code)), ha="center", va="center")
+    figure.savefig(picture, dpi=80)
+    return both
+
+
+if __name__ == "__main__":
+    main()
