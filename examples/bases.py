@@ -14,15 +14,11 @@ import fnn
 from fnn import layers, losses, plots, rules
 
 PICTURE = Path(__file__).parent / "pictures" / "bases.png"
-ONES, NORMAL, SPREAD = (
-    jax.nn.initializers.constant(1.0),
-    jax.nn.initializers.normal(2.0),
-    lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -3, 3),
-)
+NORMAL = jax.nn.initializers.normal(2.0)
 RANDOM = layers.serial(
     layers.dense(40, weight=NORMAL, bias=NORMAL), layers.elementwise(jax.nn.relu), layers.dense(1)
 )
-RADIAL = layers.serial(layers.radial(12, center=SPREAD, width=ONES), layers.dense(1))
+RADIAL = layers.serial(layers.radial(12, center=NORMAL), layers.dense(1))
 
 
 def least_squares(model, params, data):
@@ -73,8 +69,7 @@ def main(steps=60, picture=PICTURE):
     outputs = jax.vmap(lambda x: PURSUIT.apply(params, x))(plane)[:, 0]
     errors["projection pursuit"] = float(np.sqrt(np.mean((outputs - values) ** 2)))
     panels[2].plot(values, outputs, ".", color=plots.COLORS[0])
-    title = f"projection pursuit: {errors['projection pursuit']:.1e}"
-    panels[2].set(title=title, xlabel="truth", ylabel="two ridge functions")
+    panels[2].set(xlabel="truth", ylabel="two ridge functions", title="projection pursuit")
     print("\n".join(f"{name}: {error:.2e}" for name, error in errors.items()))
     figure.savefig(picture, dpi=80)
     return errors

@@ -16,12 +16,9 @@ PICTURE = Path(__file__).parent / "pictures" / "hebb.png"
 
 
 def hebb(learning_rate, before, after, kernel=lambda lag: jnp.ones_like(lag), times=None):
-    """The change of the weights, learning_rate v_i v_j g(t_i, t_j), summed over the pairs.
-
-    `before` (n, inputs) and `after` (n, outputs) are what units did in n moments; with `times` each
-    moment of the one meets each of the other, weighed by kernel(t_after - t_before), otherwise each
-    meets its own.
-    """
+    """The change of the weights, learning_rate v_i v_j g(t_i, t_j), summed over the pairs."""
+    # before (n, inputs), after (n, outputs): n moments. With times each moment of the one meets
+    # each of the other, weighed by kernel(t_after - t_before); otherwise each meets its own.
     if times is None:
         return learning_rate * before.T @ after
     weights = kernel(times[None, :] - times[:, None])

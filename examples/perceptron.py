@@ -28,20 +28,15 @@ def learn(inputs, labels, sweeps):
         updates, state = RULE.update(grad, state, w)
         return (w + updates, state), w
 
-    start = jnp.zeros(inputs.shape[1])
-    visits = jnp.tile(inputs, (sweeps, 1)), jnp.tile(labels, sweeps)
-    (w, _), path = jax.lax.scan(visit, (start, RULE.init(start)), visits)
+    start, order = jnp.zeros(inputs.shape[1]), jnp.tile(jnp.arange(len(labels)), sweeps)
+    examples = jnp.asarray(inputs)[order], jnp.asarray(labels)[order]
+    (w, _), path = jax.lax.scan(visit, (start, RULE.init(start)), examples)
     return jnp.concatenate([path, w[None]])
-
-
-def mistakes(path):
-    """The visits that changed the weights."""
-    return np.flatnonzero(np.any(np.diff(path, axis=0), axis=1))
 
 
 def verdict(path, examples):
     """What came of it, in words."""
-    ends, changes = np.asarray(path)[::examples], mistakes(path)
+    ends, changes = np.asarray(path)[::examples], np.flatnonzero(np.diff(path, axis=0).any(axis=1))
     if changes.max(initial=-1) < len(path) - 1 - examples:
         return f"separated after {len(changes)} mistakes"
     for first, last in itertools.combinations(range(len(ends)), 2):
@@ -53,32 +48,32 @@ def verdict(path, examples):
 def draw(inputs, labels, path):
     """The first mistakes: boundary and normal, the pattern that is wrong, and what it adds."""
     figure, panels = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
-    line = np.linspace(-3, 3, 2)
-    for number, (axes, n) in enumerate(zip(panels, mistakes(path)[1:], strict=False), start=1):
+    wrong = np.flatnonzero(np.diff(path, axis=0).any(axis=1))[1:]  # the first is of w = 0
+    for number, (axes, n) in enumerate(zip(panels, wrong, strict=False), start=2):
         w, (x, y) = path[n], (inputs[n % len(inputs)], labels[n % len(inputs)])
         for label, color, marker in ((1, plots.COLORS[0], "o"), (-1, plots.COLORS[1], "s")):
             axes.scatter(*inputs[labels == label].T, s=18, color=color, marker=marker)
-        normal = w / np.linalg.norm(w)
-        axes.plot(-line * normal[1], line * normal[0], color="k", linewidth=1)
+        axes.axline((0, 0), (-w[1], w[0]), color="k", linewidth=1)
         for tail, tip, color in (((0, 0), w, "k"), (w, w + y * x, plots.COLORS[2])):
-            arrow = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", xy=tip, xytext=tail, arrowprops=arrow)
+            shape = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", xy=tip, xytext=tail, arrowprops=shape)
         axes.plot(*x, "o", markersize=12, fillstyle="none", color=plots.COLORS[2])
         axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", xticks=[], yticks=[])
-        axes.set_title(f"mistake {number + 1}: w {'+' if y > 0 else '−'} x", fontsize=10)
+        axes.set_title(f"mistake {number}: w {'+' if y > 0 else '-'} x", fontsize=10)
     return figure
 
 
 def main(picture=PICTURE):
     """Draws the first mistakes; returns how many there are, and what XOR does."""
-    inputs = jax.random.uniform(jax.random.key(4), (24, 2), minval=-1.6, maxval=1.6)
-    normal = jnp.array([-0.6, 0.8])
+    inputs, normal = jax.random.uniform(jax.random.key(4), (24, 2)), jnp.array([-0.6, 0.8])
+    inputs = 3.2 * inputs - 1.6
     labels = jnp.sign(inputs @ normal)
     inputs += 0.08 * labels[:, None] * normal  # a margin
     path = learn(inputs, labels, sweeps=10)
     xor = jnp.array([[1.0, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]])
     cycle = learn(xor, jnp.array([-1.0, 1, 1, -1]), sweeps=10)
-    print(f"a line: {(found := verdict(path, len(inputs)))}\nXOR: {(never := verdict(cycle, 4))}")
+    found, never = verdict(path, len(inputs)), verdict(cycle, 4)
+    print(f"a line: {found}\nXOR: {never}")
     draw(*map(np.asarray, (inputs, labels, path))).savefig(picture, dpi=80)
     return found, never
 

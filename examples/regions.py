@@ -15,22 +15,21 @@ from fnn import activations, layers, plots
 
 PICTURE = Path(__file__).parent / "pictures" / "regions.png"
 STEP, SIGN = activations.unipolar_step, activations.bipolar_step
+SHADES = ListedColormap(["white", "#b4c7d7"])
 
 
 def machine(*affine, unit=STEP):
     """Layers of threshold units with given (weight, bias), as a function of rows."""
     parts, params = [], []
     for weight, bias in affine:
-        weight, bias = jnp.asarray(weight, float), jnp.asarray(bias, float)
         parts += layers.dense(len(bias)), layers.elementwise(unit)
-        params += {"weight": weight, "bias": bias}, ()
-    model = layers.serial(*parts)
-    return jax.vmap(lambda x: model.apply(tuple(params), x))
+        params += {"weight": jnp.asarray(weight, float), "bias": jnp.asarray(bias, float)}, ()
+    return jax.vmap(lambda x: layers.serial(*parts).apply(params, x))
 
 
 def union(normals, offsets, vertices):
     """1 on the union of regions: hyperplanes, an AND for each vertex of the hypercube, an OR."""
-    vertices = np.asarray(vertices)
+    vertices = np.asarray(vertices, int)
     meets = (2 * vertices - 1).T, 0.5 - vertices.sum(axis=1)
     return machine((normals, offsets), meets, (np.ones((len(vertices), 1)), [-0.5]))
 
@@ -46,17 +45,16 @@ OFFSETS = np.array([0.8, 3.2, 0.6, 0.4, 0.6, -0.2, 1.4])
 
 
 def cells():
-    """The vertices that the triangle and the square meet: a region may have more than one."""
+    """The vertices that the triangle and the square meet: each may have more than one."""
     x = np.stack(np.meshgrid(*[np.linspace(-2, 2, 401)] * 2), axis=-1).reshape(-1, 2)
-    y = np.asarray(machine((NORMALS, OFFSETS))(x)).astype(int)
-    inside = np.all(y[:, :3], axis=1) | np.all(y[:, 3:], axis=1)
-    return np.unique(y[inside], axis=0)
+    y = x @ NORMALS + OFFSETS >= 0
+    return np.unique(y[y[:, :3].all(axis=1) | y[:, 3:].all(axis=1)], axis=0)
 
 
 def main(picture=PICTURE):
     """Draws both XORs, three lines with their seven vertices, and a union; returns it."""
     figure, panels = plt.subplots(1, 4, figsize=(12, 3.3), layout="constrained")
-    x, y = np.meshgrid(np.linspace(-2, 2, 601), np.linspace(-2, 2, 601))
+    x, y = np.meshgrid(*[np.linspace(-2, 2, 601)] * 2)
     grid = np.stack([x.ravel(), y.ravel()], axis=1)
     three = np.array([[1, 0.3], [-0.5, 1], [0.6, 1]]).T, np.array([0.3, 0.2, -0.7])
     both = union(NORMALS, OFFSETS, cells())
@@ -66,18 +64,16 @@ def main(picture=PICTURE):
         (panels[2], "three lines, seven regions", three, jnp.zeros(len(grid))),
         (panels[3], "a union of polyhedra", (NORMALS, OFFSETS), both(grid)),
     ):
-        shade = np.asarray(outputs).reshape(x.shape)
-        axes.pcolormesh(x, y, shade, cmap=ListedColormap(["white", "#b4c7d7"]), vmin=0, vmax=1)
+        axes.pcolormesh(x, y, np.reshape(outputs, x.shape), cmap=SHADES, vmin=0, vmax=1)
         for plane in (grid @ np.asarray(planes[0]) + planes[1]).T:
             axes.contour(x, y, plane.reshape(x.shape), [0], colors="k", linewidths=0.8)
         axes.set(title=title, aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-    for axes, corners in ((panels[0], (0, 1)), (panels[1], (-1, 1))):
-        for a, b in np.array(np.meshgrid(corners, corners)).reshape(2, -1).T:
-            axes.plot(a, b, "os"[int(a == b)], color=plots.COLORS[int(a == b)], markersize=8)
-    codes = np.asarray(machine(three)(grid)).astype(int)
-    for code in np.unique(codes, axis=0):
-        middle = grid[np.all(codes == code, axis=1)].mean(axis=0)
-        panels[2].text(*middle, "".join(map(str, code)), ha="center", va="center")
+    for axes, low in ((panels[0], 0), (panels[1], -1)):
+        axes.plot([low, 1], [1, low], "o", color=plots.COLORS[0], markersize=8)
+        axes.plot([low, 1], [low, 1], "s", color=plots.COLORS[1], markersize=8)
+    codes = (grid @ three[0] + three[1] >= 0) @ [100, 10, 1]
+    for code in np.unique(codes):
+        panels[2].text(*grid[codes == code].mean(axis=0), f"{code:03}", ha="center", va="center")
     figure.savefig(picture, dpi=80)
     return both
 

@@ -49,12 +49,9 @@ def digits(epochs):
         ("squares", squashed, losses.half_squared_error, (params, ())),
         ("cross-entropy", raw, losses.softmax_cross_entropy, params),
     ):
-        objective, key = fnn.Objective(model.apply, loss), jax.random.key(2)
-        watched = {"validation": test, "metrics": {"accuracy": accuracy}}
-        rule = rules.sgd(0.1)
-        fit = fnn.fit(
-            rule, objective, start, train, epochs=epochs, batch_size=10, key=key, **watched
-        )
+        how = {"epochs": epochs, "batch_size": 10, "key": jax.random.key(2)}
+        how |= {"validation": test, "metrics": {"accuracy": accuracy}}
+        fit = fnn.fit(rules.sgd(0.1), fnn.Objective(model.apply, loss), start, train, **how)
         curves[name] = np.asarray(fit.history.validation["accuracy"])
     return curves
 

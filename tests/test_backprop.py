@@ -281,7 +281,7 @@ def test_central_differences_err_with_the_square_of_the_step_and_then_with_round
     assert errors[1e-2] / errors[1e-3] == pytest.approx(100, rel=1e-2)
     assert errors[1e-13] > 1e-6 > errors[1e-3]
     at_best = backprop.numeric_gradient(fn, jnp.asarray(x))
-    np.testing.assert_allclose(at_best, symbolic, rtol=1e-9)
+    np.testing.assert_allclose(at_best, symbolic, rtol=1e-8)
     single = backprop.numeric_gradient(fn, jnp.asarray(x, jnp.float32))
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, symbolic, rtol=1e-3, atol=1e-4)

@@ -289,7 +289,7 @@ def test_three_layers_represent_a_union_of_polyhedra():
 
 
 def test_wanted_vertices_may_be_an_xor_again():
-    """Then two layers do not do: opposite quadrants by two lines, and a perceptron behind cycles."""
+    """Then two layers do not do: opposite quadrants by two lines; a perceptron behind cycles."""
     corners = np.column_stack([np.ones(4), BITS])
     path = PERCEPTRON["learn"](corners, np.array([1.0, -1.0, -1.0, 1.0]), 20)
     assert PERCEPTRON["verdict"](path, 4).startswith("cycles")
@@ -344,7 +344,9 @@ def test_zero_padded_units_are_masked_or_say_one_half():
     exact = jax.nn.sigmoid(x @ W) @ v
     np.testing.assert_allclose(padded @ np.r_[v, 0, 0], exact, rtol=1e-14)  # zero weights out, too
     assert abs(padded @ np.r_[v, 1, 1] - exact - 1) < 1e-12  # unmasked each adds a half
-    np.testing.assert_allclose((padded * [1, 1, 0, 0]) @ np.r_[v, 1, 1], exact, rtol=1e-14)
+    np.testing.assert_allclose(
+        (padded * np.array([1, 1, 0, 0])) @ np.r_[v, 1, 1], exact, rtol=1e-14
+    )
 
 
 def test_two_valleys_of_one_unit_are_one_function():
@@ -374,11 +376,12 @@ def test_derivatives_of_activations():
 
     s, t = jax.nn.sigmoid(x), jnp.tanh(x)
     np.testing.assert_allclose(slope(jax.nn.sigmoid), s * (1 - s), rtol=1e-12)
-    assert np.all(slope(jax.nn.sigmoid) > 0 > s * (s - 1))
+    assert np.all(s * (s - 1) < 0)
+    assert np.all(slope(jax.nn.sigmoid) > 0)
     np.testing.assert_allclose(slope(jnp.tanh), (1 - t) * (1 + t), rtol=1e-12)
     np.testing.assert_allclose(slope(activations.gudermannian), 1 / np.cosh(x), rtol=1e-12)
     w, b = 4.0, -2.0
-    assert jax.nn.sigmoid(w * (-b / w) + b) == 0.5
+    np.testing.assert_array_equal(jax.nn.sigmoid(w * (-b / w) + b), 0.5)
     assert jax.grad(jax.nn.sigmoid)(40.0) < 1e-15  # saturated
     np.testing.assert_array_equal(slope(jax.nn.hard_tanh), abs(x) < 1)
 
