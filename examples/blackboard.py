@@ -35,7 +35,7 @@ def draw(traced, learning_rate):
         return 3.0 * column, (1.0 if row == 0 else -1.0) * (len(units[column][0]) > 1)
 
     for column, part in enumerate((first, last)):
-        weight, after = part.params["weight"], part.params["weight"]
+        weight = part.params["weight"]
         after = weight - learning_rate * part.grad["weight"]
         for i, row in enumerate(weight):
             for j, w in enumerate(row):

@@ -15,6 +15,7 @@ import numpy as np
 from fnn import losses, plots, rules
 
 PICTURE = Path(__file__).parent / "pictures" / "perceptron.png"
+ARROW = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
 RULE = rules.sgd(1.0)  # on the perceptron criterion: w + y x for every mistake
 
 
@@ -55,8 +56,7 @@ def draw(inputs, labels, path):
             axes.scatter(*inputs[labels == label].T, s=18, color=color, marker=marker)
         axes.axline((0, 0), (-w[1], w[0]), color="k", linewidth=1)
         for tail, tip, color in (((0, 0), w, "k"), (w, w + y * x, plots.COLORS[2])):
-            shape = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", xy=tip, xytext=tail, arrowprops=shape)
+            axes.annotate("", tip, tail, arrowprops=ARROW | {"color": color})
         axes.plot(*x, "o", markersize=12, fillstyle="none", color=plots.COLORS[2])
         axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", xticks=[], yticks=[])
         axes.set_title(f"mistake {number}: w {'+' if y > 0 else '-'} x", fontsize=10)
@@ -65,18 +65,15 @@ def draw(inputs, labels, path):
 
 def main(picture=PICTURE):
     """Draws the first mistakes; returns how many there are, and what XOR does."""
-    inputs, normal = jax.random.uniform(jax.random.key(4), (24, 2)), jnp.array([-0.6, 0.8])
-    inputs = 3.2 * inputs - 1.6
-    labels = jnp.sign(inputs @ normal)
+    inputs = 3.2 * jax.random.uniform(jax.random.key(4), (24, 2), "float32") - 1.6
+    labels = jnp.sign(inputs @ (normal := jnp.array([-0.6, 0.8], "float32")))
     inputs += 0.08 * labels[:, None] * normal  # a margin
     path = learn(inputs, labels, sweeps=10)
     xor = jnp.array([[1.0, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]])
     cycle = learn(xor, jnp.array([-1.0, 1, 1, -1]), sweeps=10)
-    found, never = verdict(path, len(inputs)), verdict(cycle, 4)
-    print(f"a line: {found}\nXOR: {never}")
     draw(*map(np.asarray, (inputs, labels, path))).savefig(picture, dpi=80)
-    return found, never
+    return verdict(path, len(inputs)), verdict(cycle, 4)
 
 
 if __name__ == "__main__":
-    main()
+    print("\n".join(main()))

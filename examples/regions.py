@@ -55,7 +55,7 @@ def main(picture=PICTURE):
     """Draws both XORs, three lines with their seven vertices, and a union; returns it."""
     figure, panels = plt.subplots(1, 4, figsize=(12, 3.3), layout="constrained")
     x, y = np.meshgrid(*[np.linspace(-2, 2, 601)] * 2)
-    grid = np.stack([x.ravel(), y.ravel()], axis=1)
+    grid = np.column_stack([x.ravel(), y.ravel()])
     three = np.array([[1, 0.3], [-0.5, 1], [0.6, 1]]).T, np.array([0.3, 0.2, -0.7])
     both = union(NORMALS, OFFSETS, cells())
     for axes, title, planes, outputs in (
@@ -64,13 +64,13 @@ def main(picture=PICTURE):
         (panels[2], "three lines, seven regions", three, jnp.zeros(len(grid))),
         (panels[3], "a union of polyhedra", (NORMALS, OFFSETS), both(grid)),
     ):
+        axes.set_prop_cycle(color=plots.COLORS)
         axes.pcolormesh(x, y, np.reshape(outputs, x.shape), cmap=SHADES, vmin=0, vmax=1)
         for plane in (grid @ np.asarray(planes[0]) + planes[1]).T:
             axes.contour(x, y, plane.reshape(x.shape), [0], colors="k", linewidths=0.8)
         axes.set(title=title, aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-    for axes, low in ((panels[0], 0), (panels[1], -1)):
-        axes.plot([low, 1], [1, low], "o", color=plots.COLORS[0], markersize=8)
-        axes.plot([low, 1], [low, 1], "s", color=plots.COLORS[1], markersize=8)
+    for axes, low in zip(panels, (0, -1), strict=False):
+        axes.plot([low, 1], [1, low], "o", [low, 1], [low, 1], "s", markersize=8)
     codes = (grid @ three[0] + three[1] >= 0) @ [100, 10, 1]
     for code in np.unique(codes):
         panels[2].text(*grid[codes == code].mean(axis=0), f"{code:03}", ha="center", va="center")

@@ -1,5 +1,6 @@
 """Every example runs, is short, and learns what it says."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -71,8 +72,9 @@ def test_perceptron(tmp_path):
 
 
 def test_regions(tmp_path):
-    outputs = runpy.run_path(str(EXAMPLES / "regions.py"))["main"](tmp_path / "regions.png")
-    assert set(np.unique(outputs)) == {0, 1}
+    union = runpy.run_path(str(EXAMPLES / "regions.py"))["main"](tmp_path / "regions.png")
+    points = np.array([[-0.6, 0.0], [0.8, 0.1], [1.2, -0.7], [0.5, 1.0]])
+    np.testing.assert_array_equal(union(points)[:, 0], [1, 1, 0, 0])
     assert (tmp_path / "regions.png").stat().st_size > 5_000
 
 
@@ -125,3 +127,28 @@ def test_hebb(tmp_path):
     assert before > 0.05 > -0.05 > after
     assert abs(unrelated) < 0.03
     assert (tmp_path / "hebb.png").stat().st_size > 5_000
+
+
+LAST = 26  # lines of the lectures in the table
+TABLE = (EXAMPLES / "README.md").read_text()
+
+
+def test_the_table_has_every_line_of_the_lectures_once():
+    lines = [int(line) for line in re.findall(r"^\| (\d+) \|", TABLE, re.MULTILINE)]
+    assert lines == [*range(1, LAST + 1)]
+    for row in re.findall(r"^\| \d+ \|.*$", TABLE, re.MULTILINE):
+        assert re.search(r"`tests/\S+::test_\w+`|\(\w+\.py\)", row), row
+
+
+def test_all_that_the_table_names_exists():
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", TABLE)
+    assert named
+    for file, test in named:
+        assert re.search(rf"^def {test}\(", (EXAMPLES.parent / file).read_text(), re.MULTILINE), (
+            test
+        )
+    for link in re.findall(r"\]\(([^)]+)\)", TABLE):
+        assert (EXAMPLES / link).is_file(), link
+    for picture in (EXAMPLES / "pictures").iterdir():
+        assert f"(pictures/{picture.name})" in TABLE
+        assert picture.stat().st_size <= 60_000
