@@ -39,7 +39,7 @@ OR_AND = np.ones((2, 2)), [-0.5, -1.5]
 XOR = OR_AND, ([[1], [-1]], [-0.5])
 ONE_EACH = [[1, -1], [-1, 1]], [-1.5, -1.5]
 SIGNED_XOR = ONE_EACH, (np.ones((2, 1)), [1.5])
-# A triangle and a square beside it by seven lines, 1 where (x, y) @ normal + offset >= 0.
+# A triangle and a square by seven lines.
 NORMALS = np.array([[0, 1], [2, -1], [-2, -1], [0, 1], [0, -1], [1, 0], [-1, 0]]).T
 OFFSETS = np.array([0.8, 3.2, 0.6, 0.4, 0.6, -0.2, 1.4])
 
@@ -58,11 +58,17 @@ def main(picture=PICTURE):
     grid = np.column_stack([x.ravel(), y.ravel()])
     three = np.array([[1, 0.3], [-0.5, 1], [0.6, 1]]).T, np.array([0.3, 0.2, -0.7])
     both = union(NORMALS, OFFSETS, cells())
-    for axes, title, planes, outputs in (
-        (panels[0], "XOR by OR and not AND", OR_AND, machine(*XOR)(grid)),
-        (panels[1], "XOR of signs", ONE_EACH, machine(*SIGNED_XOR, unit=SIGN)(grid) > 0),
-        (panels[2], "three lines, seven regions", three, jnp.zeros(len(grid))),
-        (panels[3], "a union of polyhedra", (NORMALS, OFFSETS), both(grid)),
+    for axes, title, planes, outputs in zip(
+        panels,
+        ("XOR by OR and not AND", "XOR of signs", "three lines, seven regions", "polyhedra"),
+        (OR_AND, ONE_EACH, three, (NORMALS, OFFSETS)),
+        (
+            machine(*XOR)(grid),
+            machine(*SIGNED_XOR, unit=SIGN)(grid) > 0,
+            0 * grid[:, 0],
+            both(grid),
+        ),
+        strict=True,
     ):
         axes.set_prop_cycle(color=plots.COLORS)
         axes.pcolormesh(x, y, np.reshape(outputs, x.shape), cmap=SHADES, vmin=0, vmax=1)
@@ -71,8 +77,7 @@ def main(picture=PICTURE):
         axes.set(title=title, aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
     for axes, low in zip(panels, (0, -1), strict=False):
         axes.plot([low, 1], [1, low], "o", [low, 1], [low, 1], "s", markersize=8)
-    codes = (grid @ three[0] + three[1] >= 0) @ [100, 10, 1]
-    for code in np.unique(codes):
+    for code in np.unique(codes := (grid @ three[0] + three[1] >= 0) @ [100, 10, 1]):
         panels[2].text(*grid[codes == code].mean(axis=0), f"{code:03}", ha="center", va="center")
     figure.savefig(picture, dpi=80)
     return both

@@ -6,7 +6,7 @@ The map, each floor standing on those below:
     race       plots               a fair comparison of rules, and its figures
     training   problems            `fit`, the one loop; what can be raced
     rules                          SGD to Levenberg-Marquardt: optax transformations
-    curvature                      the Jacobian captured, never formed; operators
+    curvature  backprop            the Jacobian captured, never formed; a step worked by hand
     objective  solvers             value functions; linear systems of curvature
     layers     losses   data       networks as pairs of pure functions, and what judges them
     activations   initializers     what jax.nn lacks

@@ -61,13 +61,12 @@ def numeric_gradient(
     flat, unravel = ravel_pytree(at)
     if flat.size == 0:
         raise ValueError("numeric_gradient: expected numbers to perturb, got none; try params")
-    if step is None:
-        step = float(jnp.finfo(flat.dtype).eps) ** (1 / 3)
-    if not step > 0:
-        raise ValueError(f"numeric_gradient: expected a step above 0, got {step}; try None")
+    far = float(jnp.finfo(flat.dtype).eps) ** (1 / 3) if step is None else step
+    if not far > 0:
+        raise ValueError(f"numeric_gradient: expected a step above 0, got {far}; try None")
 
     def slope(i):
-        up, down = flat.at[i].add(step), flat.at[i].add(-step)
+        up, down = flat.at[i].add(far), flat.at[i].add(-far)
         return (fn(unravel(up)) - fn(unravel(down))) / (up[i] - down[i])  # as far as it went
 
     return unravel(jax.lax.map(slope, jnp.arange(flat.size)))

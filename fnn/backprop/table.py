@@ -2,11 +2,11 @@
 
 import html
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from fnn.backprop.differences import entries
 from fnn.backprop.serial import Trace
@@ -83,8 +83,8 @@ def table(traced: Trace, learning_rate: float, digits: int = 4) -> Table:
             f"{np.shape(traced.value)}; try jax.tree.map(lambda a: a[0], traced)"
         )
 
-    def number(value: Array) -> str:
-        return f"{value + 0.0:.{digits}f}".replace("-" + f"{0:.{digits}f}", f"{0:.{digits}f}")
+    def number(value: Any) -> str:
+        return f"{float(value):.{digits}f}".replace("-" + f"{0:.{digits}f}", f"{0:.{digits}f}")
 
     layers = [
         ("inputs", traced.parts[0].inputs if traced.parts else (), traced.delta),
