@@ -14,11 +14,11 @@ from matplotlib.colors import ListedColormap
 from fnn import activations, layers, plots
 
 PICTURE = Path(__file__).parent / "pictures" / "regions.png"
-STEP, SIGN = activations.unipolar_step, activations.bipolar_step
+SIGN = activations.bipolar_step
 SHADES = ListedColormap(["white", "#b4c7d7"])
 
 
-def machine(*affine, unit=STEP):
+def machine(*affine, unit=activations.unipolar_step):
     """Layers of threshold units with given (weight, bias), as a function of rows."""
     parts, params = [], []
     for weight, bias in affine:
@@ -29,8 +29,7 @@ def machine(*affine, unit=STEP):
 
 def union(normals, offsets, vertices):
     """1 on the union of regions: hyperplanes, an AND for each vertex of the hypercube, an OR."""
-    vertices = np.asarray(vertices, int)
-    meets = (2 * vertices - 1).T, 0.5 - vertices.sum(axis=1)
+    meets = (2 * np.asarray(vertices, int) - 1).T, 0.5 - np.sum(vertices, axis=1)
     return machine((normals, offsets), meets, (np.ones((len(vertices), 1)), [-0.5]))
 
 
@@ -46,9 +45,8 @@ OFFSETS = np.array([0.8, 3.2, 0.6, 0.4, 0.6, -0.2, 1.4])
 
 def cells():
     """The vertices that the triangle and the square meet: each may have more than one."""
-    x = np.stack(np.meshgrid(*[np.linspace(-2, 2, 401)] * 2), axis=-1).reshape(-1, 2)
-    y = x @ NORMALS + OFFSETS >= 0
-    return np.unique(y[y[:, :3].all(axis=1) | y[:, 3:].all(axis=1)], axis=0)
+    y = np.stack(np.meshgrid(*[np.linspace(-2, 2, 401)] * 2), axis=-1) @ NORMALS + OFFSETS >= 0
+    return np.unique(y[y[..., :3].all(axis=-1) | y[..., 3:].all(axis=-1)], axis=0)
 
 
 def main(picture=PICTURE):
@@ -57,19 +55,14 @@ def main(picture=PICTURE):
     x, y = np.meshgrid(*[np.linspace(-2, 2, 601)] * 2)
     grid = np.column_stack([x.ravel(), y.ravel()])
     three = np.array([[1, 0.3], [-0.5, 1], [0.6, 1]]).T, np.array([0.3, 0.2, -0.7])
-    both = union(NORMALS, OFFSETS, cells())
-    for axes, title, planes, outputs in zip(
-        panels,
-        ("XOR by OR and not AND", "XOR of signs", "three lines, seven regions", "polyhedra"),
-        (OR_AND, ONE_EACH, three, (NORMALS, OFFSETS)),
-        (
-            machine(*XOR)(grid),
-            machine(*SIGNED_XOR, unit=SIGN)(grid) > 0,
-            0 * grid[:, 0],
-            both(grid),
-        ),
-        strict=True,
-    ):
+    both, signed = union(NORMALS, OFFSETS, cells()), machine(*SIGNED_XOR, unit=SIGN)(grid)
+    plans = {
+        "XOR by OR and not AND": (OR_AND, machine(*XOR)(grid)),
+        "XOR of signs": (ONE_EACH, signed > 0),
+        "three lines, seven regions": (three, 0 * signed),
+        "a union of polyhedra": ((NORMALS, OFFSETS), both(grid)),
+    }
+    for axes, (title, (planes, outputs)) in zip(panels, plans.items(), strict=True):
         axes.set_prop_cycle(color=plots.COLORS)
         axes.pcolormesh(x, y, np.reshape(outputs, x.shape), cmap=SHADES, vmin=0, vmax=1)
         for plane in (grid @ np.asarray(planes[0]) + planes[1]).T:
