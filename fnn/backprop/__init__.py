@@ -23,5 +23,5 @@ from fnn.backprop.serial import Part as Part
 from fnn.backprop.serial import Trace as Trace
 from fnn.backprop.serial import trace as trace
 from fnn.backprop.serial import value_after as value_after
-from fnn.backprop.table import Table as Table
-from fnn.backprop.table import table as table
+from fnn.backprop.blackboard import Table as Table
+from fnn.backprop.blackboard import table as table
