@@ -10,6 +10,8 @@ graph         derivatives on a small computation graph: forward, reverse, and pa
 Back-propagation is a gradient, not an optimizer: what is done with the gradient is up to a rule.
 """
 
+from fnn.backprop.blackboard import Table as Table
+from fnn.backprop.blackboard import table as table
 from fnn.backprop.differences import Check as Check
 from fnn.backprop.differences import check as check
 from fnn.backprop.differences import numeric_gradient as numeric_gradient
@@ -23,5 +25,3 @@ from fnn.backprop.serial import Part as Part
 from fnn.backprop.serial import Trace as Trace
 from fnn.backprop.serial import trace as trace
 from fnn.backprop.serial import value_after as value_after
-from fnn.backprop.blackboard import Table as Table
-from fnn.backprop.blackboard import table as table
