@@ -6,12 +6,13 @@ The map, each floor standing on those below:
     race       plots               a fair comparison of rules, and its figures
     training   problems            `fit`, the one loop; what can be raced
     rules                          SGD to Levenberg-Marquardt: optax transformations
-    curvature                      the Jacobian captured, never formed; operators
+    curvature  backprop            the Jacobian captured, never formed; a step worked by hand
     perturbations                  inputs changed while training: augmentation, noise, attacks
     compression   diagnostics      smaller networks; signals and gradients by layer
     objective  solvers             value functions; linear systems of curvature
     layers     losses   data       networks as pairs of pure functions, and what judges them
     activations   initializers     what jax.nn lacks
+    differential                   gradient, divergence, Laplacian of a model in its input
 """
 
 from fnn.objective import Objective as Objective

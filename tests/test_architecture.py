@@ -24,6 +24,7 @@ FLOORS = {
     "differential": 0,
     "objective": 1,
     "solvers": 1,
+    "backprop": 2,
     "curvature": 2,
     "perturbations": 2,
     "compression": 2,

@@ -1,5 +1,6 @@
 """Every example runs, is short, and learns what it says."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -159,3 +160,94 @@ def test_precision(tmp_path):
 def test_mackey_glass(tmp_path):
     adam, ours = run("mackey_glass", tmp_path, steps=100).values()
     assert ours < adam / 3
+
+
+def test_perceptron(tmp_path):
+    main = runpy.run_path(str(EXAMPLES / "perceptron.py"))["main"]
+    found, never = main(picture=tmp_path / "perceptron.png")
+    assert found == "separated after 9 mistakes"
+    assert never.startswith("cycles")
+    assert (tmp_path / "perceptron.png").stat().st_size > 5_000
+
+
+def test_regions(tmp_path):
+    union = runpy.run_path(str(EXAMPLES / "regions.py"))["main"](tmp_path / "regions.png")
+    points = np.array([[-0.6, 0.0], [0.8, 0.1], [1.2, -0.7], [0.5, 1.0]])
+    np.testing.assert_array_equal(union(points)[:, 0], [1, 1, 0, 0])
+    assert (tmp_path / "regions.png").stat().st_size > 5_000
+
+
+def test_universal_approximation(tmp_path):
+    """The medians of 20 starts; 7.26e-9 and 1.458e-4 are the best of three units for two of them.
+
+    On |x| a start ends in the better valley a little more often than not.
+    """
+    main = runpy.run_path(str(EXAMPLES / "universal_approximation.py"))["main"]
+    errors = main(picture=tmp_path / "fits.png")
+    for of, below in zip(errors.values(), (1e-9, 1e-8, 1.5e-4, 1e-12), strict=True):
+        assert len(of) == 20
+        assert np.median(of) < below
+    np.testing.assert_allclose(errors["|x|"].min(), 1.458e-4, rtol=1e-3)
+    assert (tmp_path / "fits.png").stat().st_size > 10_000
+
+
+def test_saturation(tmp_path):
+    """Both start at 0.98; after 100 steps squares have hardly moved, cross-entropy is done."""
+    main = runpy.run_path(str(EXAMPLES / "saturation.py"))["main"]
+    answers, accuracies = main(epochs=8, picture=tmp_path / "saturation.png")
+    np.testing.assert_allclose([a[0] for a in answers.values()], 1 / (1 + np.exp(-4)), rtol=1e-6)
+    assert answers["squares"][100] > 0.9 > 0.1 > answers["cross-entropy"][100]
+    assert accuracies["cross-entropy"][-1] > 0.8 > 0.6 > accuracies["squares"][-1]
+    assert (tmp_path / "saturation.png").stat().st_size > 10_000
+
+
+def test_blackboard(tmp_path, capsys):
+    traced = runpy.run_path(str(EXAMPLES / "blackboard.py"))["main"](tmp_path / "board.png")
+    np.testing.assert_allclose(traced.value, 0.060447749, atol=1e-8)
+    assert "0.1172" in capsys.readouterr().out
+    assert (tmp_path / "board.png").stat().st_size > 10_000
+
+
+def test_bases(tmp_path):
+    """Random features, radial bases and ridge functions all find their function."""
+    main = runpy.run_path(str(EXAMPLES / "bases.py"))["main"]
+    errors = main(picture=tmp_path / "bases.png")
+    assert max(errors.values()) < 0.05
+    assert errors["projection pursuit"] < 1e-2
+    assert (tmp_path / "bases.png").stat().st_size > 10_000
+
+
+def test_hebb(tmp_path):
+    """Without times only what fires at once counts; with them, before gains and after loses."""
+    main = runpy.run_path(str(EXAMPLES / "hebb.py"))["main"]
+    together, in_time = main(picture=tmp_path / "hebb.png")
+    assert np.all(abs(together) < 0.03)
+    before, after, unrelated = in_time[:, 0]
+    assert before > 0.05 > -0.05 > after
+    assert abs(unrelated) < 0.03
+    assert (tmp_path / "hebb.png").stat().st_size > 5_000
+
+
+LAST = 40  # lines of the lectures in the table
+TABLE = (EXAMPLES / "README.md").read_text()
+
+
+def test_the_table_has_every_line_of_the_lectures_once():
+    lines = [int(line) for line in re.findall(r"^\| (\d+) \|", TABLE, re.MULTILINE)]
+    assert lines == [*range(1, LAST + 1)]
+    for row in re.findall(r"^\| \d+ \|.*$", TABLE, re.MULTILINE):
+        assert re.search(r"`tests/\S+::test_\w+`|\(\w+\.py\)", row), row
+
+
+def test_all_that_the_table_names_exists():
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", TABLE)
+    assert named
+    for file, test in named:
+        assert re.search(rf"^def {test}\(", (EXAMPLES.parent / file).read_text(), re.MULTILINE), (
+            test
+        )
+    for link in re.findall(r"\]\(([^)]+)\)", TABLE):
+        assert (EXAMPLES / link).is_file(), link
+    for picture in (EXAMPLES / "pictures").iterdir():
+        assert f"(pictures/{picture.name})" in TABLE
+        assert picture.stat().st_size <= 60_000

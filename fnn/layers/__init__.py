@@ -29,7 +29,7 @@ from fnn.layers.combinators import (
     serial,
 )
 from fnn.layers.layer import Layer
-from fnn.layers.linear import conv, dense, embedding, maxout
+from fnn.layers.linear import conv, dense, embedding, maxout, radial
 from fnn.layers.normalization import batch_norm, calibrate, group_norm, layer_norm, rms_norm
 from fnn.layers.recurrent import Cell, elman, gru, lstm, scan_over
 from fnn.layers.table import Row, Summary, summary
@@ -65,6 +65,7 @@ __all__ = [
     "multi_head_attention",
     "parallel",
     "prelu",
+    "radial",
     "residual",
     "rms_norm",
     "scaled_dot_product_attention",

@@ -1,4 +1,4 @@
-"""Layers that are linear in their weights: dense, maxout, convolution, embedding.
+"""Layers that meet weights with inputs: dense, maxout, radial, convolution, embedding.
 
 Weights are stored (fan_in, fan_out), kernels (*window, fan_in per tap, fan_out), both under
 "weight", so that every initializer of `jax.nn.initializers` finds its fans.
@@ -26,6 +26,7 @@ from fnn.layers.layer import (
 from fnn.layers.window import Padding, expect_fit, expect_window, pad_widths, per_axis
 
 ZEROS: Initializer = jax.nn.initializers.zeros
+ONES: Initializer = jax.nn.initializers.ones
 NORMAL: Initializer = jax.nn.initializers.normal(1.0)
 
 
@@ -114,6 +115,53 @@ def _dense(name: str, features: int, weight: Initializer, bias: Initializer | No
         expect_features(name, x.shape[0], matrix.shape[0])
         outputs = x @ matrix
         return outputs + biases[0] if biases else outputs
+
+    return Layer(init, without_key(apply), name)
+
+
+def radial(features: int, *, center: Initializer = NORMAL, width: Initializer = ONES) -> Layer:
+    """Radial basis functions: exp(-|x - center|^2 / (2 width^2)), one bump for every feature.
+
+    A radial basis function network is `serial(radial(n), dense(k))`. With centers and widths held
+    it is linear in what remains, and one Levenberg-Marquardt step without damping solves it.
+
+    Args:
+        features: how many bumps, > 0.
+        center: initializer of the (fan_in, features) centers.
+        width: initializer of the (features,) widths, not 0.
+
+    Shapes: (fan_in,) to (features,).
+
+    Returns:
+        A layer with params {"center", "width"}.
+
+    Source: Broomhead and Lowe, "Multivariable functional interpolation and adaptive networks",
+    Complex Systems 2 (1988).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> params = {"center": jnp.array([[0.0, 3.0], [0.0, 4.0]]), "width": jnp.ones(2)}
+        >>> jnp.log(layers.radial(2).apply(params, jnp.zeros(2))).round(4).tolist()
+        [0.0, -12.5]
+    """
+    name = f"radial({features})"
+    expect_positive(name, features)
+
+    def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
+        example = expect_example(name, x, "features")
+        center_key, width_key = jax.random.split(key)
+        shape = (example.shape[0], features)
+        return {
+            "center": draw(center, center_key, shape, example.dtype),
+            "width": draw(width, width_key, (features,), example.dtype),
+        }
+
+    def apply(params: PyTree, x: Float[Array, " fan_in"]) -> Float[Array, " features"]:
+        expect_example(name, x, "features")
+        centers, widths = expect_params(name, params, "center", "width")
+        expect_features(name, x.shape[0], centers.shape[0])
+        return jnp.exp(-jnp.sum(((x[:, None] - centers) / widths) ** 2, axis=0) / 2)
 
     return Layer(init, without_key(apply), name)
 

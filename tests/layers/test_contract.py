@@ -48,6 +48,7 @@ CASES = {
     "multi_head_attention": (layers.multi_head_attention(2, mask=layers.causal), text()),
     "parallel": (layers.parallel(INSIDE, layers.dense(2)), (vector(), vector(3))),
     "prelu": (layers.prelu(), image()),
+    "radial": (layers.radial(3), vector()),
     "residual": (layers.residual(INSIDE), vector()),
     "rms_norm": (layers.rms_norm(), image()),
     "scan_over": (layers.scan_over(layers.gru(3)), text()),
