@@ -58,7 +58,7 @@ def digits() -> Problem:
         data.digits,
         hidden=32,
         batch_size=32,
-        seconds=0.2,
+        seconds=0.15,
         target=0.12,
     )
 

@@ -59,7 +59,9 @@ def sin() -> Problem:
     x = np.linspace(-1, 1, 41)[:, None]
     points = data.Data(x, np.sin(np.pi * x))
     model = network([5, 1], start=_START)
-    return _table("matlab-sin", "one period of a sine, 1-5-1", model, [points] * 3, 0.002, ERROR)
+    return _table(
+        "matlab-sin", "one period of a sine, 1-5-1", model, [points] * 3, 0.002, ERROR, 0.03
+    )
 
 
 def parity() -> Problem:
@@ -76,7 +78,13 @@ def parity() -> Problem:
     cases = data.Data(bits, bits.prod(axis=1, keepdims=True))
     model = network([10, 10, 1], last=jnp.tanh)
     return _table(
-        "matlab-parity", "parity of three bits, 3-10-10-1", model, [cases] * 3, 0.001, RIGHT_SIGNS
+        "matlab-parity",
+        "parity of three bits, 3-10-10-1",
+        model,
+        [cases] * 3,
+        0.001,
+        RIGHT_SIGNS,
+        0.1,
     )
 
 
@@ -133,7 +141,7 @@ def _proben1(
     model = network(sizes[1:], last=jnp.tanh)
     summary = f"Proben1's {what}, {'-'.join(map(str, sizes))}"
     parts = [train, train, test._replace(targets=test.targets.argmax(axis=1))]
-    return _table(name, summary, model, parts, mean_squared_error, ACCURACY)
+    return _table(name, summary, model, parts, mean_squared_error, ACCURACY, 0.5)
 
 
 def _table(
@@ -143,6 +151,7 @@ def _table(
     parts: Sequence[data.Data],
     mean_squared_error: float,
     score: Score,
+    seconds: float,
 ) -> Problem:
     return supervised(
         name,
@@ -153,6 +162,6 @@ def _table(
         parts=parts,
         score=score,
         batch_size=None,
-        budget=Budget(0.15),
+        budget=Budget(seconds),
         target=goal(mean_squared_error, parts[0].targets.shape[1]),
     )

@@ -103,6 +103,7 @@ def export(race: Race, folder: str | Path) -> list[Path]:
         for suffix in (".png", ".svg"):
             written.append(folder / f"{name}{suffix}")
             figure.savefig(written[-1], dpi=200)
+            figure.set_layout_engine("none")  # it stays as it was laid out
     return written
 
 
