@@ -118,7 +118,7 @@ THEIRS = {  # mean seconds over 30 starts, recalled [U]
     "matlab-diabetes": {"LM": 1028.1, "BFG": 1821.0, "RP": 323.9},
 }
 FILES = {"matlab-cancer": "cancer1.dt", "matlab-diabetes": "diabetes1.dt"}
-SECONDS = {"matlab-sin": 0.5, "matlab-parity": 0.5, "matlab-cancer": 3.0, "matlab-diabetes": 6.0}
+SECONDS = {"matlab-sin": 0.1, "matlab-parity": 0.2, "matlab-cancer": 1.0, "matlab-diabetes": 2.0}
 
 
 def matlab(folder):
