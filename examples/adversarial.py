@@ -15,7 +15,7 @@ import fnn
 from fnn import data, layers, losses, plots, rules
 from fnn.perturbations import adversarial, fast_gradient_sign, projected_gradient
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "adversarial.png"
 MODEL = layers.serial(layers.dense(64), layers.elementwise(jax.nn.relu), layers.dense(10))
 LOSS = losses.softmax_cross_entropy
 ATTACKS = fast_gradient_sign, projected_gradient
@@ -71,7 +71,7 @@ def main(epochs=60, picture=PICTURE):
     hardened = fnn.fit(rules.adam(3e-3), robust, start, (train, train.targets), **plan)
     runs = {"trained as usual": plain.params, "trained against it": hardened.params}
     curves = {name: errors(params, test) for name, params in runs.items()}
-    draw(plain.params, test, curves).savefig(picture, dpi=150)
+    draw(plain.params, test, curves).savefig(picture, dpi=80)
     return curves
 
 

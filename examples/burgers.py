@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import derivative
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "burgers.png"
 VISCOSITY = 0.03
 TANH = layers.elementwise(jnp.tanh)
 MODEL = layers.serial(layers.dense(16), TANH, layers.dense(16), TANH, layers.dense(1))
@@ -71,7 +71,7 @@ def main(rounds: int = 4, steps: int = 150, picture: Path = PICTURE) -> float:
     right.pcolormesh(t, x, u, cmap="RdBu")
     right.scatter(*points.T, s=2, c="k", alpha=0.4)
     right.set(xlabel="t", ylabel="x", title="the network and its last points")
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     return error
 
 

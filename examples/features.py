@@ -13,7 +13,7 @@ import fnn
 from fnn import data, layers, losses, plots, rules
 from fnn.problems.problem import accuracy
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "features.png"
 MODEL = layers.serial(layers.dense(15), layers.elementwise(jax.nn.sigmoid), layers.dense(10))
 OBJECTIVE = fnn.Objective(MODEL.apply, losses.softmax_cross_entropy) + fnn.l2(1e-3)
 
@@ -67,7 +67,7 @@ def main(epochs=60, picture=PICTURE):
     first, _ = runs.values()
     answers = np.asarray(OBJECTIVE.outputs(first.params, test.inputs).argmax(axis=1))
     histories = {name: run.history for name, run in runs.items()}
-    draw(first.params, answers, test.targets, histories).savefig(picture, dpi=150)
+    draw(first.params, answers, test.targets, histories).savefig(picture, dpi=80)
     return [run.history.validation["accuracy"] for run in runs.values()]
 
 

@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import derivative
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "heat.png"
 MODEL = layers.serial(layers.dense(32), layers.elementwise(jnp.tanh), layers.dense(1))
 
 
@@ -70,7 +70,7 @@ def main(steps: int = 600, picture: Path = PICTURE) -> float:
     middle.legend(frameon=False, fontsize=8)
     figure.colorbar(right.pcolormesh(t, x, jnp.log10(wrong + 1e-16), vmin=-12), ax=right)
     right.set(xlabel="t", ylabel="x", title="log10 of the error")
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
     return float(jnp.max(wrong))
 

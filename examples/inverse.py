@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import derivative
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "inverse.png"
 MODEL = layers.serial(layers.dense(20), layers.elementwise(jnp.tanh), layers.dense(1))
 SPREAD, NOISE = 0.1, 0.01
 
@@ -70,7 +70,7 @@ def main(steps: int = 300, picture: Path = PICTURE) -> float:
     right.scatter(*places.T, c=seen, cmap="inferno", edgecolors="w", s=30, label="thermometers")
     right.set(xlabel="t", ylabel="x", title="the network, and what was measured")
     figure.colorbar(image, ax=right)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
     return path[-1]
 

@@ -14,7 +14,7 @@ import numpy as np
 import fnn
 from fnn import curvature, data, layers, losses, plots, rules
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "kfac.png"
 HIDDEN = [(layers.dense(n), layers.elementwise(jnp.tanh)) for n in (32, 16, 8, 16, 32)]
 MODEL = layers.serial(*itertools.chain(*HIDDEN), layers.dense(64))
 OBJECTIVE = fnn.Objective(MODEL.apply, losses.half_squared_error)
@@ -72,7 +72,7 @@ def main(epochs=60, picture=PICTURE):
         run = fnn.fit(rule, OBJECTIVE, params, (inputs, inputs), **plan)
         curves[name] = run.history.steps, run.history.validation["loss"]
     exact, kfac, ekfac = jax.jit(block, static_argnums=2)(value_fn, run.params, known)
-    draw(curves, exact, {"kfac": kfac, "ekfac": ekfac}).savefig(picture, dpi=150)
+    draw(curves, exact, {"kfac": kfac, "ekfac": ekfac}).savefig(picture, dpi=80)
     return {name: values[-1] for name, (_, values) in curves.items()}, exact, kfac, ekfac
 
 

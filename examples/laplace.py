@@ -13,7 +13,7 @@ import fnn
 from fnn import curvature, layers, losses, rules
 
 NOISE = 0.1
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "laplace.png"
 
 
 def truth(x):
@@ -67,7 +67,7 @@ def main(steps: int = 300, picture: Path = PICTURE) -> float:
         f"{len(inputs)} points determine {state.gamma:.1f} of {size} parameters", loc="left"
     )
     axes.legend(ncols=3, loc="upper center", frameon=False)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
     return inside
 

@@ -13,7 +13,7 @@ import numpy as np
 import fnn
 from fnn import problems, rules
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "mackey_glass.png"
 RULES = {"adam(1e-2)": rules.adam(1e-2), "levenberg_marquardt()": rules.levenberg_marquardt()}
 
 
@@ -37,7 +37,7 @@ def main(steps: int = 500, picture: Path = PICTURE) -> dict[str, float]:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
     return errors
 

@@ -13,7 +13,7 @@ from jax import lax
 import fnn
 from fnn import curvature, rules
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "pendulum.png"
 NOISE, GRAVITY, STEPS, END = 0.05, 9.81, 200, 8.0
 TRUTH = {"friction": 0.25, "length": 0.8, "angle": 2.0, "speed": 0.0}
 
@@ -71,7 +71,7 @@ def main(steps: int = 200, picture: Path = PICTURE) -> dict[str, tuple[float, fl
         right.text(-8.8, row + 0.2, f"{name} = {value:.3f} ± {deviation:.3f} (truth {TRUTH[name]})")
     right.axvline(0, color="k", ls="--", lw=1)
     right.set(xlim=(-9, 5), ylim=(-0.5, 3.7), yticks=[], xlabel="deviations from the truth, 95 %")
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
     return found
 

@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import laplacian
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "poisson.png"
 RULES = {
     "adam": rules.adam(1e-3),
     "levenberg_marquardt": rules.levenberg_marquardt(acceleration=0.75),
@@ -71,7 +71,7 @@ def main(steps: int = 600, picture: Path = PICTURE) -> dict[str, float]:
         axes.set(xticks=[0, 1], yticks=[0, 1], xlabel="x", ylabel="y")
         axes.set_title(f"error of {name}\nrelative L2: {errors[name]:.1e}", fontsize=10)
         figure.colorbar(image, ax=axes, shrink=0.85)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     return errors
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import fnn
 from fnn import layers, losses, rules
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "precision.png"
 RULES = {
     "adam(3e-3)": rules.adam(3e-3),
     "levenberg_marquardt": rules.levenberg_marquardt(acceleration=0.75),
@@ -53,7 +53,7 @@ def main(steps: int = 1000, width: int = 50, picture: Path = PICTURE) -> dict[st
     right.scatter(*inputs.T, s=1, c="w", alpha=0.5)
     right.set(title="log10 of the error between the points", xlabel="x", ylabel="y")
     figure.colorbar(image, ax=right)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
     return errors
 

@@ -17,7 +17,7 @@ RULES = {
     "newton()": rules.newton(),
     "saddle_free_newton()": rules.saddle_free_newton(),
 }
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "saddle.png"
 MINIMUM = 2**0.5  # on the y-axis, on both sides of the saddle at the origin
 
 
@@ -70,7 +70,7 @@ def main(steps=130, picture=PICTURE):
     for name, path in paths.items():
         close = np.linalg.norm(path - [0, MINIMUM], axis=1) < 1e-3
         print(f"{name}: {f'{close.argmax()} steps' if close.any() else 'never'} to a minimum")
-    draw(paths).savefig(picture, dpi=150)
+    draw(paths).savefig(picture, dpi=80)
     return paths
 
 

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import fnn
 from fnn import compression, data, layers, losses, plots, rules
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "smaller.png"
 LOSS = losses.softmax_cross_entropy
 
 
@@ -70,7 +70,7 @@ def main(epochs=60, shares=(0.4, 0.2, 0.1, 0.05), sizes=(24, 12, 6, 3), picture=
     axes.set_xticks([1, 2, 5, 10, 20], [1, 2, 5, 10, 20])
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     return table
 
 

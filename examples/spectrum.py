@@ -13,7 +13,7 @@ import fnn
 from fnn import curvature, layers, losses, plots, rules
 from fnn.curvature import spectrum
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "spectrum.png"
 
 
 def spirals(n, key):
@@ -67,7 +67,7 @@ def main(steps=300, width=12, picture=PICTURE):
     for name, params in {"before training": start, "after training": trained.params}.items():
         points[name] = look(value_fn, params, jax.random.key(2))
         print(f"{name}: {points[name][0]}")
-    draw(points).savefig(picture, dpi=150)
+    draw(points).savefig(picture, dpi=80)
     return points
 
 

@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import derivative
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "stiff.png"
 RATE = 1e4
 MODEL = layers.serial(layers.dense(24), layers.elementwise(jnp.tanh), layers.dense(1))
 
@@ -66,7 +66,7 @@ def main(steps: int = 400, picture: Path = PICTURE) -> float:
     right.set(xlabel="t", title=f"error, at most {float(jnp.max(wrong)):.0e}")
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     plt.close(figure)
     return float(jnp.max(wrong))
 

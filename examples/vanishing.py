@@ -12,7 +12,7 @@ import numpy as np
 
 from fnn import data, diagnostics, initializers, layers, losses, plots
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "vanishing.png"
 WIDTH = 64
 
 
@@ -71,7 +71,7 @@ def main(depth=20, steps=40, picture=PICTURE):
         axes.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="layer, from the inputs on", title="deep networks of digits, at their start")
     right.set(xlabel="time step, the loss at the last", title="recurrent networks, at their start")
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=80)
     return layer_norms, step_norms
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fnn import data, plots
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "pictures" / "whitening.png"
 KEPT = 1, 5, 20
 EPS = 0.02
 
@@ -68,7 +68,7 @@ def main(picture=PICTURE):
     rng = np.random.default_rng(0)
     points = rng.normal(size=(400, 2)) @ [[2.5, 1.2], [0.0, 0.6]] + [3, 1]
     images = data.digits().inputs
-    draw(points, images).savefig(picture, dpi=150)
+    draw(points, images).savefig(picture, dpi=80)
     covariances = {name: np.cov(rows.T, bias=True) for name, rows in stages(points).items()}
     lost = [np.mean((rows - images) ** 2) for rows in reconstructions(images, images, KEPT)]
     for k, share in zip(KEPT, np.array(lost) / images.var(axis=0).mean(), strict=True):

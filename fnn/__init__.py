@@ -2,7 +2,7 @@
 
 The map, each floor standing on those below:
 
-    cli                            fnn race, report, trajectories, rules, problems
+    cli                            fnn race, report, trajectories, plot, rules, problems
     race       plots               a fair comparison of rules, and its figures
     training   problems            `fit`, the one loop; what can be raced
     rules                          SGD to Levenberg-Marquardt: optax transformations

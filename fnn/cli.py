@@ -1,4 +1,4 @@
-"""The command line: `fnn race`, `fnn report`, `fnn trajectories`, `fnn rules`, `fnn problems`."""
+"""The command line: `fnn race`, `report`, `trajectories`, `plot`, `rules` and `problems`."""
 
 import inspect
 from collections.abc import Generator, Sequence
@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import optax
 import typer
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fnn import names, plots, problems, race, rules
+from fnn import names, plots, problems, race, rules, training
 from fnn.problems import Budget
 from fnn.race import report, store, tables, trajectories
 
@@ -134,6 +135,49 @@ def trajectories_command(
         console.print(f"{out / surface}.png and .gif are written.", soft_wrap=True)
 
 
+@app.command("plot")
+def plot_command(
+    problem: Annotated[str, typer.Argument(help="What is trained, as in `fnn race`.")],
+    rule: Annotated[str, typer.Option(help="Who trains it, at its default setting.")] = "adam",
+    steps: Annotated[int, typer.Option(min=1, help="How many.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the starting point.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="What the problem reads, if it does.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("plots"),
+    float64: Annotated[bool, typer.Option("--float64", help="Compute in float64.")] = False,
+) -> None:
+    """Train one network and draw it: how it learned, what it answers, the loss around it."""
+    with _plain_errors():
+        jax.config.update("jax_enable_x64", float64 or jax.config.read("jax_enable_x64"))
+        shown, trains = problems.get(problem, data), race.entrant(rule)
+        if missing := trains.misses(shown):
+            raise ValueError(f"plot: {rule} needs {missing}; try another --rule")
+        start, draws = jax.random.split(jax.random.key(seed))
+        objective, whole = shown.objective, shown.train
+        mini = {"batch_size": trains.examples(shown), "key": draws} if objective else {}
+        trained = training.fit(
+            trains.make(shown, **trains.defaults),
+            objective or whole,
+            shown.init(start),
+            whole if objective else None,
+            steps=steps,
+            validation=shown.validation,
+            **mini,
+        )
+        value_fn = objective.on(whole) if objective else whole
+        pair = shown.validation if objective and objective.loss is not None else None
+        figures = {
+            "learning": _learning(trained.history),
+            **plots.portraits(value_fn, trained.params, objective, pair, key=draws),
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(out / f"{shown.name}-{name}.png", dpi=150)
+        console.print(trained.stopped)
+        console.print(
+            f"{out / shown.name}-*.png are written: {', '.join(figures)}.", soft_wrap=True
+        )
+
+
 @app.command("rules")
 def rules_command() -> None:
     """List the rules."""
@@ -171,6 +215,20 @@ def _show(found: Sequence[race.Race], folders: Sequence[Path]) -> None:
     page = folders[0] / ("comparison.html" if len(found) > 1 else PAGE)
     page.write_text(report.html(found, [folder.name for folder in folders]), encoding="utf-8")
     console.print(f"The report is {page}, tables and figures beside it.", soft_wrap=True)
+
+
+def _learning(history: training.History) -> Figure:
+    """The value of each step, and the loss on the validation data after each epoch."""
+    figure = Figure(figsize=(5.2, 4), layout="constrained")
+    seen = {
+        "training, each step": (1 + np.arange(len(history.value)), history.value),
+        "validation": (history.steps, history.validation["loss"]),
+    }
+    named = {label: plots.Curve(x[None].astype(float), y[None]) for label, (x, y) in seen.items()}
+    axes = plots.curves(figure.subplots(), named)
+    axes.set(xlabel="steps", ylabel="loss")
+    axes.legend(frameon=False)
+    return figure
 
 
 def _budget(text: str | None) -> Budget | None:

@@ -3,6 +3,7 @@
 curves       what was measured of several things, under labels: curves, arrivals, ranks
 landscape    surfaces over the plane and paths on them, still and moving
 networks     what a network does: regions, fits, features, mistakes, the loss around it
+portraits    all of these that a trained model allows
 """
 
 from fnn.plots.curves import COLORS as COLORS
@@ -34,3 +35,4 @@ from fnn.plots.networks import function_fit as function_fit
 from fnn.plots.networks import loss_slice as loss_slice
 from fnn.plots.networks import loss_surface as loss_surface
 from fnn.plots.networks import spectrum as spectrum
+from fnn.plots.portraits import portraits as portraits

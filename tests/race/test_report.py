@@ -173,7 +173,8 @@ def test_the_terminal_shows_every_rule_and_says_what_is_left_out(race, width):
     for row in sheet.rows:
         assert row[0].text in text
         assert row[3].text in text
-    assert ("Left out for want of room" in text) == (width < 160)
+    said = "Left out for want of room" in " ".join(text.split())  # wherever its line breaks
+    assert said == (width < 160)
 
 
 def test_two_races_are_compared_rule_by_rule(race):
