@@ -48,7 +48,7 @@ def lanes_beside_loops():
     pairs = [(float(rate), seed) for rate in rates for seed in range(SIDE)]
     examples = len(problem.train[0])
     steps = EPOCHS * -(-examples // BATCH)
-    raced = lanes.programs(problem, ENTRANTS["adam"], len(pairs)).run
+    raced = lanes.programs(problem, ENTRANTS["adam"], {"learning_rate": 1e-3}, len(pairs)).run
     data = jax.tree.map(jnp.asarray, problem.train)
 
     def in_lanes():

@@ -33,6 +33,19 @@ def test_saddle(tmp_path):
     assert (tmp_path / "saddle.png").stat().st_size > 10_000
 
 
+def test_valleys(tmp_path):
+    """Four minima of one global one; two equal valleys, each the other's mirror image."""
+    main = runpy.run_path(str(EXAMPLES / "valleys.py"))["main"]
+    (points, heights), (ends, depths) = main(picture=tmp_path / "valleys.png").values()
+    np.testing.assert_array_equal(np.sign(points), [[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    assert len(set(heights.round(4))) == 3
+    assert heights.argmin() == 2
+    np.testing.assert_allclose(depths, 0, atol=1e-6)
+    np.testing.assert_allclose(abs(ends), [[1.5, 1.0]] * 4, atol=1e-2)
+    assert set(map(tuple, np.sign(ends))) == {(1, 1), (-1, -1)}
+    assert (tmp_path / "valleys.png").stat().st_size > 10_000
+
+
 def test_laplace(tmp_path, capsys):
     """Where there are no data the band is wide enough for the truth."""
     main = runpy.run_path(str(EXAMPLES / "laplace.py"))["main"]

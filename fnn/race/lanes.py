@@ -152,12 +152,13 @@ class Programs(NamedTuple):
     compile_seconds: float
 
 
-def programs(problem: Problem, entrant: Entrant, lanes: int) -> Programs:
+def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Programs:
     """Compiles a rule on a problem.
 
     Args:
         problem: what is trained.
         entrant: the rule.
+        setting: any; of what is compiled only the names of its hyperparameters.
         lanes: how many the program has, fewer where they would take more than `MEMORY`. Others
             than that run in turns, the last one filled up.
 
@@ -222,7 +223,7 @@ def programs(problem: Problem, entrant: Entrant, lanes: int) -> Programs:
     over_lanes = jax.vmap(advanced, in_axes=(0, 0, 0, None, None, None, None))
     number = jax.ShapeDtypeStruct((), jnp.int32)
     ends = jax.ShapeDtypeStruct((ROUNDS,), jnp.int32)
-    setting = _traced(entrant.space or entrant.defaults)
+    setting = _traced(setting)
     begun, _ = jax.eval_shape(begin, setting, jax.random.key(0), data[1])
     width = max(1, min(lanes, MEMORY // _bytes_a_lane(problem, begun, data[0])))
     many = jax.tree.map(lambda a: jnp.zeros((width, *a.shape), a.dtype), setting)
@@ -324,13 +325,8 @@ def _mean_loss(objective: Objective | None, data: PyTree, params: PyTree) -> Sca
     return Objective(objective.model, objective.loss).on(data)(params)
 
 
-def _traced(setting: Mapping[str, Any]) -> dict[str, Array]:
-    """A setting as arrays; of a space, zeros of their kind."""
-    kind = jnp.result_type(float)
-    return {
-        name: jnp.asarray(0.0 if isinstance(number, tuple) else number, kind)
-        for name, number in setting.items()
-    }
+def _traced(setting: Setting) -> dict[str, Array]:
+    return {name: jnp.asarray(x, jnp.result_type(float)) for name, x in setting.items()}
 
 
 def _cut(records: Any) -> dict[str, np.ndarray]:

@@ -104,8 +104,9 @@ def _steps(
                 if missing:
                     leave_out(one, f"it needs {missing}.")
                 else:
-                    most = max(protocol.seeds, len(settings(one, protocol.trials)))
-                    made[one.name] = pool.submit(lanes.programs, problem, one, most)
+                    tried = settings(one, protocol.trials)
+                    most = max(protocol.seeds, len(tried))
+                    made[one.name] = pool.submit(lanes.programs, problem, one, tried[0], most)
             for one in todo:
                 if one.name in made:
                     try:

@@ -10,7 +10,8 @@ from fnn import problems, race
 from fnn.cli import app
 
 CLI = CliRunner()
-RACE = ["--rules", "sgd,lbfgs", "--seeds", "2", "--trials", "2", "--budget", "20 steps"]
+COMMANDS = "race", "report", "trajectories", "plot", "rules", "problems"
+RACE = ["--rules", "sgd,momentum", "--seeds", "2", "--trials", "2", "--budget", "20 steps"]
 
 
 LINE = """
@@ -118,6 +119,18 @@ def test_trouble_with_files_is_a_sentence(tmp_path, monkeypatch):
     assert "No space left on device. What was finished before is kept." in done.output
 
 
+def test_a_network_is_trained_and_drawn(tmp_path):
+    command = ["plot", "moons", "--rule", "momentum", "--steps", "30", "--out", str(tmp_path)]
+    done = CLI.invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "All steps asked for were taken." in done.output
+    made = {path.stem.removeprefix("moons-"): path for path in tmp_path.iterdir()}
+    assert set(made) == {"learning", "confusion", "regions", "slice", "surface", "spectrum"}
+    for name, path in made.items():
+        assert name in done.output
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -131,6 +144,9 @@ def test_trouble_with_files_is_a_sentence(tmp_path, monkeypatch):
         (["report"], "Missing argument"),
         (["report", "nowhere"], "to be the folder of a race"),
         (["trajectories", "sadle"], "did you mean 'saddle'"),
+        (["plot", "moon"], "did you mean 'moons'"),
+        (["plot", "xor", "--rule", "adm"], "did you mean 'adam'"),
+        (["plot", "bowl", "--rule", "kfac"], "kfac needs examples in place of a value function"),
     ],
 )
 def test_misuse(arguments, message):
@@ -145,5 +161,5 @@ def test_lists_and_help():
     assert "static_arguments" not in listed
     listed = CLI.invoke(app, ["problems"]).output
     assert all(name in listed for name in problems.PROBLEMS)
-    for command in ([], ["race"], ["report"], ["trajectories"], ["rules"], ["problems"]):
+    for command in ([], *([name] for name in COMMANDS)):
         assert CLI.invoke(app, [*command, "--help"]).exit_code == 0

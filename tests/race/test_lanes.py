@@ -83,7 +83,7 @@ STEADY = {
 def test_a_lane_is_the_run_alone(name):
     entrant = STEADY.get(name, ENTRANTS[name])
     tried = settings(entrant, 3)
-    seen = lanes.programs(PROBLEM, entrant, 3).run(
+    seen = lanes.programs(PROBLEM, entrant, tried[0], 3).run(
         [tried[i % len(tried)] for i in range(3)], SEEDS, round_ends(STEPS), hopeless=False
     )
     values, spent = alone(entrant, tried[1 % len(tried)], SEEDS[1])
@@ -109,12 +109,14 @@ def climb(problem, learning_rate):
 def test_lanes_that_diverge_or_are_hopeless_stop_alone():
     lost = Entrant("explode", explode, {"learning_rate": (0.1, 10.0)})
     given = [{"learning_rate": rate} for rate in (0.5, 2.0, 0.5)]
-    seen = lanes.programs(PROBLEM, lost, 3).run(given, SEEDS, round_ends(40), hopeless=True)
+    seen = lanes.programs(PROBLEM, lost, given[0], 3).run(
+        given, SEEDS, round_ends(40), hopeless=True
+    )
     assert seen.stopped.tolist() == [Stop.BUDGET, Stop.NON_FINITE, Stop.BUDGET]
     assert np.isfinite(seen.validation[::2]).all()
     up = Entrant("climb", climb, {"learning_rate": (0.1, 10.0)})
-    run = lanes.programs(PROBLEM, up, 3).run
     given = [{"learning_rate": 0.01}] * 3
+    run = lanes.programs(PROBLEM, up, given[0], 3).run
     assert (run(given, SEEDS, round_ends(40), True).stopped == Stop.GIVEN_UP).all()
     seen = run(given, SEEDS, round_ends(40), False)
     assert (seen.stopped == Stop.BUDGET).all()
@@ -130,7 +132,7 @@ def leave(problem, learning_rate):
 def test_a_run_is_worth_the_best_that_it_came_by():
     there = Entrant("leave", leave, {"learning_rate": (0.1, 10.0)})._replace(batch=ALL)
     given = [{"learning_rate": 1.0}]
-    run = lanes.programs(PROBLEM, there, 1).run
+    run = lanes.programs(PROBLEM, there, given[0], 1).run
     seen, best = (run(given, [0], round_ends(n), False) for n in (40, 10))
     np.testing.assert_array_equal(seen.test, best.test)
     np.testing.assert_array_equal(seen.validation[:, -1], best.validation[:, -1])
@@ -140,8 +142,8 @@ def test_a_run_is_worth_the_best_that_it_came_by():
 
 def test_two_calls_are_one():
     """The look at what is hopeless, after a quarter, does not disturb the others."""
-    run = lanes.programs(PROBLEM, ENTRANTS["momentum"], 2).run
     given, ends = [{"learning_rate": 0.1}, {"learning_rate": 0.05}], round_ends(300)
+    run = lanes.programs(PROBLEM, ENTRANTS["momentum"], given[0], 2).run
     assert len(ends) == ROUNDS
     for one, other in zip(
         run(given, [3, 4], ends, True), run(given, [3, 4], ends, False), strict=True
@@ -151,9 +153,9 @@ def test_two_calls_are_one():
 
 def test_a_gradient_is_the_unit_of_gradients():
     entrant = ENTRANTS["sgd"]._replace(batch=ALL)
-    seen = lanes.programs(PROBLEM, entrant, 1).run(
-        [{"learning_rate": 0.1}], [0], round_ends(5), hopeless=False
-    )
+    setting = {"learning_rate": 0.1}
+    run = lanes.programs(PROBLEM, entrant, setting, 1).run
+    seen = run([setting], [0], round_ends(5), hopeless=False)
     unit = lanes.gradient_flops(PROBLEM)
     np.testing.assert_allclose(seen.model[0] / unit, [1, 2, 3, 4, 5], rtol=1e-5)
 
@@ -209,13 +211,14 @@ def test_the_tuning_seed_is_nobodys():
 def test_lanes_run_in_turns_where_memory_is_short(monkeypatch):
     """Seven lanes in programs of two, the last of them filled up."""
     given, seeds = [{"learning_rate": 0.01 * (i + 1)} for i in range(7)], list(range(7))
-    whole = lanes.programs(PROBLEM, ENTRANTS["sgd"], 7).run(given, seeds, round_ends(9), False)
+    asked = PROBLEM, ENTRANTS["sgd"], given[0], 7
+    whole = lanes.programs(*asked).run(given, seeds, round_ends(9), False)
     one = lanes._bytes_a_lane(
         PROBLEM, start(rules.sgd(0.1), PROBLEM.init(jax.random.key(0)), keep_best=True),
         PROBLEM.train,
     )  # fmt: skip
     monkeypatch.setattr(lanes, "MEMORY", int(2.9 * one))
-    turns = lanes.programs(PROBLEM, ENTRANTS["sgd"], 7).run(given, seeds, round_ends(9), False)
+    turns = lanes.programs(*asked).run(given, seeds, round_ends(9), False)
     for ours, theirs in zip(turns, whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
@@ -235,7 +238,7 @@ def arrive(problem):
 
 def test_lanes_that_have_all_arrived_keep_what_they_reached():
     stays = Entrant("arrive", arrive, batch=ALL)
-    seen = lanes.programs(PROBLEM, stays, 2).run([{}, {}], [0, 1], round_ends(30), True)
+    seen = lanes.programs(PROBLEM, stays, {}, 2).run([{}, {}], [0, 1], round_ends(30), True)
     assert (seen.stopped == Stop.STALLED).all()
     assert seen.steps.shape == seen.validation.shape == (2, 30)
     assert (seen.steps[:, -1] > 0).all()

@@ -1,7 +1,6 @@
 """A race from terms to results: what is written down, what goes on, and what is refused."""
 
 import errno
-import functools
 import json
 import os
 import signal
@@ -22,6 +21,24 @@ from fnn.race.entrants import ENTRANTS, Entrant
 from fnn.training import Stop
 
 TERMS = {"seeds": 2, "trials": 3, "budget": Budget(30, "steps")}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once():
+    """The programs of a rule on a problem, for all races of this module in this process."""
+    kept, compiled = {}, runner.lanes.programs
+
+    def programs(problem, one, setting, most):
+        if one is not ENTRANTS.get(one.name) or problem.name not in problems.PROBLEMS:
+            return compiled(problem, one, setting, most)
+        key = problem.name, one.name, *setting, most
+        if key not in kept:
+            kept[key] = compiled(problem, one, setting, most)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.lanes, "programs", programs)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -109,23 +126,18 @@ def test_a_race_that_is_done_is_not_run_again(folder):
 
 def test_a_race_goes_on_wherever_it_was_cut(folder, tmp_path):
     """Each line in turn is the last one that was written, and half of the next."""
-    whole = (folder / "runs.jsonl").read_bytes()
-    original, expected = runner.lanes.programs, content(folder)
-    once = functools.cache(lambda name, most: original(problem, ENTRANTS[name], most))
-    problem = problems.get("xor")
+    whole, expected = (folder / "runs.jsonl").read_bytes(), content(folder)
     cut = whole.splitlines(keepends=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.lanes, "programs", lambda _, one, most: once(one.name, most))
-        for n in range(len(cut)):
-            part = tmp_path / str(n)
-            part.mkdir()
-            (part / "race.json").write_bytes((folder / "race.json").read_bytes())
-            (part / "runs.jsonl").write_bytes(b"".join(cut[:n]) + cut[n][: len(cut[n]) // 2])
-            (part / "curves").mkdir()
-            for curves in (folder / "curves").iterdir():
-                (part / "curves" / curves.name).write_bytes(curves.read_bytes())
-            race.run("xor", ["adam", "lbfgs"], folder=part, **TERMS)
-            assert content(part) == expected
+    for n in range(len(cut)):
+        part = tmp_path / str(n)
+        part.mkdir()
+        (part / "race.json").write_bytes((folder / "race.json").read_bytes())
+        (part / "runs.jsonl").write_bytes(b"".join(cut[:n]) + cut[n][: len(cut[n]) // 2])
+        (part / "curves").mkdir()
+        for curves in (folder / "curves").iterdir():
+            (part / "curves" / curves.name).write_bytes(curves.read_bytes())
+        race.run("xor", ["adam", "lbfgs"], folder=part, **TERMS)
+        assert content(part) == expected
 
 
 SCRIPT = textwrap.dedent(
@@ -168,11 +180,11 @@ def random_steps(problem):
 
 
 def test_who_cannot_race_is_left_out_and_said(tmp_path):
-    racing = [Entrant("bad", bad), "adam", "kfac", Entrant("random", random_steps)]
+    racing = [Entrant("bad", bad), "adam", "newton", "kfac", Entrant("random", random_steps)]
     terms = {"seeds": 2, "trials": 0, "budget": Budget(20, "steps"), "folder": tmp_path}
     found = race.run("bowl", racing, **terms)
-    assert [result.rule for result in found.results] == ["adam", "random"]
-    assert found.results[0].setting == {"learning_rate": 1e-3}
+    assert [result.rule for result in found.results] == ["adam", "newton", "random"]
+    assert [result.setting for result in found.results] == [{"learning_rate": 1e-3}, {}, {}]
     assert any("bad was left out: TypeError: no such rule" in said for said in found.caveats)
     assert any("kfac was left out: it needs examples" in said for said in found.caveats)
 
@@ -205,7 +217,7 @@ def test_a_copy_ties_and_random_steps_come_last(tmp_path):
 @pytest.mark.parametrize("unit", ["examples", "gradients", "flops", "seconds"])
 def test_budgets_buy_steps(unit):
     problem, adam = problems.get("xor"), ENTRANTS["adam"]
-    made = runner.lanes.programs(problem, adam, 2)
+    made = runner.lanes.programs(problem, adam, {"learning_rate": 0.01}, 2)
     setting = {"learning_rate": 0.01}
 
     def bought(amount):
