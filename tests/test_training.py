@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 import fnn
 from fnn import training
 from fnn.training import Stop, fit
+from fnn.training.sources import shuffled
 
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(jax.random.fold_in(KEY, 1), (10, 3))
@@ -119,6 +121,18 @@ def test_fresh_points_are_drawn_at_every_step():
     assert len(set(fitted.history.value.tolist())) == 200
     np.testing.assert_allclose(fitted.params["weight"], WEIGHT, atol=1e-2)
     assert_close(fitted, fit(RULE, draw, START, steps=200, key=KEY))
+
+
+def test_orders_are_equally_likely_and_hold_every_example():
+    """The 24 orders of four examples by Pearson's test; long ones; and vmapped."""
+    keys = jax.random.split(jax.random.key(0), 24_000)
+    _, counts = np.unique(jax.vmap(lambda key: shuffled(key, 4))(keys), axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+    for n in (1, 2, 3, 1024, 1025, 2**20 + 1):
+        order = np.asarray(shuffled(keys[0], n))
+        np.testing.assert_array_equal(np.sort(order), np.arange(n))
+        assert n < 4 or (order != np.asarray(shuffled(keys[1], n))).mean() > 0.9
 
 
 def test_a_key_shuffles_each_epoch_anew_and_every_example_counts_once():

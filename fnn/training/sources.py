@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree, Scalar
+from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 
 from fnn.objective import Objective, ValueFunction
 from fnn.training.loop import Progress, Source
@@ -54,7 +54,7 @@ def source_of(
     def epoch(number: Array) -> Callable[[Array], ValueFunction]:
         order = jnp.arange(n)
         if key is not None:  # a number of its own, apart from the model's keys
-            order = jax.random.permutation(jax.random.fold_in(key, ~number), order)
+            order = shuffled(jax.random.fold_in(key, ~number), n)
         order = jnp.pad(order, (0, steps * batch_size - n), mode="edge")
 
         def value_fn_at(position: Array) -> ValueFunction:
@@ -70,6 +70,30 @@ def source_of(
         return value_fn_at
 
     return Source(steps, epoch)
+
+
+def shuffled(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
+    """A random order of n examples, on CPUs in a third of the time of `jax.random.permutation`.
+
+    XLA sorts bare whole numbers several times as fast as pairs, so the place of an example is kept
+    in the low bits of its random number. Sorting again by other numbers, until three times as many
+    random bits have been drawn as a place has, makes ties as rare as they are there.
+
+    Args:
+        key: of the order.
+        n: how many.
+
+    Returns:
+        Each number from 0 to n - 1 once.
+    """
+    width = max(1, (n - 1).bit_length())
+    if width > 20:
+        return jax.random.permutation(key, n)
+    order = place = jnp.arange(n, dtype=jnp.uint32)
+    for drawn in jax.random.bits(key, (-(-3 * width // (32 - width)), n), jnp.uint32):
+        keyed = jax.lax.sort(drawn << width | place, is_stable=False)
+        order = order.at[keyed & (2**width - 1)].get(mode="promise_in_bounds")
+    return order.astype(jnp.int32)
 
 
 def _fold(key: Array | None, number: int | Array) -> Array | None:
