@@ -45,7 +45,10 @@ def descents(value_fn):
 def main(picture=PICTURE):
     """Draws both surfaces; returns where gradient descent ends, and how high, on each."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    surfaces = {"local minima": (QUARRELS, 2.2), "equal valleys": (TWINS, 2.4)}
+    surfaces = {
+        "four minima, one of them the lowest": (QUARRELS, 2.2),
+        "two minima, one function": (TWINS, 2.4),
+    }
     ends = {}
     for axes, (name, (value_fn, reach)) in zip(panels, surfaces.items(), strict=True):
         paths = np.asarray(descents(value_fn))
@@ -57,7 +60,7 @@ def main(picture=PICTURE):
             axes.plot(*path[-1], marker="*" if lowest else "v", color="black", markersize=13)
             axes.annotate(f"{height:.2f}", path[-1], (9, 6), textcoords="offset points")
         axes.plot(*STARTS.T, "o", color="black", markerfacecolor="white", markersize=6)
-        axes.set_title(f"{name}: {len(set(heights.round(4)))} heights")
+        axes.set_title(name)
         ends[name] = paths[:, -1], heights
     panels[0].set(xlabel="first weight", ylabel="second weight")
     panels[1].set(xlabel="w, before tanh", ylabel="v, after it")

@@ -263,4 +263,4 @@ def test_all_that_the_table_names_exists():
         assert (EXAMPLES / link).is_file(), link
     for picture in (EXAMPLES / "pictures").iterdir():
         assert f"(pictures/{picture.name})" in TABLE
-        assert picture.stat().st_size <= 60_000
+        assert picture.stat().st_size <= 150_000
