@@ -43,7 +43,7 @@ def main(steps: int = 200, picture: Path = PICTURE) -> dict[str, tuple[float, fl
     """Identifies it; returns each estimate with its standard deviation."""
     seen = jnp.arange(0, STEPS, STEPS // 40)
     data = swing(jax.tree.map(jnp.asarray, TRUTH))[seen]
-    data += NOISE * jax.random.normal(jax.random.key(0), data.shape)
+    data += NOISE * jax.random.normal(jax.random.key(1), data.shape)
     objective = fnn.Objective(lambda params, data: swing(params)[seen] - data)
     value_fn = objective.on(data[None])
     start = jax.tree.map(jnp.asarray, dict(zip(TRUTH, (0.1, 1.0, 1.5, 0.0), strict=True)))
