@@ -1,6 +1,6 @@
 """Parameters in a file that other programs read: safetensors, names and arrays and nothing else.
 
-`save` writes a tree of arrays, each under the path of its leaf ("0.weight" for params[0]["weight"]),
+`save` writes a tree of arrays, each under the path of its leaf ("0.weight" is params[0]["weight"]),
 and `load` reads them back, alone or into the shape of a tree. There is no code in such a file, and
 nothing in it is ever unpickled. What a training needs to go on is kept by `fit(..., checkpoint=)`.
 
@@ -17,28 +17,27 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 
-def save(path: str | Path, params: PyTree) -> None:
+def save(path: str | Path, params: PyTree) -> Path:
     """Writes parameters to a safetensors file, whole or not at all.
 
     Args:
         path: the file; one that is there is replaced once the new one is written.
         params: a tree of arrays.
 
+    Returns:
+        The file.
+
     Raises:
         ValueError: if two leaves have the same name, as those of {"a.b": x} and {"a": {"b": x}},
             or if there are none.
         TypeError: if a leaf is not an array of numbers.
 
-    Returns:
-        Nothing.
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder, "line.safetensors")
-        ...     save(file, [{"weight": jnp.ones(2), "bias": jnp.zeros(())}])
+        ...     file = save(f"{folder}/line.safetensors", [{"bias": jnp.ones(2)}, jnp.ones(())])
         ...     sorted(load(file))
-        ['0.bias', '0.weight']
+        ['0.bias', '1']
     """
     arrays = {}
     for name, leaf in _named(params):
@@ -62,6 +61,7 @@ def save(path: str | Path, params: PyTree) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+    return path
 
 
 def load(path: str | Path, like: PyTree = None) -> PyTree:
@@ -76,6 +76,8 @@ def load(path: str | Path, like: PyTree = None) -> PyTree:
         A tree of the structure of `like`; without it, arrays by their names.
 
     Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: without the extra `checkpoint`.
         ValueError: if the file is damaged or of another format, or has leaves that are missing,
             too many, or of another shape or dtype.
 
@@ -83,8 +85,7 @@ def load(path: str | Path, like: PyTree = None) -> PyTree:
         >>> import tempfile
         >>> params = {"weight": jnp.arange(3, dtype=jnp.bfloat16)}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder, "weights.safetensors")
-        ...     save(file, params)
+        ...     file = save(f"{folder}/weights.safetensors", params)
         ...     load(file, like=params)
         {'weight': Array([0, 1, 2], dtype=bfloat16)}
     """

@@ -16,11 +16,11 @@ def poisoned(batches, at, value=np.nan):
         yield (inputs.at[0, 0].set(value) if number == at else inputs), targets
 
 
-def broken(batches, at, error=OSError("the disk is gone")):
-    """The same batches until an error is raised."""
+def broken(batches, at):
+    """The same batches until the disk is gone."""
     for number, batch in enumerate(batches):
         if number == at:
-            raise error
+            raise OSError("the disk is gone")
         yield batch
 
 

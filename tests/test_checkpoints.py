@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def test_a_training_that_is_over_goes_on_if_asked_for_more(tmp_path):
     fitted = fit(RULE, OBJECTIVE, START, DATA, **MINI, steps=22, checkpoint=tmp_path)
     assert_same((fitted.params, fitted.history.value), (longer.params, longer.history.value))
     assert fitted.history.steps.tolist() == [4, 6, 8, 12, 16, 20, 22]
-    with pytest.raises(ValueError, match="steps to be at least 22, .* got 21"):
+    with pytest.raises(ValueError, match=r"steps to be at least 22, .* got 21"):
         fit(RULE, OBJECTIVE, START, DATA, **MINI, steps=21, checkpoint=tmp_path)
 
 
@@ -147,8 +148,15 @@ def test_a_state_with_a_key_and_leaves_of_every_kind(tmp_path):
     def update(updates, state, params=None):
         del params
         (own, before), step = state, jax.random.uniform(state[0]["key"])
-        own = {"key": jax.random.fold_in(own["key"], 1), "weak": own["weak"] / 3, "flag": ~own["flag"]}
-        return jax.tree.map(lambda g: -step.astype(g.dtype) * g * own["weak"], updates), (own, before)
+        own = {
+            "key": jax.random.fold_in(own["key"], 1),
+            "weak": own["weak"] / 3,
+            "flag": ~own["flag"],
+        }
+        return jax.tree.map(lambda g: -step.astype(g.dtype) * g * own["weak"], updates), (
+            own,
+            before,
+        )
 
     rule = optax.GradientTransformation(init, update)
     start = {"a/b": jnp.ones(2, jnp.bfloat16), "ü.x": jnp.zeros((0, 3)), "": jnp.ones(())}
@@ -213,7 +221,12 @@ def test_a_stream_goes_on_from_every_place(tmp_path, monkeypatch, stream, budget
     """Interrupted after every chunk in turn, in a pass and between passes."""
     monkeypatch.setattr("fnn.training.sources._BATCHES", 2)
     endless = "epochs" in budget and isinstance(stream([]), Told)
-    options = {"validation": DATA, "patience": 9, "every": 2, **({"steps": 14} if endless else budget)}
+    options = {
+        "validation": DATA,
+        "patience": 9,
+        "every": 2,
+        **({"steps": 14} if endless else budget),
+    }
     whole = fit(RULE, OBJECTIVE, START, stream([]), **options)
     original = training.fitting._advance_block
     for most in itertools.count(1):
@@ -243,14 +256,16 @@ def test_a_stream_that_has_become_shorter(tmp_path):
     fit(RULE, OBJECTIVE, START, BATCHES, steps=4, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="4 of which lie behind in this pass, got 2"):
         fit(RULE, OBJECTIVE, START, BATCHES[:2], steps=9, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="epochs to be at least"):
-        fit(RULE, OBJECTIVE, START, BATCHES, epochs=3, checkpoint=tmp_path)
+    fit(RULE, OBJECTIVE, START, BATCHES, epochs=3, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="epochs to be at least 3"):
         fit(RULE, OBJECTIVE, START, BATCHES, epochs=2, checkpoint=tmp_path)
 
 
 def test_a_state_that_cannot_be_written(tmp_path):
-    with pytest.raises(TypeError, match="get_state.. gives bytes or plain values, got set in it"):
-        fit(RULE, OBJECTIVE, START, Told([], lambda s: {1}), steps=4, checkpoint=tmp_path)
+    with pytest.raises(
+        TypeError, match=r"get_state\(\) gives bytes or plain values, got set in it"
+    ):
+        fit(RULE, OBJECTIVE, START, Told([], lambda _: {1}), steps=4, checkpoint=tmp_path)
 
 
 # What stays ---------------------------------------------------------------------------------------
@@ -269,8 +284,10 @@ def test_the_last_stay_and_the_best(tmp_path):
 def test_a_checkpoint_in_so_many_seconds_and_one_at_the_end(tmp_path):
     for seconds, made in ((1e6, 1), (0, 4)):
         folder = tmp_path / str(seconds)
-        options = {"steps": 4, "callback": lambda _: folder.exists() and None}
-        fit(RULE, OBJECTIVE, START, DATA, **options, checkpoint=Checkpoints(folder, seconds, keep=9))
+        options = {"steps": 4, "callback": lambda _: None}
+        fit(
+            RULE, OBJECTIVE, START, DATA, **options, checkpoint=Checkpoints(folder, seconds, keep=9)
+        )
         assert 1 <= len(numbers(folder)) <= made
 
 
@@ -285,15 +302,15 @@ def test_other_devices(tmp_path):
         from tests.test_checkpoints import DATA, OBJECTIVE, RULE, START, fit
         assert len(jax.devices()) == 2
         mesh = jax.make_mesh((2,), ("examples",), axis_types=(jax.sharding.AxisType.Auto,))
-        split = jax.NamedSharding(mesh, jax.P("examples"))
-        data, start = jax.device_put(DATA, split), jax.device_put(START, jax.NamedSharding(mesh, jax.P()))
+        split, whole = jax.NamedSharding(mesh, jax.P("examples")), jax.NamedSharding(mesh, jax.P())
+        data, start = jax.device_put(DATA, split), jax.device_put(START, whole)
         fitted = fit(RULE, OBJECTIVE, start, data, steps=8, checkpoint=sys.argv[2])
         assert len(fitted.params["weight"].devices()) == 2
     """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(ROOT), str(tmp_path)],
-        env=__import__("os").environ | flags,
+        env=os.environ | flags,
         check=True,
     )
     fitted = fit(RULE, OBJECTIVE, START, DATA, steps=12, checkpoint=tmp_path)
@@ -315,7 +332,10 @@ def kept(tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"params": {**START, "weight": jnp.zeros((3, 1))}}, r"params\['weight'\] float64\[3\], got float64\[3, 1\]"),
+        (
+            {"params": {**START, "weight": jnp.zeros((3, 1))}},
+            r"params\['weight'\] float64\[3\], got float64\[3, 1\]",
+        ),
         ({"params": {"weight": START["weight"]}}, r"params\['bias'\] float64\[\], got absent"),
         ({"rule": optax.sgd(0.1, momentum=0.9)}, r"state\[0\]\.count int32\[\], got absent"),
         ({"data": (INPUTS[:9], TARGETS[:9])}, r"data\[0\] float64\[10, 3\], got float64\[9, 3\]"),
@@ -323,28 +343,33 @@ def kept(tmp_path_factory):
         ({"batch_size": 4}, "batch_size 3, got 4"),
         ({"every": 2}, "every 1, got 2"),
         ({"patience": 4}, "patience 3, got 4"),
-        ({"goal": 0.1}, "goal -Infinity, got 0.1".replace("Infinity", "inf")),
+        ({"goal": 0.1}, "goal -inf, got 0.1"),
         ({"key": jax.random.key(1)}, r"key fry\[0, 0\], got fry\[0, 1\]"),
-        ({"metrics": {"error": lambda o, t: jnp.mean((o - t) ** 2)}}, r"metrics \[\], got \['error'\]"),
+        (
+            {"metrics": {"error": lambda o, t: jnp.mean((o - t) ** 2)}},
+            r"metrics \[\], got \['error'\]",
+        ),
     ],
 )
 def test_another_job_is_told_what_differs_and_nothing_changes(kept, changes, message):
     job = {"rule": RULE, "objective": OBJECTIVE, "params": START, "data": DATA, **MINI}
     before = content(kept)
-    with pytest.raises(ValueError, match=f"expected the job whose checkpoints are in .*{message}"):
+    with pytest.raises(ValueError, match=rf"expected the job whose checkpoints are in .*{message}"):
         fit(**{**job, "patience": 3, "epochs": 2, **changes}, checkpoint=kept)
     assert content(kept) == before
 
 
 def test_a_folder_with_anything_else_stays_as_it_is(tmp_path):
     (tmp_path / "thesis.tex").write_text("ten years")
-    with pytest.raises(ValueError, match=r"to be empty or to hold checkpoints .* got thesis.tex; try"):
+    with pytest.raises(
+        ValueError, match=r"to be empty or to hold checkpoints .* got thesis.tex; try"
+    ):
         fit(RULE, OBJECTIVE, START, DATA, steps=3, checkpoint=tmp_path)
     assert list(content(tmp_path).values()) == [b"ten years"]
     (tmp_path / "job.json").write_text('{"name": "backup"}')
-    with pytest.raises(ValueError, match="job.json to describe a job of fit, got another file"):
+    with pytest.raises(ValueError, match=r"job\.json to describe a job of fit, got another file"):
         fit(RULE, OBJECTIVE, START, DATA, steps=3, checkpoint=tmp_path)
-    assert sorted(content(tmp_path).values()) == [b"ten years", b'{"name": "backup"}'][::1]
+    assert sorted(content(tmp_path).values()) == [b"ten years", b'{"name": "backup"}']
 
 
 @pytest.mark.parametrize("folder", ["/proc/none", __file__, f"{__file__}/below"])

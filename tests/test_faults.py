@@ -84,7 +84,9 @@ def test_where_memory_runs_out_fewer_examples_are_taken_at_a_time(monkeypatch):
     whole = fit(LEVENBERG_MARQUARDT, LINE, START, data, **options)
     with (
         faults.memory_for(10, monkeypatch) as tried,
-        pytest.warns(UserWarning, match="out of memory; going on with 10 examples at a time") as said,
+        pytest.warns(
+            UserWarning, match="out of memory; going on with 10 examples at a time"
+        ) as said,
     ):
         fitted = fit(LEVENBERG_MARQUARDT, LINE, START, data, **options)
     assert tried[:3] == [None, 20, 10]

@@ -70,11 +70,15 @@ def main(steps=1_000_000, seconds=2.0):
         before, began = handles(), time.perf_counter()
         fitted = train(steps, f"{folder}/long")
         taken, after = time.perf_counter() - began, handles()
-        made = max(int(path.name) for path in Path(folder, "long").iterdir() if path.name.isdecimal())
+        made = max(
+            int(path.name) for path in Path(folder, "long").iterdir() if path.name.isdecimal()
+        )
     at, held, opened = np.array(seen[len(seen) // 5 :]).T
     slope = np.polyfit(at / 1e5, held / 1e6, 1)[0]
     print(f"{len(fitted.history.value)} steps and {made} checkpoints in {taken:.1f} s")
-    print(f"memory: {slope:+.3f} MB per 100000 steps, history aside, {held[-1] / 1e6:.0f} MB in all")
+    print(
+        f"memory: {slope:+.3f} MB per 100000 steps, history aside, {held[-1] / 1e6:.0f} MB in all"
+    )
     print(f"files open: {before} before, at most {opened.max()} meanwhile, {after} after")
     return slope, (before, after)
 

@@ -5,8 +5,8 @@
 A network with dropout is trained by Levenberg-Marquardt on shuffled mini-batches until the
 validation loss has stopped falling, with a checkpoint whenever `fit` looks. Ten trainings are
 killed once in the time that the undisturbed one takes and once more while they go on, and then
-finished. Compared are all bits of the parameters, of the rule's state and of the history, with those
-of a training without checkpoints.
+finished. Compared are all bits of the parameters, of the rule's state and of the history, with
+those of a training without checkpoints.
 """
 
 import os

@@ -3,7 +3,7 @@
 A run has a folder of its own:
 
     job.json     what is trained: every leaf of the carry and of the data, the key, the terms
-    lock         held by the process that trains; the system opens it when that ends, however it does
+    lock         held by the process that trains; the system opens it when that ends, in any way
     1, 2, ...    checkpoints, the newest last, each written beside its place and then renamed
 
 A checkpoint holds the carry of the loop, the history so far, where the batches were, and sums by
@@ -121,16 +121,16 @@ def _opened(folder: Path, job: dict[str, Any]) -> Generator[None]:
         multihost_utils.sync_global_devices("fnn.fit: the folder of checkpoints is open")
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _require_own(folder)
-        lock = open(folder / _LOCK, "ab")
-    except OSError as error:
-        raise ValueError(
-            f"fit: expected a folder for checkpoints that can be written, got {folder} ({error}); "
-            "try another one"
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _require_own(folder)
+            lock = stack.enter_context(open(folder / _LOCK, "ab"))
+        except OSError as error:
+            raise ValueError(
+                "fit: expected a folder for checkpoints that can be written, got "
+                f"{folder} ({error}); try another one"
+            ) from error
         _require_alone(folder, lock)
         _require_same(folder, job)
         if jax.process_count() > 1:
@@ -255,7 +255,9 @@ class _Keeper:
             except Exception as error:
                 if self.saved is None:
                     damaged.append(f"{number} ({type(error).__name__}: {str(error)[:200]})")
-        said = f"fit: expected whole checkpoints in {self.folder}, got damaged: {', '.join(damaged)}"
+        said = (
+            f"fit: expected whole checkpoints in {self.folder}, got damaged: {', '.join(damaged)}"
+        )
         if damaged and self.saved is None:
             raise ValueError(f"{said}, and none that is whole; try a new folder")
         if damaged and self.saved is not None:

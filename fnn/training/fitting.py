@@ -203,12 +203,12 @@ def fit(
         resumed = _at_the_end_of_a_round(here)
         if resumed and callback is not None and callback(result(Stop(int(progress.stopped)))):
             return result(Stop.CALLBACK)
-        for now, records, fraction, position in chunks(
+        for now, records, fraction, at in chunks(
             job, data, validation, key, progress, limits, epochs, position
         ):
             history = _grown(history, records, int(now.step) - int(progress.step))
             progress = now
-            keep(Snapshot(progress, history, position, fraction))
+            keep(Snapshot(progress, history, at, fraction))
             move(fraction, history.value)
             stopped = Stop(int(progress.stopped))
             if callback is not None and int(records.rounds) and callback(result(stopped)):
