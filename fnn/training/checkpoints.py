@@ -116,25 +116,26 @@ _LEAVING = ".leaving"
 
 @contextlib.contextmanager
 def _opened(folder: Path, job: dict[str, Any]) -> Generator[None]:
-    """The folder, made where it is missing, for this process alone and for this job alone."""
-    if jax.process_index() > 0:  # the first process looks after the folder
-        multihost_utils.sync_global_devices("fnn.fit: the folder of checkpoints is open")
-        yield
-        return
+    """The folder for this process alone and for this job alone; the first process looks after it."""
     with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _require_own(folder)
-            lock = stack.enter_context(open(folder / _LOCK, "ab"))
-        except OSError as error:
-            raise ValueError(
-                "fit: expected a folder for checkpoints that can be written, got "
-                f"{folder} ({error}); try another one"
-            ) from error
-        _require_alone(folder, lock)
-        _require_same(folder, job)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("fnn.fit: the folder of checkpoints is open")
+        problem = None
+        if jax.process_index() == 0:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _require_own(folder)
+                _require_alone(folder, stack.enter_context(open(folder / _LOCK, "ab")))
+                _require_same(folder, job)
+            except OSError as error:
+                problem = ValueError(
+                    "fit: expected a folder for checkpoints that can be written, got "
+                    f"{folder} ({error}); try another one"
+                )
+            except ValueError as error:
+                problem = error
+        if not _agreed(problem is None):
+            raise problem or ValueError(
+                "fit: the first process says what is wrong with checkpoint="
+            )
         yield
 
 
