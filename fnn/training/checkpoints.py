@@ -116,7 +116,7 @@ _LEAVING = ".leaving"
 
 @contextlib.contextmanager
 def _opened(folder: Path, job: dict[str, Any]) -> Generator[None]:
-    """The folder for this process alone and for this job alone; the first process looks after it."""
+    """The folder for this process and this job alone; the first process looks after it."""
     with contextlib.ExitStack() as stack:
         problem = None
         if jax.process_index() == 0:
