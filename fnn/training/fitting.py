@@ -100,12 +100,14 @@ def fit(
         callback: called with the fit so far after each round; returning True stops.
         checkpoint: a folder, new or of this very job, in which the training is kept: killed at any
             instant and called again with the same arguments, it goes on and ends with the same
-            bits; asked for more steps, it goes on with those. `Checkpoints` says how often and how
-            many. Needs the extra `checkpoint`.
+            bits; asked for more steps, it goes on with those. (Batches of an iterable must come in
+            the same order again; one without `get_state` and `set_state` is gone through from its
+            beginning.) `Checkpoints` says how often and how many. Needs the extra `checkpoint`.
 
     Returns:
-        Parameters, the rule's state, the history, and why it stopped. (Where a second-order rule
-        has brought the value down to the rounding of a dtype narrower than float64, it warns.)
+        Parameters, the rule's state, the history, and why it stopped. (It warns where a
+        second-order rule has brought the value down to the rounding of a dtype narrower than
+        float64, and where the device ran out of memory and a step takes fewer examples at a time.)
 
     Raises:
         ValueError: before anything runs, for budgets that are missing or not positive, data that
