@@ -31,6 +31,7 @@ def save(path: str | Path, params: PyTree) -> Path:
         ValueError: if two leaves have the same name, as those of {"a.b": x} and {"a": {"b": x}},
             or if there are none.
         TypeError: if a leaf is not an array of numbers.
+        OSError: if the file cannot be written; one that was there stays.
 
     Example:
         >>> import tempfile
@@ -56,9 +57,12 @@ def save(path: str | Path, params: PyTree) -> Path:
         raise ValueError("exchange.save: expected arrays, got a tree without any")
     path = Path(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    save_file = _safetensors().save_file
     try:
-        _safetensors().save_file(arrays, str(beside))
+        save_file(arrays, str(beside))
         os.replace(beside, path)
+    except Exception as error:
+        raise OSError(f"exchange.save: expected to write {path}, got {error}") from error
     finally:
         beside.unlink(missing_ok=True)
     return path

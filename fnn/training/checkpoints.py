@@ -378,7 +378,7 @@ class _Keeper:
         leaves = [_as(leaf, read[name], name in about["weak"]) for name, leaf in fresh.items()]
         validation = {name: read[f"validation[{name!r}]"] for name in about["validation"]}
         return Snapshot(
-            jax.tree.unflatten(jax.tree.structure(begin.progress), leaves),
+            Progress(**jax.tree.unflatten(jax.tree.structure(begin.progress._asdict()), leaves)),
             History(read["value"], read["steps"], validation),
             Position(**_unspelled(about["position"])),
             about["fraction"],
