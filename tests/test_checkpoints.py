@@ -344,7 +344,7 @@ def kept(tmp_path_factory):
         ({"every": 2}, "every 1, got 2"),
         ({"patience": 4}, "patience 3, got 4"),
         ({"goal": 0.1}, "goal -inf, got 0.1"),
-        ({"key": jax.random.key(1)}, r"key fry\[0, 0\], got fry\[0, 1\]"),
+        ({"key": jax.random.key(1)}, r"key threefry2x32\[0, 0\], got threefry2x32\[0, 1\]"),
         (
             {"metrics": {"error": lambda o, t: jnp.mean((o - t) ** 2)}},
             r"metrics \[\], got \['error'\]",

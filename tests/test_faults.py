@@ -133,10 +133,12 @@ def test_a_full_disk_costs_checkpoints_and_not_the_training(tmp_path):
     begun = fit(rule, LINE, START, data, steps=5, checkpoint=tmp_path)
     with (
         faults.full_disk(),
-        pytest.warns(UserWarning, match="after 9 steps could not be written") as said,
+        pytest.warns(
+            UserWarning, match=r"steps could not be written .* those written before stay"
+        ) as said,
     ):
         fitted = fit(rule, LINE, START, data, steps=9, checkpoint=Checkpoints(tmp_path, seconds=0))
-    assert all("those written before stay" in str(one.message) for one in said)
+    assert "after 9 steps" in str(said[-1].message)
     assert_equal(fitted, fit(rule, LINE, START, data, steps=9))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "job.json", "lock"]
     assert_equal(begun, fit(rule, LINE, START, data, steps=5, checkpoint=tmp_path))

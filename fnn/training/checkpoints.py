@@ -122,7 +122,7 @@ def _opened(folder: Path, job: dict[str, Any]) -> Generator[None]:
         if jax.process_index() == 0:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                _require_own(folder)
+                _stored(folder)
                 _require_alone(folder, stack.enter_context(open(folder / _LOCK, "ab")))
                 _require_same(folder, job)
             except OSError as error:
@@ -139,13 +139,22 @@ def _opened(folder: Path, job: dict[str, Any]) -> Generator[None]:
         yield
 
 
-def _require_own(folder: Path) -> None:
-    there = sorted(path.name for path in folder.iterdir())
-    if _JOB not in there and set(there) - {_LOCK, f"{_JOB}.tmp"}:
-        raise ValueError(
-            f"fit: expected {folder} to be empty or to hold checkpoints of this job, got "
-            f"{', '.join(there[:5])}{', ...' * (len(there) > 5)}; try a new folder"
-        )
+def _stored(folder: Path) -> dict[str, Any] | None:
+    """The job of a folder, if it has one; if it has anything else, an error."""
+    file, there = folder / _JOB, sorted(path.name for path in folder.iterdir())
+    if not file.exists():
+        if set(there) - {_LOCK, f"{_JOB}.tmp"}:
+            raise ValueError(
+                f"fit: expected {folder} to be empty or to hold checkpoints of this job, got "
+                f"{', '.join(there[:5])}{', ...' * (len(there) > 5)}; try a new folder"
+            )
+        return None
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return dict(json.loads(file.read_text())[_MARK])
+    raise ValueError(
+        f"fit: expected {file} to describe a job of fit, got another file, or a damaged one; try a "
+        "new folder"
+    )
 
 
 def _require_alone(folder: Path, lock: Any) -> None:
@@ -164,18 +173,8 @@ def _require_alone(folder: Path, lock: Any) -> None:
 
 def _require_same(folder: Path, job: dict[str, Any]) -> None:
     """Compares what the checkpoints are of; without a checkpoint the job is written down anew."""
-    file = folder / _JOB
-    try:
-        stored = json.loads(file.read_text()) if file.exists() else None
-    except ValueError:
-        stored = {}
-    if stored is not None and _MARK not in stored:
-        raise ValueError(
-            f"fit: expected {file} to describe a job of fit, got another file, or a damaged one; "
-            "try a new folder"
-        )
-    if stored is not None and _numbers(folder):
-        theirs, mine = stored[_MARK], json.loads(json.dumps(job))
+    theirs, mine = _stored(folder), json.loads(json.dumps(job))
+    if theirs is not None and _numbers(folder):
         names = [name for name in theirs | mine if theirs.get(name) != mine.get(name)]
         if names:
             said = [f"{n} {theirs.get(n, 'absent')}, got {mine.get(n, 'absent')}" for n in names]
@@ -186,7 +185,7 @@ def _require_same(folder: Path, job: dict[str, Any]) -> None:
         return
     beside = folder / f"{_JOB}.tmp"
     beside.write_text(json.dumps({_MARK: job}, indent=1))
-    os.replace(beside, file)
+    os.replace(beside, folder / _JOB)
 
 
 def _numbers(folder: Path) -> list[int]:
@@ -255,7 +254,7 @@ class _Keeper:
                 self._rank(number, about["loss"])
             except Exception as error:
                 if self.saved is None:
-                    damaged.append(f"{number} ({type(error).__name__}: {str(error)[:200]})")
+                    damaged.append(f"{number} ({_brief(error)})")
         said = (
             f"fit: expected whole checkpoints in {self.folder}, got damaged: {', '.join(damaged)}"
         )
@@ -343,10 +342,9 @@ class _Keeper:
         self.checkpointer = _orbax().StandardCheckpointer()
         self.losses.pop(self.number, None)
         self._sweep()
-        reason = next(iter(str(error).splitlines()), "")[:300]
         warnings.warn(
             f"fit: the checkpoint after {int(snapshot.progress.step)} steps could not be written "
-            f"to {self.folder} ({type(error).__name__}: {reason}); training goes on, and those "
+            f"to {self.folder} ({_brief(error)}); training goes on, and those "
             "written before stay. Try to make room",
             stacklevel=5,
         )
@@ -383,6 +381,10 @@ class _Keeper:
             Position(**_unspelled(about["position"])),
             about["fraction"],
         )
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}".splitlines()[0]
 
 
 def _agreed(due: bool) -> bool:

@@ -191,7 +191,8 @@ def fit(
     job = _Job(rule, objective, tuple((metrics or {}).items()), prepare, batch_size, every)
     chunks = _stream if streamed else _chunks
     begin = Snapshot(progress, History(np.zeros(0), np.zeros(0, np.int32), {}), Position(), 0.0)
-    arrays = progress._asdict() | {"data": None if streamed else data, "validation": validation}
+    arrays = {"params": progress.params, "state": progress.state, "validation": validation}
+    arrays |= {"data": None if streamed else data}
     terms = {"batch_size": batch_size, "every": every, "goal": limits.goal, "key": key}
     terms |= {"patience": patience, "metrics": [name for name, _ in job.metrics]}
 

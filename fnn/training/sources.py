@@ -283,7 +283,8 @@ def source_of_block(
     """
 
     def value_fn_at(position: Array) -> ValueFunction:
-        batch, weights = jax.tree.map(lambda a: a[position], (block.batches, block.weights))
+        rows = jax.tree.map(jnp.asarray, (block.batches, block.weights))
+        batch, weights = jax.tree.map(lambda a: a[position], rows)
         step_key = _fold(key if objective.takes_key else None, done + position)
         return _weighted(objective.on(batch, key=step_key), weights)
 
