@@ -70,21 +70,24 @@ def full_disk(free=0):
 
 
 def newest(folder):
-    """The newest checkpoint in a folder, and the largest file in it."""
-    checkpoint = max((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
-    files = (path for path in checkpoint.rglob("*") if path.is_file())
-    return checkpoint, max(files, key=lambda path: path.stat().st_size)
+    """The newest checkpoint in a folder."""
+    return max((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
+
+
+def numbers_of(checkpoint):
+    """The file that holds most of a checkpoint's numbers."""
+    return max((checkpoint / "d").iterdir(), key=lambda path: path.stat().st_size)
 
 
 def cut(folder):
-    """Half of the newest checkpoint's largest file is lost."""
-    _, file = newest(folder)
+    """Half of the numbers in the newest checkpoint are lost."""
+    file = numbers_of(newest(folder))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def flip(folder):
-    """A bit flips in the middle of the newest checkpoint's largest file."""
-    _, file = newest(folder)
+    """A bit flips amid the numbers in the newest checkpoint."""
+    file = numbers_of(newest(folder))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 16
     file.write_bytes(content)
@@ -92,5 +95,4 @@ def flip(folder):
 
 def forget(folder):
     """The newest checkpoint loses what describes it."""
-    checkpoint, _ = newest(folder)
-    (checkpoint / "_CHECKPOINT_METADATA").unlink()
+    (newest(folder) / "_CHECKPOINT_METADATA").unlink()
