@@ -396,7 +396,7 @@ def _agreed(due: bool) -> bool:
 
 def _loss(snapshot: Snapshot) -> float | None:
     """The validation loss of these very parameters, if it was looked at and is a number."""
-    steps, losses = snapshot.history.steps, snapshot.history.validation.get("loss", ())
+    steps, losses = snapshot.history.steps, snapshot.history.validation.get("loss", np.zeros(0))
     if not len(losses) or steps[-1] != int(snapshot.progress.step):
         return None
     return float(losses[-1]) if np.isfinite(losses[-1]) else None
