@@ -4,9 +4,9 @@
 
 A network with dropout is trained by Levenberg-Marquardt on shuffled mini-batches until the
 validation loss has stopped falling, with a checkpoint whenever `fit` looks. Ten trainings are
-killed once in the time that the undisturbed one takes and once more while they go on, and then
-finished. Compared are all bits of the parameters, of the rule's state and of the history, with
-those of a training without checkpoints.
+killed twice and then finished: once at an instant between the first round and the last, once while
+they go on, the start-up and its compilation included. Compared are all bits of the parameters, of
+the rule's state and of the history, with those of a training without checkpoints.
 """
 
 import os
@@ -25,7 +25,7 @@ import fnn
 from fnn import layers, losses, rules
 from fnn.training import Checkpoints, Stop
 
-TRAININGS, KILLS = 10, 2
+TRAININGS = 10
 NETWORK = layers.serial(
     layers.dense(6), layers.elementwise(jnp.tanh), layers.dropout(0.1), layers.dense(1)
 )
@@ -63,9 +63,11 @@ def started(folder):
     return child
 
 
-def killed(folder, seconds):
-    """Starts a training, or goes on with it, and kills it so many seconds after its imports."""
+def killed(folder, seconds, *, running):
+    """Kills a training so many seconds after its imports, or after its first round."""
     with started(folder) as child:
+        if running:
+            child.stdout.readline()
         time.sleep(seconds)
         child.kill()
 
@@ -90,15 +92,20 @@ def main(seed=0):
     with tempfile.TemporaryDirectory() as parent:
         with started(Path(parent) / "whole") as child:
             began = time.perf_counter()
+            child.stdout.readline()
+            compiled = time.perf_counter() - began
             assert child.wait() == 0
             seconds = time.perf_counter() - began
-        print(f"undisturbed: {len(whole.history.value)} steps in {seconds:.1f} s")
+        steps = len(whole.history.value)
+        print(f"undisturbed: {steps} steps in {seconds:.1f} s, the first round in {compiled:.1f}")
         for n in range(TRAININGS):
             folder = Path(parent) / str(n)
-            for _ in range(KILLS):
-                instant = rng.uniform(0, seconds)
-                killed(folder, instant)
-                print(f"training {n}: killed after {instant:4.1f} s, checkpoint {newest(folder)}")
+            for running in (True, False):
+                instant = rng.uniform(0, seconds - compiled * running)
+                killed(folder, instant, running=running)
+                since = "first round" if running else "imports"
+                at = f"{instant:4.1f} s after its {since}"
+                print(f"training {n}: killed {at}, checkpoint {newest(folder)}", flush=True)
             assert same(train(folder), whole)
             print(f"training {n}: finished, the same bits")
 

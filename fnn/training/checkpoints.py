@@ -64,6 +64,17 @@ class Snapshot(NamedTuple):
     fraction: float
 
 
+class _Mark(NamedTuple):
+    """By which a snapshot is told from the others of its run, without being held."""
+
+    steps: int
+    rounds: int
+
+
+def _mark(snapshot: Snapshot) -> _Mark:
+    return _Mark(int(snapshot.progress.step), len(snapshot.history.steps))
+
+
 @contextlib.contextmanager
 def kept(
     checkpoint: str | Path | Checkpoints | None,
@@ -101,7 +112,7 @@ def kept(
             keeper.close(save=jax.process_count() == 1)  # the other processes may be gone
             if keeper.saved is not None:
                 error.add_note(
-                    f"fit: the {int(keeper.saved.progress.step)} steps before that are kept in "
+                    f"fit: the {keeper.saved.steps} steps before that are kept in "
                     f"{folder}; the same call goes on from there"
                 )
             raise
@@ -235,9 +246,9 @@ class _Keeper:
         self.folder, self.options = folder, options
         self.checkpointer = _orbax().StandardCheckpointer()
         self.waiting = concurrent.futures.ThreadPoolExecutor(1)
-        self.writing: tuple[concurrent.futures.Future[None], Snapshot] | None = None
+        self.writing: tuple[concurrent.futures.Future[None], _Mark] | None = None
         self.offered: Snapshot | None = None
-        self.saved: Snapshot | None = None
+        self.saved: _Mark | None = None
         self.number = max(_numbers(folder), default=0)
         self.losses: dict[int, float] = {}
         self.clock = time.monotonic()
@@ -245,25 +256,28 @@ class _Keeper:
 
     def newest(self, begin: Snapshot) -> Snapshot:
         """The newest checkpoint that is whole, or the beginning where there is none at all."""
-        damaged = []
+        damaged, found = [], None
         for number in reversed(_numbers(self.folder)):
             try:
                 about = self._about(number)
-                if self.saved is None:
-                    self.saved = self._read(number, about, begin)
+                if found is None:
+                    found = self._read(number, about, begin)
                 self._rank(number, about["loss"])
             except Exception as error:
-                if self.saved is None:
+                if found is None:
                     damaged.append(f"{number} ({_brief(error)})")
         said = (
             f"fit: expected whole checkpoints in {self.folder}, got damaged: {', '.join(damaged)}"
         )
-        if damaged and self.saved is None:
+        if damaged and found is None:
             raise ValueError(f"{said}, and none that is whole; try a new folder")
-        if damaged and self.saved is not None:
-            steps = int(self.saved.progress.step)
-            warnings.warn(f"{said}; going on from the one after {steps} steps", stacklevel=5)
-        return self.saved or begin
+        if found is None:
+            return begin
+        self.saved = _mark(found)
+        if damaged:
+            said += f"; going on from the one after {self.saved.steps} steps"
+            warnings.warn(said, stacklevel=5)
+        return found
 
     def offer(self, snapshot: Snapshot) -> None:
         """Saves a snapshot if it is time and the last one is written."""
@@ -277,7 +291,7 @@ class _Keeper:
     def close(self, *, save: bool = True) -> None:
         """Saves the last snapshot, if it is not, and waits until it is written."""
         self._finish()
-        if save and self.offered is not None and self.offered is not self.saved:
+        if save and self.offered is not None and _mark(self.offered) != self.saved:
             self._save(self.offered)
             self._finish()
         self.waiting.shutdown()
@@ -308,10 +322,11 @@ class _Keeper:
                 custom_metadata={"text": text, "sum": zlib.crc32(text.encode())},
             )
         except Exception as error:
-            self._failed(error, snapshot)
+            self._failed(error, _mark(snapshot))
         else:
             self._rank(self.number, loss)
-            self.writing = self.waiting.submit(self.checkpointer.wait_until_finished), snapshot
+            written = self.waiting.submit(self.checkpointer.wait_until_finished)
+            self.writing = written, _mark(snapshot)
         self.clock = time.monotonic()
 
     def _rank(self, number: int, loss: float | None) -> None:
@@ -322,12 +337,12 @@ class _Keeper:
         """Waits until the last one is written, and deletes those that need not stay."""
         if self.writing is None:
             return
-        (written, snapshot), self.writing = self.writing, None
+        (written, mark), self.writing = self.writing, None
         error = written.exception()
         if error is not None:
-            self._failed(error, snapshot)
+            self._failed(error, mark)
             return
-        self.saved = snapshot
+        self.saved = mark
         numbers = _numbers(self.folder)
         ranked = sorted(set(numbers) & set(self.losses), key=lambda n: self.losses[n])
         leaving = set(numbers) - set(numbers[-self.options.keep :]) - set(ranked[:1])
@@ -335,7 +350,7 @@ class _Keeper:
             os.replace(self.folder / str(number), self.folder / f"{number}{_LEAVING}")
         self._sweep()
 
-    def _failed(self, error: BaseException, snapshot: Snapshot) -> None:
+    def _failed(self, error: BaseException, mark: _Mark) -> None:
         """Says so, and goes on: the parameters in memory are worth more than those on disk."""
         with contextlib.suppress(Exception):
             self.checkpointer.close()
@@ -343,7 +358,7 @@ class _Keeper:
         self.losses.pop(self.number, None)
         self._sweep()
         warnings.warn(
-            f"fit: the checkpoint after {int(snapshot.progress.step)} steps could not be written "
+            f"fit: the checkpoint after {mark.steps} steps could not be written "
             f"to {self.folder} ({_brief(error)}); training goes on, and those "
             "written before stay. Try to make room",
             stacklevel=5,
