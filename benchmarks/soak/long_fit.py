@@ -4,9 +4,9 @@
 
 Resident memory is measured after each round, and a line is fitted to it, after a first fifth in
 which programs are compiled and threads are started. What must grow is the history, a value for each
-step and a count and a validation loss for each round; it is subtracted. (Each checkpoint is written
-by threads of its own, and glibc gives threads arenas of their own that keep what was freed; without
-the limit on arenas the slope is a few times as large, and all of it theirs.)
+step and a count and a validation loss for each round; it is subtracted. (A checkpoint
+is written by threads of its own, to which glibc gives arenas of their own that keep what was freed:
+without a limit on arenas the slope is about twice as large.)
 """
 
 import os

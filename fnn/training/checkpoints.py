@@ -8,8 +8,8 @@ A run has a folder of its own:
 
 A checkpoint holds the carry of the loop, the history so far, where the batches were, and sums by
 which damage is noticed. Orbax writes it in the background while training goes on; nothing in it is
-ever unpickled. The history is saved whole: 8 MB for a million steps, a small part of what a
-checkpoint of any network with that much training takes.
+ever unpickled. The history is saved whole: a million steps are 4 to 8 MB, for which training waits
+some 20 ms (measured on two busy cores), ten million steps a quarter of a second.
 
 What is random in the loop follows from the key and the number of the step, so that a run that goes
 on from a checkpoint ends with the bits of one that was never disturbed.
@@ -40,9 +40,11 @@ from fnn.training.sources import Position
 class Checkpoints(NamedTuple):
     """Where a training is kept, how often, and how many of its checkpoints.
 
-    A checkpoint costs training what it takes to copy the carry to the host, milliseconds for a
-    network of a million parameters; with a minute in between, that is no cost. One more is made at
-    the end, whatever the reason. The one of the lowest validation loss is kept besides the last.
+    Training waits while the carry is copied, 30 ms for a network of a million parameters with Adam
+    and a quarter of a second for ten million (measured on two busy cores); with a minute in
+    between that is less than 1 %. One more is made at the end, whatever the reason. The one of the
+    lowest validation loss is kept besides the last. On a full disk training goes on, with a
+    warning, and what was written before stays.
 
     Attributes:
         folder: new, empty, or of the same job.
