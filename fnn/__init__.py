@@ -13,6 +13,7 @@ The map, each floor standing on those below:
     layers     losses   data       networks as pairs of pure functions, and what judges them
     activations   initializers     what jax.nn lacks
     differential                   gradient, divergence, Laplacian of a model in its input
+    exchange                       parameters in a file that other programs read
 """
 
 from fnn.objective import Objective as Objective

@@ -22,6 +22,7 @@ FLOORS = {
     "initializers": 0,
     "data": 0,
     "differential": 0,
+    "exchange": 0,
     "objective": 1,
     "solvers": 1,
     "backprop": 2,
@@ -103,9 +104,11 @@ def test_what_users_call_says_what_it_takes_and_returns_and_shows_it(function):
 def test_the_core_needs_no_extra():
     code = (
         "import sys\n"
-        "for extra in ('matplotlib', 'plotly', 'rich', 'typer', 'sklearn', 'scipy'):\n"
+        "for extra in ('matplotlib', 'plotly', 'rich', 'typer', 'sklearn', 'scipy',\n"
+        "              'orbax', 'safetensors'):\n"
         "    sys.modules[extra] = None\n"
         "import fnn, fnn.layers, fnn.losses, fnn.rules, fnn.data, fnn.training, fnn.problems\n"
+        "import fnn.exchange\n"
         "import fnn.__main__\n"
         "fnn.__main__.main()\n"
     )

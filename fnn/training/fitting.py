@@ -12,32 +12,30 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from fnn.objective import Objective, ValueFunction
-from fnn.training.loop import Limits, Progress, Records, Stop, advance, look, start
-from fnn.training.sources import Metric, blocks_of, evaluation_of, source_of, source_of_block
-
-
-class History(NamedTuple):
-    """What was seen on the way.
-
-    Attributes:
-        value: the value before each step, on that step's batch. Shape (steps,).
-        steps: the number of steps taken when each round ended. Shape (rounds,).
-        validation: `loss` and each metric on the validation data after each round, each of shape
-            (rounds,); empty without validation data.
-    """
-
-    value: Float[np.ndarray, " steps"]
-    steps: Int[np.ndarray, " rounds"]
-    validation: dict[str, Float[np.ndarray, " rounds"]]
+from fnn.training.checkpoints import Checkpoints, Snapshot, kept
+from fnn.training.loop import History, Limits, Progress, Records, Source, Stop, advance, look, start
+from fnn.training.sources import (
+    Block,
+    Metric,
+    Position,
+    blocks_of,
+    chunked,
+    evaluation_of,
+    examples_at_once,
+    iterator_at,
+    source_of,
+    source_of_block,
+)
 
 
 class Fit(NamedTuple):
@@ -67,6 +65,7 @@ def fit(
     prepare: Callable[[PyTree], PyTree] | None = None,
     state: PyTree = None,
     callback: Callable[[Fit], bool | None] | None = None,
+    checkpoint: str | Path | Checkpoints | None = None,
 ) -> Fit:
     """Trains parameters by a rule: full batch, mini-batches, an iterator, or fresh points.
 
@@ -99,14 +98,21 @@ def fit(
             parameters returned are those that were trained: prepare them once more.
         state: the rule's state to continue with, from an earlier `Fit`.
         callback: called with the fit so far after each round; returning True stops.
+        checkpoint: a folder, new or of this very job, in which the training is kept: killed at any
+            instant and called again with the same arguments, it goes on and ends with the same
+            bits; asked for more steps, it goes on with those. (Batches of an iterable must come in
+            the same order again; one without `get_state` and `set_state` is gone through from its
+            beginning.) `Checkpoints` says how often and how many. Needs the extra `checkpoint`.
 
     Returns:
-        Parameters, the rule's state, the history, and why it stopped. (Where a second-order rule
-        has brought the value down to the rounding of a dtype narrower than float64, it warns.)
+        Parameters, the rule's state, the history, and why it stopped. (It warns where a
+        second-order rule has brought the value down to the rounding of a dtype narrower than
+        float64, and where the device ran out of memory and a step takes fewer examples at a time.)
 
     Raises:
         ValueError: before anything runs, for budgets that are missing or not positive, data that
-            are not finite or empty, and keys or validation data that are missing.
+            are not finite or empty, keys or validation data that are missing, and a folder that
+            cannot be written or holds anything but checkpoints of this job.
         TypeError: for parameters that are not real numbers of floating point, and for a rule that
             is not a transformation.
 
@@ -184,17 +190,28 @@ def fit(
     batch_size = None if batch_size is None else int(batch_size)
     job = _Job(rule, objective, tuple((metrics or {}).items()), prepare, batch_size, every)
     chunks = _stream if streamed else _chunks
-    history, fraction = _EMPTY, 0.0
+    begin = Snapshot(progress, History(np.zeros(0), np.zeros(0, np.int32), {}), Position(), 0.0)
+    arrays = {"params": progress.params, "state": progress.state, "validation": validation}
+    arrays |= {"data": None if streamed else data}
+    terms = {"batch_size": batch_size, "every": every, "goal": limits.goal, "key": key}
+    terms |= {"patience": patience, "metrics": [name for name, _ in job.metrics]}
 
     def result(stopped: Stop) -> Fit:
         here = progress.params, progress.state
         trained, at = here if patience is None else progress.best
         return Fit(trained, at, history, stopped)
 
-    with _bar() as move:
-        for now, records, fraction in chunks(job, data, validation, key, progress, limits, epochs):
+    with kept(checkpoint, begin, arrays, terms) as (here, keep), _bar() as move:
+        progress, history, position, fraction = here
+        resumed = _at_the_end_of_a_round(here)
+        if resumed and callback is not None and callback(result(Stop(int(progress.stopped)))):
+            return result(Stop.CALLBACK)
+        for now, records, fraction, at in chunks(
+            job, data, validation, key, progress, limits, epochs, position
+        ):
             history = _grown(history, records, int(now.step) - int(progress.step))
             progress = now
+            keep(Snapshot(progress, history, at, fraction))
             move(fraction, history.value)
             stopped = Stop(int(progress.stopped))
             if callback is not None and int(records.rounds) and callback(result(stopped)):
@@ -216,11 +233,13 @@ class _Job(NamedTuple):
     prepare: Callable[[PyTree], PyTree] | None
     batch_size: int | None
     every: int
+    chunk: int | None = None  # the most examples at a time, once memory has run out
 
 
 _UNLIMITED = np.iinfo(np.int32).max
 _SECONDS = 0.25  # of computation between two looks at the bar
 _STEPS = 4096  # at most, in a chunk of several rounds: the size of its records
+_Seen = tuple[Progress, Records, float, Position]
 
 
 def _chunks(
@@ -231,21 +250,26 @@ def _chunks(
     progress: Progress,
     limits: Limits,
     epochs: int | None,
-) -> Iterator[tuple[Progress, Records, float]]:
+    position: Position,
+) -> Iterator[_Seen]:
     """Trains on data that the device holds; a chunk is as many rounds as take `_SECONDS`."""
-    epoch_steps = source_of(job.objective, data, batch_size=job.batch_size, key=key).steps
+    epoch_steps = _source(job, data, key).steps
     round_steps = job.every * epoch_steps
     total = limits.steps if epochs is None else epochs * epoch_steps
     most = max(1, min(_STEPS // round_steps, limits.rounds))
-    done, rounds = 0, 1
+    done, rounds = int(progress.step), 1
+    _require_no_less(total, done, "steps")
     while done < total and progress.stopped == Stop.RUNNING:
         begin = time.perf_counter()
         capacity = most * round_steps, most
         now = limits._replace(steps=total - done, rounds=rounds)
         with _explained(progress.params, data):
-            progress, records = _advance(job, capacity, data, validation, key, progress, done, now)
-        done = min(done + rounds * round_steps, total)
-        yield jax.block_until_ready(progress), records, done / total
+            job, (progress, records) = _within_memory(
+                _advance, job, capacity, data, validation, key, progress, done, now,
+                source=lambda job: _source(job, data, key),
+            )  # fmt: skip
+        done = min((done // round_steps + rounds) * round_steps, total)
+        yield progress, records, done / total, position
         wanted = rounds * _SECONDS / (time.perf_counter() - begin)
         rounds = int(max(1, min(wanted, 8 * rounds, most)))
 
@@ -253,10 +277,27 @@ def _chunks(
 _start = jax.jit(start, static_argnames=("rule", "keep_best"))
 
 
+def _source(job: _Job, data: PyTree, key: Array | None) -> Source:
+    return _in_parts(source_of(job.objective, data, batch_size=job.batch_size, key=key), job.chunk)
+
+
+def _in_parts(source: Source, chunk: int | None) -> Source:
+    """The same source, of no more examples at a time."""
+    if chunk is None:
+        return source
+
+    def epoch(number: Array) -> Callable[[Array], ValueFunction]:
+        value_fn_at: Any = source.epoch(number)
+        return lambda position: chunked(value_fn_at(position), chunk)
+
+    return Source(source.steps, epoch)
+
+
 @functools.partial(jax.jit, static_argnames=("job", "capacity"))
 def _advance(job, capacity, data, validation, key, progress, done, limits):
-    source = source_of(job.objective, data, batch_size=job.batch_size, key=key)
-    evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare)
+    source = _source(job, data, key)
+    evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare, job.chunk)
+    round_steps = job.every * source.steps
     return advance(
         job.rule,
         source,
@@ -264,9 +305,53 @@ def _advance(job, capacity, data, validation, key, progress, done, limits):
         progress,
         done,
         limits,
-        round_end=lambda r: (r + 1) * (job.every * source.steps),
+        round_end=lambda r: (done // round_steps + r + 1) * round_steps - done,
         capacity=capacity,
     )
+
+
+def _within_memory(
+    run: Callable,
+    job: _Job,
+    *arguments: Any,
+    source: Callable[[_Job], Source],
+    meanwhile: Callable[[], Any] = lambda: None,
+) -> tuple[_Job, tuple[Progress, Records]]:
+    """`run(job, *arguments)`, of half as many examples at a time while the device has no room."""
+    first = job
+    while True:
+        try:
+            seen = run(job, *arguments)
+            meanwhile()
+            seen = jax.block_until_ready(seen)
+        except jax.errors.JaxRuntimeError as error:
+            size = _examples(source(job)) if "RESOURCE_EXHAUSTED" in str(error) else 0
+            if size < 2:
+                raise
+            job = job._replace(chunk=-(-size // 2))
+        else:
+            if job.chunk != first.chunk:
+                warnings.warn(
+                    "fit: the device ran out of memory; going on with "
+                    f"{job.chunk} examples at a time, whose sums are accumulated: the same steps "
+                    "up to rounding (batch normalization takes its means over these). Try "
+                    f"batch_size={job.chunk} or a device with more memory",
+                    stacklevel=4,
+                )
+            return job, seen
+
+
+def _examples(source: Source) -> int:
+    """The examples that a step evaluates together, known without an array made."""
+    found = []
+
+    def count() -> None:
+        zero = jnp.zeros((), jnp.int32)
+        value_fn: Any = source.epoch(zero)(zero)
+        found.append(examples_at_once(value_fn))
+
+    jax.eval_shape(count)
+    return found[0]
 
 
 def _stream(
@@ -277,38 +362,99 @@ def _stream(
     progress: Progress,
     limits: Limits,
     epochs: int | None,
-) -> Iterator[tuple[Progress, Records, float]]:
+    position: Position,
+) -> Iterator[_Seen]:
     """Trains on batches as they come; one pass through them is an epoch."""
-    done, value, steps, part = 0, 0.0, 0, 0.0
-    for number in itertools.count(1):
-        blocks = blocks_of(itertools.islice(iter(data), limits.steps - done))
-        block = next(blocks, None)
-        if block is None and number == 1:
+    done, part, at = int(progress.step), 0.0, position
+    _require_no_less(limits.steps, done, "steps")
+    if epochs is not None:
+        _require_no_less(epochs, at.passes + (at.batches > 0), "epochs")
+    over = progress.stopped != Stop.RUNNING or done >= limits.steps or at.passes == epochs
+    if over and not at.steps:
+        return
+    iterator = iterator_at(data, at)
+    while True:
+        blocks = blocks_of(itertools.islice(iterator, limits.steps - done), at.examples)
+        read = _read(blocks, iterator)
+        if read.block is None and read.error is None and at == Position():
             raise ValueError("fit: expected batches of examples, got an iterable without any")
-        ended = block is None
-        while block is not None and progress.stopped == Stop.RUNNING:
+        ended = read.block is None and not at.batches
+        while progress.stopped == Stop.RUNNING:
+            if read.error is not None:
+                read.error.add_note(f"fit: this came from the batches, after {done} steps")
+                raise read.error
+            block = read.block
+            if block is None:
+                break
+            ahead = functools.cache(functools.partial(_read, blocks, iterator))
+            now = limits._replace(steps=block.used, rounds=1, goal=-np.inf)
             with _explained(progress.params, block.batches):
-                now = limits._replace(steps=block.used, rounds=1, goal=-np.inf)
-                progress, records = _advance_block(job, block, key, progress, done, now)
-            done, steps = done + block.used, steps + block.used
-            block = next(blocks, None)  # read while the device computes
-            value += float(np.nansum(records.value))
-            part = done / limits.steps if epochs is None else (number - 1) / epochs
-            yield progress, records, min(part, 0.999)
-        last = ended or done >= limits.steps or number == epochs
-        last = last or bool(progress.stopped != Stop.RUNNING)
-        if steps and (last or number % job.every == 0):
-            goal = value / steps <= limits.goal
+                job, (progress, records) = _within_memory(
+                    _advance_block, job, block, key, progress, done, now,
+                    source=functools.partial(_source_of_block, block=block, done=done, key=key),
+                    meanwhile=ahead,  # read while the device computes
+                )  # fmt: skip
+            done += block.used
+            at = Position(
+                passes=at.passes,
+                batches=at.batches + block.used,
+                examples=block.weights.shape[1],
+                value=at.value + float(np.nansum(records.value)),
+                steps=at.steps + block.used,
+                state=read.state,
+            )
+            part = done / limits.steps if epochs is None else at.passes / epochs
+            yield progress, records, min(part, 0.999), at
+            read = ahead()
+        stopped = bool(progress.stopped != Stop.RUNNING)
+        last = ended or stopped or done >= limits.steps or at.passes + 1 == epochs
+        look_now = at.steps and (last or (at.passes + 1) % job.every == 0)
+        goal = look_now and at.value / at.steps <= limits.goal
+        if not stopped and done < limits.steps:  # the pass is through
+            state = at.state if iterator is data else None
+            at = at._replace(passes=at.passes + 1, batches=0, examples=0, state=state)
+        if look_now:
+            at = at._replace(value=0.0, steps=0)
             progress, records = _look(job, validation, progress, goal, limits.patience)
-            value, steps = 0.0, 0
-            yield progress, records, part if ended else 1.0 if last else part
+            yield progress, records, part if ended else 1.0 if last else part, at
         if last or progress.stopped != Stop.RUNNING:
             return
+        iterator = iter(data)
+
+
+class _Read(NamedTuple):
+    """What came of asking for the next block: a block, none, or an error; and the state then."""
+
+    block: Block | None = None
+    state: Any = None
+    error: Exception | None = None
+
+
+def _read(blocks: Iterator[Block], iterator: Any) -> _Read:
+    """Asks for the next block; an error waits until what came before is trained on."""
+    try:
+        block = next(blocks, None)
+        state = iterator.get_state() if hasattr(iterator, "set_state") else None
+    except Exception as error:
+        return _Read(error=error)
+    return _Read(block, state)
+
+
+def _require_no_less(asked: int, done: int, unit: str) -> None:
+    if asked < done:
+        raise ValueError(
+            f"fit: expected {unit} to be at least {done}, which is how far the training in the "
+            f"folder has come, got {asked}; try a new folder"
+        )
+
+
+def _source_of_block(job: _Job, *, block: Block, done: int, key: Array | None) -> Source:
+    return _in_parts(source_of_block(job.objective, block, done=done, key=key), job.chunk)
 
 
 @functools.partial(jax.jit, static_argnames="job")
 def _advance_block(job, block, key, progress, done, limits):
-    source = source_of_block(job.objective, block, done=done, key=key)
+    source = _source_of_block(job, block=block, done=done, key=key)
     progress, records = advance(
         job.rule,
         source,
@@ -326,13 +472,15 @@ def _advance_block(job, block, key, progress, done, limits):
 def _look(job, validation, progress, goal, patience):
     running = progress.stopped == Stop.RUNNING
     verdict = jnp.where(running & goal, Stop.GOAL, progress.stopped).astype(jnp.int32)
-    evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare)
+    evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare, job.chunk)
     progress, evaluated = look(evaluate, progress._replace(stopped=verdict), patience)
     evaluated = {name: value[None] for name, value in evaluated.items()}
     return progress, Records(jnp.zeros(0), progress.step[None], evaluated, jnp.ones((), jnp.int32))
 
 
-_EMPTY = History(np.zeros(0), np.zeros(0, np.int32), {})
+def _at_the_end_of_a_round(here: Snapshot) -> bool:
+    rounds = here.history.steps
+    return len(rounds) > 0 and rounds[-1] == int(here.progress.step)
 
 
 def _grown(history: History, records: Records, steps: int) -> History:

@@ -105,6 +105,21 @@ class Records(NamedTuple):
     rounds: Int[Array, ""]
 
 
+class History(NamedTuple):
+    """What was seen on the way.
+
+    Attributes:
+        value: the value before each step, on that step's batch. Shape (steps,).
+        steps: the number of steps taken when each round ended. Shape (rounds,).
+        validation: `loss` and each metric on the validation data after each round, each of shape
+            (rounds,); empty without validation data.
+    """
+
+    value: Float[np.ndarray, " steps"]
+    steps: Int[np.ndarray, " rounds"]
+    validation: dict[str, Float[np.ndarray, " rounds"]]
+
+
 def start(rule: optax.GradientTransformation, params: PyTree, *, keep_best: bool) -> Progress:
     """The loop's carry before the first step.
 

@@ -1,8 +1,9 @@
 """Where the loop's value functions come from, and what is evaluated between rounds."""
 
+import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 
+from fnn.objective import Block as Examples
 from fnn.objective import Objective, ValueFunction
 from fnn.training.loop import Progress, Source
 
@@ -107,11 +109,48 @@ def _weighted(value_fn: ValueFunction, weights: Array | None) -> ValueFunction:
     return ValueFunction((term._replace(block=block), *penalties))
 
 
+def chunked(value_fn: ValueFunction, chunk: int | None) -> ValueFunction:
+    """The same function, of no more examples at a time than `chunk`.
+
+    Args:
+        value_fn: a value function.
+        chunk: the most examples; None leaves it as it is.
+
+    Returns:
+        A value function.
+    """
+    if chunk is None:
+        return value_fn
+    terms = (
+        term._replace(block=dataclasses.replace(term.block, chunk=chunk))
+        if isinstance(term.block, Examples) and examples_at_once(term.block) > chunk
+        else term
+        for term in value_fn.terms
+    )
+    return ValueFunction(tuple(terms))
+
+
+def examples_at_once(value_fn: ValueFunction | Examples) -> int:
+    """The most examples that are evaluated together.
+
+    Args:
+        value_fn: a value function, or a block of one.
+
+    Returns:
+        Their number; 0 where there are none.
+    """
+    if isinstance(value_fn, Examples):
+        return min(value_fn.count, value_fn.chunk or value_fn.count)
+    blocks = (term.block for term in value_fn.terms)
+    return max((examples_at_once(b) for b in blocks if isinstance(b, Examples)), default=0)
+
+
 def evaluation_of(
     objective: Any,
     metrics: Iterable[tuple[str, Metric]],
     validation: PyTree,
     prepare: Callable[[PyTree], PyTree] | None = None,
+    chunk: int | None = None,
 ) -> Callable[[Progress], dict[str, Scalar]]:
     """What is looked at after each round: the mean loss on validation data, and the metrics.
 
@@ -120,6 +159,7 @@ def evaluation_of(
         metrics: names and functions of all outputs and targets.
         validation: data, a value function, or None.
         prepare: what is done to the parameters first, `layers.calibrate` for instance.
+        chunk: the most examples whose losses are evaluated together.
 
     Returns:
         A function from the loop's carry to named scalars.
@@ -130,13 +170,66 @@ def evaluation_of(
             return {}
         params = progress.params if prepare is None else prepare(progress.params)
         if isinstance(validation, ValueFunction):
-            return {"loss": validation(params)}
+            return {"loss": chunked(validation, chunk)(params)}
         inputs, targets = (validation, None) if objective.loss is None else validation
         outputs = objective.outputs(params, inputs)
-        loss = Objective(objective.model, objective.loss).on(validation)(params)
+        loss = chunked(Objective(objective.model, objective.loss).on(validation), chunk)(params)
         return {"loss": loss} | {name: metric(outputs, targets) for name, metric in metrics}
 
     return evaluate
+
+
+class Position(NamedTuple):
+    """Where training is in a stream of batches.
+
+    Attributes:
+        passes: through the batches that lie behind.
+        batches: of the next pass that lie behind.
+        examples: in the first batch of that pass; 0 before it.
+        value: summed over the steps since the last look.
+        steps: since the last look.
+        state: of the iterator, where it has `get_state` and `set_state`, as Grain's have.
+    """
+
+    passes: int = 0
+    batches: int = 0
+    examples: int = 0
+    value: float = 0.0
+    steps: int = 0
+    state: Any = None
+
+
+def iterator_at(data: Iterable[PyTree], position: Position) -> Iterator[PyTree]:
+    """The batches that come next.
+
+    An iterator that can tell its state is set to it. Any other is gone through again from the very
+    beginning, since what it gives may depend on how often it was asked; a list is not.
+
+    Args:
+        data: a fresh iterable, the one that the position is in.
+        position: where to go on.
+
+    Returns:
+        An iterator.
+
+    Raises:
+        ValueError: if there are fewer batches than lie behind.
+    """
+    iterator: Any = iter(data)
+    if position.state is not None:
+        iterator.set_state(position.state)
+        return iterator
+    if not isinstance(data, Sequence) and not hasattr(iterator, "set_state"):
+        for _ in range(position.passes):
+            collections.deque(iterator, maxlen=0)
+            iterator = iter(data)
+    taken = sum(1 for _ in itertools.islice(iterator, position.batches))
+    if taken < position.batches:
+        raise ValueError(
+            f"fit: expected the batches of the first call, {position.batches} of which lie behind "
+            f"in this pass, got {taken}; try a fresh iterator over the same data"
+        )
+    return iterator
 
 
 class Block(NamedTuple):
@@ -151,12 +244,13 @@ _BYTES = 2**26  # of batches stacked together
 _BATCHES = 32  # stacked together, at most
 
 
-def blocks_of(batches: Iterator[PyTree]) -> Iterator[Block]:
+def blocks_of(batches: Iterator[PyTree], examples: int = 0) -> Iterator[Block]:
     """Stacks the batches of a stream.
 
     Args:
         batches: trees of arrays whose first axis counts the examples, none larger than the first
             batch. A smaller one is filled up by its last example at weight 0.
+        examples: in the first batch, where that lies behind.
 
     Yields:
         Blocks of up to 32 batches or 64 MiB, all of one shape. A batch that is empty, larger than
@@ -165,8 +259,9 @@ def blocks_of(batches: Iterator[PyTree]) -> Iterator[Block]:
     first = next(batches, None)
     if first is None:
         return
-    n = len(jax.tree.leaves(first)[0])
-    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(first))
+    leaves = jax.tree.leaves(first)
+    n = examples or len(leaves[0])
+    size = sum(np.asarray(leaf).nbytes for leaf in leaves) // max(len(leaves[0]), 1) * n
     size = min(_BATCHES, max(1, _BYTES // max(size, 1)))
     batches = itertools.chain([first], batches)
     while group := list(itertools.islice(batches, size)):
@@ -212,7 +307,8 @@ def source_of_block(
     """
 
     def value_fn_at(position: Array) -> ValueFunction:
-        batch, weights = jax.tree.map(lambda a: a[position], (block.batches, block.weights))
+        rows = jax.tree.map(jnp.asarray, (block.batches, block.weights))
+        batch, weights = jax.tree.map(lambda a: a[position], rows)
         step_key = _fold(key if objective.takes_key else None, done + position)
         return _weighted(objective.on(batch, key=step_key), weights)
 
