@@ -450,14 +450,27 @@ def square_share(rows: int) -> float:
 
 
 def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -> Array:
-    """The sum of a function over blocks of examples."""
+    """The sum of a function over blocks of examples, each an equal way apart from the next.
+
+    (So that of examples which are split over devices each device has its share of every block.)
+    """
     n = captured.shape[0]
     whole, rest = divmod(n, block)
-    total = fn(examples(captured, 0, block))
-    if whole > 1:
-        total = lax.fori_loop(
-            1, whole, lambda i, sum_: sum_ + fn(examples(captured, i * block, block)), total
+    if whole == 1 and not rest:
+        return fn(captured)
+    arrays = (captured.outputs, captured.slopes, captured.operands, captured.deltas)
+
+    def part(i: Any) -> Captured:
+        def take(x: Array) -> Array:
+            apart = x[: whole * block].reshape(block, whole, *x.shape[1:])
+            return lax.dynamic_index_in_dim(apart, i, axis=1, keepdims=False)
+
+        outputs, slopes, operands, deltas = jax.tree.map(take, arrays)
+        return dataclasses.replace(
+            captured, outputs=outputs, slopes=slopes, operands=operands, deltas=deltas
         )
+
+    total = lax.fori_loop(1, whole, lambda i, sum_: sum_ + fn(part(i)), fn(part(0)))
     return total + fn(examples(captured, n - rest, rest)) if rest else total
 
 

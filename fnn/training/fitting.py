@@ -18,10 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from fnn.objective import Objective, ValueFunction
 from fnn.training.loop import Limits, Progress, Records, Stop, advance, look, start
+from fnn.training.placement import (
+    everywhere,
+    placed,
+    placed_batches,
+    placed_for_fit,
+    sharding_of_examples,
+    split,
+)
 from fnn.training.sources import Metric, blocks_of, evaluation_of, source_of, source_of_block
 
 
@@ -67,6 +77,7 @@ def fit(
     prepare: Callable[[PyTree], PyTree] | None = None,
     state: PyTree = None,
     callback: Callable[[Fit], bool | None] | None = None,
+    sharding: NamedSharding | None = None,
 ) -> Fit:
     """Trains parameters by a rule: full batch, mini-batches, an iterator, or fresh points.
 
@@ -99,6 +110,11 @@ def fit(
             parameters returned are those that were trained: prepare them once more.
         state: the rule's state to continue with, from an earlier `Fit`.
         callback: called with the fit so far after each round; returning True stops.
+        sharding: how examples are split over devices, `NamedSharding(mesh, P("examples"))` with an
+            axis of the mesh; every device takes its share of every batch, and the parameters are on
+            all of them. With `batch_size` the data are on all of them too, otherwise split as well.
+            Arrays that lie on the mesh already stay as they lie. Of several processes
+            (`jax.distributed`) each runs this same call with the same arrays.
 
     Returns:
         Parameters, the rule's state, the history, and why it stopped. (Where a second-order rule
@@ -106,9 +122,10 @@ def fit(
 
     Raises:
         ValueError: before anything runs, for budgets that are missing or not positive, data that
-            are not finite or empty, and keys or validation data that are missing.
+            are not finite or empty, and keys or validation data that are missing; for batches that
+            the devices cannot share equally, and devices of different kinds.
         TypeError: for parameters that are not real numbers of floating point, and for a rule that
-            is not a transformation.
+            is not a transformation or a sharding that is none.
 
     Example:
         >>> import jax, optax
@@ -156,14 +173,23 @@ def fit(
                 f"params{jax.tree_util.keystr(path)} of {jnp.result_type(leaf)}; cast it, split it "
                 "into real and imaginary parts, or keep it out of the parameters"
             )
-    held = {"params": params, "data": None if streamed else data, "validation": validation}
-    held = _finite(jax.tree.map(jnp.asarray, held))
-    params, validation = jax.tree.map(_strong, held["params"]), held["validation"]
-    data = data if streamed else held["data"]
+    held = {
+        "params": jax.tree.map(_strong, params),
+        "data": None if streamed else data,
+        "validation": validation,
+    }
     if isinstance(objective, Objective):
-        for examples in (None if streamed else data, validation):
+        for examples in (held["data"], validation):
             if examples is not None and not isinstance(examples, ValueFunction):
                 objective.on(examples)  # raises where these are not examples
+    if sharding is None:
+        held = jax.tree.map(jnp.asarray, held)
+    else:
+        sharding = sharding_of_examples(sharding)
+        held = placed_for_fit(held, objective, batch_size, sharding)
+        key = placed(key, everywhere(sharding))
+    params, validation = _finite(held)["params"], held["validation"]
+    data = data if streamed else held["data"]
 
     progress = _start(rule, params, keep_best=patience is not None)
     if state is not None:
@@ -174,6 +200,10 @@ def fit(
                 "pass the state of a Fit by the same rule"
             )
         progress = progress._replace(state=state)
+    layout = None
+    if sharding is not None:
+        progress = placed(progress, everywhere(sharding))
+        layout = tuple(leaf.sharding for leaf in jax.tree.leaves(progress))
     limits = Limits(
         steps=_UNLIMITED if steps is None else int(steps),
         rounds=_UNLIMITED if callback is None else 1,
@@ -182,7 +212,8 @@ def fit(
     )
     epochs, every = None if epochs is None else int(epochs), int(every)
     batch_size = None if batch_size is None else int(batch_size)
-    job = _Job(rule, objective, tuple((metrics or {}).items()), prepare, batch_size, every)
+    looked_at = tuple((metrics or {}).items())
+    job = _Job(rule, objective, looked_at, prepare, batch_size, every, sharding, layout)
     chunks = _stream if streamed else _chunks
     history, fraction = _EMPTY, 0.0
 
@@ -216,6 +247,21 @@ class _Job(NamedTuple):
     prepare: Callable[[PyTree], PyTree] | None
     batch_size: int | None
     every: int
+    sharding: NamedSharding | None  # of the examples
+    layout: tuple[NamedSharding, ...] | None  # of the leaves of the progress
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes run it too."""
+        return self.sharding is not None and not self.sharding.is_fully_addressable
+
+    def at_home(self, progress: Progress, records: Records) -> tuple[Progress, Records]:
+        """What a compiled loop returns, where it lay before: the next call compiles nothing."""
+        if self.sharding is None or self.layout is None:
+            return progress, records
+        home = jax.tree.unflatten(jax.tree.structure(progress), self.layout)
+        constrain = jax.lax.with_sharding_constraint
+        return constrain(progress, home), constrain(records, everywhere(self.sharding))
 
 
 _UNLIMITED = np.iinfo(np.int32).max
@@ -248,6 +294,8 @@ def _chunks(
         yield jax.block_until_ready(progress), records, done / total
         wanted = rounds * _SECONDS / (time.perf_counter() - begin)
         rounds = int(max(1, min(wanted, 8 * rounds, most)))
+        if job.is_shared:  # clocks differ, but all processes run the same program
+            rounds = int(multihost_utils.broadcast_one_to_all(np.int32(rounds)))
 
 
 _start = jax.jit(start, static_argnames=("rule", "keep_best"))
@@ -256,8 +304,9 @@ _start = jax.jit(start, static_argnames=("rule", "keep_best"))
 @functools.partial(jax.jit, static_argnames=("job", "capacity"))
 def _advance(job, capacity, data, validation, key, progress, done, limits):
     source = source_of(job.objective, data, batch_size=job.batch_size, key=key)
+    source = split(source, job.sharding)
     evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare)
-    return advance(
+    progress, records = advance(
         job.rule,
         source,
         evaluate,
@@ -267,6 +316,7 @@ def _advance(job, capacity, data, validation, key, progress, done, limits):
         round_end=lambda r: (r + 1) * (job.every * source.steps),
         capacity=capacity,
     )
+    return job.at_home(progress, records)
 
 
 def _stream(
@@ -282,6 +332,8 @@ def _stream(
     done, value, steps, part = 0, 0.0, 0, 0.0
     for number in itertools.count(1):
         blocks = blocks_of(itertools.islice(iter(data), limits.steps - done))
+        if job.sharding is not None:
+            blocks = (placed_batches(block, job.sharding) for block in blocks)
         block = next(blocks, None)
         if block is None and number == 1:
             raise ValueError("fit: expected batches of examples, got an iterable without any")
@@ -308,7 +360,7 @@ def _stream(
 
 @functools.partial(jax.jit, static_argnames="job")
 def _advance_block(job, block, key, progress, done, limits):
-    source = source_of_block(job.objective, block, done=done, key=key)
+    source = split(source_of_block(job.objective, block, done=done, key=key), job.sharding)
     progress, records = advance(
         job.rule,
         source,
@@ -319,7 +371,7 @@ def _advance_block(job, block, key, progress, done, limits):
         round_end=lambda _: jnp.asarray(source.steps),
         capacity=(source.steps, 1),
     )
-    return progress, records._replace(rounds=jnp.zeros_like(records.rounds))
+    return job.at_home(progress, records._replace(rounds=jnp.zeros_like(records.rounds)))
 
 
 @functools.partial(jax.jit, static_argnames="job")
@@ -329,7 +381,8 @@ def _look(job, validation, progress, goal, patience):
     evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare)
     progress, evaluated = look(evaluate, progress._replace(stopped=verdict), patience)
     evaluated = {name: value[None] for name, value in evaluated.items()}
-    return progress, Records(jnp.zeros(0), progress.step[None], evaluated, jnp.ones((), jnp.int32))
+    records = Records(jnp.zeros(0), progress.step[None], evaluated, jnp.ones((), jnp.int32))
+    return job.at_home(progress, records)
 
 
 _EMPTY = History(np.zeros(0), np.zeros(0, np.int32), {})
@@ -426,12 +479,13 @@ def _finite(tree: PyTree) -> PyTree:
     """The tree itself; an error names the array in it that holds NaN or infinity."""
     if not _is_finite(tree):
         for path, leaf in jax.tree.leaves_with_path(tree):
-            bad = np.argwhere(~np.isfinite(leaf)).tolist()
-            if bad:
+            bad = ~jnp.isfinite(leaf).ravel()
+            if count := int(bad.sum()):
+                index = np.unravel_index(int(bad.argmax()), jnp.shape(leaf))
                 name = "".join(map(str, [path[0].key, jax.tree_util.keystr(path[1:])]))
                 raise ValueError(
-                    f"fit: expected finite numbers, got {len(bad)} that are NaN or infinite in "
-                    f"{name}, the first at index {tuple(bad[0])}"
+                    f"fit: expected finite numbers, got {count} that are NaN or infinite in "
+                    f"{name}, the first at index {tuple(map(int, index))}"
                 )
     return tree
 
