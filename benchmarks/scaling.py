@@ -319,7 +319,9 @@ def main() -> None:
 
     paper = [["GPUs", *predicted]]
     paper += [[str(g), *(cell(counts, g) for counts in predicted.values())] for g in GPUS]
-    check = [["devices", "step", "MB predicted", "MB compiled", "Gflop predicted", "Gflop compiled"]]
+    check = [
+        ["devices", "step", "MB predicted", "MB compiled", "Gflop predicted", "Gflop compiled"]
+    ]
     for devices in DEVICES:
         for name in predicted:
             one, two = predicted[name][devices], measured[name][devices]

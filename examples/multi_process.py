@@ -31,7 +31,9 @@ def join(address, processes=None, process=None):
 
 def truth(x):
     """What is fitted: waves around the origin."""
-    return jnp.sin(8 * jnp.hypot(x[..., :1], x[..., 1:])) * jnp.exp(-jnp.sum(x**2, -1, keepdims=True))
+    return jnp.sin(8 * jnp.hypot(x[..., :1], x[..., 1:])) * jnp.exp(
+        -jnp.sum(x**2, -1, keepdims=True)
+    )
 
 
 def say(fitted):

@@ -638,7 +638,15 @@ def _guarded(real: Bool[Array, " n"]) -> Callable[[Any], Array]:
 
     def guarded(leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)
-        return jnp.where(real.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, leaf[first])
+
+        def where(chosen: Array, other: Array | int) -> Array:
+            return jnp.where(chosen.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, other)
+
+        one = leaf[first]
+        if devices.count(leaf) > 1 and jnp.issubdtype(leaf.dtype, jnp.number):
+            # A sum, for which one example travels: for an index all of them would.
+            one = jnp.sum(where(jnp.arange(len(leaf)) == first, 0), axis=0, dtype=leaf.dtype)
+        return where(real, one)
 
     return guarded
 

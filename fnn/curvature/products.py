@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from fnn import devices
 from fnn.curvature.program import Environment, Program, Use, Value, replay, settle, trace
 from fnn.objective import EXAMPLES, wide
 
@@ -450,11 +451,12 @@ def square_share(rows: int) -> float:
 
 
 def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -> Array:
-    """The sum of a function over blocks of examples, each an equal way apart from the next.
+    """The sum of a function over blocks of so many examples; on several devices, of each device.
 
-    (So that of examples which are split over devices each device has its share of every block.)
+    The examples of a block are apart, so that each device has its share of every block.
     """
     n = captured.shape[0]
+    block = min(n, block * devices.count(captured.deltas))
     whole, rest = divmod(n, block)
     if whole == 1 and not rest:
         return fn(captured)

@@ -65,7 +65,9 @@ _CALLED = re.compile(
 def _bytes(operation: re.Match, line: str) -> int:
     sizes = [_size(dtype, shape) for dtype, shape in _ARRAY.findall(operation["shape"])]
     if operation["start"] and operation["kind"] in ("all-gather", "collective-permute"):
-        arrays = [size for size in sizes if size > 4]  # without contexts; then what goes in, and out
+        arrays = [
+            size for size in sizes if size > 4
+        ]  # without contexts; then what goes in, and out
         sizes = arrays[len(arrays) // 2 :]
     return sum(sizes) * (_group(line) if operation["kind"] == "reduce-scatter" else 1)
 
@@ -102,7 +104,9 @@ def _looped(text: str) -> set[str]:
     for name, body in _computations(text):
         calls[name] = set()
         for line in body:
-            names = {n.strip(" %") for pair in _CALLED.findall(line) for n in ",".join(pair).split(",")}
+            names = {
+                n.strip(" %") for pair in _CALLED.findall(line) for n in ",".join(pair).split(",")
+            }
             names.discard("")
             calls[name] |= names
             if " while(" in line:
