@@ -13,6 +13,7 @@ from them as above.
 Writes benchmarks/scaling.md and benchmarks/scaling.png.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -78,13 +79,13 @@ MACHINE = Machine(
     hop_across=14e-6,
 )
 ASSUMED = """\
-Nodes of eight H100 SXM GPUs with one 400 Gb/s InfiniBand port for each GPU (DGX H100). From NVIDIA's
-data sheet of the H100 SXM: 67 Tflop/s in float32 and in float64 on tensor cores, 3.35 TB/s and 80 GB
-of memory, NVLink 900 GB/s both ways together. Latencies are those of NCCL's own model of its trees
-(src/graph/tuning.cc, protocol Simple): 8.4 us for a collective, 4 us for each hop over NVLink, 14 us
-over the network. Of the peaks we assume 60 % for products of matrices, 80 % of bandwidths, 30 % for
-the Cholesky factorization, and 0.3 Tflop/s for eigendecompositions; these shares are guesses, to be
-replaced by measurements where a GPU is at hand."""
+Nodes of eight H100 SXM GPUs with one 400 Gb/s InfiniBand port for each GPU (DGX H100). From
+NVIDIA's data sheet of the H100 SXM: 67 Tflop/s in float32, and in float64 on tensor cores, 3.35
+TB/s and 80 GB of memory, NVLink 900 GB/s both ways together. Latencies are those of NCCL's own
+model of its trees (src/graph/tuning.cc, protocol Simple): 8.4 us for a collective, 4 us for each
+hop over NVLink, 14 us over the network. Of the peaks we assume 60 % for products of matrices, 80 %
+for bandwidths, 30 % for the Cholesky factorization, and 0.3 Tflop/s for eigendecompositions; these
+shares are guesses, to be replaced by measurements where a GPU is at hand."""
 
 
 class Moved(NamedTuple):
@@ -154,7 +155,7 @@ def shapes(gpus: int, mesh: Mesh | AbstractMesh) -> tuple[Any, Any]:
         sharding = None if gpus == 1 else NamedSharding(mesh, PartitionSpec(*over or ()))
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
-    layers = zip(SIZES[:-1], SIZES[1:], strict=True)
+    layers = itertools.pairwise(SIZES)
     params = [{"weight": array(i, o), "bias": array(o)} for i, o in layers]
     first, *_, last = SIZES
     batch = tuple(array(EXAMPLES * gpus, size, over=("examples",)) for size in (first, last))
@@ -184,7 +185,7 @@ class Method(NamedTuple):
 
 def methods() -> dict[str, Method]:
     """What is compared."""
-    params, batch = shapes(1, AbstractMesh((), ()))
+    params, _ = shapes(1, AbstractMesh((), ()))
     structure = curvature.structure(model, params, jax.ShapeDtypeStruct(SIZES[:1], jnp.float32))
     iterations = solvers.conjugate_gradients(ITERATIONS, tolerance=0.0)
     exact = rules.levenberg_marquardt
@@ -283,8 +284,10 @@ def draw(predicted: dict, measured: dict) -> None:
             points = [(g, of(c, g)) for g, c in measured[name].items()]
             axis.loglog(*zip(*[p for p in lines if p[1]], strict=True), color=color, label=name)
             axis.loglog(*zip(*[p for p in points if p[1]], strict=True), "o", color=color)
-    for axis, title in zip(axes, ("seconds for a step", "MB in the collectives of a step")):
-        axis.set(title=title, xlabel="GPUs, 256 examples on each")
+    axes[0].set_title("seconds for a step")
+    axes[1].set_title("MB in the collectives of a step")
+    for axis in axes:
+        axis.set(xlabel="GPUs, 256 examples on each")
         axis.set_xticks(GPUS[::2], [str(g) for g in GPUS[::2]])
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
@@ -360,7 +363,8 @@ its collectives and flops read from the program. What has to meet in a step, in 
 |---|---|---|---|
 | Adam | passes through the model | the update | all-reduce P |
 | K-FAC | passes, factors | eigendecompositions, every tenth step | all-reduce P, and the factors |
-| dual | passes, the Gram matrix | Cholesky, N^3 / 3 in float64 | all-gather N (inputs and outputs of all layers), all-gather N^2, all-reduce 2 P |
+| dual | passes, the Gram matrix | Cholesky, N^3 / 3 in float64 | all-gather N (widths of all \
+layers), all-gather N^2, all-reduce 2 P |
 | matrix-free | passes | the vectors of conjugate gradients | {iterations} + 3 times all-reduce P |
 
 Milliseconds for a step, predicted:

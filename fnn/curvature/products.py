@@ -454,6 +454,14 @@ def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -
     """The sum of a function over blocks of so many examples; on several devices, of each device.
 
     The examples of a block are apart, so that each device has its share of every block.
+
+    Args:
+        fn: of a capture of some of the examples.
+        captured: of all.
+        block: how many at once, on each device.
+
+    Returns:
+        The sum.
     """
     n = captured.shape[0]
     block = min(n, block * devices.count(captured.deltas))
