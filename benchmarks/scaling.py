@@ -30,6 +30,7 @@ import fnn
 from fnn import curvature, flops, losses, plots, rules, solvers
 
 SIZES, EXAMPLES, ITERATIONS, WORD = (8, 1024, 1024, 1), 256, 30, 4
+FACTORS = (*SIZES[:-1], *SIZES[1:], *SIZES[1:])  # of K-FAC: two for weights, one for biases
 GPUS = [2**i for i in range(11)]
 DEVICES = [1, 2, 4, 8]
 HERE = Path(__file__).parent
@@ -215,7 +216,7 @@ def factorizations(method: Method, rows: int) -> tuple[float, float, float]:
         worst = flops.count(lambda m, b: solvers.ladder(m, b, 0.1)[0], matrix, column)
         return rows**3 / 3 + 10.0 * rows**2, 0.0, worst
     if method.refresh:
-        cubes = 9.0 * sum(size**3 for size in (*SIZES[:-1], *SIZES[1:]) if size > 1)
+        cubes = 9.0 * sum(size**3 for size in FACTORS if size > 1)
         return 0.0, cubes / method.refresh, cubes
     return 0.0, 0.0, 0.0
 
@@ -231,7 +232,7 @@ def predict(method: Method, gpus: int) -> Counts:
     parameters = WORD * size_of(params)
     touched, held, moved = 8.0 * parameters, 0.0, [Moved("all-reduce", parameters)]
     if method.refresh:
-        factors = WORD * sum(size**2 for size in (*SIZES[:-1], *SIZES[1:]))
+        factors = WORD * sum(size**2 for size in FACTORS)
         touched += 6 * factors
         moved += [Moved("all-reduce", factors)]
     if method.cholesky:
@@ -291,7 +292,8 @@ def draw(predicted: dict, measured: dict) -> None:
         axis.set_xticks(GPUS[::2], [str(g) for g in GPUS[::2]])
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    lines, names = axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(HERE / "scaling.png", dpi=90)
 
 
