@@ -5,8 +5,8 @@ devices of the mesh already stays as it lies.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def sharding_of_examples(sharding: Any) -> NamedSharding:
             f"the mesh, {', '.join(map(repr, mesh.axis_names))}, and of no other axis, got "
             f"{sharding.spec}; try jax.P({mesh.axis_names[0]!r})"
         )
-    check_kinds(mesh.devices.flat)
+    check_kinds(_devices(sharding).flat)
     return _automatic(sharding)
 
 
@@ -157,7 +157,7 @@ def split(source: Source, sharding: NamedSharding | None) -> Source:
         return term._replace(block=jax.lax.with_sharding_constraint(term.block, sharding))
 
     def epoch(number: Array) -> Any:
-        value_fn_at = source.epoch(number)
+        value_fn_at = cast("Callable[[Array], ValueFunction]", source.epoch(number))
         return lambda position: ValueFunction(tuple(map(term_of, value_fn_at(position).terms)))
 
     return Source(source.steps, epoch)
@@ -211,14 +211,18 @@ def _check(examples: int, sharding: NamedSharding) -> None:
 
 def _automatic(sharding: NamedSharding) -> NamedSharding:
     """The same on a mesh of automatic axes, for `jax.make_mesh` makes explicit ones."""
-    return NamedSharding(Mesh(sharding.mesh.devices, sharding.mesh.axis_names), sharding.spec)
+    return NamedSharding(Mesh(_devices(sharding), sharding.mesh.axis_names), sharding.spec)
+
+
+def _devices(sharding: NamedSharding) -> np.ndarray:
+    return np.asarray(sharding.mesh.devices)
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> Any:
     if isinstance(leaf, int | float):  # weakly typed, and everywhere
         return leaf
     own = getattr(leaf, "sharding", None)
-    if isinstance(own, NamedSharding) and np.array_equal(own.mesh.devices, sharding.mesh.devices):
+    if isinstance(own, NamedSharding) and np.array_equal(_devices(own), _devices(sharding)):
         return jax.device_put(leaf, _automatic(own))
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
