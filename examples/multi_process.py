@@ -40,7 +40,7 @@ def say(fitted):
     """A line after every round, from one process."""
     if jax.process_index() == 0:
         steps, value = len(fitted.history.value), fitted.history.value[-1]
-        print(f"{steps} steps on {jax.device_count()} devices: {value:.3g}", flush=True)
+        print(f"{steps} steps, {jax.device_count()} devices, value {value:.3g}", flush=True)
 
 
 def main(steps: int = 300, width: int = 24, picture: Path = PICTURE) -> np.ndarray:
@@ -68,7 +68,7 @@ def main(steps: int = 300, width: int = 24, picture: Path = PICTURE) -> np.ndarr
         left.pcolormesh(*np.moveaxis(fine, -1, 0), answers[..., 0])
         left.set(aspect="equal", title="the waves as they were learned")
         right.semilogy(values)
-        right.set(xlabel="steps", title=f"the value, on {jax.device_count()} devices")
+        right.set(xlabel="steps", title=f"the value; devices: {jax.device_count()}")
         figure.savefig(picture, dpi=80)
     return values
 
