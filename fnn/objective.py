@@ -30,8 +30,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Key, PyTree, Scalar
 
+from fnn import devices
 from fnn.layers.layer import EXAMPLES as EXAMPLES
 
 SCOPE = "fnn.model"
@@ -108,8 +109,7 @@ class Objective:
         keys = None if key is None else jax.random.split(key, n)
         if weights is not None:  # a NaN in the padding would pass through a product with 0
             weights = _checked_weights(weights, n)
-            rows = jnp.where(weights > 0, jnp.arange(n), jnp.argmax(weights > 0))
-            inputs, targets = jax.tree.map(lambda a: jnp.asarray(a)[rows], (inputs, targets))
+            inputs, targets = jax.tree.map(_guarded(weights > 0), (inputs, targets))
         block = Block(inputs, targets, weights, keys, self.model, self.loss, chunk)
         value_fn = ValueFunction((Term(1.0, block),))
         return value_fn if self.penalty is None else value_fn + self.penalty
@@ -322,9 +322,12 @@ class Block:
     def chunks(self) -> "Block":
         """The block cut into parts of `chunk` examples.
 
+        Examples that are next to each other share a part; on several devices, where neighbors share
+        a device, those do that are apart, so that every device has its share of every part.
+
         Returns:
-            A block with one more leading axis on every leaf, which `lax.scan` walks along; the last
-            part is filled up with the last example at weight 0.
+            A block with one more leading axis on every leaf, which `lax.scan` walks along; as many
+            examples as are missing are the last one at weight 0.
         """
         n = self.count
         size = n if self.chunk is None else min(self.chunk, n)
@@ -337,11 +340,29 @@ class Block:
 
         def cut(leaf: Array) -> Array:
             filled = leaf if len(leaf) == parts * size else jnp.asarray(leaf)[index]
+            if self._is_split:
+                return filled.reshape(size, parts, *leaf.shape[1:]).swapaxes(0, 1)
             return filled.reshape(parts, size, *leaf.shape[1:])
 
         whole = (self.inputs, self.targets, weights, self.keys)
         inputs, targets, weights, keys = jax.tree.map(cut, whole)
         return Block(inputs, targets, weights, keys, self.model, self.loss, chunk=None)
+
+    def joined(self, parts: Array) -> Array:
+        """What was said of the examples of all `chunks`, in the order of the examples.
+
+        Args:
+            parts: for each chunk and example.
+
+        Returns:
+            For each example.
+        """
+        parts = parts.swapaxes(0, 1) if self._is_split else parts
+        return parts.reshape(-1, *parts.shape[2:])[: self.count]
+
+    @property
+    def _is_split(self) -> bool:
+        return devices.count((self.inputs, self.targets)) > 1
 
     def sample(self, key: Key[Array, ""], examples: int) -> "Block":
         """The block of some of the examples, drawn by their weights.
@@ -609,6 +630,25 @@ def _half_squared_norm(params: PyTree) -> Scalar:
 
 def _sum_of_absolute_values(params: PyTree) -> Scalar:
     return optax.tree.norm(params, ord=1)
+
+
+def _guarded(real: Bool[Array, " n"]) -> Callable[[Any], Array]:
+    """Arrays with the first real example in place of each that is not."""
+    first = jnp.argmax(real)
+
+    def guarded(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+
+        def where(chosen: Array, other: Array | int) -> Array:
+            return jnp.where(chosen.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, other)
+
+        one = leaf[first]
+        if devices.count(leaf) > 1 and jnp.issubdtype(leaf.dtype, jnp.number):
+            # A sum, for which one example travels: for an index all of them would.
+            one = jnp.sum(where(jnp.arange(len(leaf)) == first, 0), axis=0, dtype=leaf.dtype)
+        return where(real, one)
+
+    return guarded
 
 
 # Misuse, found before anything runs ---------------------------------------------------------------

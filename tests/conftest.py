@@ -30,6 +30,7 @@ CHEAPLY = {
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}={to}" for flag, to in CHEAPLY.items()))
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 8)  # of which all tests but those of sharding use one
 
 BROWSER = "tests/race/test_browser.py"
 HINT = "try apt-get install chromium"

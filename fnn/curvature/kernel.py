@@ -15,6 +15,9 @@ entries have none; anything else is explicit.
 Where making the matrix would take more than the memory budget, it is made of tiles, block of
 examples against block of examples, on and below the diagonal. (A matrix that needs no tiles is made
 whole: its lower half has half the products, and cutting and mirroring it costs as much again.)
+
+Where examples are split over devices, each device makes the rows of its own examples. For that it
+needs the left and right of all others, which travel; Jacobians are made where they are needed.
 """
 
 import dataclasses
@@ -29,6 +32,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from fnn import devices
 from fnn.curvature.products import (
     HIGHEST,
     Captured,
@@ -231,17 +235,24 @@ def gram(
     block = _block(chosen, max(n, two.shape[0]), memory_budget)
     make = partial(_tile, chosen=chosen, scales=weighting)
     m, s = two.shape
+    spread = devices.count(captured.deltas)
+    if spread > 1:
+        operands, deltas = devices.everywhere((two.operands, two.deltas))
+        two = dataclasses.replace(two, operands=operands, deltas=deltas)
     if block >= max(n, m):
         return make(captured, two)
     height, width = min(block, n), min(block, m)
+    if spread > 1:  # all rows, a share of them on each device
+        height, width = n, max(1, min(m, block**2 * spread // n))
+    mirrored = other is None and spread == 1
     pairs = [
-        (i, j) for i in _starts(n, height) for j in _starts(m, width) if two is other or i >= j
+        (i, j) for i in _starts(n, height) for j in _starts(m, width) if not mirrored or i >= j
     ]
 
     def place(matrix, pair):
         i, j = pair
         part = make(examples(captured, i, height), examples(two, j, width))
-        if other is None:
+        if mirrored:
             matrix = lax.dynamic_update_slice(matrix, part.T, (j * s, i * r))
         return lax.dynamic_update_slice(matrix, part, (i * r, j * s)), None
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from fnn import devices
 from fnn.curvature.program import Environment, Program, Use, Value, replay, settle, trace
 from fnn.objective import EXAMPLES, wide
 
@@ -450,14 +451,36 @@ def square_share(rows: int) -> float:
 
 
 def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -> Array:
-    """The sum of a function over blocks of examples."""
+    """The sum of a function over blocks of so many examples; on several devices, of each device.
+
+    The examples of a block are apart, so that each device has its share of every block.
+
+    Args:
+        fn: of a capture of some of the examples.
+        captured: of all.
+        block: how many at once, on each device.
+
+    Returns:
+        The sum.
+    """
     n = captured.shape[0]
+    block = min(n, block * devices.count(captured.deltas))
     whole, rest = divmod(n, block)
-    total = fn(examples(captured, 0, block))
-    if whole > 1:
-        total = lax.fori_loop(
-            1, whole, lambda i, sum_: sum_ + fn(examples(captured, i * block, block)), total
+    if whole == 1 and not rest:
+        return fn(captured)
+    arrays = (captured.outputs, captured.slopes, captured.operands, captured.deltas)
+
+    def part(i: Any) -> Captured:
+        def take(x: Array) -> Array:
+            apart = x[: whole * block].reshape(block, whole, *x.shape[1:])
+            return lax.dynamic_index_in_dim(apart, i, axis=1, keepdims=False)
+
+        outputs, slopes, operands, deltas = jax.tree.map(take, arrays)
+        return dataclasses.replace(
+            captured, outputs=outputs, slopes=slopes, operands=operands, deltas=deltas
         )
+
+    total = lax.fori_loop(1, whole, lambda i, sum_: sum_ + fn(part(i)), fn(part(0)))
     return total + fn(examples(captured, n - rest, rest)) if rest else total
 
 

@@ -306,7 +306,7 @@ def judged(stack: Stack) -> tuple[Scalar, Float[Array, " rows"], list[Term]]:
     if complete:
         return value, slopes.ravel(), []
     whole = stack.block
-    targets = rest.reshape(-1, rest.shape[-1])[: whole.count]
+    targets = whole.joined(rest)
     left = Block(whole.inputs, targets, whole.weights, whole.keys, whole.model, _along, whole.chunk)
     return value, slopes.ravel(), [stack.term._replace(block=left)]
 

@@ -13,6 +13,7 @@ by the precision of the matrix as it came: below it, the entries are rounding no
 
 Lanes of a vmap are solved one after the other on a CPU, whose thread pool deadlocks on batched
 factorizations; elsewhere the Cholesky rung is batched and only the lanes that need more are mapped.
+On several devices each of them factors the whole matrix.
 """
 
 import functools
@@ -25,6 +26,7 @@ from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
 
+from fnn import devices
 from fnn.solvers.system import Counts, all_finite
 
 _HAVE_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
@@ -121,7 +123,8 @@ def ladder(
     ([1.0, 1.0], 1)
     """
     climb = _climb_or_lanes(spectrum)
-    return climb(matrix, rhs, jnp.asarray(damping, matrix.dtype), metric)
+    system = devices.everywhere((matrix, rhs, jnp.asarray(damping, matrix.dtype), metric))
+    return devices.everywhere(climb(*system))
 
 
 def in_float64(function: Callable) -> Callable:

@@ -19,11 +19,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from fnn.objective import Objective, ValueFunction
 from fnn.training.checkpoints import Checkpoints, Snapshot, kept
 from fnn.training.loop import History, Limits, Progress, Records, Source, Stop, advance, look, start
+from fnn.training.placement import (
+    everywhere,
+    placed,
+    placed_batches,
+    placed_for_fit,
+    sharding_of_examples,
+    split,
+)
 from fnn.training.sources import (
     Block,
     Metric,
@@ -66,6 +76,7 @@ def fit(
     state: PyTree = None,
     callback: Callable[[Fit], bool | None] | None = None,
     checkpoint: str | Path | Checkpoints | None = None,
+    sharding: NamedSharding | None = None,
 ) -> Fit:
     """Trains parameters by a rule: full batch, mini-batches, an iterator, or fresh points.
 
@@ -103,6 +114,11 @@ def fit(
             bits; asked for more steps, it goes on with those. (Batches of an iterable must come in
             the same order again; one without `get_state` and `set_state` is gone through from its
             beginning.) `Checkpoints` says how often and how many. Needs the extra `checkpoint`.
+        sharding: how examples are split over devices, `NamedSharding(mesh, P("examples"))` with an
+            axis of the mesh; every device takes its share of every batch, and the parameters are on
+            all of them. With `batch_size` the data are on all of them too, otherwise split as well.
+            Arrays that lie on the mesh already stay as they lie. Of several processes
+            (`jax.distributed`) each runs this same call with the same arrays.
 
     Returns:
         Parameters, the rule's state, the history, and why it stopped. (It warns where a
@@ -112,9 +128,10 @@ def fit(
     Raises:
         ValueError: before anything runs, for budgets that are missing or not positive, data that
             are not finite or empty, keys or validation data that are missing, and a folder that
-            cannot be written or holds anything but checkpoints of this job.
+            cannot be written or holds anything but checkpoints of this job; for batches that the
+            devices cannot share equally, and devices of different kinds.
         TypeError: for parameters that are not real numbers of floating point, and for a rule that
-            is not a transformation.
+            is not a transformation or a sharding that is none.
 
     Example:
         >>> import jax, optax
@@ -162,14 +179,23 @@ def fit(
                 f"params{jax.tree_util.keystr(path)} of {jnp.result_type(leaf)}; cast it, split it "
                 "into real and imaginary parts, or keep it out of the parameters"
             )
-    held = {"params": params, "data": None if streamed else data, "validation": validation}
-    held = _finite(jax.tree.map(jnp.asarray, held))
-    params, validation = jax.tree.map(_strong, held["params"]), held["validation"]
-    data = data if streamed else held["data"]
+    held = {
+        "params": jax.tree.map(_strong, params),
+        "data": None if streamed else data,
+        "validation": validation,
+    }
     if isinstance(objective, Objective):
-        for examples in (None if streamed else data, validation):
+        for examples in (held["data"], validation):
             if examples is not None and not isinstance(examples, ValueFunction):
                 objective.on(examples)  # raises where these are not examples
+    if sharding is None:
+        held = jax.tree.map(jnp.asarray, held)
+    else:
+        sharding = sharding_of_examples(sharding)
+        held = placed_for_fit(held, objective, batch_size, sharding)
+        key = placed(key, everywhere(sharding))
+    params, validation = _finite(held)["params"], held["validation"]
+    data = data if streamed else held["data"]
 
     progress = _start(rule, params, keep_best=patience is not None)
     if state is not None:
@@ -180,6 +206,10 @@ def fit(
                 "pass the state of a Fit by the same rule"
             )
         progress = progress._replace(state=state)
+    layout = None
+    if sharding is not None:
+        progress = placed(progress, everywhere(sharding))
+        layout = tuple(leaf.sharding for leaf in jax.tree.leaves(progress))
     limits = Limits(
         steps=_UNLIMITED if steps is None else int(steps),
         rounds=_UNLIMITED if callback is None else 1,
@@ -188,7 +218,8 @@ def fit(
     )
     epochs, every = None if epochs is None else int(epochs), int(every)
     batch_size = None if batch_size is None else int(batch_size)
-    job = _Job(rule, objective, tuple((metrics or {}).items()), prepare, batch_size, every)
+    looked_at = tuple((metrics or {}).items())
+    job = _Job(rule, objective, looked_at, prepare, batch_size, every, sharding, layout)
     chunks = _stream if streamed else _chunks
     begin = Snapshot(progress, History(np.zeros(0), np.zeros(0, np.int32), {}), Position(), 0.0)
     arrays = {"params": progress.params, "state": progress.state, "validation": validation}
@@ -233,7 +264,22 @@ class _Job(NamedTuple):
     prepare: Callable[[PyTree], PyTree] | None
     batch_size: int | None
     every: int
+    sharding: NamedSharding | None  # of the examples
+    layout: tuple[NamedSharding, ...] | None  # of the leaves of the progress
     chunk: int | None = None  # the most examples at a time, once memory has run out
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes run it too."""
+        return self.sharding is not None and not self.sharding.is_fully_addressable
+
+    def at_home(self, progress: Progress, records: Records) -> tuple[Progress, Records]:
+        """What a compiled loop returns, where it lay before: the next call compiles nothing."""
+        if self.sharding is None or self.layout is None:
+            return progress, records
+        home = jax.tree.unflatten(jax.tree.structure(progress), self.layout)
+        constrain = jax.lax.with_sharding_constraint
+        return constrain(progress, home), constrain(records, everywhere(self.sharding))
 
 
 _UNLIMITED = np.iinfo(np.int32).max
@@ -272,13 +318,16 @@ def _chunks(
         yield progress, records, done / total, position
         wanted = rounds * _SECONDS / (time.perf_counter() - begin)
         rounds = int(max(1, min(wanted, 8 * rounds, most)))
+        if job.is_shared:  # clocks differ, but all processes run the same program
+            rounds = int(multihost_utils.broadcast_one_to_all(np.int32(rounds)))
 
 
 _start = jax.jit(start, static_argnames=("rule", "keep_best"))
 
 
 def _source(job: _Job, data: PyTree, key: Array | None) -> Source:
-    return _in_parts(source_of(job.objective, data, batch_size=job.batch_size, key=key), job.chunk)
+    source = source_of(job.objective, data, batch_size=job.batch_size, key=key)
+    return _in_parts(split(source, job.sharding), job.chunk)
 
 
 def _in_parts(source: Source, chunk: int | None) -> Source:
@@ -298,7 +347,7 @@ def _advance(job, capacity, data, validation, key, progress, done, limits):
     source = _source(job, data, key)
     evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare, job.chunk)
     round_steps = job.every * source.steps
-    return advance(
+    progress, records = advance(
         job.rule,
         source,
         evaluate,
@@ -308,6 +357,7 @@ def _advance(job, capacity, data, validation, key, progress, done, limits):
         round_end=lambda r: (done // round_steps + r + 1) * round_steps - done,
         capacity=capacity,
     )
+    return job.at_home(progress, records)
 
 
 def _within_memory(
@@ -375,6 +425,8 @@ def _stream(
     iterator = iterator_at(data, at)
     while True:
         blocks = blocks_of(itertools.islice(iterator, limits.steps - done), at.examples)
+        if job.sharding is not None:
+            blocks = (placed_batches(block, job.sharding) for block in blocks)
         read = _read(blocks, iterator)
         if read.block is None and read.error is None and at == Position():
             raise ValueError("fit: expected batches of examples, got an iterable without any")
@@ -449,7 +501,8 @@ def _require_no_less(asked: int, done: int, unit: str) -> None:
 
 
 def _source_of_block(job: _Job, *, block: Block, done: int, key: Array | None) -> Source:
-    return _in_parts(source_of_block(job.objective, block, done=done, key=key), job.chunk)
+    source = source_of_block(job.objective, block, done=done, key=key)
+    return _in_parts(split(source, job.sharding), job.chunk)
 
 
 @functools.partial(jax.jit, static_argnames="job")
@@ -465,7 +518,7 @@ def _advance_block(job, block, key, progress, done, limits):
         round_end=lambda _: jnp.asarray(source.steps),
         capacity=(source.steps, 1),
     )
-    return progress, records._replace(rounds=jnp.zeros_like(records.rounds))
+    return job.at_home(progress, records._replace(rounds=jnp.zeros_like(records.rounds)))
 
 
 @functools.partial(jax.jit, static_argnames="job")
@@ -475,7 +528,8 @@ def _look(job, validation, progress, goal, patience):
     evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare, job.chunk)
     progress, evaluated = look(evaluate, progress._replace(stopped=verdict), patience)
     evaluated = {name: value[None] for name, value in evaluated.items()}
-    return progress, Records(jnp.zeros(0), progress.step[None], evaluated, jnp.ones((), jnp.int32))
+    records = Records(jnp.zeros(0), progress.step[None], evaluated, jnp.ones((), jnp.int32))
+    return job.at_home(progress, records)
 
 
 def _at_the_end_of_a_round(here: Snapshot) -> bool:
@@ -574,12 +628,13 @@ def _finite(tree: PyTree) -> PyTree:
     """The tree itself; an error names the array in it that holds NaN or infinity."""
     if not _is_finite(tree):
         for path, leaf in jax.tree.leaves_with_path(tree):
-            bad = np.argwhere(~np.isfinite(leaf)).tolist()
-            if bad:
+            bad = ~jnp.isfinite(leaf).ravel()
+            if count := int(bad.sum()):
+                index = np.unravel_index(int(bad.argmax()), jnp.shape(leaf))
                 name = "".join(map(str, [path[0].key, jax.tree_util.keystr(path[1:])]))
                 raise ValueError(
-                    f"fit: expected finite numbers, got {len(bad)} that are NaN or infinite in "
-                    f"{name}, the first at index {tuple(bad[0])}"
+                    f"fit: expected finite numbers, got {count} that are NaN or infinite in "
+                    f"{name}, the first at index {tuple(map(int, index))}"
                 )
     return tree
 
