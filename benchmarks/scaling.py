@@ -229,14 +229,15 @@ def predict(method: Method, gpus: int) -> Counts:
     counted = flops.count(step_of(method.rule), params, state, batch)
     rows = EXAMPLES * gpus * SIZES[-1]
     cholesky, eigen, worst = factorizations(method, rows)
-    parameters = WORD * size_of(params)
+    parameters, rotations = WORD * size_of(params), 0.0
     touched, held, moved = 8.0 * parameters, 0.0, [Moved("all-reduce", parameters)]
     if method.refresh:
         factors = WORD * sum(size**2 for size in FACTORS)
         touched += 6 * factors
+        rotations = sum(4.0 * i * o * (i + o) for i, o in itertools.pairwise(SIZES))
         moved += [Moved("all-reduce", factors)]
     if method.cholesky:
-        captured = WORD * EXAMPLES * gpus * (sum(SIZES[:-1]) + sum(SIZES[1:]))
+        captured = WORD * EXAMPLES * gpus * (sum(SIZES[:-1]) + 2 * sum(SIZES[1:]))
         matrix = WORD * rows**2
         touched += 6 * matrix
         held = 6 * 2 * matrix
@@ -246,7 +247,8 @@ def predict(method: Method, gpus: int) -> Counts:
         touched += method.products * 6 * parameters
         moved *= method.products + 3
         counted += (method.products - 1) * flops.count(product, params, batch)
-    return Counts((counted - worst) / gpus, cholesky, eigen, touched, held, moved)
+    products = (counted - worst - rotations) / gpus + rotations
+    return Counts(products, cholesky, eigen, touched, held, moved)
 
 
 def product(params, batch):
@@ -364,9 +366,10 @@ its collectives and flops read from the program. What has to meet in a step, in 
 | step | shared by the GPUs | done by each | collectives |
 |---|---|---|---|
 | Adam | passes through the model | the update | all-reduce P |
-| K-FAC | passes, factors | eigendecompositions, every tenth step | all-reduce P, and the factors |
-| dual | passes, the Gram matrix | Cholesky, N^3 / 3 in float64 | all-gather N (widths of all \
-layers), all-gather N^2, all-reduce 2 P |
+| K-FAC | passes, factors | eigendecompositions, every tenth step; rotations | all-reduce P, and \
+the factors |
+| dual | passes, the Gram matrix | Cholesky, N^3 / 3 in float64 | all-gather N (inputs of all \
+layers, outputs twice: for weights and for biases), all-gather N^2, all-reduce 2 P |
 | matrix-free | passes | the vectors of conjugate gradients | {iterations} + 3 times all-reduce P |
 
 Milliseconds for a step, predicted:
@@ -383,7 +386,8 @@ Predicted and compiled:
 
 {check}
 
-(One device: nothing moves. XLA counts a product of matrices as two flops for each multiplication,
+(One device: nothing moves. From 1024 rows on the dual step moves the deltas of some biases once
+more. XLA counts a product of matrices as two flops for each multiplication,
 as we do, but not its calls of LAPACK, which are therefore in neither column.)
 """
 
