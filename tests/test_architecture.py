@@ -16,6 +16,7 @@ FLOORS = {
     "names": -1,
     "jaxprs": -2,
     "flops": -1,
+    "precision": 0,
     "layers": 0,
     "losses": 0,
     "activations": 0,
