@@ -17,36 +17,32 @@ SOAK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "soak" / "m
 WIDTH = 16
 
 
-def shapes(examples, dtype="float32"):
-    model = SOAK["network"](WIDTH)
-    x = jax.ShapeDtypeStruct((SOAK["FEATURES"],), dtype)
-    params = jax.eval_shape(model.init, jax.random.key(0), x)
-    data = tuple(jax.ShapeDtypeStruct((examples, size), dtype) for size in (SOAK["FEATURES"], 1))
-    return model, params, data
-
-
-@pytest.mark.parametrize("loss", [losses.half_squared_error, losses.huber(0.5)])
-def test_a_step_takes_no_more_memory_for_more_examples(memory, loss):
-    """A hundred thousand and twenty thousand: the same temporaries, to the byte or nearly."""
+def test_a_step_takes_no_more_memory_for_more_examples():
+    """Five times as many: the same temporaries. (Of a single column XLA makes a copy.)"""
+    model = SOAK["network"](WIDTH, outputs=2)
     rule = rules.levenberg_marquardt(1e-3, solver=solvers.primal())
+    squares, arms = (
+        fnn.Objective(model.apply, loss) for loss in (losses.half_squared_error, losses.huber(0.5))
+    )
+
+    def step(params, data):
+        value_fn = sum(one.on(data, chunk=SOAK["CHUNK"]) for one in (squares, arms))
+        value, grad = jax.value_and_grad(value_fn)(params)
+        updates, state = rule.update(
+            grad, rule.init(params), params, value=value, grad=grad, value_fn=value_fn
+        )
+        return optax.apply_updates(params, updates), value, state
 
     def temporaries(examples):
-        model, params, data = shapes(examples)
-        objective = fnn.Objective(model.apply, loss)
-
-        def step(params, data):
-            value_fn = objective.on(data, chunk=SOAK["CHUNK"])
-            value, grad = jax.value_and_grad(value_fn)(params)
-            updates, state = rule.update(
-                grad, rule.init(params), params, value=value, grad=grad, value_fn=value_fn
-            )
-            return optax.apply_updates(params, updates), value, state
-
-        return memory(step, params, data).temp_size_in_bytes
+        data = [jax.ShapeDtypeStruct((examples, size), "float32") for size in (8, 2)]
+        x = jax.ShapeDtypeStruct((8,), "float32")
+        params = jax.eval_shape(model.init, jax.random.key(0), x)
+        compiled = jax.jit(step).lower(params, data).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
 
     few, many = temporaries(20_000), temporaries(100_000)
     assert many < few + 4096
-    assert many < 1e8
+    assert many < 3e7
 
 
 def test_a_hundred_thousand_examples_make_one_step():

@@ -29,10 +29,10 @@ FEATURES, CHUNK, LIMIT = 8, 4096, 2e9
 DAMPING = 1e-3
 
 
-def network(width):
+def network(width, outputs=1):
     """Its layers."""
     hidden = (layers.dense(width), layers.elementwise(jnp.tanh))
-    return layers.serial(*hidden, *hidden, layers.dense(1))
+    return layers.serial(*hidden, *hidden, layers.dense(outputs))
 
 
 def examples(count, seed=0):
