@@ -108,6 +108,14 @@ def _pair(choose):
     return _simple(choose), _simple(choose)
 
 
+# What has several outputs, and what has several inputs, as one of each.
+WHOLE = LAYERS | {
+    "fan_out": lambda c: layers.serial(LAYERS["fan_out"](c), layers.fan_in_concatenate()),
+    "parallel": lambda c: layers.serial(
+        layers.fan_out(*_pair(c)), LAYERS["parallel"](c), layers.fan_in_concatenate()
+    ),
+}
+
 EXAMPLES = {
     "vector": (3,),
     "one number": (1,),
@@ -222,7 +230,7 @@ def drawn(choose, layer=None, loss=None, rule=None, dtype=None):
 
     Args:
         choose: takes one of some things.
-        layer: one that is among the model's.
+        layer: makes one that is among the model's.
         loss: its name.
         rule: its name.
         dtype: of inputs and parameters.
@@ -233,11 +241,11 @@ def drawn(choose, layer=None, loss=None, rule=None, dtype=None):
     shapes = shape if kind == "pair" else (shape,)
     number = "int32" if kind == "indices" else dtype
     x = tuple(jax.ShapeDtypeStruct(one, number) for one in shapes)
-    names = [choose(tuple(LAYERS)) for _ in range(choose((0, 0, 1, 2)))]
+    makers = [LAYERS[choose(tuple(LAYERS))] for _ in range(choose((0, 0, 1, 2)))]
     if layer is not None:
-        names.insert(choose(range(len(names) + 1)), layer)
+        makers.insert(choose(range(len(makers) + 1)), layer)
     outputs = choose((1, 2, 3))
-    body = [LAYERS[name](choose) for name in names]
+    body = [maker(choose) for maker in makers]
     end = choose(((layers.flatten(), layers.dense(outputs)), (layers.dense(outputs),), ()))
     return Program(
         layers.serial(*body, *end),
@@ -263,7 +271,8 @@ def sound(seed):
         order = list(names)
         turns.shuffle(order)
         wanted[what] = order[seed % len(order)]
-    while True:
+    wanted["layer"] = WHOLE[wanted["layer"]]
+    for _ in range(10_000):
         try:
             program = drawn(rng.choice, **wanted)
             params = jax.eval_shape(program.model.init, jax.random.key(0), program.x)
@@ -274,6 +283,7 @@ def sound(seed):
         shape = getattr(outputs, "shape", None)
         if shape == (program.outputs,) and program.outputs >= enough and jax.tree.leaves(params):
             return program
+    raise AssertionError(f"program {seed}: expected a sound one, drew none with {wanted}")
 
 
 @functools.cache
@@ -349,9 +359,13 @@ def _hostile(rng, values, kind, scale):
 
 
 def explains(error):
-    """Whether an error is of this package and says what was expected."""
+    """Whether an error is of this package and says what was expected.
+
+    One of a user's function, as `elementwise` takes them, has a note that says so.
+    """
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return "expected" in str(error) and Path(last.filename).is_relative_to(PACKAGE)
+    ours = Path(last.filename).is_relative_to(PACKAGE) and "expected" in str(error)
+    return ours or any("expected" in note for note in getattr(error, "__notes__", ()))
 
 
 def refused(error, what):

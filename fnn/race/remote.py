@@ -16,6 +16,7 @@ import importlib
 import os
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -169,7 +170,9 @@ def connected(address: str) -> Generator[Cluster]:
     mine = not ray.is_initialized()
     if mine:
         alone = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address, log_to_driver=False, logging_level="error", **alone)
+        with warnings.catch_warnings():  # what is forked becomes another program at once
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            ray.init(address, log_to_driver=False, logging_level="error", **alone)
     try:
         flags = {name: os.environ[name] for name in store.FLAGS if name in os.environ}
         double = "1" if jax.config.read("jax_enable_x64") else "0"
