@@ -123,6 +123,16 @@ def test_the_small_system_is_solved_where_the_policy_says(solver):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-4)
 
 
+def test_a_matrix_in_double_is_not_solved_in_less():
+    double = jax.tree.map(lambda leaf: leaf.astype(float), PARAMS)
+    wide = Policy(params="float64", compute="float64", gram="float64")
+    one, two = (
+        jax.jit(step(wide._replace(solve=solve), solvers.dual()))(double)
+        for solve in (None, "float32")
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
 def test_a_gram_matrix_in_double_is_that_of_the_exact_squares():
     """Nearly undamped, a float32 matrix has lost what a float64 one of the same rows has kept."""
 

@@ -143,7 +143,7 @@ def in_float64(function: Callable, dtype: Any = None) -> Callable:
         given = matrix.dtype
         has = jax.default_backend() in _HAVE_FLOAT64
         asked = (jnp.float64 if has else given) if dtype is None else dtype
-        double = jnp.float64 in (asked, given)
+        double = jnp.dtype(asked) == jnp.float64 or given == jnp.float64
         with jax.enable_x64(double), jax.default_matmul_precision("highest"):
             working = jnp.promote_types(asked, given)
             cast = jax.tree.map(lambda array: array.astype(working), (matrix, *rest))
