@@ -26,7 +26,7 @@ import fnn
 from fnn import layers, losses, rules, solvers
 
 FEATURES, CHUNK, LIMIT = 8, 4096, 2e9
-DAMPING = 1e-3
+DAMPING = 0.1
 
 
 def network(width, outputs=1):
