@@ -76,7 +76,7 @@ def chunks(folder, count, steps):
     return seen
 
 
-def main(count: int = 500, races: int = 12, steps: int = 300) -> None:
+def main(count: int = 500, races: int = 12, steps: int = 50) -> None:
     """Races, prints, asserts.
 
     Args:
