@@ -143,9 +143,9 @@ def in_float64(function: Callable, dtype: Any = None) -> Callable:
         given = matrix.dtype
         has = jax.default_backend() in _HAVE_FLOAT64
         asked = (jnp.float64 if has else given) if dtype is None else dtype
-        double = jnp.dtype(asked) == jnp.float64 or given == jnp.float64
+        working = max(jnp.dtype(asked), given, key=lambda one: one.itemsize)
+        double = working == jnp.float64
         with jax.enable_x64(double), jax.default_matmul_precision("highest"):
-            working = jnp.promote_types(asked, given)
             cast = jax.tree.map(lambda array: array.astype(working), (matrix, *rest))
             solutions, flag = function(float(jnp.finfo(given).eps), *cast)
             return tuple(solution.astype(given) for solution in solutions), flag
