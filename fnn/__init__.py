@@ -12,7 +12,7 @@ The map, each floor standing on those below:
     objective  solvers             value functions; linear systems of curvature
     layers     losses   data       networks as pairs of pure functions, and what judges them
     activations   initializers     what jax.nn lacks
-    differential                   gradient, divergence, Laplacian of a model in its input
+    differential   precision       derivatives of a model in its input; its dtypes
     exchange                       parameters in a file that other programs read
 """
 

@@ -64,6 +64,13 @@ def race_command(
             show_default="races/PROBLEM/TIME",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Run it on Ray: the cluster's address, or local for this machine's cores.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     float64: Annotated[bool, typer.Option("--float64", help="Compute in float64.")] = False,
 ) -> None:
     """Race rules on a problem by equal terms: trials, seeds and a budget."""
@@ -87,6 +94,7 @@ def race_command(
                     raced,
                     entrants,
                     folder=folder,
+                    cluster=cluster,
                     watch=lambda what, share: bar.update(task, completed=share, description=what),
                     **terms,
                 )

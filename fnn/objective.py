@@ -89,8 +89,9 @@ class Objective:
                 evaluated in its place.
             key: split into one key per example, given to the model as `key=`. Its presence means
                 training (dropout on), its absence inference.
-            chunk: evaluate this many examples at a time, in constant memory. Batch normalization
-                then takes its means over a chunk.
+            chunk: evaluate at most this many examples at a time, in constant memory: some fewer
+                where that cuts the data evenly (else they are copied, to fill up the last chunk).
+                Batch normalization then takes its means over a chunk.
 
         Returns:
             A value function, `value_fn(params) -> scalar`.
@@ -326,11 +327,13 @@ class Block:
         a device, those do that are apart, so that every device has its share of every part.
 
         Returns:
-            A block with one more leading axis on every leaf, which `lax.scan` walks along; as many
-            examples as are missing are the last one at weight 0.
+            A block with one more leading axis on every leaf, which `lax.scan` walks along. Where no
+            number from `chunk` down to half of it divides the examples, as many as are missing are
+            the last one at weight 0.
         """
         n = self.count
         size = n if self.chunk is None else min(self.chunk, n)
+        size = next((d for d in range(size, size // 2, -1) if n % d == 0), size)
         parts = -(-n // size)
         index = jnp.minimum(jnp.arange(parts * size), n - 1)
         weights = self.weights

@@ -193,9 +193,8 @@ def test_lanes_where_factorizations_are_batched():
     stack, b = jnp.stack([good, singular, bad]), jnp.arange(3.0)[:, None]
     zero = jnp.zeros(())
     axes = (0, None, None, None)
-    batched = jax.jit(lambda m: solvers.rungs._batched(solvers.positive, axes, m, b, zero, None))(
-        stack
-    )
+    climb = functools.partial(solvers.rungs._batched, solvers.positive, None, axes)
+    batched = jax.jit(lambda m: climb(m, b, zero, None))(stack)
     mapped = jax.jit(jax.vmap(solvers.ladder, in_axes=(0, None)))(stack, b)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), batched, mapped)
     assert mapped.counts.cholesky.tolist() == [1, 0, 0]

@@ -45,7 +45,6 @@ from fnn.curvature.products import (
     square_share,
 )
 from fnn.curvature.program import Program, Use, settle
-from fnn.objective import wide
 
 
 class Choice(NamedTuple):
@@ -321,7 +320,9 @@ def _explicit(chosen: Sequence[Choice], scales: Sequence[Any]) -> list[tuple[Any
 def _columns_of(captured: Captured, leaves: Sequence[int]) -> Array:
     """The columns of J of some leaves, (N * R, entries)."""
     n, r = captured.shape
-    blocks = [wide(leaf_jacobian(captured, leaf)).reshape(n * r, -1) for leaf in leaves]
+    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    blocks = [leaf_jacobian(captured, leaf).reshape(n * r, -1) for leaf in leaves]
+    blocks = [block.astype(jnp.promote_types(block.dtype, dtype)) for block in blocks]
     return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
 
 

@@ -194,11 +194,11 @@ def _drawn(block: Block, key: Array, samples: int) -> Block:
 
 def _operator(quadratic: Quadratic) -> Operator:
     """The curvature of a system, its penalty included."""
-    value, system, (s, h) = quadratic
+    value, system, (s, h, inside) = quadratic
     normal, squares = solvers.needs(system, "operator", "normal", "diagonal")
     grad = h
     if s is not None and system.transpose is not None:
-        inside = system.transpose(s)
+        inside = system.transpose(s) if inside is None else inside
         grad = inside if h is None else optax.tree.add(inside, h)
     if system.penalty is None:
         return Operator(value, grad, system.multiply, normal, squares)

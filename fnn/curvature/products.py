@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from fnn import devices
@@ -63,6 +64,18 @@ class Captured:
         return len(self.outputs), self.outputs[0].size if self.slopes is None else self.slopes[
             0
         ].size
+
+    def widened(self, dtype: DTypeLike) -> "Captured":
+        """The same numbers in a wider dtype, in which their products are then taken and summed."""
+
+        def cast(x: Array) -> Array:
+            floating = jnp.issubdtype(x.dtype, jnp.floating)
+            return x.astype(jnp.promote_types(x.dtype, dtype)) if floating else x
+
+        if jnp.promote_types(dtype, jnp.float32) == jnp.float32:  # as `wide` does it, later
+            return self
+        outputs, operands, deltas = jax.tree.map(cast, (self.outputs, self.operands, self.deltas))
+        return dataclasses.replace(self, outputs=outputs, operands=operands, deltas=deltas)
 
 
 def capture(

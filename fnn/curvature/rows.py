@@ -283,17 +283,39 @@ def _nothing(outputs: PyTree, target: PyTree) -> Array:
     return jnp.zeros(())
 
 
-def judged(stack: Stack) -> tuple[Scalar, Float[Array, " rows"], list[Term]]:
-    """Value and s of a block, and the term that is left of it if its loss is not complete.
+class Judged(NamedTuple):
+    """What the loss says of a block.
+
+    Attributes:
+        value: the term's.
+        s: see `systems`.
+        inside: A^T s, summed chunk by chunk without s; None of one chunk.
+        left: none or one term, whose gradient is what A^T s lacks if the loss is not complete.
+    """
+
+    value: Scalar
+    s: Float[Array, " rows"]
+    inside: PyTree
+    left: list[Term]
+
+
+def judged(stack: Stack) -> Judged:
+    """Value and gradient of a block, from its rows.
 
     Args:
-        stack: its rows.
+        stack: the rows.
 
     Returns:
-        The value; s; none or one term, whose gradient is what A^T s lacks.
+        What the loss says.
     """
     block = stack.parts
     complete = block.loss is None or losses.is_complete(block.loss)
+    if stack.captured is None:  # nothing is as long as the data but s, which the primal leaves
+        s = stack.each(lambda captured: captured.slopes).ravel()
+        inside = stack.sum(lambda captured: transpose_product(captured, captured.slopes))
+        whole = replace(stack.block, loss=partial(_along_rest, stack.block))
+        left = [] if complete else [stack.term._replace(block=whole)]
+        return Judged(stack.term(stack.params), s, inside, left)
 
     def judge(captured: Captured, part: Block) -> tuple[Scalar, Array, Array | None]:
         outputs = jax.vmap(stack.unravel)(captured.outputs)
@@ -304,11 +326,11 @@ def judged(stack: Stack) -> tuple[Scalar, Float[Array, " rows"], list[Term]]:
     values, slopes, rest = stack.each(judge, stack.parts)
     value = stack.term.scale * block.mean(values)
     if complete:
-        return value, slopes.ravel(), []
+        return Judged(value, slopes.ravel(), None, [])
     whole = stack.block
     targets = whole.joined(rest)
     left = Block(whole.inputs, targets, whole.weights, whole.keys, whole.model, _along, whole.chunk)
-    return value, slopes.ravel(), [stack.term._replace(block=left)]
+    return Judged(value, slopes.ravel(), None, [stack.term._replace(block=left)])
 
 
 def _rest(block: Block, outputs: PyTree, target: PyTree) -> Float[Array, " k"]:
@@ -316,6 +338,11 @@ def _rest(block: Block, outputs: PyTree, target: PyTree) -> Float[Array, " k"]:
     columns, slopes = _factor(block)(outputs, target)
     grad, _ = ravel_pytree(jax.grad(block.judge)(outputs, target))
     return grad - jnp.matmul(columns, slopes, precision=HIGHEST)
+
+
+def _along_rest(block: Block, outputs: PyTree, target: PyTree) -> Scalar:
+    """The outputs along `_rest`, which is held: made anew where it would be as long as the data."""
+    return _along(outputs, _rest(block, jax.lax.stop_gradient(outputs), target))
 
 
 def _along(outputs: PyTree, direction: Float[Array, " k"]) -> Scalar:
@@ -334,10 +361,14 @@ def normal(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
         The matrix.
     """
     n, r = captured.shape
+    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
 
     def of(part: Captured) -> Array:
         blocks = jax.tree.leaves(jacobian(part))
-        columns = [wide(j.reshape(part.shape[0] * r, -1)).T for j in blocks]
+        columns = [
+            j.reshape(part.shape[0] * r, -1).T.astype(jnp.promote_types(j.dtype, dtype))
+            for j in blocks
+        ]
         return square(jnp.concatenate(columns))  # on CPU faster than J.T @ J
 
     size = sum(leaf.size for leaf in jax.tree.leaves(captured.params))

@@ -38,6 +38,7 @@ from fnn.curvature.products import Captured, diagonal, product, transpose_produc
 from fnn.curvature.rows import Stack, costs_of, judged, normal, stack
 from fnn.curvature.uses import aval
 from fnn.objective import Block, Known, Penalty, Term, ValueFunction
+from fnn.precision import policy_of
 
 
 class Quadratic(NamedTuple):
@@ -85,22 +86,27 @@ def gauss_newton_system(
     """
     params, stacks, rest, penalty = terms_of(value_fn, params)
 
-    values, slopes, residues = [], [], []
-    for one in stacks:
-        value, s, residue = judged(one)
-        values.append(value)
-        slopes.append(s)
-        residues.extend(residue)
-    h = None
+    found = [judged(one) for one in stacks]
+    values = [one.value for one in found]
+    residues = [term for one in found for term in one.left]
+    h = inside = None
+    if any(one.inside is not None for one in found):
+        parts = [
+            stack.sum(transpose_product, one.s.reshape(stack.shape))
+            if one.inside is None
+            else one.inside
+            for stack, one in zip(stacks, found, strict=True)
+        ]
+        inside = reduce(partial(jax.tree.map, jnp.add), parts)
     if rest:
         value, h = jax.value_and_grad(ValueFunction(tuple(rest)))(params)
         values.append(value)
     if residues:
         part = jax.grad(ValueFunction(tuple(residues)))(params)
         h = part if h is None else jax.tree.map(jnp.add, h, part)
-    s = jnp.concatenate(slopes) if slopes else None
+    s = jnp.concatenate([one.s for one in found]) if found else None
     system = _system(params, stacks, penalty, memory_budget)
-    return Quadratic(reduce(jnp.add, values), system, solvers.RightHandSide(s, h))
+    return Quadratic(reduce(jnp.add, values), system, solvers.RightHandSide(s, h, inside))
 
 
 def hessian_system(
@@ -312,6 +318,14 @@ def _system(
     like = _like(params)
     zeros = partial(jax.tree.map, jnp.zeros_like, params)
     size = sum(p.size for p in jax.tree.leaves(params))
+    policies = [policy for s in stacks if (policy := policy_of(s.block.model)) is not None]
+    gram_dtype = jnp.result_type(*(p.gram for p in policies)) if policies else None
+    solves = {jnp.dtype(p.solve) for p in policies if p.solve is not None}
+    solve = max(solves, key=lambda dtype: dtype.itemsize, default=None)
+
+    # Captured numbers as they are multiplied in a matrix.
+    def summed(captured: Captured) -> Captured:
+        return captured if gram_dtype is None else captured.widened(gram_dtype)
 
     def total(trees: Sequence[PyTree]) -> PyTree:
         return reduce(partial(jax.tree.map, jnp.add), trees) if trees else zeros()
@@ -320,7 +334,7 @@ def _system(
         return total([s.multiply(v) for s in stacks])
 
     def dense() -> Array:
-        blocks = [s.sum(partial(normal, memory_budget=memory_budget)) for s in stacks]
+        blocks = [s.sum(lambda c: normal(summed(c), memory_budget)) for s in stacks]
         return reduce(jnp.add, blocks) if blocks else jnp.zeros((size, size))
 
     def squares() -> PyTree:
@@ -343,7 +357,8 @@ def _system(
     def gram(inverse: PyTree) -> Array:
         def corner(one: Stack, two: Stack) -> Array:
             def tile(a: Captured, b: Captured | None) -> Array:
-                return kernel.gram(a, b, scales=inverse, memory_budget=memory_budget)
+                b = None if b is None else summed(b)
+                return kernel.gram(summed(a), b, scales=inverse, memory_budget=memory_budget)
 
             if one is two and one.captured is not None:
                 return tile(one.captured, None)
@@ -368,4 +383,6 @@ def _system(
         gram=gram,
         penalty=penalty,
         costs=costs_of(stacks, size, memory_budget),
+        precision=gram_dtype,
+        solve=solve,
     )

@@ -20,6 +20,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from fnn.layers.layer import (
     Layer,
+    expect_array,
     expect_layers,
     expect_positions,
     positions_in_scope,
@@ -181,7 +182,7 @@ def fan_in_concatenate(*, axis: int = -1) -> Layer:
     Shapes: a tuple of shapes that differ in this axis only, to one shape.
 
     Returns:
-        A layer without parameters.
+        A layer without parameters; its `apply` raises a ValueError when the other axes differ.
 
     Example:
         >>> import jax.numpy as jnp
@@ -191,7 +192,16 @@ def fan_in_concatenate(*, axis: int = -1) -> Layer:
     """
 
     def apply(_: tuple[()], x: Sequence[Array]) -> Array:
-        return jnp.concatenate(_expect_parts("fan_in_concatenate", "inputs", x), axis)
+        parts = _expect_parts("fan_in_concatenate", "inputs", x)
+        shapes = [expect_array("fan_in_concatenate", part).shape for part in parts]
+        axes = len(shapes[0])
+        others = {shape[: axis % axes] + shape[axis % axes + 1 :] for shape in shapes if axes}
+        if not -axes <= axis < axes or len({*map(len, shapes)}) > 1 or len(others) > 1:
+            raise ValueError(
+                f"fan_in_concatenate: expected shapes that differ along axis {axis} alone, got "
+                f"{', '.join(map(str, shapes))}; bring them to such with fan_out(layer, projection)"
+            )
+        return jnp.concatenate(parts, axis)
 
     return without_params(without_key(apply), "fan_in_concatenate")
 
@@ -327,7 +337,7 @@ def _expect_one_shape(name: str, *arrays: Array) -> None:
     Raises:
         ValueError: if they differ in shape.
     """
-    shapes = [jnp.shape(array) for array in arrays]
+    shapes = [expect_array(name, array).shape for array in arrays]
     if len(set(shapes)) > 1:
         raise ValueError(
             f"{name}: expected terms of one shape, got {', '.join(map(str, shapes))}; "

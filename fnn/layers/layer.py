@@ -135,7 +135,7 @@ def expect_example(name: str, x: Any, *axes: str) -> jax.ShapeDtypeStruct:
 
     Raises:
         TypeError: if x is no array, or not of floating-point numbers.
-        ValueError: if x has another number of axes.
+        ValueError: if x has another number of axes, or one of no length.
     """
     x = expect_array(name, x)
     fits = len(x.shape) >= len(axes) - 1 if axes[0][0] == "*" else len(x.shape) == len(axes)
@@ -144,6 +144,11 @@ def expect_example(name: str, x: Any, *axes: str) -> jax.ShapeDtypeStruct:
         raise ValueError(
             f"{name}: expected one example of shape {shape}, got {x.shape}; "
             "map positions with layers.each, examples with Objective.on"
+        )
+    if 0 in x.shape:
+        raise ValueError(
+            f"{name}: expected one example with a number in it, got shape {x.shape}; "
+            "try to leave the layer out"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(

@@ -49,7 +49,16 @@ def elementwise(f: Callable[[Any], Any]) -> Layer:
         )
     inner = getattr(f, "func", f)  # of a functools.partial
     name = getattr(inner, "__name__", type(inner).__name__)
-    return without_params(without_key(lambda _, x: f(x)), f"elementwise({name})")
+
+    def apply(_: tuple[()], x: Any) -> Any:
+        try:
+            return f(x)
+        except (TypeError, ValueError) as error:
+            got = jax.tree.map(lambda leaf: jnp.shape(leaf), x)
+            error.add_note(f"elementwise({name}): expected a function of its input, of shape {got}")
+            raise
+
+    return without_params(without_key(apply), f"elementwise({name})")
 
 
 def prelu(*, slope: Initializer = QUARTER) -> Layer:

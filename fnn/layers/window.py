@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from fnn.layers.layer import (
     Layer,
+    expect_array,
     expect_example,
     expect_positive,
     widened,
@@ -142,7 +143,12 @@ def flatten() -> Layer:
         >>> layers.flatten().apply((), jnp.ones((4, 4, 3))).shape
         (48,)
     """
-    return without_params(without_key(lambda _, x: jnp.reshape(x, -1)), "flatten")
+
+    def apply(_: tuple[()], x: Array) -> Array:
+        expect_array("flatten", x)
+        return jnp.reshape(x, -1)
+
+    return without_params(without_key(apply), "flatten")
 
 
 def per_axis(name: str, value: int | Sequence[int], window: Sequence[int]) -> tuple[int, ...]:

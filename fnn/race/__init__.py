@@ -4,6 +4,7 @@ entrants       who races: rules, what is tuned of each, their batches
 protocol       the terms: trials, seeds, a budget in any of five costs
 lanes          one rule on one problem as compiled programs
 runner         `run`, from rules and terms to a store
+remote         the same across machines, as tasks on Ray
 store          what a race leaves on disk, and goes on from
 result         what tables and figures are made of
 """

@@ -143,13 +143,35 @@ class Programs(NamedTuple):
         run: `run(settings, seeds, ends, hopeless) -> Seen` takes all lanes to the last of `ends`,
             where each round ends; with `hopeless`, a lane that is no better than its start after a
             quarter of its budget is given up.
-        alone: `alone(setting, seed, steps) -> seconds` of a run.
-        compile_seconds: to compile the run alone.
+        alone: `alone(setting, seeds, steps) -> Alone`, runs one after the other.
     """
 
     run: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Seen]
-    alone: Callable[[Setting, int, int], float]
+    alone: Callable[[Setting, Sequence[int], int], "Alone"]
+
+
+class Alone(NamedTuple):
+    """What runs took that had the machine for themselves.
+
+    Attributes:
+        seconds: of each run, warm.
+        compile_seconds: of their program.
+    """
+
+    seconds: list[float]
     compile_seconds: float
+
+
+class Many(NamedTuple):
+    """The compiled program of all lanes.
+
+    Attributes:
+        width: how many it has.
+        chunk: `run` of `Programs`, for exactly so many.
+    """
+
+    width: int
+    chunk: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Seen]
 
 
 def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Programs:
@@ -159,18 +181,71 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
         problem: what is trained.
         entrant: the rule.
         setting: any; of what is compiled only the names of its hyperparameters.
-        lanes: how many the program has, fewer where they would take more than `MEMORY`. Others
-            than that run in turns, the last one filled up.
+        lanes: see `many`; others than the program has run in turns, the last one filled up.
 
     Returns:
         The programs.
     """
-    data = jax.tree.map(jnp.asarray, (problem.train, problem.validation, problem.test))
+    width, chunk = many(problem, entrant, setting, lanes)
 
-    def source(train: PyTree, key: Array) -> Source:
-        if problem.objective is None:
-            return source_of(None, train)
-        return source_of(problem.objective, train, batch_size=entrant.examples(problem), key=key)
+    def run(
+        settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
+    ) -> Seen:
+        taken = [chunk(*turn, ends, hopeless) for turn in turns(settings, seeds, width)]
+        return joined(taken, len(seeds))
+
+    return Programs(run, alone(problem, entrant, setting))
+
+
+def turns(
+    settings: Sequence[Setting], seeds: Sequence[int], width: int
+) -> list[tuple[list[Setting], list[int]]]:
+    """Lanes in groups of one width, the last of them filled up by its last lane.
+
+    Args:
+        settings: of each lane.
+        seeds: of each lane.
+        width: of a group.
+
+    Returns:
+        Settings and seeds of each group.
+
+    Example:
+        >>> turns([{}] * 3, [7, 8, 9], 2)
+        [([{}, {}], [7, 8]), ([{}, {}], [9, 9])]
+    """
+    asked = list(zip(settings, seeds, strict=True))
+    asked += asked[-1:] * (-len(asked) % width)
+    groups = [asked[i : i + width] for i in range(0, len(asked), width)]
+    return [([s for s, _ in group], [k for _, k in group]) for group in groups]
+
+
+def joined(chunks: Sequence[Seen], lanes: int) -> Seen:
+    """What was seen of all turns as if of one.
+
+    Args:
+        chunks: of each turn.
+        lanes: how many were asked for.
+
+    Returns:
+        The rows of these lanes.
+    """
+    return Seen(*(np.concatenate(rows)[:lanes] for rows in zip(*chunks, strict=True)))
+
+
+def many(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Many:
+    """Compiles the lanes of a rule on a problem.
+
+    Args:
+        problem: what is trained.
+        entrant: the rule.
+        setting: see `programs`.
+        lanes: how many the program has, fewer where they would take more than `MEMORY`.
+
+    Returns:
+        The program.
+    """
+    data = jax.tree.map(jnp.asarray, (problem.train, problem.validation, problem.test))
 
     def begin(setting: Setting, key: Array, validation: PyTree) -> tuple[Progress, Scalar]:
         rule, params = metered(entrant.make(problem, **setting)), problem.init(key)
@@ -192,7 +267,7 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
 
         progress, records = advance(
             metered(entrant.make(problem, **setting)),
-            source(train, key),
+            _source(problem, entrant, train, key),
             evaluate,
             progress,
             first,
@@ -203,50 +278,29 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
         params, _ = progress.best
         return progress, records, problem.measure.of(params, test)
 
-    def begin_alone(setting, key):
-        return start(entrant.make(problem, **setting), problem.init(key), keep_best=False)
-
-    def alone(progress, setting, key, steps, train):
-        return advance(
-            entrant.make(problem, **setting),
-            source(train, key),
-            lambda _: {},
-            progress,
-            0,
-            Limits(steps, 1),
-            round_end=lambda _: steps,
-            capacity=(1, 1),
-        )[0]
-
-    once, options = compiler_options(_ONCE), compiler_options()
-    begin_lanes = jax.jit(jax.vmap(begin, in_axes=(0, 0, None)), compiler_options=once)
+    begin_lanes = jax.jit(
+        jax.vmap(begin, in_axes=(0, 0, None)), compiler_options=compiler_options(_ONCE)
+    )
     over_lanes = jax.vmap(advanced, in_axes=(0, 0, 0, None, None, None, None))
     number = jax.ShapeDtypeStruct((), jnp.int32)
     ends = jax.ShapeDtypeStruct((ROUNDS,), jnp.int32)
-    setting = _traced(setting)
-    begun, _ = jax.eval_shape(begin, setting, jax.random.key(0), data[1])
+    traced = _traced(setting)
+    begun, _ = jax.eval_shape(begin, traced, jax.random.key(0), data[1])
     width = max(1, min(lanes, MEMORY // _bytes_a_lane(problem, begun, data[0])))
-    many = jax.tree.map(lambda a: jnp.zeros((width, *a.shape), a.dtype), setting)
+    stacked = jax.tree.map(lambda a: jnp.zeros((width, *a.shape), a.dtype), traced)
     keys = jax.vmap(jax.random.key)(jnp.arange(width))
-    begun, _ = jax.eval_shape(begin_lanes, many, keys, data[1])
+    begun, _ = jax.eval_shape(begin_lanes, stacked, keys, data[1])
     lowered = jax.jit(over_lanes, donate_argnums=0).lower(
-        begun, many, keys, number, ends, number, data
+        begun, stacked, keys, number, ends, number, data
     )
-    advance_lanes = lowered.compile(compiler_options=options)
-    began = time.perf_counter()
-    begin_one, key = jax.jit(begin_alone, compiler_options=once), jax.random.key(0)
-    begun = jax.eval_shape(begin_one, setting, key)
-    lowered = jax.jit(alone).lower(begun, setting, key, number, data[0])
-    one = lowered.compile(compiler_options=options)
-    compile_seconds = time.perf_counter() - began
+    advance_lanes = lowered.compile(compiler_options=compiler_options())
 
-    # As many lanes as the program has.
-    def full(
+    def chunk(
         settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
     ) -> Seen:
-        many = {name: jnp.array([s[name] for s in settings], float) for name in setting}
+        stacked = {name: jnp.array([s[name] for s in settings], float) for name in traced}
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-        progress, before = begin_lanes(many, keys, data[1])
+        progress, before = begin_lanes(stacked, keys, data[1])
         parts, first, score = [], 0, None
         early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1
         for part in (ends[:early], ends[early:]) if hopeless else (ends,):
@@ -254,7 +308,7 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
                 continue
             padded = np.pad(part - first, (0, ROUNDS - len(part)), mode="edge").astype(np.int32)
             progress, records, score = advance_lanes(
-                progress, many, keys, jnp.int32(first), padded, jnp.int32(len(part)), data
+                progress, stacked, keys, jnp.int32(first), padded, jnp.int32(len(part)), data
             )
             parts.append(_cut(records))
             first = int(part[-1])
@@ -276,25 +330,66 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
             np.where(stopped == Stop.RUNNING, Stop.BUDGET, stopped),
         )
 
-    def run(
-        settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
-    ) -> Seen:
-        asked = list(zip(settings, seeds, strict=True))
-        filled = asked + asked[-1:] * (-len(asked) % width)
-        turns = [filled[i : i + width] for i in range(0, len(filled), width)]
-        chunks = [
-            full([s for s, _ in turn], [k for _, k in turn], ends, hopeless) for turn in turns
-        ]
-        return Seen(*(np.concatenate(rows)[: len(asked)] for rows in zip(*chunks, strict=True)))
+    return Many(width, chunk)
+
+
+def alone(
+    problem: Problem, entrant: Entrant, setting: Setting
+) -> Callable[[Setting, Sequence[int], int], Alone]:
+    """Compiles a run of a rule on a problem without `vmap`, to measure its seconds.
+
+    Args:
+        problem: what is trained.
+        entrant: the rule.
+        setting: see `programs`.
+
+    Returns:
+        `alone` of `Programs`.
+    """
+    train = jax.tree.map(jnp.asarray, problem.train)
+
+    def begin(setting, key):
+        return start(entrant.make(problem, **setting), problem.init(key), keep_best=False)
+
+    def advanced(progress, setting, key, steps, train):
+        return advance(
+            entrant.make(problem, **setting),
+            _source(problem, entrant, train, key),
+            lambda _: {},
+            progress,
+            0,
+            Limits(steps, 1),
+            round_end=lambda _: steps,
+            capacity=(1, 1),
+        )[0]
+
+    began = time.perf_counter()
+    begin_one, key = jax.jit(begin, compiler_options=compiler_options(_ONCE)), jax.random.key(0)
+    traced = _traced(setting)
+    begun = jax.eval_shape(begin_one, traced, key)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    lowered = jax.jit(advanced).lower(begun, traced, key, number, train)
+    one = lowered.compile(compiler_options=compiler_options())
+    compile_seconds = time.perf_counter() - began
 
     def seconds(setting: Setting, seed: int, steps: int) -> float:
-        given = _traced(setting), jax.random.key(seed), jnp.int32(steps), data[0]
+        given = _traced(setting), jax.random.key(seed), jnp.int32(steps), train
         given = jax.block_until_ready((begin_one(*given[:2]), *given))
         began = time.perf_counter()
         jax.block_until_ready(one(*given))
         return time.perf_counter() - began
 
-    return Programs(run, seconds, compile_seconds)
+    def run(setting: Setting, seeds: Sequence[int], steps: int) -> Alone:
+        seconds(setting, seeds[0], 1)
+        return Alone([seconds(setting, seed, steps) for seed in seeds], compile_seconds)
+
+    return run
+
+
+def _source(problem: Problem, entrant: Entrant, train: PyTree, key: Array) -> Source:
+    if problem.objective is None:
+        return source_of(None, train)
+    return source_of(problem.objective, train, batch_size=entrant.examples(problem), key=key)
 
 
 _UNLIMITED = np.iinfo(np.int32).max

@@ -7,15 +7,17 @@ second is measured.
 """
 
 import concurrent.futures
+import functools
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fnn import problems
 from fnn.problems import Budget, Problem
-from fnn.race import lanes, store
+from fnn.race import lanes, remote, store
 from fnn.race.entrants import CLASSIC, Entrant, entrant
 from fnn.race.protocol import TUNING_SEED, Protocol, checked, round_ends, settings
 from fnn.race.result import Race
@@ -35,6 +37,7 @@ def run(
     trials: int = 5,
     budget: Budget | None = None,
     folder: str | Path | None = None,
+    cluster: str | None = None,
     watch: Watch = lambda *_: None,
 ) -> Race:
     """Races rules on a problem by equal terms, and writes everything down.
@@ -50,14 +53,19 @@ def run(
             middle of the space for the trials, at the setting that was chosen for the seeds.
         folder: where the race is written down, or goes on if that is where it was stopped; a new
             folder `races/PROBLEM/TIME` by default.
+        cluster: the address of a Ray cluster, or "local" for the cores of this machine: lanes and
+            measurements become its tasks, see `remote`. None does one thing after the other, here
+            and without Ray. The results are the same.
         watch: called with what is going on and the share of the race that is done.
 
     Returns:
         The results, as `store.read(folder)` would.
 
     Raises:
-        ValueError: for numbers out of range, unknown names, or a folder with another race. (And
-            OSError if another race is writing to the folder, or the disk is full.)
+        ValueError: for numbers out of range, unknown names, a folder with another race, or a
+            cluster without Ray. (And OSError if another race is writing to the folder, or the disk
+            is full; RuntimeError for a cluster of other machines, or one that loses a task again
+            and again.)
 
     Example:
         >>> import tempfile
@@ -79,50 +87,87 @@ def run(
     protocol = checked(Protocol(trials, seeds, budget or problem.budget))
     folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
     with store.opened(folder, problem, protocol) as opened:
-        for done, (what, step) in enumerate(_steps(opened, problem, racing, protocol)):
-            watch(what, done / (1 + 4 * len(racing)))
-            step()
+        race = opened, problem, racing, protocol, watch
+        if cluster is None:
+            _run(*race, functools.partial(lanes.programs, problem), min(4, os.cpu_count() or 1))
+        else:
+            with remote.connected(cluster) as connected:
+                make = functools.partial(connected.programs, problem, opened.header)
+                _run(*race, make, len(racing), connected)
     watch("done", 1.0)
     return store.read(folder)
 
 
-# Everything that is to be done, in order, each with words for it.
-def _steps(
-    opened: store.Store, problem: Problem, racing: Sequence[Entrant], protocol: Protocol
-) -> Iterator[tuple[str, Callable[[], None]]]:
+def _run(
+    opened: store.Store,
+    problem: Problem,
+    racing: Sequence[Entrant],
+    protocol: Protocol,
+    watch: Watch,
+    make: Callable[[Entrant, lanes.Setting, int], lanes.Programs],
+    compilers: int,
+    cluster: remote.Cluster | None = None,
+) -> None:
+    """Does everything that is to be done, in order; in a cluster the rules beside each other."""
+    count = itertools.count()
+
+    def step(what: str, work: Callable[[], None]) -> None:
+        watch(what, next(count) / (1 + 4 * len(racing)))
+        work()
+
     programs = {}
+    step(
+        "compiling",
+        lambda: programs.update(_made(opened, problem, racing, protocol, make, compilers)),
+    )
+    paths = []
+    for one in racing:
+        if one.name in programs:
+            terms = opened, problem, one, protocol, programs[one.name]
+            paths.append([
+                (f"{word} {one.name}", functools.partial(stage, *terms))
+                for word, stage in _STAGES.items()
+            ])
+    if cluster is None:
+        for what, work in itertools.chain(*paths):
+            step(what, work)
+    else:
+        for path in paths:  # the report has the rules in the order of their first lines
+            step(*path.pop(0))
+        cluster.together([lambda path=path: [step(*each) for each in path] for path in paths])
+
+
+def _made(
+    opened: store.Store,
+    problem: Problem,
+    racing: Sequence[Entrant],
+    protocol: Protocol,
+    make: Callable[[Entrant, lanes.Setting, int], lanes.Programs],
+    compilers: int,
+) -> dict[str, lanes.Programs]:
+    """The programs of the rules that are not done yet; who has none is left out."""
+    made, programs = {}, {}
 
     def leave_out(one: Entrant, why: str) -> None:
         opened.append({"kind": "left_out", "rule": one.name, "why": why})
 
-    def compile_all() -> None:
-        todo = [one for one in racing if not _is_done(opened, one)]
-        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            made = {}
-            for one in todo:
-                missing = one.misses(problem)
-                if missing:
-                    leave_out(one, f"it needs {missing}.")
-                else:
-                    tried = settings(one, protocol.trials)
-                    most = max(protocol.seeds, len(tried))
-                    made[one.name] = pool.submit(lanes.programs, problem, one, tried[0], most)
-            for one in todo:
-                if one.name in made:
-                    try:
-                        programs[one.name] = made[one.name].result()
-                    except (TypeError, ValueError, NotImplementedError) as error:
-                        leave_out(one, f"{type(error).__name__}: {error}")
-
-    yield "compiling", compile_all
-    for one in racing:
-        if one.name not in programs:
-            continue
-        terms = opened, problem, one, protocol, programs[one.name]
-        yield f"planning {one.name}", lambda terms=terms: _plan(*terms)
-        yield f"tuning {one.name}", lambda terms=terms: _tune(*terms)
-        yield f"racing {one.name}", lambda terms=terms: _race(*terms)
-        yield f"timing {one.name}", lambda terms=terms: _time(*terms)
+    todo = [one for one in racing if not _is_done(opened, one)]
+    with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
+        for one in todo:
+            missing = one.misses(problem)
+            if missing:
+                leave_out(one, f"it needs {missing}.")
+            else:
+                tried = settings(one, protocol.trials)
+                most = max(protocol.seeds, len(tried))
+                made[one.name] = pool.submit(make, one, tried[0], most)
+        for one in todo:
+            if one.name in made:
+                try:
+                    programs[one.name] = made[one.name].result()
+                except (TypeError, ValueError, NotImplementedError) as error:
+                    leave_out(one, f"{type(error).__name__}: {error}")
+    return programs
 
 
 def _is_done(opened: store.Store, one: Entrant) -> bool:
@@ -172,7 +217,7 @@ def _steps_of(
     elif unit == "seconds":
         # Line searches and trials cost what they cost along the whole way: a whole run tells.
         steps = max(1, round(amount / _seconds_a_step(made, setting)))
-        price = made.alone(setting, TUNING_SEED, steps) / steps
+        price = made.alone(setting, [TUNING_SEED], steps).seconds[0] / steps
     else:
         seen = made.run([setting], [TUNING_SEED], _PROBE, False)
         spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE[-1]
@@ -184,9 +229,8 @@ _PROBE = np.array([8], np.int32)
 
 
 def _seconds_a_step(made: lanes.Programs, setting: dict) -> float:
-    made.alone(setting, TUNING_SEED, 1)
     steps = 4
-    while (seconds := made.alone(setting, TUNING_SEED, steps)) < _WARM:
+    while (seconds := made.alone(setting, [TUNING_SEED], steps).seconds[0]) < _WARM:
         steps *= 4
     return seconds / steps
 
@@ -266,11 +310,8 @@ def _time(
         return
     (plan,), (choice,) = opened.find(one.name, "plan"), opened.find(one.name, "choice")
     setting = plan["settings"][choice["trial"]]
-    made.alone(setting, 0, 1)
-    runs = range(min(protocol.seeds, _ALONE))
-    opened.append({
-        "kind": "seconds",
-        "rule": one.name,
-        "seconds": [made.alone(setting, seed, choice["steps"]) for seed in runs],
-        "compile_seconds": made.compile_seconds,
-    })
+    took = made.alone(setting, range(min(protocol.seeds, _ALONE)), choice["steps"])
+    opened.append({"kind": "seconds", "rule": one.name, **took._asdict()})
+
+
+_STAGES = {"planning": _plan, "tuning": _tune, "racing": _race, "timing": _time}

@@ -4,7 +4,8 @@ A race has a folder of its own:
 
     race.json       the terms, once: problem, protocol, versions, device
     runs.jsonl      a line of JSON for each thing that is done, in this order for every rule: its
-                    plan, its trials, the choice among them, fresh seeds, its seconds alone
+                    plan, its trials, the choice among them, fresh seeds, its seconds alone (those
+                    of several rules may alternate)
     curves/*.npz    what was seen of each group of runs on their way
 
 Lines are only ever appended, a group of runs at once, after their curves. So a race that is killed
@@ -20,6 +21,7 @@ import json
 import math
 import os
 import platform
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
@@ -37,7 +39,7 @@ from fnn.race.result import Race, Result
 from fnn.training import Stop
 
 _PACKAGES = "fnn", "jax", "jaxlib", "optax", "numpy", "scipy"
-_FLAGS = "XLA_FLAGS", "JAX_PLATFORMS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"
+FLAGS = "XLA_FLAGS", "JAX_PLATFORMS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"
 
 
 def new_folder(parent: str | Path, problem: str) -> Path:
@@ -70,7 +72,7 @@ def environment() -> dict[str, Any]:
         "platform": device.platform,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
+        "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
         "compiler_options": compiler_options(),
         "float64": jnp.result_type(float) == jnp.float64,
         "code": code.hexdigest()[:12],
@@ -111,11 +113,13 @@ class Store(NamedTuple):
         folder: where it is.
         header: of the race.
         lines: of `runs.jsonl` so far.
+        lock: held while lines are written.
     """
 
     folder: Path
     header: dict[str, Any]
     lines: list[dict[str, Any]]
+    lock: threading.Lock = threading.Lock()
 
     def find(self, rule: str, kind: str, stage: str | None = None) -> list[dict[str, Any]]:
         """The lines about a rule.
@@ -142,12 +146,13 @@ class Store(NamedTuple):
             packed = io.BytesIO()
             np.savez(packed, allow_pickle=False, **curves)
             _write(self.folder / "curves" / lines[0]["curves"], packed.getvalue())
-        text = "".join(json.dumps(_plain(line), allow_nan=False) + "\n" for line in lines)
-        with open(self.folder / "runs.jsonl", "ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        self.lines.extend(json.loads(line) for line in text.splitlines())
+        text = "".join(json.dumps(plain(line), allow_nan=False) + "\n" for line in lines)
+        with self.lock:
+            with open(self.folder / "runs.jsonl", "ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            self.lines.extend(json.loads(line) for line in text.splitlines())
 
 
 @contextlib.contextmanager
@@ -177,7 +182,7 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
                 "writing; try another folder, or wait"
             ) from error
         wanted, path = (
-            json.loads(json.dumps(_plain(header(problem, protocol)))),
+            json.loads(json.dumps(plain(header(problem, protocol)))),
             folder / "race.json",
         )
         if not path.exists():
@@ -194,7 +199,8 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
                 f"{', '.join(other)} differ, {found.get(other[0])} in place of {wanted[other[0]]}; "
                 "try another folder"
             )
-        yield Store(folder, found, _whole_lines(folder / "runs.jsonl", mend=True))
+        lines = _whole_lines(folder / "runs.jsonl", mend=True)
+        yield Store(folder, found, lines)
 
 
 def read(folder: str | Path) -> Race:
@@ -336,12 +342,23 @@ def _whole_lines(path: Path, *, mend: bool = False) -> list[dict[str, Any]]:
     return lines
 
 
-def _plain(tree: Any) -> Any:
-    """JSON has no NaN and no infinity; they become null. NumPy's numbers become Python's."""
+def plain(tree: Any) -> Any:
+    """A tree as JSON has it, which knows no NaN and no infinity: they become null.
+
+    Args:
+        tree: of mappings, sequences and numbers.
+
+    Returns:
+        A tree of Python's own values.
+
+    Example:
+        >>> plain({"a": np.float32(np.inf), "b": (np.int32(3),)})
+        {'a': None, 'b': [3]}
+    """
     if isinstance(tree, Mapping):
-        return {key: _plain(value) for key, value in tree.items()}
+        return {key: plain(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_plain(value) for value in tree]
+        return [plain(value) for value in tree]
     if isinstance(tree, np.generic):
         tree = tree.item()
     if isinstance(tree, Stop):

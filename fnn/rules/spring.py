@@ -141,7 +141,7 @@ def spring(
 def _moved(
     system: solvers.System, rhs: solvers.RightHandSide, step: PyTree
 ) -> solvers.RightHandSide:
-    s, h = rhs
+    s, h, _ = rhs
     if s is not None and system.product is not None:
         s = s + system.product(step)
     if system.penalty is not None:

@@ -55,7 +55,7 @@ def primal(spectrum: Spectrum = positive) -> Solver:
 
 def _primal(spectrum: Spectrum, system: System) -> Callable[[RightHandSide, PyTree], Solution]:
     (normal,) = needs(system, "primal", "normal")
-    curvature = normal()
+    curvature = normal().astype(working_dtype(system))
 
     def trial(rhs: RightHandSide, damping: PyTree) -> Solution:
         flat, unravel = ravel_pytree(gradient(system, check(system, rhs, damping)))
@@ -66,7 +66,9 @@ def _primal(spectrum: Spectrum, system: System) -> Callable[[RightHandSide, PyTr
                 system.like,
             )
         )
-        found = ladder(curvature + jnp.diag(scaling), -flat[:, None], spectrum=spectrum)
+        found = ladder(
+            curvature + jnp.diag(scaling), -flat[:, None], spectrum=spectrum, dtype=system.solve
+        )
         step = found.inverse[:, 0]
         bent = jnp.matmul(curvature, step, precision=_HIGHEST)
         return conclude(
@@ -151,7 +153,8 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
         return reached, jnp.eye(system.rows, dtype=dtype) + fixed
 
     def trial(rhs: RightHandSide, damping: PyTree) -> Solution:
-        s, h = check(system, rhs, damping)
+        rhs = check(system, rhs, damping)
+        s, h, _ = rhs
         if s is None:
             raise TypeError("dual: expected s in the right-hand side, got None; try zeros")
         scaling = diagonal(system, damping)
@@ -171,7 +174,8 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
             columns = [forward(jax.tree.map(lambda f, leaf: jnp.where(f, leaf, 0.0), free, h))]
             if metric is not None:
                 right = s - forward(optax.tree.mul(held, h))
-        found = ladder(matrix, jnp.stack([right, *columns], axis=1), floor, metric)
+        columns = jnp.stack([right, *columns], axis=1)
+        found = ladder(matrix, columns, floor, metric, dtype=system.solve)
 
         x, rest = found.inverse[:, 0], found.remainder[:, 0]
         if h is None:
@@ -214,7 +218,7 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
             slope=slope,
             bend=inner(image, image),
             residual=optax.tree.norm(left),
-            scale=optax.tree.norm(gradient(system, RightHandSide(s, h))),
+            scale=optax.tree.norm(gradient(system, rhs)),
             counts=found.counts,
         )
 

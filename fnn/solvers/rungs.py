@@ -90,6 +90,7 @@ def ladder(
     damping: Float[Array, ""] | float = 0.0,
     metric: Float[Array, "n n"] | None = None,
     spectrum: Spectrum = positive,
+    dtype: Any = None,
 ) -> Rungs:
     """The solution of `(damping S + F) X = B` by the first rung that holds.
 
@@ -109,6 +110,8 @@ def ladder(
         metric: S, symmetric positive definite; the identity when None.
         spectrum: How eigenvalues are inverted: `positive`, or `signed` for matrices that may be
             indefinite.
+        dtype: In which it is factored, if that is wider than the matrix; None is float64 where the
+            device has it.
 
     Returns:
         The solutions and the count of the rung.
@@ -122,16 +125,17 @@ def ladder(
     >>> found.inverse.ravel().round(4).tolist(), int(found.counts.eigen)
     ([1.0, 1.0], 1)
     """
-    climb = _climb_or_lanes(spectrum)
+    climb = _climb_or_lanes(spectrum, None if dtype is None else jnp.dtype(dtype))
     system = devices.everywhere((matrix, rhs, jnp.asarray(damping, matrix.dtype), metric))
     return devices.everywhere(climb(*system))
 
 
-def in_float64(function: Callable) -> Callable:
+def in_float64(function: Callable, dtype: Any = None) -> Callable:
     """Runs a function in float64 where the device has it.
 
     Args:
         function: `(eps, matrix, *arrays) -> (arrays, flag)`, eps being that of the matrix as given.
+        dtype: another in its place; of a matrix that is wider, that of the matrix.
 
     Returns:
         `(matrix, *arrays) -> (arrays, flag)`, the results in the dtype of the matrix as given.
@@ -139,18 +143,19 @@ def in_float64(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wide(matrix: Array, *rest: Any) -> Any:
-        dtype = matrix.dtype
+        given = matrix.dtype
         has = jax.default_backend() in _HAVE_FLOAT64
-        with jax.enable_x64(has or dtype == jnp.float64), jax.default_matmul_precision("highest"):
-            working = jnp.float64 if has else dtype
+        asked = (jnp.float64 if has else given) if dtype is None else dtype
+        working = max(jnp.dtype(asked), given, key=lambda one: one.itemsize)
+        double = working == jnp.float64
+        with jax.enable_x64(double), jax.default_matmul_precision("highest"):
             cast = jax.tree.map(lambda array: array.astype(working), (matrix, *rest))
-            solutions, flag = function(float(jnp.finfo(dtype).eps), *cast)
-            return tuple(solution.astype(dtype) for solution in solutions), flag
+            solutions, flag = function(float(jnp.finfo(given).eps), *cast)
+            return tuple(solution.astype(given) for solution in solutions), flag
 
     return wide
 
 
-@in_float64
 def _cholesky(
     eps: float, matrix: Array, rhs: Array, damping: Array, metric: Array | None
 ) -> tuple[tuple[Array, Array, Array], Array]:
@@ -217,9 +222,9 @@ def _symmetric(matrix: Array) -> Array:
 
 
 # Keeps the Cholesky rung where it held; else climbs on.
-def _settle(spectrum: Spectrum, first: tuple, *system: Any) -> Rungs:
+def _settle(spectrum: Spectrum, dtype: Any, first: tuple, *system: Any) -> Rungs:
     solutions, good = first
-    eigen = in_float64(functools.partial(_eigen, spectrum))
+    eigen = in_float64(functools.partial(_eigen, spectrum), dtype)
     usable = all_finite(system)
     solutions, negative = jax.lax.cond(
         usable & ~good, lambda: eigen(*system), lambda: (solutions, jnp.zeros((), bool))
@@ -231,22 +236,22 @@ def _settle(spectrum: Spectrum, first: tuple, *system: Any) -> Rungs:
     return Rungs(*jax.tree.map(lambda array: jnp.where(ok, array, 0.0), solutions), counts=counts)
 
 
-def _climb(spectrum: Spectrum, *system: Any) -> Rungs:
-    return _settle(spectrum, _cholesky(*system), *system)
+def _climb(spectrum: Spectrum, dtype: Any, *system: Any) -> Rungs:
+    return _settle(spectrum, dtype, in_float64(_cholesky, dtype)(*system), *system)
 
 
 @functools.cache
-def _climb_or_lanes(spectrum: Spectrum) -> Any:
-    climb = custom_vmap(functools.partial(_climb, spectrum))
+def _climb_or_lanes(spectrum: Spectrum, dtype: Any) -> Any:
+    climb = custom_vmap(functools.partial(_climb, spectrum, dtype))
 
     @climb.def_vmap
     def lanes(_: int, in_batched: Sequence, *system: Any) -> tuple[Rungs, Rungs]:
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
-        one_by_one = sequential_vmap(functools.partial(_climb, spectrum))
+        one_by_one = sequential_vmap(functools.partial(_climb, spectrum, dtype))
         found = jax.lax.platform_dependent(
             *system,
             cpu=jax.vmap(one_by_one, in_axes=axes),
-            default=functools.partial(_batched, spectrum, axes),
+            default=functools.partial(_batched, spectrum, dtype, axes),
         )
         return found, jax.tree.map(lambda _: True, found)
 
@@ -254,7 +259,7 @@ def _climb_or_lanes(spectrum: Spectrum) -> Any:
 
 
 # Where factorizations may be batched: Cholesky in all lanes at once, the rest mapped.
-def _batched(spectrum: Spectrum, axes: tuple, *system: Any) -> Rungs:
-    first = jax.vmap(_cholesky, in_axes=axes)(*system)
-    settle = sequential_vmap(functools.partial(_settle, spectrum))
+def _batched(spectrum: Spectrum, dtype: Any, axes: tuple, *system: Any) -> Rungs:
+    first = jax.vmap(in_float64(_cholesky, dtype), in_axes=axes)(*system)
+    settle = sequential_vmap(functools.partial(_settle, spectrum, dtype))
     return jax.vmap(settle, in_axes=(0, *axes))(first, *system)

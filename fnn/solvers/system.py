@@ -61,6 +61,8 @@ class System(NamedTuple):
             tree with a number or an array for each. Leaves that hold the same object (`is`, not
             equal) share one Gram matrix in the dual.
         costs: Counted prices; only the automatic choice needs them.
+        precision: The dtype of the algebra where it is wider than the leaves; None where it is not.
+        solve: In which dtype dense matrices are factored; None is float64 where the device has it.
     """
 
     like: PyTree
@@ -73,6 +75,8 @@ class System(NamedTuple):
     gram: Callable[[PyTree], Array] | None = None
     penalty: PyTree = None
     costs: Costs | None = None
+    precision: Any = None
+    solve: Any = None
 
 
 class RightHandSide(NamedTuple):
@@ -81,10 +85,13 @@ class RightHandSide(NamedTuple):
     Attributes:
         s: The part among the rows, (R,); None in a system without rows.
         h: The rest, a tree; None where there is no rest, and then nothing is computed for it.
+        inside: A^T s, where it was summed without writing s down: who reads it and not s needs no
+            memory for the rows. None where `System.transpose` makes it.
     """
 
     s: Float[Array, " rows"] | None
     h: PyTree = None
+    inside: PyTree = None
 
 
 class Counts(NamedTuple):
@@ -247,7 +254,7 @@ def entries(like: PyTree) -> int:
 
 
 def working_dtype(system: System) -> Any:
-    """The dtype of the algebra: the widest of the leaves, at least float32.
+    """The dtype of the algebra: the widest of the leaves, at least float32 and `precision`.
 
     Args:
         system: The system.
@@ -264,7 +271,8 @@ def working_dtype(system: System) -> Any:
                 f"solvers: expected real floating-point parameters, got {leaf.dtype}; "
                 "try its real and imaginary parts as two leaves, or leave the leaf out"
             )
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(system.like)))
+    least = jnp.float32 if system.precision is None else system.precision
+    return jnp.result_type(least, *(leaf.dtype for leaf in jax.tree.leaves(system.like)))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -380,7 +388,7 @@ def check(system: System, rhs: RightHandSide, damping: PyTree) -> RightHandSide:
     for number in jax.tree.leaves(damping):
         if isinstance(number, (int, float)) and not number >= 0:
             raise ValueError(f"solvers: expected damping >= 0, got {number}; try 0.0 for none")
-    s, h = rhs
+    s, h, inside = rhs
     if s is None and h is None:
         raise TypeError("solvers: expected s or h in the right-hand side, got neither; try h=grad")
     if s is not None and (system.transpose is None or jnp.shape(s) != (system.rows,)):
@@ -395,7 +403,7 @@ def check(system: System, rhs: RightHandSide, damping: PyTree) -> RightHandSide:
             raise ValueError(
                 f"solvers: expected h like the parameters, {expected}, got {got}; try the gradient"
             )
-    return RightHandSide(widen(system, s), widen(system, h))
+    return RightHandSide(*(widen(system, part) for part in (s, h, inside)))
 
 
 def inner(left: PyTree, right: PyTree) -> Float[Array, ""]:
@@ -477,10 +485,11 @@ def gradient(system: System, rhs: RightHandSide) -> PyTree:
     Returns:
         The gradient in the working dtype.
     """
-    s, h = rhs
+    s, h, inside = rhs
     if s is None or system.transpose is None:
         return h
-    inside = widen(system, system.transpose(s))
+    if inside is None:
+        inside = widen(system, system.transpose(s))
     return inside if h is None else optax.tree.add(inside, h)
 
 

@@ -123,7 +123,8 @@ def ask(case, params, x, y):
     value_fn = case(x, y)
     if held := value_fn.terms[0].held:
         params = {name: None if held[name] is not None else p for name, p in params.items()}
-    value, system, (s, h) = curvature.gauss_newton_system(value_fn, params)
+    value, system, rhs = curvature.gauss_newton_system(value_fn, params)
+    s, h, _ = rhs
     grad = jax.grad(value_fn)(params)
     inside = jax.tree.map(jnp.zeros_like, grad) if s is None else system.transpose(s)
     flat, unravel = ravel_pytree(params)
@@ -150,7 +151,6 @@ def ask(case, params, x, y):
         solved["dual"] = solvers.dual()
     full = matrix + jnp.diag(added) + 0.1 * jnp.eye(flat.size)
     step = unravel(-jnp.linalg.solve(full, ravel_pytree(grad)[0]))
-    rhs = solvers.RightHandSide(s, h)
     found = {name: solver.solve(system, rhs, 0.1) for name, solver in solved.items()}
     ok = jnp.all(jnp.array([solution.ok for solution in found.values()]))
     return pairs, {name: (f.step, step) for name, f in found.items()}, ok
@@ -193,7 +193,7 @@ def test_what_vanishes_while_tracing_costs_nothing():
         return flops.count(lambda p, x, y: ask(Objective(mlp, loss).on((x, y)), p), params, x, y)
 
     def gradient(value_fn, params):
-        value, system, (s, h) = curvature.gauss_newton_system(value_fn, params)
+        value, system, (s, h, _) = curvature.gauss_newton_system(value_fn, params)
         assert (h is None) == (value_fn.terms[0].block.loss is told)
         return value, system.transpose(s), h
 
@@ -356,7 +356,7 @@ def test_chunks_are_flat_in_memory(memory):
 
     def bytes_of(n):
         def ask(params, x, y):
-            value, system, (s, _) = curvature.gauss_newton_system(
+            value, system, (s, *_) = curvature.gauss_newton_system(
                 objective.on((x, y), chunk=32), params
             )
             return (

@@ -147,6 +147,29 @@ REFUSALS = [
     (init(layers.multi_head_attention(2), (ones(5, 4),)), ValueError, r"got a tuple of 1"),
     (init(layers.multi_head_attention(2), ones(4)), ValueError, r"\(positions, features\)"),
     (apply(layers.prelu(), ones(4), ones(3)), ValueError, "prelu: expected 4 features"),
+    # Found by benchmarks/soak/generated.py.
+    (init(DENSE, ones(0)), ValueError, r"dense\(8\): expected one example with a number in it"),
+    (init(layers.group_norm(1), ones(3, 0)), ValueError, r"group_norm\(1\): .*got shape \(3, 0\)"),
+    (
+        apply(layers.flatten(), (), (ones(3), ones(3))),
+        TypeError,
+        "flatten: expected one example that is an array, got tuple",
+    ),
+    (
+        apply(layers.fan_in_add(), (), ((ones(3),), (ones(3),))),
+        TypeError,
+        "fan_in_add: expected one example that is an array, got tuple",
+    ),
+    (
+        apply(layers.fan_in_concatenate(), (), (ones(), ones())),
+        ValueError,
+        r"fan_in_concatenate: expected shapes that differ along axis -1 alone, got \(\), \(\)",
+    ),
+    (
+        apply(layers.fan_in_concatenate(), (), (ones(2, 3), ones(3, 3))),
+        ValueError,
+        r"differ along axis -1 alone, got \(2, 3\), \(3, 3\); .*fan_out",
+    ),
 ]
 
 
@@ -158,3 +181,12 @@ def test_refusal(act, error, message):
 
 def test_numpy_integers_are_whole_numbers():
     assert layers.dense(np.int64(3)).name == "dense(3)"
+
+
+def test_a_function_that_cannot_take_its_input_is_named_with_it():
+    """Found by benchmarks/soak/generated.py: which of twenty functions it was, nobody said."""
+    with pytest.raises(TypeError) as caught:
+        layers.elementwise(jnp.tanh).apply((), (ones(3), ones(2)))
+    assert "elementwise(tanh): expected a function of its input, of shape ((3,), (2,))" in (
+        caught.value.__notes__
+    )

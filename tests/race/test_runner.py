@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_what_was_finished(folder, tmp_path, monkeypatch):
 
 
 def test_what_is_not_finite_is_null_in_json():
-    assert store._plain({"a": np.float32(np.inf), "b": [np.int32(3), Stop.GOAL]}) == {
+    assert store.plain({"a": np.float32(np.inf), "b": [np.int32(3), Stop.GOAL]}) == {
         "a": None,
         "b": [3, "goal"],
     }
