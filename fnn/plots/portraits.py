@@ -1,6 +1,7 @@
 """A portrait of a trained model: every picture that its data and its size allow."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -135,7 +136,7 @@ def _direction(key: Array, params: PyTree) -> PyTree:
 
 
 def _eigenvalues(value_fn: ValueFunction, params: PyTree) -> dict[str, np.ndarray]:
-    named = {"Hessian": curvature.hessian}
+    named: dict[str, Callable[..., curvature.Operator]] = {"Hessian": curvature.hessian}
     if any(isinstance(term.block, Block) for term in value_fn.terms):
         named["Gauss-Newton"] = curvature.gauss_newton
 
