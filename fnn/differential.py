@@ -32,9 +32,8 @@ which is d + 2 numbers for each, where second derivatives along each coordinate 
 (`benchmarks/physics.py operators` times it beside nested `jax.jvp`s and `jax.experimental.jet`).
 """
 
-import itertools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -367,7 +366,8 @@ def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
         made = [_bent(lambda z: f(z)[0], *moving[0])]
     elif _is_linear(eqn, moves):
         outputs, push = jax.linearize(f, *values)
-        made = map(_Moving, outputs, jax.vmap(push)(*slopes), _pushed(push, values, bends))
+        bent = _pushed(push, values, bends, len(outputs))
+        made = map(_Moving, outputs, jax.vmap(push)(*slopes), bent)
     else:
         made = _any(f, values, slopes, bends)
     if all(real):
@@ -377,11 +377,11 @@ def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
 
 
 def _pushed(
-    push: Callable[..., list[Array]], values: list[Array], bends: list[Array | None]
-) -> Iterable[Array | None]:
-    """Bends through what is linear."""
+    push: Callable[..., list[Array]], values: list[Array], bends: list[Array | None], count: int
+) -> Sequence[Array | None]:
+    """Bends through what is linear and has so many outputs."""
     if all(bend is None for bend in bends):
-        return itertools.repeat(None)
+        return [None] * count
     pairs = zip(values, bends, strict=True)
     return push(*(jnp.zeros_like(z) if bend is None else bend for z, bend in pairs))
 
@@ -414,10 +414,10 @@ def _any(
         return jax.jvp(slope, tuple(values), tuple(tangents))[1]
 
     each = jax.vmap(second)(slopes)
-    before = _pushed(push, values, bends)
+    before = _pushed(push, values, bends, len(outputs))
     made = []
     for value, slope, bend, along in zip(
-        outputs, jax.vmap(push)(*slopes), before, each, strict=False
+        outputs, jax.vmap(push)(*slopes), before, each, strict=True
     ):
         more = jnp.sum(along, axis=0)
         made.append(_Moving(value, slope, more if bend is None else bend + more))
