@@ -47,11 +47,9 @@ def fits(key, targets, starts, steps):
 
 def draw(axes, title, targets, params):
     """The points, the network through them, and its hidden units, dashed."""
-    x = np.linspace(-1, 1, 401)[:, None]
-    hidden = jax.vmap(lambda x: HIDDEN.apply(params[0], x))(x)
-    axes.plot(x, hidden, "--", linewidth=1, color="#8796a3")
-    axes.plot(X, targets, "o", markersize=3, color=plots.COLORS[0])
-    axes.plot(x, OBJECTIVE.outputs(params, x), color=plots.COLORS[1])
+    hidden = jax.vmap(lambda x: HIDDEN.apply(params[0], x))(X)
+    outputs = OBJECTIVE.outputs(params, X)
+    plots.function_fit(axes, X[:, 0], targets[:, 0], outputs[:, 0], hidden)
     axes.set(title=title, xlim=(-1, 1), ylim=(-1.15, 1.15), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
 
 
