@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8, PyTree, Scalar
 
 from fnn import losses
-from fnn.objective import Model, Objective
+from fnn.objective import Model, keyed
 
 
 class LowRank(NamedTuple):
@@ -128,11 +128,10 @@ def masked(model: Model, mask: PyTree) -> Model:
         >>> jax.grad(model)(jnp.array([2.0, 3.0]), jnp.array([1.0, 1.0])).tolist()
         [1.0, 0.0]
     """
-    takes_key = Objective(model).takes_key
+    model = keyed(model)
 
     def apply(params: PyTree, x: Any, *, key: Array | None = None) -> Any:
-        kept = prune(params, mask)
-        return model(kept, x, key=key) if takes_key else model(kept, x)
+        return model(prune(params, mask), x, key=key)
 
     return apply
 

@@ -34,6 +34,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree, Scalar
 
 from fnn import devices
 from fnn.layers.layer import EXAMPLES as EXAMPLES
+from fnn.layers.layer import without_key
 
 SCOPE = "fnn.model"
 """The `jax.named_scope` of models and penalties: profiles and `flops` tell them by it."""
@@ -151,6 +152,22 @@ class Objective:
                 "(inputs, targets), or an objective without a loss, which takes inputs alone"
             )
         return data[0], data[1]
+
+
+def keyed(model: Model) -> Model:
+    """A model that takes a key, whether it reads it or not.
+
+    Args:
+        model: `model(params, x) -> outputs`, with `key=None` or without.
+
+    Returns:
+        The model itself, or one that leaves its key unread.
+
+    Example:
+        >>> keyed(lambda w, x: w * x)(2.0, 3.0, key=None)
+        6.0
+    """
+    return model if Objective(model).takes_key else without_key(model)
 
 
 # Value functions ----------------------------------------------------------------------------------

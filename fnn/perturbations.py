@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from fnn.objective import Loss, Model, Objective
+from fnn.objective import Loss, Model, keyed
 
 Attack = Callable[[PyTree, Array, Any], Array]
 Bounds = tuple[float, float]
@@ -48,14 +48,14 @@ def augmented(model: Model, augment: Callable[[Array, Any], Any]) -> Model:
         >>> float(model(2.0, 1.0)), float(model(2.0, 1.0, key=jax.random.key(0))) == 2.0
         (2.0, False)
     """
-    takes_key = Objective(model).takes_key
+    model = keyed(model)
 
     def apply(params: PyTree, x: Any, *, key: Array | None = None) -> Any:
         if key is None:
             return model(params, x)
         draw, inner = jax.random.split(key)
         x = augment(draw, x)
-        return model(params, x, key=inner) if takes_key else model(params, x)
+        return model(params, x, key=inner)
 
     return apply
 
@@ -93,7 +93,7 @@ def adversarial(model: Model, attack: Attack, share: float | Array = 0.5) -> Mod
     """
     if isinstance(share, int | float) and not 0 <= share <= 1:
         raise ValueError(f"adversarial: expected share in [0, 1], got {share}; try 0.5")
-    takes_key = Objective(model).takes_key
+    model = keyed(model)
 
     def apply(params: PyTree, pair: Any, *, key: Array | None = None) -> Any:
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
@@ -107,7 +107,7 @@ def adversarial(model: Model, attack: Attack, share: float | Array = 0.5) -> Mod
         draw, inner = jax.random.split(key)
         attacked = jax.lax.stop_gradient(attack(params, x, target))
         x = jnp.where(jax.random.bernoulli(draw, share), attacked, x)
-        return model(params, x, key=inner) if takes_key else model(params, x)
+        return model(params, x, key=inner)
 
     return apply
 
