@@ -18,6 +18,7 @@ import pytest
 import fnn
 from fnn import training
 from fnn.training import Checkpoints, Stop, fit
+from tests.line import loss, model
 
 ROOT = Path(__file__).parents[1]
 KEY = jax.random.key(0)
@@ -26,15 +27,6 @@ TARGETS = INPUTS @ jnp.array([1.0, -2.0, 0.5]) + jax.random.normal(KEY, (10,))
 DATA = INPUTS, TARGETS
 START = {"weight": jnp.zeros(3), "bias": jnp.zeros(())}
 RULE = optax.adam(0.1)
-
-
-def model(params, x):
-    return x @ params["weight"] + params["bias"]
-
-
-def loss(output, target):
-    return 0.5 * (output - target) ** 2
-
 
 OBJECTIVE = fnn.Objective(model, loss)
 MINI = {"batch_size": 3, "key": KEY, "validation": DATA}

@@ -10,6 +10,7 @@ import fnn
 from fnn import rules
 from fnn.training import Checkpoints, Stop, fit
 from tests import faults
+from tests.line import loss, model
 
 # What TensorStore's callbacks say when a checkpoint cannot be read or written.
 pytestmark = pytest.mark.filterwarnings(
@@ -22,15 +23,6 @@ TARGETS = INPUTS @ jnp.array([1.0, -2.0, 0.5]) + 1.0
 START = {"weight": jnp.zeros(3), "bias": jnp.zeros(())}
 ADAM = optax.adam(0.1)
 LEVENBERG_MARQUARDT = rules.levenberg_marquardt()
-
-
-def model(params, x):
-    return x @ params["weight"] + params["bias"]
-
-
-def loss(output, target):
-    return 0.5 * (output - target) ** 2
-
 
 LINE = fnn.Objective(model, loss)
 

@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fnn import Objective, fit, flops, l2, losses, rules, solvers
-from fnn.training import placement
+from fnn.training import placement, source_of
 from tests.rules.test_contract import RULES, model, needed, update
 
 DEVICES = 8
@@ -265,14 +265,11 @@ def test_a_second_call_compiles_nothing():
 def test_batches_do_not_travel():
     """Each device holds the data where batches are drawn from them, and takes its share."""
     rule = rules.sgd(1e-2)
-    source = placement.split(
-        fit.__globals__["source_of"](OBJECTIVE, data(64), batch_size=16, key=jax.random.key(0)),
-        SPLIT,
-    )
+    source = source_of(OBJECTIVE, data(64), batch_size=16, key=jax.random.key(0))
 
     @jax.jit
     def step(params, number):
-        value_fn = source.epoch(number)(0)
+        value_fn = placement.split(source.epoch(number)(0), SPLIT)
         updates, _ = update(rule, rule.init(params), params, value_fn)
         return updates
 

@@ -15,6 +15,7 @@ import fnn
 from fnn import training
 from fnn.training import Stop, fit
 from fnn.training.sources import shuffled
+from tests.line import loss, model
 
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(jax.random.fold_in(KEY, 1), (10, 3))
@@ -23,15 +24,6 @@ TARGETS = INPUTS @ WEIGHT + 0.1 * jax.random.normal(jax.random.fold_in(KEY, 2), 
 DATA = INPUTS, TARGETS
 START = {"weight": jnp.zeros(3), "bias": jnp.zeros(())}
 RULE = optax.adam(0.1)
-
-
-def model(params, x):
-    return x @ params["weight"] + params["bias"]
-
-
-def loss(output, target):
-    return 0.5 * (output - target) ** 2
-
 
 OBJECTIVE = fnn.Objective(model, loss)
 

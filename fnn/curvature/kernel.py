@@ -320,9 +320,8 @@ def _explicit(chosen: Sequence[Choice], scales: Sequence[Any]) -> list[tuple[Any
 def _columns_of(captured: Captured, leaves: Sequence[int]) -> Array:
     """The columns of J of some leaves, (N * R, entries)."""
     n, r = captured.shape
-    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
-    blocks = [leaf_jacobian(captured, leaf).reshape(n * r, -1) for leaf in leaves]
-    blocks = [block.astype(jnp.promote_types(block.dtype, dtype)) for block in blocks]
+    rows = [leaf_jacobian(captured, leaf).reshape(n * r, -1) for leaf in leaves]
+    blocks = [captured.wide(part) for part in rows]
     return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
 
 

@@ -65,6 +65,11 @@ class Captured:
             0
         ].size
 
+    def wide(self, x: Array) -> Array:
+        """Numbers made of this capture, in its dtype and at least in single precision."""
+        dtype = jnp.promote_types(self.outputs.dtype, jnp.float32)
+        return x.astype(jnp.promote_types(x.dtype, dtype))
+
     def widened(self, dtype: DTypeLike) -> "Captured":
         """The same numbers in a wider dtype, in which their products are then taken and summed."""
 

@@ -361,14 +361,10 @@ def normal(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
         The matrix.
     """
     n, r = captured.shape
-    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
 
     def of(part: Captured) -> Array:
         blocks = jax.tree.leaves(jacobian(part))
-        columns = [
-            j.reshape(part.shape[0] * r, -1).T.astype(jnp.promote_types(j.dtype, dtype))
-            for j in blocks
-        ]
+        columns = [captured.wide(j.reshape(part.shape[0] * r, -1).T) for j in blocks]
         return square(jnp.concatenate(columns))  # on CPU faster than J.T @ J
 
     size = sum(leaf.size for leaf in jax.tree.leaves(captured.params))

@@ -14,7 +14,6 @@ A lock keeps a second race out; the system opens it when the first one ends, how
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -37,6 +36,7 @@ from fnn.race.lanes import compiler_options
 from fnn.race.protocol import Protocol
 from fnn.race.result import Race, Result
 from fnn.training import Stop
+from fnn.training.checkpoints import locked
 
 _PACKAGES = "fnn", "jax", "jaxlib", "optax", "numpy", "scipy"
 FLAGS = "XLA_FLAGS", "JAX_PLATFORMS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"
@@ -119,7 +119,7 @@ class Store(NamedTuple):
     folder: Path
     header: dict[str, Any]
     lines: list[dict[str, Any]]
-    lock: threading.Lock = threading.Lock()
+    lock: threading.Lock
 
     def find(self, rule: str, kind: str, stage: str | None = None) -> list[dict[str, Any]]:
         """The lines about a rule.
@@ -174,13 +174,11 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
     folder = Path(folder)
     (folder / "curves").mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not locked(lock):
             raise BlockingIOError(
                 f"race: expected a folder of its own, got {folder}, to which another race is "
                 "writing; try another folder, or wait"
-            ) from error
+            )
         wanted, path = (
             json.loads(json.dumps(plain(header(problem, protocol)))),
             folder / "race.json",
@@ -200,7 +198,7 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
                 "try another folder"
             )
         lines = _whole_lines(folder / "runs.jsonl", mend=True)
-        yield Store(folder, found, lines)
+        yield Store(folder, found, lines, threading.Lock())
 
 
 def read(folder: str | Path) -> Race:
@@ -222,7 +220,7 @@ def read(folder: str | Path) -> Race:
             "`fnn race` named at its end"
         )
     found = json.loads((folder / "race.json").read_text())
-    store = Store(folder, found, _whole_lines(folder / "runs.jsonl"))
+    store = Store(folder, found, _whole_lines(folder / "runs.jsonl"), threading.Lock())
     results, caveats = [], []
     for rule in dict.fromkeys(line["rule"] for line in store.lines):
         left_out = store.find(rule, "left_out")

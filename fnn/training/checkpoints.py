@@ -170,18 +170,33 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     )
 
 
-def _require_alone(folder: Path, lock: Any) -> None:
+def locked(file: Any) -> bool:
+    """Locks an open file for this process; the system opens it when that ends, in any way.
+
+    Args:
+        file: open for writing.
+
+    Returns:
+        Whether it is locked now; False where another one holds it. (True where there is no such
+        lock, as on Windows.)
+    """
     try:
         import fcntl
-    except ImportError:  # no such lock on Windows
-        return
+    except ImportError:
+        return True
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _require_alone(folder: Path, lock: Any) -> None:
+    if not locked(lock):
         raise ValueError(
             f"fit: expected {folder} for this process alone, got one in which another trains; try "
             "a new folder, or wait for it"
-        ) from error
+        )
 
 
 def _require_same(folder: Path, job: dict[str, Any]) -> None:
@@ -210,7 +225,7 @@ def _numbers(folder: Path) -> list[int]:
 
 def _described(arrays: Mapping[str, PyTree], terms: Mapping[str, Any]) -> dict[str, Any]:
     """Every leaf by its path, and the terms."""
-    leaves = {name: _kind(leaf) for name, leaf in _named(arrays).items()}
+    leaves = {name: _kind(leaf) for name, leaf in named(arrays).items()}
     plain = {
         name: f"{jax.random.key_impl(term)}{_data(term).tolist()}" if _is_array(term) else term
         for name, term in terms.items()
@@ -218,8 +233,15 @@ def _described(arrays: Mapping[str, PyTree], terms: Mapping[str, Any]) -> dict[s
     return leaves | plain
 
 
-def _named(trees: Mapping[str, PyTree]) -> dict[str, Any]:
-    """Leaves by their paths, such as params['weight']."""
+def named(trees: Mapping[str, PyTree]) -> dict[str, Any]:
+    """Leaves by their paths, such as params['weight'].
+
+    Args:
+        trees: by their names.
+
+    Returns:
+        The leaves in the order of the trees.
+    """
     leaves = jax.tree.leaves_with_path(dict(trees))
     return {path[0].key + jax.tree_util.keystr(path[1:]): leaf for path, leaf in leaves}
 
@@ -302,10 +324,10 @@ class _Keeper:
     def _save(self, snapshot: Snapshot) -> None:
         self._finish()
         self.number += 1
-        progress = _named(snapshot.progress._asdict())
+        progress = named(snapshot.progress._asdict())
         weak = [name for name, leaf in progress.items() if jax.typeof(leaf).weak_type]
         progress = {name: _data(leaf) for name, leaf in progress.items()}
-        history, loss = _named(snapshot.history._asdict()), _loss(snapshot)
+        history, loss = named(snapshot.history._asdict()), _loss(snapshot)
         about = {
             "position": snapshot.position._asdict(),
             "fraction": snapshot.fraction,
@@ -380,7 +402,7 @@ class _Keeper:
         return json.loads(about["text"])
 
     def _read(self, number: int, about: dict[str, Any], begin: Snapshot) -> Snapshot:
-        fresh = {name: jnp.asarray(a) for name, a in _named(begin.progress._asdict()).items()}
+        fresh = {name: jnp.asarray(a) for name, a in named(begin.progress._asdict()).items()}
         progress = {name: _data(leaf) for name, leaf in fresh.items()}
         kinds = about["history"].items()
         history = {name: np.zeros(shape, jnp.dtype(dtype)) for name, (dtype, *shape) in kinds}

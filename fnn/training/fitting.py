@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from fnn.objective import Objective, ValueFunction
-from fnn.training.checkpoints import Checkpoints, Snapshot, kept
+from fnn.training.checkpoints import Checkpoints, Snapshot, kept, named
 from fnn.training.loop import History, Limits, Progress, Records, Source, Stop, advance, look, start
 from fnn.training.placement import (
     everywhere,
@@ -39,6 +39,7 @@ from fnn.training.sources import (
     Metric,
     Position,
     blocks_of,
+    changed,
     chunked,
     evaluation_of,
     examples_at_once,
@@ -273,6 +274,10 @@ class _Job(NamedTuple):
         """Whether other processes run it too."""
         return self.sharding is not None and not self.sharding.is_fully_addressable
 
+    def arranged(self, value_fn: ValueFunction) -> ValueFunction:
+        """A step's value function, its examples split over devices and cut to what memory holds."""
+        return chunked(split(value_fn, self.sharding), self.chunk)
+
     def at_home(self, progress: Progress, records: Records) -> tuple[Progress, Records]:
         """What a compiled loop returns, where it lay before: the next call compiles nothing."""
         if self.sharding is None or self.layout is None:
@@ -327,19 +332,7 @@ _start = jax.jit(start, static_argnames=("rule", "keep_best"))
 
 def _source(job: _Job, data: PyTree, key: Array | None) -> Source:
     source = source_of(job.objective, data, batch_size=job.batch_size, key=key)
-    return _in_parts(split(source, job.sharding), job.chunk)
-
-
-def _in_parts(source: Source, chunk: int | None) -> Source:
-    """The same source, of no more examples at a time."""
-    if chunk is None:
-        return source
-
-    def epoch(number: Array) -> Callable[[Array], ValueFunction]:
-        value_fn_at: Any = source.epoch(number)
-        return lambda position: chunked(value_fn_at(position), chunk)
-
-    return Source(source.steps, epoch)
+    return changed(source, job.arranged)
 
 
 @functools.partial(jax.jit, static_argnames=("job", "capacity"))
@@ -502,7 +495,7 @@ def _require_no_less(asked: int, done: int, unit: str) -> None:
 
 def _source_of_block(job: _Job, *, block: Block, done: int, key: Array | None) -> Source:
     source = source_of_block(job.objective, block, done=done, key=key)
-    return _in_parts(split(source, job.sharding), job.chunk)
+    return changed(source, job.arranged)
 
 
 @functools.partial(jax.jit, static_argnames="job")
@@ -627,11 +620,10 @@ def _strong(leaf: Any) -> Array:
 def _finite(tree: PyTree) -> PyTree:
     """The tree itself; an error names the array in it that holds NaN or infinity."""
     if not _is_finite(tree):
-        for path, leaf in jax.tree.leaves_with_path(tree):
+        for name, leaf in named(tree).items():
             bad = ~jnp.isfinite(leaf).ravel()
             if count := int(bad.sum()):
                 index = np.unravel_index(int(bad.argmax()), jnp.shape(leaf))
-                name = "".join(map(str, [path[0].key, jax.tree_util.keystr(path[1:])]))
                 raise ValueError(
                     f"fit: expected finite numbers, got {count} that are NaN or infinite in "
                     f"{name}, the first at index {tuple(map(int, index))}"

@@ -5,17 +5,16 @@ devices of the mesh already stays as it lies.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from fnn.objective import Block, Term, ValueFunction
-from fnn.training.loop import Source
 from fnn.training.sources import Block as Batches
 
 
@@ -137,18 +136,18 @@ def placed_batches(batches: Batches, sharding: NamedSharding) -> Batches:
     return Batches(batches.used, *placed((batches.batches, batches.weights), each))
 
 
-def split(source: Source, sharding: NamedSharding | None) -> Source:
-    """A source, in compiled code, whose value functions have their examples split.
+def split(value_fn: ValueFunction, sharding: NamedSharding | None) -> ValueFunction:
+    """A value function, in compiled code, with its examples split.
 
     Args:
-        source: any.
-        sharding: of the examples; None leaves the source as it is.
+        value_fn: any.
+        sharding: of the examples; None leaves the value function as it is.
 
     Returns:
-        The source. (Blocks that cannot be shared equally raise a ValueError.)
+        The value function. (Blocks that cannot be shared equally raise a ValueError.)
     """
     if sharding is None:
-        return source
+        return value_fn
 
     def term_of(term: Term) -> Term:
         if not isinstance(term.block, Block):
@@ -156,11 +155,7 @@ def split(source: Source, sharding: NamedSharding | None) -> Source:
         _check(term.block.count, sharding)
         return term._replace(block=jax.lax.with_sharding_constraint(term.block, sharding))
 
-    def epoch(number: Array) -> Any:
-        value_fn_at = cast("Callable[[Array], ValueFunction]", source.epoch(number))
-        return lambda position: ValueFunction(tuple(map(term_of, value_fn_at(position).terms)))
-
-    return Source(source.steps, epoch)
+    return ValueFunction(tuple(map(term_of, value_fn.terms)))
 
 
 def _value_fn(data: PyTree, objective: Any) -> ValueFunction:

@@ -98,6 +98,24 @@ def shuffled(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
     return order.astype(jnp.int32)
 
 
+def changed(source: Source, change: Callable[[ValueFunction], ValueFunction]) -> Source:
+    """A source whose value functions are changed, each when its step comes.
+
+    Args:
+        source: of value functions, as those of this module are.
+        change: what is done to each.
+
+    Returns:
+        A source of as many steps.
+    """
+
+    def epoch(number: Array) -> Callable[[Array], ValueFunction]:
+        value_fn_at: Any = source.epoch(number)
+        return lambda position: change(value_fn_at(position))
+
+    return Source(source.steps, epoch)
+
+
 def _fold(key: Array | None, number: int | Array) -> Array | None:
     return None if key is None else jax.random.fold_in(key, number)
 
