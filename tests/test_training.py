@@ -286,6 +286,17 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters():
     assert_close(fitted.params, START)
 
 
+def test_a_history_that_was_seen_stays_as_it_was_and_is_not_copied_for_the_next_look():
+    seen = []
+    fitted = fit(RULE, OBJECTIVE, START, DATA, steps=200, validation=DATA, callback=seen.append)
+    for number, at in enumerate(seen, 1):
+        np.testing.assert_array_equal(at.history.value, fitted.history.value[:number])
+        np.testing.assert_array_equal(at.history.steps, np.arange(1, number + 1))
+        losses = fitted.history.validation["loss"][:number]
+        np.testing.assert_array_equal(at.history.validation["loss"], losses)
+    assert len({id(at.history.value.base) for at in seen}) < 10
+
+
 def test_a_callback_can_end_a_run():
     fitted = fit(RULE, OBJECTIVE, START, DATA, steps=50, callback=lambda f: f.history.steps[-1] > 9)
     assert fitted.stopped == Stop.CALLBACK

@@ -1,12 +1,13 @@
 """A million steps of `fit` with checkpoints: memory stays flat, and no file stays open.
 
-    MALLOC_ARENA_MAX=2 uv run benchmarks/soak/long_fit.py [STEPS]
+    MALLOC_ARENA_MAX=2 uv run benchmarks/soak/long_fit.py [STEPS] [SECONDS]
 
 Resident memory is measured after each round, and a line is fitted to it, after a first fifth in
 which programs are compiled and threads are started. What must grow is the history, a value for each
-step and a count and a validation loss for each round; it is subtracted. (A checkpoint
-is written by threads of its own, to which glibc gives arenas of their own that keep what was freed:
-without a limit on arenas the slope is about twice as large.)
+step and a count and a validation loss for each round; it is subtracted. What is left of the slope
+with checkpoints are copies of that history, which a checkpoint writes whole: the allocator keeps
+them (without MALLOC_ARENA_MAX, in an arena for each thread), be there 50 checkpoints or 186. With
+SECONDS between two of them longer than the run the slope is that of training alone.
 """
 
 import os

@@ -482,7 +482,7 @@ def _unspelled(position: dict[str, Any]) -> dict[str, Any]:
 def _sums(fixed: Mapping[str, Array], growing: Mapping[str, np.ndarray]) -> dict[str, int]:
     """A sum over the bits of each array; those of one shape are summed where they are."""
     sums = {name: int(total) for name, total in _sums_of_words(dict(fixed)).items()}
-    return sums | {name: zlib.crc32(a.tobytes()) for name, a in growing.items()}
+    return sums | {name: zlib.crc32(a.view(np.uint8).data) for name, a in growing.items()}
 
 
 @jax.jit

@@ -235,14 +235,15 @@ def fit(
 
     with kept(checkpoint, begin, arrays, terms) as (here, keep), _bar() as move:
         progress, history, position, fraction = here
+        columns = jax.tree.map(_Column, history)
         resumed = _at_the_end_of_a_round(here)
         if resumed and callback is not None and callback(result(Stop(int(progress.stopped)))):
             return result(Stop.CALLBACK)
         for now, records, fraction, at in chunks(
             job, data, validation, key, progress, limits, epochs, position
         ):
-            history = _grown(history, records, int(now.step) - int(progress.step))
-            progress = now
+            _append(columns, records, int(now.step) - int(progress.step))
+            progress, history = now, jax.tree.map(lambda column: column.seen, columns)
             keep(Snapshot(progress, history, at, fraction))
             move(fraction, history.value)
             stopped = Stop(int(progress.stopped))
@@ -530,20 +531,30 @@ def _at_the_end_of_a_round(here: Snapshot) -> bool:
     return len(rounds) > 0 and rounds[-1] == int(here.progress.step)
 
 
-def _grown(history: History, records: Records, steps: int) -> History:
-    """The history with what a chunk of so many steps saw."""
+class _Column:
+    """Numbers in room that doubles when it is full; `seen` is a view that stays as it is."""
+
+    def __init__(self, seen: np.ndarray) -> None:
+        self.room = self.seen = seen
+
+    def append(self, new: np.ndarray) -> None:
+        """Adds these at the end."""
+        used, total = len(self.seen), len(self.seen) + len(new)
+        if total > len(self.room):
+            self.room = np.empty(2 * total, new.dtype)
+            self.room[:used] = self.seen
+        self.room[used:total] = new
+        self.seen = self.room[:total]
+
+
+def _append(columns: PyTree, records: Records, steps: int) -> None:
+    """Adds to a history of columns what a chunk of so many steps saw."""
     rounds = int(records.rounds)
-
-    def join(old: np.ndarray | None, new: Array, length: int) -> np.ndarray:
-        seen = np.asarray(new)[:length]
-        return seen if old is None or not len(old) else np.concatenate([old, seen])
-
-    validation = history.validation
-    if rounds:
-        seen = records.evaluated.items()
-        validation = {name: join(validation.get(name), values, rounds) for name, values in seen}
-    value = join(history.value, records.value, steps) if steps else history.value
-    return History(value, join(history.steps, records.steps, rounds), validation)
+    columns.value.append(np.asarray(records.value)[:steps])
+    columns.steps.append(np.asarray(records.steps)[:rounds])
+    for name, values in records.evaluated.items() if rounds else ():
+        column = columns.validation.setdefault(name, _Column(np.zeros(0)))
+        column.append(np.asarray(values)[:rounds])
 
 
 @contextlib.contextmanager
