@@ -28,9 +28,7 @@ def least_squares(model, params, data):
     rule = rules.levenberg_marquardt(0.0, policy=rules.damping.constant())
     value_fn = value_fn.freeze(params, held)
     free = jax.tree.map(lambda p, m: None if m else p, params, held)
-    grad = jax.grad(value_fn)(free)
-    updates, _ = rule.update(grad, rule.init(free), free, grad=grad, value_fn=value_fn)
-    return (*params[:-1], jax.tree.map(jnp.add, params[-1], updates[-1]))
+    return (*params[:-1], fnn.fit(rule, value_fn, free, steps=1).params[-1])
 
 
 # Projection pursuit: y = sum_m phi_m(w_m x), every phi_m a sum of 9 bumps on its projection.
@@ -57,8 +55,8 @@ def main(steps=60, picture=PICTURE):
     for axes, (name, model) in zip(
         panels, {"random rectified units": RANDOM, "radial bases": RADIAL}.items(), strict=False
     ):
-        params = least_squares(model, model.init(jax.random.key(3), x[0]), data)
-        outputs = jax.vmap(lambda x, m=model, p=params: m.apply(p, x))(x)
+        params = least_squares(model, jax.jit(model.init)(jax.random.key(3), x[0]), data)
+        outputs = jax.jit(jax.vmap(model.apply, (None, 0)))(params, x)
         errors[name] = float(np.sqrt(np.mean((outputs - data[1]) ** 2)))
         axes.plot(*data, "o", markersize=3, color=plots.COLORS[0])
         axes.plot(x, outputs, color=plots.COLORS[1])
@@ -66,7 +64,7 @@ def main(steps=60, picture=PICTURE):
     plane = np.asarray(jax.random.uniform(jax.random.key(4), (300, 2), minval=-1.5, maxval=1.5))
     values = np.sin(plane @ [2.0, 1.0]) + (plane @ [-0.5, 1.0]) ** 2
     params = pursue((plane, values[:, None]), steps)
-    outputs = jax.vmap(lambda x: PURSUIT.apply(params, x))(plane)[:, 0]
+    outputs = jax.jit(jax.vmap(PURSUIT.apply, (None, 0)))(params, plane)[:, 0]
     errors["projection pursuit"] = float(np.sqrt(np.mean((outputs - values) ** 2)))
     panels[2].plot(values, outputs, ".", color=plots.COLORS[0])
     panels[2].set(xlabel="truth", ylabel="two ridge functions", title="projection pursuit")

@@ -37,11 +37,11 @@ def test_the_model_computes_in_half_and_everything_else_is_single():
     half = objective(policy)
     params = policy.keep(jax.tree.map(lambda leaf: leaf.astype("float16"), PARAMS))
     assert dtypes(params) == {"float32"}
-    value, grad = jax.value_and_grad(half.on((INPUTS, TARGETS)))(params)
+    value, grad = jax.jit(jax.value_and_grad(half.on((INPUTS, TARGETS))))(params)
     assert dtypes((value, grad)) == {"float32"}
     assert dots(lambda p: jax.grad(half.on((INPUTS, TARGETS)))(p), params) == {"bf16"}
     assert dots(lambda p: jax.grad(WIDE.on((INPUTS, TARGETS)))(p), params) == {"f32"}
-    captured = curvature.capture(half.model, params, INPUTS)
+    captured = jax.jit(lambda p: curvature.capture(half.model, p, INPUTS))(params)
     assert dtypes((captured.operands, captured.deltas)) == {"bfloat16"}
     assert dtypes(captured.outputs) == {"float32"}
     np.testing.assert_allclose(
@@ -63,14 +63,17 @@ def test_dropout_gets_its_key_and_indices_stay_indices():
 def test_the_gram_matrix_is_that_of_the_captured_numbers_summed_in_single():
     policy = Policy()
     half = objective(policy)
-    captured = curvature.capture(half.model, PARAMS, INPUTS)
-    rows = jnp.concatenate(
-        [leaf.reshape(80, -1) for leaf in jax.tree.leaves(curvature.jacobian(captured))], axis=1
-    )
-    made = curvature.gram(captured)
+
+    @jax.jit
+    def found(params):
+        captured = curvature.capture(half.model, params, INPUTS)
+        exact = curvature.gram(curvature.capture(MODEL.apply, params, INPUTS))
+        return curvature.jacobian(captured), curvature.gram(captured), exact
+
+    leaves, made, exact = found(PARAMS)
+    rows = np.concatenate([np.reshape(leaf, (80, -1)) for leaf in jax.tree.leaves(leaves)], axis=1)
     assert made.dtype == jnp.float32
     np.testing.assert_allclose(made, rows @ rows.T, rtol=2e-2, atol=2e-2)
-    exact = curvature.gram(curvature.capture(MODEL.apply, PARAMS, INPUTS))
     np.testing.assert_allclose(made, exact, atol=0.03 * float(jnp.max(exact)))
 
 
@@ -157,10 +160,11 @@ def test_a_gram_matrix_in_double_is_that_of_the_exact_squares():
 def test_the_normal_matrix_in_double_is_the_exact_product_of_its_rows():
     def normal(gram):
         value_fn = objective(Policy(compute="float32", gram=gram)).on((INPUTS, TARGETS))
-        return curvature.gauss_newton_system(value_fn, PARAMS).system.normal()
+        return jax.jit(lambda p: curvature.gauss_newton_system(value_fn, p).system.normal())(PARAMS)
 
-    rows = curvature.jacobian(curvature.capture(MODEL.apply, PARAMS, INPUTS))
-    rows = np.concatenate([leaf.reshape(80, -1) for leaf in jax.tree.leaves(rows)], 1, dtype=float)
+    rows = jax.jit(lambda p: curvature.jacobian(curvature.capture(MODEL.apply, p, INPUTS)))(PARAMS)
+    rows = [np.reshape(leaf, (80, -1)) for leaf in jax.tree.leaves(rows)]
+    rows = np.concatenate(rows, 1, dtype=float)
     double, single = normal("float64"), normal("float32")
     assert (double.dtype, single.dtype) == ("float64", "float32")
     exact = rows.T @ rows / 40

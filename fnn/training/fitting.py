@@ -127,10 +127,10 @@ def fit(
         float64, and where the device ran out of memory and a step takes fewer examples at a time.)
 
     Raises:
-        ValueError: before anything runs, for budgets that are missing or not positive, data that
-            are not finite or empty, keys or validation data that are missing, and a folder that
-            cannot be written or holds anything but checkpoints of this job; for batches that the
-            devices cannot share equally, and devices of different kinds.
+        ValueError: before anything runs, for budgets that are missing or not positive, no
+            parameters, data that are not finite or empty, keys or validation data that are missing,
+            and a folder that cannot be written or holds anything but checkpoints of this job; for
+            batches that the devices cannot share equally, and devices of different kinds.
         TypeError: for parameters that are not real numbers of floating point, and for a rule that
             is not a transformation or a sharding that is none.
 
@@ -173,6 +173,8 @@ def fit(
         raise ValueError("fit: expected metrics of other names than 'loss', which is always there")
     if patience is not None and validation is None:
         raise ValueError("fit: patience needs validation data; pass validation=")
+    if not jax.tree.leaves(params):
+        raise ValueError(f"fit: expected parameters to train, got {params}, a tree without leaves")
     for path, leaf in jax.tree.leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(

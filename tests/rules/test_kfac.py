@@ -215,8 +215,10 @@ def test_leaves_without_factors_use_their_diagonal_and_penalties_damp():
     assert {leaf.matrix for leaf in known.leaves} == {None}
     penalized = value_fn + fnn.l2(0.5, where={"a": True, "w": False})
     taken = steps(tuple(make(known, damping=0.3, **PLAIN) for make in BOTH), params, penalized)
-    diagonal = gauss_newton_system(value_fn, params).system.diagonal()
-    grad, shift = jax.grad(penalized)(params), {"a": 0.8, "w": 0.3}
+    grad, diagonal = jax.jit(
+        lambda p: (jax.grad(penalized)(p), gauss_newton_system(value_fn, p).system.diagonal())
+    )(params)
+    shift = {"a": 0.8, "w": 0.3}
     for step, _ in taken:
         close(step, jax.tree.map(lambda g, d, s: -g / (d + s), grad, diagonal, shift))
 
@@ -250,12 +252,17 @@ def test_the_plane_sees_the_whole_matrix_and_the_penalties():
     value_fn = LINEAR.on((normal(9, 4), normal(9, 2))) + fnn.l2(0.1)
     rule = rules.kfac(structure(deep_linear, params, jnp.zeros(4)), damping=0.2)
     ((step, state),) = steps((rule,), params, value_fn)
-    curved = gauss_newton_system(value_fn, params).system.multiply(step)
-    slope = optax.tree.vdot(step, jax.grad(value_fn)(params))
-    length = optax.tree.norm(step, squared=True)
-    bend = optax.tree.vdot(step, curved) + 0.1 * length
+
+    @jax.jit
+    def along(params, step):
+        curved = gauss_newton_system(value_fn, params).system.multiply(step)
+        slope = optax.tree.vdot(step, jax.grad(value_fn)(params))
+        length = optax.tree.norm(step, squared=True)
+        fall = value_fn(params) - value_fn(optax.apply_updates(params, step))
+        return slope, optax.tree.vdot(step, curved) + 0.1 * length, length, fall
+
+    slope, bend, length, fall = along(params, step)
     close(slope + bend + 0.2 * length, 0.0)
-    fall = value_fn(params) - value_fn(optax.apply_updates(params, step))
     close(state.gain, fall / (-slope - bend / 2))
 
 

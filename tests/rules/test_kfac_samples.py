@@ -58,13 +58,17 @@ def test_estimates_are_exact_in_the_mean_and_bends_always():
 
     exact, drawn, bends = found(PARAMS)
     for estimates, expected in zip(jax.tree.leaves(drawn), jax.tree.leaves(exact), strict=True):
-        deviation = jnp.std(estimates, axis=0)
-        error = jnp.abs(jnp.mean(estimates, 0) - expected)
-        assert jnp.all(error < 5 * deviation / draws**0.5 + 1e-12)
-    assert jnp.std(drawn[0]["['w']"].outputs, axis=0).max() > 1e-3  # they are estimates
-    ones = jax.tree.map(jnp.ones_like, PARAMS)
-    _, system, _ = curvature.gauss_newton_system(BOTH, PARAMS)
-    curved = system.multiply(ones)
+        deviation = np.std(estimates, axis=0)
+        error = np.abs(np.mean(estimates, 0) - expected)
+        assert np.all(error < 5 * deviation / draws**0.5 + 1e-12)
+    assert np.std(drawn[0]["['w']"].outputs, axis=0).max() > 1e-3  # they are estimates
+
+    @jax.jit
+    def explicit(params):
+        _, system, _ = curvature.gauss_newton_system(BOTH, params)
+        return system.multiply(jax.tree.map(jnp.ones_like, params))
+
+    curved = explicit(PARAMS)
     np.testing.assert_allclose(bends[1, 1], sum(map(jnp.sum, jax.tree.leaves(curved))), rtol=1e-10)
 
 
@@ -143,20 +147,25 @@ def test_misuse_is_named():
 def test_the_curvature_of_some_examples_is_the_estimate_of_theirs():
     """The factors are those of the sample, the gradient is that of the batch."""
     still = {"damping": 0.1, "policy": damping.constant(), "learning_rate": 0.1, "momentum": 0.0}
-    rule = rules.kfac(KNOWN, examples=3, **still)
-    sampled = WEIGHED.sample(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 1), 3)
-    value, grad = jax.value_and_grad(WEIGHED)(PARAMS)
-    extra = {"value": value, "value_fn": WEIGHED}
-    updates, state = rule.update(grad, rule.init(PARAMS), PARAMS, **extra)
-    (factors, _, _), _ = measured(sampled, PARAMS)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 1)
+
+    @jax.jit
+    def found():
+        value, grad = jax.value_and_grad(WEIGHED)(PARAMS)
+        extra = {"value": value, "value_fn": WEIGHED}
+
+        def step(**sampling):
+            rule = rules.kfac(KNOWN, **sampling, **still)
+            return rule.update(grad, rule.init(PARAMS), PARAMS, **extra)
+
+        steps = step(examples=3), step(examples=6), step()
+        return measured(WEIGHED.sample(key, 3), PARAMS)[0][0], *steps
+
+    factors, (updates, state), (whole, _), (exact, _) = found()
     jax.tree.map(
         lambda block, factor: np.testing.assert_allclose(block, factor, rtol=1e-10),
         {path: block.factors for path, block in state.blocks.items()},
         factors,
     )
-    whole, _ = rules.kfac(KNOWN, examples=6, **still).update(
-        grad, rule.init(PARAMS), PARAMS, **extra
-    )
-    exact, _ = rules.kfac(KNOWN, **still).update(grad, rule.init(PARAMS), PARAMS, **extra)
     jax.tree.map(np.testing.assert_array_equal, whole, exact)
     assert np.any(updates["w"] != exact["w"])

@@ -1,5 +1,7 @@
 """Line searches for Gauss-Newton directions: on a grid, and Armijo's by optax."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ WAVE = Objective(lambda w, x: jnp.arctan(w * x))
 X = jnp.array([0.5, 1.0, 2.0])
 
 
+@functools.partial(jax.jit, static_argnames="rule")
 def step(rule, params, state, value_fn):
     value, grad = jax.value_and_grad(value_fn)(params)
     return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
@@ -23,6 +26,7 @@ def test_the_size_is_the_best_on_the_grid():
     value_fn, inner = WAVE.on(X), rules.gauss_newton()
     rule = rules.searched(inner, halvings=6)
 
+    @jax.jit
     @jax.vmap
     def both(w):
         direction, _ = step(inner, w, inner.init(w), value_fn)
