@@ -5,6 +5,7 @@ compiles cheaply: the steps of `kfac` and `hessian_free` in a fifth of the time.
 not know one of these flags says which; `XLA_FLAGS= uv run pytest` is as users compile.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -28,6 +29,9 @@ CHEAPLY = {
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}={to}" for flag, to in CHEAPLY.items()))
+
+# Tracing makes many objects, and hardly any that only the collector can free.
+gc.set_threshold(100_000, 20, 100)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # of which all tests but those of sharding use one

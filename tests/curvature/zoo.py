@@ -448,7 +448,7 @@ def attention():
 
 
 def _linen(module, x):
-    params = module.init(jax.random.key(0), x[0])
+    params = jax.jit(module.init)(jax.random.key(0), x[0])
     return Entry(module.apply, jax.tree.map(lambda w: w + 0.1 * normal(3, *w.shape), params), x)
 
 
@@ -509,7 +509,7 @@ def haiku_lstm():
 
     model = hk.without_apply_rng(hk.transform(forward))
     x = inputs(4, 2)
-    return Entry(model.apply, model.init(jax.random.key(0), x[0]), x)
+    return Entry(model.apply, jax.jit(model.init)(jax.random.key(0), x[0]), x)
 
 
 @entry
