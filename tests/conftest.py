@@ -30,8 +30,7 @@ CHEAPLY = {
 }
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}={to}" for flag, to in CHEAPLY.items()))
 
-# Tracing makes many objects, and hardly any that only the collector can free.
-gc.set_threshold(100_000, 20, 100)
+gc.set_threshold(50_000, 10, 10)  # tracing makes many objects, and few that a collection frees
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # of which all tests but those of sharding use one

@@ -42,7 +42,7 @@ def explicit(params, inputs):
     rows = jax.jacobian(
         lambda p: jnp.stack([ravel_pytree(network(unravel(p), x))[0] for x in inputs])
     )
-    return rows(flat)
+    return jax.jit(rows)(flat)
 
 
 @jax.jit

@@ -157,9 +157,9 @@ def ask(case, params, x, y):
 
 
 def far(pair):
-    a, b = (ravel_pytree(tree)[0] for tree in pair)
+    a, b = (np.concatenate([*map(np.ravel, jax.tree.leaves(tree)), []]) for tree in pair)
     assert a.shape == b.shape
-    return float(jnp.max(jnp.abs(a - b)) / (jnp.max(jnp.abs(b)) + 1e-300)) if a.size else 0.0
+    return np.max(np.abs(a - b)) / (np.max(np.abs(b)) + 1e-300) if a.size else 0.0
 
 
 def quickly(fn, *args):

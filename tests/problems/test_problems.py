@@ -79,7 +79,7 @@ def test_problems_are_whole(made, name):
 
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     starts = jax.jit(jax.vmap(problem.init))(keys)
-    params, other = (jax.tree.map(lambda leaf, i=i: leaf[i], starts) for i in range(2))
+    params, other = (jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], starts) for i in range(2))
     seen = jax.jit(look)(params, problem.train, problem.validation, problem.test)
     for leaf in jax.tree.leaves((params, seen)):
         assert jnp.issubdtype(leaf.dtype, jnp.floating)
