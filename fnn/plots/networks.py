@@ -302,7 +302,7 @@ def spectrum(axes: Axes, named: Mapping[str, Float[np.ndarray, " n"]]) -> Axes:
         named: eigenvalues, or singular values, for each label.
 
     Returns:
-        The axes. Negative ones are hollow; those that are 0 are not shown.
+        The axes. Negative ones are hollow; those that are 0 up to rounding are not shown.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -314,11 +314,12 @@ def spectrum(axes: Axes, named: Mapping[str, Float[np.ndarray, " n"]]) -> Axes:
         color, _, marker = style(i)
         ordered = np.asarray(values)[np.argsort(-np.abs(values), kind="stable")]
         place, sizes = np.arange(1, len(ordered) + 1), np.abs(ordered)
-        sizes = np.where(sizes > 0, sizes, np.nan)
+        rounding = len(sizes) * np.finfo(sizes.dtype).eps * sizes.max(initial=0)
+        sizes = np.where(sizes > rounding, sizes, np.nan)
         axes.plot(
             place, sizes, color=color, linewidth=0.8, label=label, marker=marker, markersize=4
         )
-        down = ordered < 0
+        down = (ordered < 0) & (sizes > 0)
         if down.any():
             axes.plot(
                 place[down], sizes[down], marker, color=color, markersize=4,
