@@ -108,9 +108,10 @@ def test_confusion_counts_rows_of_classes(axes):
 
 
 def test_spectra_show_sizes_and_mark_the_negative(axes):
-    plots.spectrum(axes, {"Hessian": np.array([-1.0, -1e-17, 3.0]), "Gauss-Newton": np.ones(2)})
+    hessian, counts = np.array([-1.0, 0.0, -1e-17, 3.0]), np.ones(2, int)
+    plots.spectrum(axes, {"Hessian": hessian, "Gauss-Newton": counts})
     whole, negative, other = axes.lines
-    np.testing.assert_array_equal(whole.get_ydata(), [3, 1, np.nan])
+    np.testing.assert_array_equal(whole.get_ydata(), [3, 1, np.nan, np.nan])
     assert negative.get_xydata().tolist() == [[2, 1]]
     assert negative.get_markerfacecolor() == "white"
     assert other.get_ydata().tolist() == [1, 1]

@@ -468,6 +468,7 @@ BROKEN = INPUTS.at[3, 1].set(jnp.nan)
         ((OBJECTIVE, START, (BROKEN, TARGETS)), {"steps": 1}, r"data\[0\], .* index \(3, 1\)"),
         ((OBJECTIVE, START, DATA), {"steps": 1, "validation": (BROKEN, TARGETS)}, "validation"),
         ((OBJECTIVE, {**START, "bias": jnp.inf}, DATA), {"steps": 1}, r"params\['bias'\]"),
+        ((OBJECTIVE, {"weight": None}, DATA), {"steps": 1}, "a tree without leaves"),
         ((OBJECTIVE.on(DATA), START, DATA), {"steps": 1}, "brings its own"),
         ((OBJECTIVE.on(DATA), START), {"steps": 1, "batch_size": 2}, "batch_size= cuts arrays"),
         ((lambda _: OBJECTIVE.on(DATA), START), {"steps": 1}, "needs a key"),

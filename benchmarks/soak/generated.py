@@ -437,12 +437,6 @@ def traced(choose):
     except (TypeError, ValueError) as error:
         return refused(error, "a layer")
     objective = fnn.Objective(program.model.apply, LOSSES[program.loss])
-    if not jax.tree.leaves(params):
-        try:
-            fnn.fit(optax.sgd(1e-2), objective, params, data(program, "normal", 0), steps=1)
-        except ValueError as error:
-            return refused(error, str(program))
-        raise AssertionError(f"{program}: trained nothing")
 
     def step(params, data, key):
         rule = optax.with_extra_args_support(
@@ -455,6 +449,9 @@ def traced(choose):
         return optax.apply_updates(params, updates)
 
     try:
+        if not jax.tree.leaves(params):  # which `fit` refuses
+            fnn.fit(optax.sgd(1e-2), objective, params, data(program, "normal", 0), steps=1)
+            raise AssertionError(f"{program}: trained nothing")
         after = jax.eval_shape(step, params, data(program, "normal", 0), jax.random.key(0))
     except (TypeError, ValueError) as error:
         return refused(error, str(program))

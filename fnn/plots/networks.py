@@ -314,7 +314,8 @@ def spectrum(axes: Axes, named: Mapping[str, Float[np.ndarray, " n"]]) -> Axes:
         color, _, marker = style(i)
         ordered = np.asarray(values)[np.argsort(-np.abs(values), kind="stable")]
         place, sizes = np.arange(1, len(ordered) + 1), np.abs(ordered)
-        rounding = len(sizes) * np.finfo(sizes.dtype).eps * sizes.max(initial=0)
+        eps = np.finfo(np.result_type(sizes, np.float16)).eps
+        rounding = len(sizes) * eps * sizes.max(initial=0)
         sizes = np.where(sizes > rounding, sizes, np.nan)
         axes.plot(
             place, sizes, color=color, linewidth=0.8, label=label, marker=marker, markersize=4

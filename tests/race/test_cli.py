@@ -8,7 +8,6 @@ from typer.testing import CliRunner
 
 from fnn import problems, race
 from fnn.cli import app
-from fnn.problems import Budget
 
 CLI = CliRunner()
 COMMANDS = "race", "report", "trajectories", "plot", "rules", "problems"
@@ -68,9 +67,8 @@ def test_everything_is_made_anew_from_the_store_alone(raced):
 def test_two_stores_are_compared(raced, tmp_path):
     folder, _ = raced
     other = tmp_path / "other"
-    race.run(
-        "xor", ["sgd", "momentum"], seeds=2, trials=0, budget=Budget(20, "steps"), folder=other
-    )
+    terms = [*RACE, "--trials", "0", "--folder", str(other)]
+    assert CLI.invoke(app, ["race", "xor", *terms]).exit_code == 0
     done = CLI.invoke(app, ["report", str(folder), str(other)])
     assert done.exit_code == 0, done.output
     page = (folder / "comparison.html").read_text()

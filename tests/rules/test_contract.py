@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from fnn import Objective, losses, rules
+from fnn import Objective, rules
 from fnn.curvature import structure
 
 STEPS = 4
@@ -73,7 +73,10 @@ def model(params, x):
     return outputs + jnp.sin(outputs) / 5
 
 
-OBJECTIVE = Objective(model, losses.half_squared_error)
+OBJECTIVE = Objective(
+    model,
+    lambda outputs, target: 0.5 * jnp.sum(jnp.square(outputs - target)),
+)
 
 
 @functools.cache
