@@ -14,6 +14,7 @@ import fnn
 PACKAGE = Path(fnn.__file__).parent
 FLOORS = {
     "names": -1,
+    "interned": -1,
     "jaxprs": -2,
     "flops": -1,
     "devices": -1,
