@@ -15,8 +15,8 @@ PACKAGE = Path(fnn.__file__).parent
 FLOORS = {
     "names": -1,
     "interned": -1,
-    "jaxprs": -2,
-    "flops": -1,
+    "jaxprs": -3,
+    "flops": -2,
     "devices": -1,
     "precision": 0,
     "layers": 0,
