@@ -1,6 +1,6 @@
 """One exact Levenberg-Marquardt step against its peers: same problem, start, damping and machine.
 
-    uv run --group bench benchmarks/levenberg_marquardt.py [--plain] [SECTION ...]
+    uv run --group bench benchmarks/levenberg_marquardt.py [--variables] [SECTION ...]
 
 Every contestant lives in a process of its own, started when its section starts, so that it brings
 its own threads and precision, and its peak memory is its own. The processes take turns: two runs
@@ -12,11 +12,10 @@ A run starts from the same parameters every time. Where the section has steps = 
 a fixed damping, after the first (our automatic unit of damping is known by then); `value` is the
 loss it arrives at, equal for all who take the same step. Tanh networks, half the mean of squares.
 
-Every contestant starts with two settings (`--plain` leaves them alone). It keeps the memory it has
-freed (glibc's MALLOC_ variables): XLA takes its temporaries anew for every call, and where a page
-fault is dear (virtual machines) 50 MB of them cost as much as a Cholesky factorization. And LAPACK
-has one thread: OpenBLAS's others spin for tens of milliseconds after each factorization, on a core
-that the rest of the step has use for.
+Everybody runs as a user gets it, without environment variables; ours is compiled by
+`fnn.devices.jit`. `--variables` sets those that were worth setting before there was such a thing:
+one thread for LAPACK (OpenBLAS's others spin for tens of milliseconds after each factorization, on
+a core that the rest of the step has use for), and glibc's MALLOC_, by which freed memory is kept.
 """
 
 import functools
@@ -36,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 
 ROUNDS, PAUSE, DAMPING = 5, 0.2, 0.1
-SETTINGS = {
+VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
@@ -136,6 +135,8 @@ def ours(problem):
     import jax
     import optax
 
+    from fnn import devices
+
     value_fn, rule, params = system(problem)
 
     def step(carry, value_fn):
@@ -144,7 +145,7 @@ def ours(problem):
         updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
         return optax.apply_updates(params, updates), state
 
-    @jax.jit
+    @devices.jit
     def steps(carry, value_fn):
         if problem.steps == 1:
             return step(carry, value_fn)
@@ -634,14 +635,14 @@ def printed(name, table):
 
 def main(chosen):
     """Prints the tables and writes the JSON."""
-    kept = os.environ.items() >= SETTINGS.items()
-    name = f"levenberg_marquardt-cpu{'' if kept else '-plain'}.json"
+    are_set = os.environ.items() >= VARIABLES.items()
+    name = f"levenberg_marquardt-cpu{'-variables' if are_set else ''}.json"
     path = Path(__file__).parent / "results" / name
     path.parent.mkdir(exist_ok=True)
     report = json.loads(path.read_text()) if chosen and path.exists() else {"sections": {}}
     report |= {
         "rounds": ROUNDS,
-        "settings": {name: os.environ.get(name) for name in SETTINGS},
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
         "device": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -715,9 +716,8 @@ if __name__ == "__main__":
         case ["--contestant", section, entry]:
             section = SECTIONS[section]
             contestant(section.problem, section.entries[entry].build)
-        case ["--plain", *chosen]:
+        case ["--variables", *chosen]:  # they are read when a process starts
+            arguments = [sys.executable, sys.argv[0], *chosen]
+            os.execve(sys.executable, arguments, os.environ | VARIABLES)
+        case chosen:
             main(chosen)
-        case chosen if os.environ.items() >= SETTINGS.items():
-            main(chosen)
-        case _:  # they are read when a process starts
-            os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)

@@ -41,18 +41,11 @@ import numpy as np
 import optax
 
 import fnn
-from fnn import layers, rules
+from fnn import devices, layers, rules
 from fnn.differential import derivative, laplacian
 
 SEEDS, CHUNK, LONGEST = 5, 0.1, 60.0
 RATES = 1e-2, 3e-3, 1e-3
-SETTINGS = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "4000000000",
-    "MALLOC_TOP_PAD_": "300000000",
-    "JAX_ENABLE_X64": "1",
-}
 
 
 def network(*widths):
@@ -216,7 +209,7 @@ class Runner:
         """Compiles, and measures a step."""
         self.problem = problem
 
-        @functools.partial(jax.jit, donate_argnums=0)
+        @functools.partial(devices.jit, donate_argnums=0)
         def advance(carry, points, steps):
             def step(_, carry):
                 params, state = carry
@@ -233,7 +226,7 @@ class Runner:
             params = problem.model.init(key, points[0][0])
             return params, rule.init(params)
 
-        self.begin, self.error = jax.jit(begin), jax.jit(problem.error)
+        self.begin, self.error = devices.jit(begin), devices.jit(problem.error)
         carry, points = self._start(0)
         began = time.perf_counter()
         self.advance = advance.lower(carry, points, 1).compile()
@@ -366,7 +359,7 @@ def step(rounds=3, damping=1e-6):
     within, beside = fnn.Objective(equation(laplacian)), fnn.Objective(model.apply)
     rule = rules.gauss_newton(damping=damping)
 
-    @jax.jit
+    @devices.jit
     def our_step(params, inside, border):
         value_fn = within.on(inside) + beside.on(border)
         grad = jax.grad(value_fn)(params)
@@ -376,7 +369,7 @@ def step(rounds=3, damping=1e-6):
     def plain(bend):
         interior = equation(bend)
 
-        @jax.jit
+        @devices.jit
         def explicit_step(params, inside, border):
             flat, unravel = jax.flatten_util.ravel_pytree(params)
 
@@ -491,9 +484,9 @@ def operators(rounds=7):
                 return way(lambda x: model.apply(params, x)[0])(x)
 
             objective = fnn.Objective(residual)
-            runs[name, "value"] = jax.jit(lambda p, x, o=objective: o.on(x)(p))
-            runs[name, "gradient"] = jax.jit(lambda p, x, o=objective: jax.grad(o.on(x))(p))
-            runs[name, "capture, J^T u"] = jax.jit(
+            runs[name, "value"] = devices.jit(lambda p, x, o=objective: o.on(x)(p))
+            runs[name, "gradient"] = devices.jit(lambda p, x, o=objective: jax.grad(o.on(x))(p))
+            runs[name, "capture, J^T u"] = devices.jit(
                 lambda p, x, r=residual: captured_product(r, p, x)
             )
         times = {key: [] for key in runs}
@@ -556,7 +549,5 @@ def solve_made(make):
 
 
 if __name__ == "__main__":
-    if os.environ.items() >= SETTINGS.items():
-        main(sys.argv[1:])
-    else:  # they are read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)
+    jax.config.update("jax_enable_x64", True)
+    main(sys.argv[1:])

@@ -41,17 +41,11 @@ import numpy as np
 import optax
 
 import fnn
-from fnn import curvature, data, layers, losses, rules, solvers
+from fnn import curvature, data, devices, layers, losses, rules, solvers
 from fnn.jaxprs import evaluation
 
 TUNING, TRIAL, SECONDS, SEEDS, BATCH, CHUNK = 18.0, 3.0, 6.0, 3, 256, 0.1
 SHUFFLES = 50
-SETTINGS = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "4000000000",
-    "MALLOC_TOP_PAD_": "300000000",
-}
 
 
 class Problem(NamedTuple):
@@ -154,12 +148,12 @@ class Runner:
         """Compiles, and measures a step."""
         self.task, self.entry = task, entry
 
-        @jax.jit
+        @devices.jit
         def begin(key, setting):
             params = task.start(key)
             return params, entry.make(task.structure, **setting).init(params)
 
-        @functools.partial(jax.jit, donate_argnums=0)
+        @functools.partial(devices.jit, donate_argnums=0)
         def advance(carry, setting, inputs, targets, batches, done, steps):
             rule = entry.make(task.structure, **setting)
 
@@ -176,7 +170,7 @@ class Runner:
             return jax.lax.fori_loop(done, done + steps, step, carry)
 
         self.begin, self.advance = begin, advance
-        self.loss = jax.jit(
+        self.loss = devices.jit(
             lambda params, inputs, targets: task.objective.on((inputs, targets))(params)
         )
         setting = {name: math.sqrt(low * high) for name, (low, high) in entry.space.items()}
@@ -307,7 +301,7 @@ def our_kfac_step(task, samples, period):
     rule = rules.kfac(task.structure, 0.1, 1e-2, momentum=0.9, **fixed)
     batch = task.inputs[:BATCH], task.targets[:BATCH]
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @functools.partial(devices.jit, donate_argnums=(0, 1))
     def step(params, state, value_fn):
         value, grad = jax.value_and_grad(value_fn)(params)
         updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
@@ -379,7 +373,4 @@ def main(chosen):
 
 
 if __name__ == "__main__":
-    if os.environ.items() >= SETTINGS.items():
-        main(sys.argv[1:])
-    else:  # they are read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | SETTINGS)
+    main(sys.argv[1:])

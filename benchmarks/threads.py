@@ -2,11 +2,11 @@
 
     uv run benchmarks/threads.py [--seconds S]
 
-Three operations at 50 to 4000 rows, and whole steps of several rules, each compiled for one thread
+Four operations at 50 to 4000 rows, and whole steps of several rules, each compiled for one thread
 of XLA and for all, with LAPACK on one thread and on all of its own; idle, and beside four processes
 that compute. Contestants take turns in one process; a number is the median of its runs in
 milliseconds, the worst in brackets where it is more than twice the median. `flops` are those of the
-dearest product and of the dearest factorization, by which `fnn.devices` decides.
+dearest elementwise equation and of the dearest factorization, by which `fnn.devices` decides.
 """
 
 import argparse
@@ -42,11 +42,13 @@ KINDS = {  # threads of XLA and of LAPACK; None is all of them
 
 
 def operations() -> dict[str, tuple[Callable, tuple]]:
-    """Products in float32, factorizations in float64, each a function and its arguments."""
+    """Loops and products in float32, factorizations in float64: functions and arguments."""
     jax.config.update("jax_enable_x64", True)
     tables = {}
     for rows in ROWS:
         matrix = jax.random.normal(jax.random.key(rows), (rows, rows), jnp.float32)
+        vector = jnp.linspace(0, 1, rows**2, dtype=jnp.float32)
+        tables[f"tanh, {rows} x {rows}, float32"] = (jnp.tanh, (vector,))
         positive = (matrix @ matrix.T + rows * jnp.eye(rows)).astype(float)
         tables[f"product, {rows} rows, float32"] = (lambda a: a @ a, (matrix,))
         tables[f"cholesky, {rows} rows, float64"] = (jnp.linalg.cholesky, (positive,))
@@ -132,7 +134,7 @@ def lapack():
     """The controller of the library that JAX calls."""
     assert scipy.linalg
     found = threadpoolctl.ThreadpoolController().lib_controllers
-    return next(one for one in found if "scipy" in one.filepath)
+    return next(one for one in found if "scipy.libs" in one.filepath)
 
 
 @contextlib.contextmanager
@@ -187,7 +189,7 @@ def main() -> None:
             for name, (fn, args) in cases.items():
                 dearest = flops.dearest(jax.jit(fn).trace(*args).jaxpr)
                 times = measured(programs[name], args, library, seconds)
-                line = f"{name:32}{dearest.product:9.1e}{dearest.factorization:9.1e}"
+                line = f"{name:32}{dearest.elementwise:9.1e}{dearest.factorization:9.1e}"
                 for runs in times.values():
                     middle, worst = statistics.median(runs), max(runs)
                     shown = f"{1e3 * middle:.3g}"

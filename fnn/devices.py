@@ -8,8 +8,9 @@ examples meet: every traced array tells its mesh, and without a mesh these funct
 **Threads.** On a CPU a program uses two pools of threads: XLA's own, and LAPACK's, which is the
 OpenBLAS that SciPy brings and JAX calls. Both cut up work that one core could have done while the
 cores meet, and both wait in vain for threads that do not run while other processes compute: a fit
-of milliseconds then takes seconds. So a program whose dearest product is small stays on one thread
-of XLA, and one whose dearest factorization is small on one of LAPACK; large ones have all threads.
+of milliseconds then takes seconds. So where the dearest elementwise equation of a program is small,
+XLA runs its loops uncut, and where its dearest factorization is, LAPACK has one thread; large ones
+have all threads, and products too, which XLA cuts up well.
 `benchmarks/threads.py` measures where the borders lie. `fit` and races see to it by themselves; in
 a loop of your own write
 
@@ -93,20 +94,21 @@ class Borders(NamedTuple):
     """From how many flops on a program is large.
 
     Attributes:
-        products: of its dearest product, convolution or other equation.
+        elementwise: of its dearest equation that is neither a product nor a factorization.
         factorizations: of its dearest factorization.
     """
 
-    products: float = 5e7  # both by benchmarks/threads.py
-    factorizations: float = 1e9
+    elementwise: float = 1e6  # both by benchmarks/threads.py
+    factorizations: float = 8e9
 
 
-def one_thread_below(products: float, factorizations: float) -> Borders:
+def one_thread_below(elementwise: float, factorizations: float) -> Borders:
     """Sets the borders between small programs and large ones, for this process.
 
     Args:
-        products: flops of the dearest product, convolution or other equation of a program, at
-            least 0; below this XLA runs the program on one thread. 0 leaves XLA as it is.
+        elementwise: flops of the dearest equation of a program that is neither a product nor a
+            factorization, at least 0; below this XLA does not cut up the program's loops. 0 leaves
+            XLA as it is.
         factorizations: flops of its dearest factorization, at least 0; below this LAPACK runs it on
             one thread. 0 leaves LAPACK as it is.
 
@@ -121,13 +123,13 @@ def one_thread_below(products: float, factorizations: float) -> Borders:
         >>> now = one_thread_below(*before)
     """
     global _borders
-    for name, border in (("products", products), ("factorizations", factorizations)):
+    for name, border in (("elementwise", elementwise), ("factorizations", factorizations)):
         if not border >= 0:
             raise ValueError(
                 f"one_thread_below: expected {name} to be a number of flops, at least 0, got "
                 f"{border}; try 0, which leaves all programs on all threads"
             )
-    before, _borders = _borders, Borders(products, factorizations)
+    before, _borders = _borders, Borders(elementwise, factorizations)
     return before
 
 
@@ -167,7 +169,7 @@ def jit(fn: Callable, **options: Any) -> Callable:
         key = key_of(args, kwargs)
         if key not in dearest:
             dearest[key] = flops.dearest(plain.trace(*args, **kwargs).jaxpr)
-        if dearest[key].product >= _borders.products:
+        if dearest[key].elementwise >= _borders.elementwise:
             return _held(plain, dearest[key])(*args, **kwargs)
         try:
             return _held(on_one_thread(), dearest[key])(*args, **kwargs)
@@ -197,7 +199,7 @@ def compiled(
         [2. 2.]
     """
     dearest = flops.dearest(traced.jaxpr)
-    small = dearest.product < _borders.products
+    small = dearest.elementwise < _borders.elementwise
     chosen = (_one_thread_of_xla() if small else {}) | compiler_options(options or {})
     return _held(traced.lower().compile(compiler_options=chosen), dearest)
 

@@ -95,19 +95,19 @@ def count_within(scope: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) 
 
 
 class Dearest(NamedTuple):
-    """Flops of the dearest equations of a program.
+    """Flops of the dearest equations of a program, by who computes them on a CPU.
 
     Attributes:
-        product: of a product, a convolution, or anything else that XLA computes itself.
-        factorization: of one matrix by LAPACK; 0 without any.
+        elementwise: of anything but products, convolutions and factorizations: XLA's own loops.
+        factorization: of one matrix, by LAPACK; 0 without any.
     """
 
-    product: float
+    elementwise: float
     factorization: float
 
 
 def dearest(program: core.ClosedJaxpr) -> Dearest:
-    """The flops of the dearest single equation, which say what more threads are good for.
+    """The flops of the dearest single equations, which say what more threads are good for.
 
     Calls, loops and branches are entered, and what is in them counts once.
 
@@ -115,27 +115,28 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
         program: a jaxpr, such as `jax.jit(fn).trace(*args).jaxpr`.
 
     Returns:
-        The dearest product and the dearest factorization.
+        The dearest elementwise equation and the dearest factorization.
 
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> dearest(jax.make_jaxpr(lambda a: jnp.linalg.cholesky(a @ a))(jnp.ones((6, 6))))
-        Dearest(product=432.0, factorization=72.0)
+        >>> dearest(jax.make_jaxpr(lambda a: jnp.linalg.cholesky(a @ a) + 1)(jnp.ones((6, 6))))
+        Dearest(elementwise=36.0, factorization=72.0)
     """
-    product = factorization = 0.0
+    elementwise = factorization = 0.0
     for eqn in program.jaxpr.eqns:
-        bodies = list(_bodies(eqn))
-        if eqn.primitive.name in _LAPACK:
+        name, bodies = eqn.primitive.name, list(_bodies(eqn))
+        if name in _LAPACK:
             stack = math.prod(_shape(eqn.invars[0])[:-2])
-            factorization = max(factorization, _FORMULAS[eqn.primitive.name](eqn) / max(stack, 1))
-        elif not bodies:
-            product = max(product, float(_equation(eqn, [True] * len(eqn.outvars), "")[0][0]))
+            factorization = max(factorization, _FORMULAS[name](eqn) / max(stack, 1))
+        elif not bodies and name not in ("dot_general", "conv_general_dilated"):
+            flops = float(_equation(eqn, [True] * len(eqn.outvars), "")[0][0])
+            elementwise = max(elementwise, flops)
         for body in bodies:
             within = dearest(body)
-            product = max(product, within.product)
+            elementwise = max(elementwise, within.elementwise)
             factorization = max(factorization, within.factorization)
-    return Dearest(product, factorization)
+    return Dearest(elementwise, factorization)
 
 
 def _bodies(eqn: core.JaxprEqn) -> Iterator[core.ClosedJaxpr]:
