@@ -17,6 +17,7 @@ FLOORS = {
     "jaxprs": -2,
     "flops": -1,
     "devices": -1,
+    "dtypes": -1,
     "precision": 0,
     "layers": 0,
     "losses": 0,

@@ -45,6 +45,7 @@ from fnn.curvature.products import (
     square_share,
 )
 from fnn.curvature.program import Program, Use, settle
+from fnn.dtypes import widest
 
 
 class Choice(NamedTuple):
@@ -225,7 +226,7 @@ def gram(
             f"gram: expected scales with one number for each of {leaves} leaves, got "
             f"{len(weighting)}; try jax.tree.map over the parameters"
         )
-    itemsize = jnp.promote_types(captured.outputs.dtype, jnp.float32).itemsize
+    itemsize = widest(captured.outputs.dtype, jnp.float32).itemsize
     chosen = choices(captured.program, two.program, captured.shape, two.shape, itemsize)
     for leaf, (choice, number) in enumerate(zip(chosen, weighting, strict=True)):
         if jnp.ndim(number) and choice.groups:
@@ -255,7 +256,7 @@ def gram(
             matrix = lax.dynamic_update_slice(matrix, part.T, (j * s, i * r))
         return lax.dynamic_update_slice(matrix, part, (i * r, j * s)), None
 
-    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    dtype = widest(captured.outputs.dtype, jnp.float32)
     return lax.scan(place, jnp.zeros((n * r, m * s), dtype), _columns(pairs))[0]
 
 
@@ -287,7 +288,7 @@ def _tile(
     env, other = (settle(c.program, jax.tree.leaves(c.params), c.closed_over) for c in (one, two))
     left = {i: outer(one, i) for i in range(len(one.program.uses))}
     right = {i: outer(two, i) for i in range(len(two.program.uses))}
-    total = jnp.zeros((n, r, m, s), jnp.promote_types(one.outputs.dtype, jnp.float32))
+    total = jnp.zeros((n, r, m, s), widest(one.outputs.dtype, jnp.float32))
     for number, leaves in _explicit(chosen, scales):
         a, b = (_columns_of(x, leaves) for x in (one, two))
         if jnp.ndim(number):
@@ -378,7 +379,7 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
         >>> norms(captured).tolist()
         [[5.0]]
     """
-    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    dtype = widest(captured.outputs.dtype, jnp.float32)
     if not captured.deltas:
         return jnp.zeros(captured.shape, dtype)
     chosen = choices(captured.program, captured.program, (1, 1), (1, 1), dtype.itemsize)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from fnn.dtypes import widest
 from fnn.layers.layer import (
     LECUN_NORMAL,
     Initializer,
@@ -239,7 +240,7 @@ def conv(
         expect_example(name, x, *positions, "features")
         kernel, *biases = expect_params(name, params, *entries)
         expect_features(name, x.shape[-1], kernel.shape[-2] * groups)
-        dtype = jnp.result_type(x, kernel)
+        dtype = widest(x, kernel)
         outputs = jax.lax.conv_general_dilated(
             x.astype(dtype)[None],
             kernel.astype(dtype),

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from fnn.dtypes import widest
 from fnn.layers.layer import (
     EXAMPLES,
     Layer,
@@ -173,7 +174,7 @@ def _affine(x: Array, y: Array, scale: Array, bias: Array | None = None) -> Arra
     """Affine: y * scale + bias, computed in the dtype of y, returned in that of x and scale."""
     y = y * scale.astype(y.dtype)
     y = y if bias is None else y + bias.astype(y.dtype)
-    return y.astype(jnp.result_type(x, scale))
+    return y.astype(widest(x, scale))
 
 
 def batch_norm(*, eps: float = 1e-5) -> Layer:

@@ -6,8 +6,8 @@ A rule is a function of hyperparameters that returns `optax.GradientTransformati
     update(updates, state, params=None, **extra_args) -> (updates, state)
 
 so it runs wherever optax's transformations run. Extra arguments that a rule does not read are
-ignored. The state holds arrays alone, of shapes and dtypes that never change, so that it may be
-scanned, mapped, donated and stored.
+ignored. The state holds arrays alone, of shapes and dtypes that never change, each in memory of its
+own, so that it may be scanned, mapped, donated and stored.
 
 Hyperparameters are of two kinds, told apart by their annotations. The ones that admit a `float` may
 also be traced arrays: they can be mapped with `jax.vmap` and scheduled with
@@ -132,7 +132,7 @@ def checked(
 
     def init(params: PyTree) -> optax.OptState:
         _require_trainable(params, leaves)
-        return inner.init(params)
+        return owned(inner.init(params))
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
@@ -148,6 +148,28 @@ def checked(
         return jax.tree.map(lambda g, u: cast(u, g.dtype), grad, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def owned(state: optax.OptState) -> optax.OptState:
+    """A new state whose arrays share memory neither with each other nor with the parameters.
+
+    A buffer that two arguments share can be donated only once, and `init` likes to put one zero
+    into many fields. (What a compiled function returns shares nothing.)
+
+    Args:
+        state: what `init` made.
+
+    Returns:
+        The same, each array copied; what is no array, as it is.
+
+    Example:
+        >>> zero = jnp.zeros(())
+        >>> one, other = owned((zero, zero))
+        >>> one is other
+        False
+    """
+
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
 
 def aligned(updates: PyTree, tree: PyTree, name: str) -> list:

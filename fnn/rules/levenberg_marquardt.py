@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import Quadratic, accelerations
+from fnn.dtypes import widest
 from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
@@ -300,4 +301,4 @@ def _scaled(damping: Array, scale: PyTree) -> PyTree:
 
 
 def _wide_zeros(leaf: Array) -> Array:
-    return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+    return jnp.zeros(jnp.shape(leaf), widest(jnp.result_type(leaf), jnp.float32))
