@@ -268,9 +268,9 @@ def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
 def _block(chosen: Sequence[Choice], n: int, memory_budget: int) -> int:
     """The largest number of examples whose tiles obey the budget."""
     block = n
-    widest = max((pair for pair, _ in (c.memory for c in chosen)), default=0.0)
+    most = max((pair for pair, _ in (c.memory for c in chosen)), default=0.0)
     written = sum(each for _, each in (c.memory for c in chosen))
-    while block > 1 and max(widest * block**2, 2 * written * block) > memory_budget:
+    while block > 1 and max(most * block**2, 2 * written * block) > memory_budget:
         block = -(-block // 2)
     return block
 
@@ -292,7 +292,7 @@ def _tile(
     for number, leaves in _explicit(chosen, scales):
         a, b = (_columns_of(x, leaves) for x in (one, two))
         if jnp.ndim(number):
-            part = jnp.matmul(a * number.ravel(), b.T, precision=HIGHEST)
+            part = jnp.matmul(a * number.reshape(1, -1), b.T, precision=HIGHEST)
         else:
             part = number * (square(a) if one is two else jnp.matmul(a, b.T, precision=HIGHEST))
         total += part.reshape(n, r, m, s)

@@ -131,7 +131,7 @@ def multi_head_attention(
         project = {m: functools.partial(maps[m].apply, part) for m, part in parts}
         visible = present
         if mask is not None:
-            allowed = mask(jnp.arange(x.shape[0])[:, None], jnp.arange(memory.shape[0]))
+            allowed = mask(jnp.arange(x.shape[0])[:, None], jnp.arange(memory.shape[0])[None])
             visible = allowed if present is None else allowed & present
         mixed = scaled_dot_product_attention(
             in_heads(project["queries"](x)),

@@ -195,8 +195,8 @@ def hessian_free(
         strength, growth = next_damping(policy, gain, accepted, strength, growth, unit)
         return jax.tree.map(lambda leaf: jnp.where(accepted, leaf, 0), step), HessianFreeState(
             steps=state.steps + 1,
-            accepted=state.accepted + accepted,
-            rejected=state.rejected + ~accepted,
+            accepted=state.accepted + accepted.astype(jnp.int32),
+            rejected=state.rejected + (~accepted).astype(jnp.int32),
             damping=strength,
             growth=growth,
             unit=unit,
@@ -204,7 +204,7 @@ def hessian_free(
             value=jnp.where(accepted, reached, value).astype(state.value.dtype),
             gain=gain,
             stalled=~accepted & is_at_maximum(policy, strength, unit),
-            products=state.products + path.iterations + 1 + (state.unit == 0),
+            products=state.products + path.iterations + 1 + (state.unit == 0).astype(jnp.int32),
             evaluations=state.evaluations + looked + halved,
         )
 
@@ -228,7 +228,7 @@ def _backtrack(last: Array, judge: Any) -> tuple[Array, Array, Array]:
         index, value, count, _ = now
         earlier = judge(index - 1)
         better = (earlier < value) | jnp.isinf(value)
-        return index - better, jnp.where(better, earlier, value), count + 1, better
+        return index - better.astype(jnp.int32), jnp.where(better, earlier, value), count + 1, better
 
     begin = last, judge(last), jnp.ones((), jnp.int32), jnp.ones((), bool)
     return jax.lax.while_loop(lambda now: now[3] & (now[0] > 0), back, begin)[:3]

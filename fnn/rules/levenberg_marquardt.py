@@ -240,8 +240,8 @@ def levenberg_marquardt(
 
         return trial.step, LevenbergMarquardtState(
             steps=state.steps + 1,
-            accepted=state.accepted + trial.accepted,
-            rejected=state.rejected + trial.trials - trial.accepted,
+            accepted=state.accepted + trial.accepted.astype(jnp.int32),
+            rejected=state.rejected + trial.trials - trial.accepted.astype(jnp.int32),
             damping=trial.damping,
             growth=trial.growth,
             unit=unit,

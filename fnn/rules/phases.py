@@ -91,8 +91,9 @@ def plateau(patience: int = 20, rtol: Scalar = 1e-3) -> Until:
             )
         best, waited = memory
         bar = jnp.where(jnp.isfinite(best), best - rtol * jnp.abs(best), best)
+        value = jnp.asarray(value, best.dtype)
         lower = value < bar
-        best = jnp.where(lower, value, best).astype(best.dtype)
+        best = jnp.where(lower, value, best)
         waited = jnp.where(lower, 0, waited + 1)
         return (best, waited), waited >= patience
 
@@ -174,7 +175,7 @@ def phases(
                 done |= here & over
             memories.append(memory)
         return moved, PhasesState(
-            phase=state.phase + done,
+            phase=state.phase + done.astype(jnp.int32),
             steps=jnp.where(done, 0, steps),
             memories=tuple(memories),
             states=tuple(states),

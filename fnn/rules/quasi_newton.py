@@ -256,9 +256,9 @@ def _rule(
         known = jnp.isfinite(before) & jnp.all(jnp.isfinite(wanted))
         return unravel(jnp.where(accepted, s, 0)), QuasiNewtonState(
             steps=state.steps + 1,
-            accepted=state.accepted + accepted,
-            rejected=state.rejected + ~accepted,
-            skipped=state.skipped + (accepted & ~learns),
+            accepted=state.accepted + accepted.astype(jnp.int32),
+            rejected=state.rejected + (~accepted).astype(jnp.int32),
+            skipped=state.skipped + (accepted & ~learns).astype(jnp.int32),
             trials=state.trials + found.trials,
             inverse=jnp.where(learns, learned, kept),
             is_new=jnp.where(accepted, state.is_new & ~learns, True),

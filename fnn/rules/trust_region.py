@@ -319,8 +319,8 @@ def _rule(
         trial = attempt(first) if trials == 1 else jax.lax.while_loop(undecided, attempt, first)
         return trial.step, TrustState(
             steps=state.steps + 1,
-            accepted=state.accepted + trial.accepted,
-            rejected=state.rejected + trial.trials - trial.accepted,
+            accepted=state.accepted + trial.accepted.astype(jnp.int32),
+            rejected=state.rejected + trial.trials - trial.accepted.astype(jnp.int32),
             trust=trial.trust,
             unit=unit,
             value=trial.value.astype(state.value.dtype),
