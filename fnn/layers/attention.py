@@ -132,7 +132,7 @@ def multi_head_attention(
         visible = present
         if mask is not None:
             allowed = mask(jnp.arange(x.shape[0])[:, None], jnp.arange(memory.shape[0])[None])
-            visible = allowed if present is None else allowed & present
+            visible = allowed if present is None else allowed & present[None]
         mixed = scaled_dot_product_attention(
             in_heads(project["queries"](x)),
             in_heads(project["keys"](memory)),

@@ -21,6 +21,7 @@ from fnn.layers.layer import (
     expect_features,
     expect_params,
     expect_positive,
+    over_features,
     weight_and_bias,
     without_key,
 )
@@ -162,7 +163,7 @@ def radial(features: int, *, center: Initializer = NORMAL, width: Initializer = 
         expect_example(name, x, "features")
         centers, widths = expect_params(name, params, "center", "width")
         expect_features(name, x.shape[0], centers.shape[0])
-        return jnp.exp(-jnp.sum(((x[:, None] - centers) / widths) ** 2, axis=0) / 2)
+        return jnp.exp(-jnp.sum(((x[:, None] - centers) / widths[None]) ** 2, axis=0) / 2)
 
     return Layer(init, without_key(apply), name)
 
@@ -251,7 +252,8 @@ def conv(
             feature_group_count=groups,
         )
         expect_fit(name, x, outputs)
-        return outputs[0] + biases[0] if biases else outputs[0]
+        y = outputs[0]
+        return y + over_features(biases[0], y) if biases else y
 
     return Layer(init, without_key(apply), name)
 

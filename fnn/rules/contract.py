@@ -168,7 +168,6 @@ def owned(state: optax.OptState) -> optax.OptState:
         >>> one is other
         False
     """
-
     return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
 

@@ -228,7 +228,12 @@ def _backtrack(last: Array, judge: Any) -> tuple[Array, Array, Array]:
         index, value, count, _ = now
         earlier = judge(index - 1)
         better = (earlier < value) | jnp.isinf(value)
-        return index - better.astype(jnp.int32), jnp.where(better, earlier, value), count + 1, better
+        return (
+            index - better.astype(jnp.int32),
+            jnp.where(better, earlier, value),
+            count + 1,
+            better,
+        )
 
     begin = last, judge(last), jnp.ones((), jnp.int32), jnp.ones((), bool)
     return jax.lax.while_loop(lambda now: now[3] & (now[0] > 0), back, begin)[:3]

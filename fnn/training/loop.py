@@ -197,7 +197,9 @@ def advance(
             functools.partial(run_part, end),
             (clock, p.params, p.state, records.value, jnp.zeros((), wide)),
         )
-        p = judge(p, params, state, ended - clock, total / (ended - clock).astype(wide), limits.goal)
+        p = judge(
+            p, params, state, ended - clock, total / (ended - clock).astype(wide), limits.goal
+        )
         p, evaluated = look(evaluate, p, limits.patience)
         steps = records.steps.at[r].set(p.step)
         evaluated = {name: records.evaluated[name].at[r].set(v) for name, v in evaluated.items()}
