@@ -15,6 +15,11 @@ also be traced arrays: they can be mapped with `jax.vmap` and scheduled with
 shape the compiled program; `static_arguments` lists them. Learning rates and weight decays are
 `float | Schedule`: they take any function of the count of steps, which starts at 0.
 
+Updates have derivatives with respect to all that they are given, as `jax.jvp` makes them, with x64
+and without: what is solved is differentiated as the solution of its equations (see
+`solvers.ladder`), what is accepted or rejected as it was decided. Reverse derivatives, `jax.grad`
+of a step, exist as well unless a rule says that it has none; then JAX raises.
+
 Misuse raises before anything runs: numbers out of range and of wrong type when the rule is made,
 leaves that cannot be trained in `init`, trees that do not match in `update`. Traced values are not
 checked. `updates` have the dtypes of the gradient, whatever those of the hyperparameters.

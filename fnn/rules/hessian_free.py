@@ -98,7 +98,8 @@ def hessian_free(
         automatic damping not when the loss is scaled.
 
     Returns:
-        A rule; its state is a `HessianFreeState`.
+        A rule; its state is a `HessianFreeState`. Its update has forward derivatives and no reverse
+        ones: it passes through a loop whose length is found on the way.
 
     Source:
         Martens (2010), "Deep learning via Hessian-free optimization", sections 4.1 to 4.7; Martens

@@ -123,7 +123,8 @@ def levenberg_marquardt(
         other units (but for what `acceleration` rejects), nor when the loss is scaled.
 
     Returns:
-        A rule; its state is a `LevenbergMarquardtState`.
+        A rule; its state is a `LevenbergMarquardtState`. Its update has forward derivatives, and
+        with one trial reverse ones; those of a rejected step are zero.
 
     Raises:
         ValueError: if `trials` is less than 1, `memory_budget` is, or `damping` is negative. (Its

@@ -92,7 +92,8 @@ def bfgs(
         for any invertible T.
 
     Returns:
-        A rule; its state is a `QuasiNewtonState`.
+        A rule; its state is a `QuasiNewtonState`. Its update has forward derivatives and no reverse
+        ones: it passes through a loop whose length is found on the way.
 
     Source:
         Nocedal and Wright, Numerical Optimization (2006), algorithm 6.1, with equation 6.20 for the
@@ -143,7 +144,8 @@ def sr1(
         The path does not change under rotations of the parameters, nor when the loss is scaled.
 
     Returns:
-        A rule; its state is a `QuasiNewtonState`.
+        A rule; its state is a `QuasiNewtonState`. Its update has forward derivatives and no reverse
+        ones: it passes through a loop whose length is found on the way.
 
     Source:
         Nocedal and Wright, Numerical Optimization (2006), equations 6.25 and, for leaving B as it

@@ -98,7 +98,8 @@ def trust_region_newton(
         with the automatic radius, neither when all parameters are measured in another unit.
 
     Returns:
-        A rule; its state is a `TrustState`.
+        A rule; its state is a `TrustState`. Its update has forward derivatives and no reverse ones:
+        it passes through a loop whose length is found on the way.
 
     Source:
         Moré and Sorensen (1983), doi:10.1137/0904038, for the step; Nocedal and Wright, Numerical
@@ -166,7 +167,8 @@ def cubic_newton(
         neither when the loss is scaled, nor when all parameters are measured in another unit.
 
     Returns:
-        A rule; its state is a `TrustState`.
+        A rule; its state is a `TrustState`. Its update has forward derivatives and no reverse ones:
+        it passes through a loop whose length is found on the way.
 
     Source:
         Cartis, Gould and Toint (2011), "Adaptive cubic regularisation methods for unconstrained
