@@ -62,6 +62,12 @@ AROUND = {
 EVERY = {name: functools.partial(make, factory) for name, factory in RULES.items()} | AROUND
 every_rule = pytest.mark.parametrize("name", EVERY)
 
+# Where all take minutes, these stand for the others until the gate.
+FEW = {"adam", "newton", "gauss_newton", "levenberg_marquardt", "kfac", "searched", "phases"}
+few_before_the_gate = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FEW else pytest.mark.gate) for n in EVERY]
+)
+
 
 @functools.cache
 def rule_of(name, dtype="float64"):
@@ -110,7 +116,7 @@ def fitted(name, **options):
 # The loop and `fit` -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.gate), "float64"])
 @every_rule
 def test_the_loop_with_donation_under_strict_promotion(name, dtype):
     """Float32 while x64 is on, too: nothing drifts to float64."""
@@ -144,7 +150,7 @@ def test_fit_is_strict_and_holds_no_nan_and_no_infinity(name):
     assert everything((trained.params, trained.history))
 
 
-@every_rule
+@few_before_the_gate
 def test_loop_and_fit_without_jit(name):
     with jax.disable_jit():
         params = initial()
@@ -235,7 +241,7 @@ def test_where_there_is_no_gradient_an_error_says_so(name):
         jax.eval_shape(jax.grad(loss), initial())
 
 
-@every_rule
+@few_before_the_gate
 def test_the_derivative_of_a_step_without_x64(name):
     _, expected, _ = derivatives(name)(initial(), data(), rule_of(name).init(initial()))
     with jax.enable_x64(False):
@@ -312,7 +318,7 @@ NETWORK = layers.serial(
 )
 
 
-@pytest.mark.parametrize("switch", ["strict", "without jit"])
+@pytest.mark.parametrize("switch", ["strict", pytest.param("without jit", marks=pytest.mark.gate)])
 def test_a_network_with_all_of_it(switch, tmp_path):
     """Dropout, batch norm and convolution; penalties, calibration, an old key, a checkpoint."""
     inputs = jax.random.normal(jax.random.PRNGKey(2), (6, 4, 4, 2))

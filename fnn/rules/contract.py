@@ -30,7 +30,7 @@ import math
 import types
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ from jaxtyping import Array, PyTree
 
 Scalar = float | Array
 Schedule = optax.Schedule
+State = TypeVar("State")
 
 
 def static_arguments(rule: Callable[..., optax.GradientTransformation]) -> tuple[str, ...]:
@@ -155,7 +156,7 @@ def checked(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def owned(state: optax.OptState) -> optax.OptState:
+def owned(state: State) -> State:
     """A new state whose arrays share memory neither with each other nor with the parameters.
 
     A buffer that two arguments share can be donated only once, and `init` likes to put one zero
