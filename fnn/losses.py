@@ -197,7 +197,7 @@ def _derived_factor(loss, outputs, target):
     kept = eigenvalues > cut
     roots = jnp.sqrt(jnp.where(kept, eigenvalues, 1))
     along = jnp.matmul(grad, vectors, precision="highest")
-    return jnp.where(kept, vectors * roots, 0), jnp.where(kept, along / roots, 0)
+    return jnp.where(kept[None], vectors * roots[None], 0), jnp.where(kept, along / roots, 0)
 
 
 def _eigh(matrix):

@@ -33,6 +33,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Key, PyTree, Scalar
 
 from fnn import devices
+from fnn.dtypes import widest
 from fnn.layers.layer import EXAMPLES as EXAMPLES
 from fnn.layers.layer import without_key
 
@@ -603,7 +604,7 @@ def wide(x: Any) -> Array:
     """
     x = jnp.asarray(x)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if floating else x
+    return x.astype(widest(x.dtype, jnp.float32)) if floating else x
 
 
 def accumulate(fn: Callable[[Any], PyTree], parts: PyTree) -> PyTree:

@@ -18,6 +18,7 @@ FLOORS = {
     "jaxprs": -3,
     "flops": -2,
     "devices": -1,
+    "dtypes": -1,
     "precision": 0,
     "layers": 0,
     "losses": 0,

@@ -2,10 +2,12 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
@@ -555,3 +557,98 @@ def test_misuse_says_what_to_do():
             solvers.conjugate_gradients(*bad)
     with pytest.raises(ValueError, match=r"(?s)expected memory_budget.*got.*try"):
         solvers.automatic(0)
+
+
+# Derivatives of the ladder ------------------------------------------------------------------------
+
+
+def symmetric(matrix):
+    return (matrix + matrix.T) / 2
+
+
+def drawn(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def positive_definite(seed, n=5):
+    return drawn(seed, n, n) @ drawn(seed, n, n).T + jnp.eye(n)
+
+
+DIFFERENTIATED = {
+    "cholesky": (
+        lambda matrix, rhs, damping: solvers.ladder(symmetric(matrix), rhs, damping),
+        (positive_definite(0), drawn(1, 5, 2), jnp.array(0.3)),
+    ),
+    "with a metric": (
+        lambda matrix, rhs, damping, metric: solvers.ladder(
+            symmetric(matrix), rhs, damping, symmetric(metric)
+        ),
+        (positive_definite(0), drawn(1, 5, 2), jnp.array(0.3), positive_definite(2)),
+    ),
+    "cut off": (
+        lambda rows, rhs: solvers.ladder(rows @ rows.T, rhs),
+        (drawn(0, 5, 3), drawn(1, 5, 2)),
+    ),
+    "cut off with a metric": (
+        lambda rows, rhs, metric: solvers.ladder(rows @ rows.T, rhs, 0.0, symmetric(metric)),
+        (drawn(0, 5, 3), drawn(1, 5, 2), positive_definite(2)),
+    ),
+    "signed": (
+        lambda matrix, rhs: solvers.ladder(symmetric(matrix), rhs, spectrum=solvers.signed),
+        (positive_definite(0) - 4 * jnp.eye(5), drawn(1, 5, 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_derivatives_of_the_ladder_are_those_of_its_solution(name):
+    """Forward they are central differences; reverse they are the same, transposed."""
+    solve, here = DIFFERENTIATED[name]
+
+    def solved(*args):
+        return solve(*args)[:3]
+
+    along = tuple(drawn(seed, *leaf.shape) for seed, leaf in enumerate(here, 7))
+    weights = tuple(drawn(seed, *leaf.shape) for seed, leaf in enumerate(solved(*here), 11))
+
+    @jax.jit
+    def derived(*args):
+        reached, tangent = jax.jvp(solved, args, along)
+        return reached, tangent, jax.vjp(solved, *args)[1](weights)
+
+    ends = [
+        derived(*(leaf + s * t for leaf, t in zip(here, along, strict=True)))[0]
+        for s in (1e-5, -1e-5)
+    ]
+    _, tangent, back = derived(*here)
+    for forward, one, other in zip(tangent, *ends, strict=True):
+        np.testing.assert_allclose(forward, (one - other) / 2e-5, rtol=1e-6, atol=1e-6)
+    contracted = optax.tree.vdot(weights, tangent), optax.tree.vdot(back, along)
+    np.testing.assert_allclose(*contracted, rtol=1e-10)
+
+
+def test_derivatives_of_a_rejected_solution_are_zero():
+    broken = jnp.full((3, 3), jnp.nan)
+    found, tangent = jax.jvp(
+        lambda m: solvers.ladder(m, jnp.ones((3, 1)))[:3], (broken,), (broken,)
+    )
+    assert not any(np.any(leaf) for leaf in (*found, *tangent))
+
+
+def test_second_derivatives_of_a_solution():
+    matrix, rhs = positive_definite(0), drawn(1, 5, 1)
+
+    def length(solve, s):
+        return jnp.sum(jnp.square(solve(matrix + s * jnp.eye(5), rhs)))
+
+    got, expected = (
+        jax.jit(jax.hessian(functools.partial(length, solve)))(0.5)
+        for solve in (lambda m, b: solvers.ladder(m, b).inverse, jnp.linalg.solve)
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_who_takes_no_derivative_factors_once():
+    program = str(jax.make_jaxpr(solvers.ladder)(jnp.eye(3), jnp.ones((3, 1)), 0.1))
+    assert [len(re.findall(rf"= {name}\b", program)) for name in ("cholesky", "eigh")] == [1, 1]
+    assert "linear_solve" not in program

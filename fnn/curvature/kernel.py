@@ -45,6 +45,7 @@ from fnn.curvature.products import (
     square_share,
 )
 from fnn.curvature.program import Program, Use, settle
+from fnn.dtypes import widest
 
 
 class Choice(NamedTuple):
@@ -225,7 +226,7 @@ def gram(
             f"gram: expected scales with one number for each of {leaves} leaves, got "
             f"{len(weighting)}; try jax.tree.map over the parameters"
         )
-    itemsize = jnp.promote_types(captured.outputs.dtype, jnp.float32).itemsize
+    itemsize = widest(captured.outputs.dtype, jnp.float32).itemsize
     chosen = choices(captured.program, two.program, captured.shape, two.shape, itemsize)
     for leaf, (choice, number) in enumerate(zip(chosen, weighting, strict=True)):
         if jnp.ndim(number) and choice.groups:
@@ -255,7 +256,7 @@ def gram(
             matrix = lax.dynamic_update_slice(matrix, part.T, (j * s, i * r))
         return lax.dynamic_update_slice(matrix, part, (i * r, j * s)), None
 
-    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    dtype = widest(captured.outputs.dtype, jnp.float32)
     return lax.scan(place, jnp.zeros((n * r, m * s), dtype), _columns(pairs))[0]
 
 
@@ -267,9 +268,9 @@ def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
 def _block(chosen: Sequence[Choice], n: int, memory_budget: int) -> int:
     """The largest number of examples whose tiles obey the budget."""
     block = n
-    widest = max((pair for pair, _ in (c.memory for c in chosen)), default=0.0)
+    most = max((pair for pair, _ in (c.memory for c in chosen)), default=0.0)
     written = sum(each for _, each in (c.memory for c in chosen))
-    while block > 1 and max(widest * block**2, 2 * written * block) > memory_budget:
+    while block > 1 and max(most * block**2, 2 * written * block) > memory_budget:
         block = -(-block // 2)
     return block
 
@@ -287,11 +288,11 @@ def _tile(
     env, other = (settle(c.program, jax.tree.leaves(c.params), c.closed_over) for c in (one, two))
     left = {i: outer(one, i) for i in range(len(one.program.uses))}
     right = {i: outer(two, i) for i in range(len(two.program.uses))}
-    total = jnp.zeros((n, r, m, s), jnp.promote_types(one.outputs.dtype, jnp.float32))
+    total = jnp.zeros((n, r, m, s), widest(one.outputs.dtype, jnp.float32))
     for number, leaves in _explicit(chosen, scales):
         a, b = (_columns_of(x, leaves) for x in (one, two))
         if jnp.ndim(number):
-            part = jnp.matmul(a * number.ravel(), b.T, precision=HIGHEST)
+            part = jnp.matmul(a * number.reshape(1, -1), b.T, precision=HIGHEST)
         else:
             part = number * (square(a) if one is two else jnp.matmul(a, b.T, precision=HIGHEST))
         total += part.reshape(n, r, m, s)
@@ -378,7 +379,7 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
         >>> norms(captured).tolist()
         [[5.0]]
     """
-    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    dtype = widest(captured.outputs.dtype, jnp.float32)
     if not captured.deltas:
         return jnp.zeros(captured.shape, dtype)
     chosen = choices(captured.program, captured.program, (1, 1), (1, 1), dtype.itemsize)

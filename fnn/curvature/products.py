@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn import devices
 from fnn.curvature.program import Environment, Program, Use, Value, replay, settle, trace
+from fnn.dtypes import widest
 from fnn.objective import EXAMPLES, wide
 
 HIGHEST = lax.Precision.HIGHEST
@@ -67,17 +68,17 @@ class Captured:
 
     def wide(self, x: Array) -> Array:
         """Numbers made of this capture, in its dtype and at least in single precision."""
-        dtype = jnp.promote_types(self.outputs.dtype, jnp.float32)
-        return x.astype(jnp.promote_types(x.dtype, dtype))
+        dtype = widest(self.outputs.dtype, jnp.float32)
+        return x.astype(widest(x.dtype, dtype))
 
     def widened(self, dtype: DTypeLike) -> "Captured":
         """The same numbers in a wider dtype, in which their products are then taken and summed."""
 
         def cast(x: Array) -> Array:
             floating = jnp.issubdtype(x.dtype, jnp.floating)
-            return x.astype(jnp.promote_types(x.dtype, dtype)) if floating else x
+            return x.astype(widest(x.dtype, dtype)) if floating else x
 
-        if jnp.promote_types(dtype, jnp.float32) == jnp.float32:  # as `wide` does it, later
+        if widest(dtype, jnp.float32) == jnp.float32:  # as `wide` does it, later
             return self
         outputs, operands, deltas = jax.tree.map(cast, (self.outputs, self.operands, self.deltas))
         return dataclasses.replace(self, outputs=outputs, operands=operands, deltas=deltas)

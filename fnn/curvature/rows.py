@@ -29,6 +29,7 @@ from fnn.curvature.products import (
     square_share,
     transpose_product,
 )
+from fnn.dtypes import widest
 from fnn.objective import EXAMPLES, Block, Term, ValueFunction, accumulate, merge, wide
 
 
@@ -86,7 +87,7 @@ class Stack(NamedTuple):
         def factor(outputs: Array, target: tuple[PyTree, Array]) -> tuple[Array, Array]:
             target, root = target
             columns, slopes = _factor(self.block)(self.unravel(outputs), target)
-            root = root.astype(jnp.promote_types(slopes.dtype, jnp.float32))
+            root = root.astype(widest(slopes.dtype, jnp.float32))
             return root * columns, root * slopes
 
         targets = (part.targets, jnp.sqrt(self.shares(part)))
@@ -213,7 +214,7 @@ def stack(term: Term, params: PyTree) -> "Stack | Term":
     count = len(jax.tree.leaves(parts)[0])
     total = block.count
     if block.weights is not None:
-        total = jnp.sum(block.weights, dtype=jnp.promote_types(slopes.dtype, jnp.float32))
+        total = jnp.sum(block.weights, dtype=widest(slopes.dtype, jnp.float32))
     made = Stack(term, params, parts, None, unravel, total, (count, *slopes.shape))
     return made if count > 1 else made._replace(captured=made.capture(first))
 
@@ -424,7 +425,7 @@ def costs_of(stacks: Sequence[Stack], size: int, memory_budget: int) -> solvers.
         The prices.
     """
     prices = [_price(stack) for stack in stacks]
-    word = max(jnp.promote_types(p.shape.outputs.dtype, jnp.float32).itemsize for p in prices)
+    word = max(widest(p.shape.outputs.dtype, jnp.float32).itemsize for p in prices)
     rows = sum(stack.rows for stack in stacks)
     kept = sum(price.bytes for price in prices)
     multiply = normal = gram = tile = 0.0

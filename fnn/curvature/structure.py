@@ -38,6 +38,7 @@ from fnn.curvature.products import (
 from fnn.curvature.program import Program, settle, trace
 from fnn.curvature.rows import Stack, sketched
 from fnn.curvature.systems import terms_of
+from fnn.dtypes import widest
 from fnn.objective import ValueFunction, wide
 
 
@@ -334,7 +335,7 @@ def _sums(
 ) -> tuple[Array, Array, Array]:
     """Sums of a a^T, of delta delta^T, and of the weights of both, over the uses of a leaf."""
     b, i, o = matrix
-    dtype = jnp.promote_types(captured.outputs.dtype, jnp.float32)
+    dtype = widest(captured.outputs.dtype, jnp.float32)
     inputs, outputs = jnp.zeros((b, i, i), dtype), jnp.zeros((b, o, o), dtype)
     positions = 0
     for index in _touching(captured.program, leaf):

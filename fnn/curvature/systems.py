@@ -37,6 +37,7 @@ from fnn.curvature import kernel
 from fnn.curvature.products import Captured, diagonal, product, transpose_product
 from fnn.curvature.rows import Stack, costs_of, judged, normal, stack
 from fnn.curvature.uses import aval
+from fnn.dtypes import widest
 from fnn.objective import Block, Known, Penalty, Term, ValueFunction
 from fnn.precision import policy_of
 
@@ -319,7 +320,7 @@ def _system(
     zeros = partial(jax.tree.map, jnp.zeros_like, params)
     size = sum(p.size for p in jax.tree.leaves(params))
     policies = [policy for s in stacks if (policy := policy_of(s.block.model)) is not None]
-    gram_dtype = jnp.result_type(*(p.gram for p in policies)) if policies else None
+    gram_dtype = widest(*(p.gram for p in policies)) if policies else None
     solves = {jnp.dtype(p.solve) for p in policies if p.solve is not None}
     solve = max(solves, key=lambda dtype: dtype.itemsize, default=None)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from fnn.dtypes import widest
 from fnn.layers.combinators import each
 from fnn.layers.layer import (
     LECUN_NORMAL,
@@ -53,7 +54,7 @@ def scaled_dot_product_attention(
         >>> layers.scaled_dot_product_attention(one, one, values, see).round(2).tolist()
         [[1.0], [1.5], [3.0]]
     """
-    wide = widened(jnp.result_type(queries, keys))
+    wide = widened(widest(queries, keys))
     scores = jnp.einsum("...qf,...mf->...qm", queries, keys, preferred_element_type=wide)
     weights = jax.nn.softmax(scores / math.sqrt(queries.shape[-1]), where=mask)
     return weights.astype(values.dtype) @ values
@@ -130,8 +131,8 @@ def multi_head_attention(
         project = {m: functools.partial(maps[m].apply, part) for m, part in parts}
         visible = present
         if mask is not None:
-            allowed = mask(jnp.arange(x.shape[0])[:, None], jnp.arange(memory.shape[0]))
-            visible = allowed if present is None else allowed & present
+            allowed = mask(jnp.arange(x.shape[0])[:, None], jnp.arange(memory.shape[0])[None])
+            visible = allowed if present is None else allowed & present[None]
         mixed = scaled_dot_product_attention(
             in_heads(project["queries"](x)),
             in_heads(project["keys"](memory)),

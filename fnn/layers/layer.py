@@ -107,6 +107,11 @@ def widened(dtype: DTypeLike) -> DTypeLike:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
+def over_features(vector: Array, x: Array) -> Array:
+    """One number a feature, with as many axes as x: what broadcasting would make of it unasked."""
+    return jax.lax.broadcast_to_rank(vector, x.ndim)
+
+
 def expect_positive(name: str, *counts: int) -> None:
     """Refuse counts that are not whole numbers above zero.
 

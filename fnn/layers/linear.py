@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from fnn.dtypes import widest
 from fnn.layers.layer import (
     LECUN_NORMAL,
     Initializer,
@@ -20,6 +21,7 @@ from fnn.layers.layer import (
     expect_features,
     expect_params,
     expect_positive,
+    over_features,
     weight_and_bias,
     without_key,
 )
@@ -161,7 +163,7 @@ def radial(features: int, *, center: Initializer = NORMAL, width: Initializer = 
         expect_example(name, x, "features")
         centers, widths = expect_params(name, params, "center", "width")
         expect_features(name, x.shape[0], centers.shape[0])
-        return jnp.exp(-jnp.sum(((x[:, None] - centers) / widths) ** 2, axis=0) / 2)
+        return jnp.exp(-jnp.sum(((x[:, None] - centers) / widths[None]) ** 2, axis=0) / 2)
 
     return Layer(init, without_key(apply), name)
 
@@ -239,7 +241,7 @@ def conv(
         expect_example(name, x, *positions, "features")
         kernel, *biases = expect_params(name, params, *entries)
         expect_features(name, x.shape[-1], kernel.shape[-2] * groups)
-        dtype = jnp.result_type(x, kernel)
+        dtype = widest(x, kernel)
         outputs = jax.lax.conv_general_dilated(
             x.astype(dtype)[None],
             kernel.astype(dtype),
@@ -250,7 +252,8 @@ def conv(
             feature_group_count=groups,
         )
         expect_fit(name, x, outputs)
-        return outputs[0] + biases[0] if biases else outputs[0]
+        y = outputs[0]
+        return y + over_features(biases[0], y) if biases else y
 
     return Layer(init, without_key(apply), name)
 

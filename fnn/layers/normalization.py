@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from fnn.dtypes import widest
 from fnn.layers.layer import (
     EXAMPLES,
     Layer,
@@ -37,6 +38,7 @@ from fnn.layers.layer import (
     expect_layers,
     expect_params,
     expect_positive,
+    over_features,
     positions_in_scope,
     widened,
     without_key,
@@ -171,9 +173,9 @@ def _within_example(name: str, standardize: Callable[[Array], Array], *entries: 
 
 def _affine(x: Array, y: Array, scale: Array, bias: Array | None = None) -> Array:
     """Affine: y * scale + bias, computed in the dtype of y, returned in that of x and scale."""
-    y = y * scale.astype(y.dtype)
-    y = y if bias is None else y + bias.astype(y.dtype)
-    return y.astype(jnp.result_type(x, scale))
+    y = y * over_features(scale.astype(y.dtype), y)
+    y = y if bias is None else y + over_features(bias.astype(y.dtype), y)
+    return y.astype(widest(x, scale))
 
 
 def batch_norm(*, eps: float = 1e-5) -> Layer:
@@ -236,6 +238,7 @@ def batch_norm(*, eps: float = 1e-5) -> Layer:
             mean, var = jax.lax.stop_gradient((mean, var))
         else:
             mean, var = _statistics(wide, over_batch)
+        mean, var = over_features(mean, wide), over_features(var, wide)
         return _affine(x, (wide - mean) * jax.lax.rsqrt(var + eps), scale, bias)
 
     def through(
@@ -268,7 +271,7 @@ def _statistics(x: Array, mean_over_batch: Callable[[Array], Array]) -> tuple[Ar
     """Mean and variance of each feature over all positions, and over what the function adds."""
     positions = tuple(range(x.ndim - 1))
     mean = mean_over_batch(x.mean(axis=positions))
-    return mean, mean_over_batch(jnp.square(x - mean).mean(axis=positions))
+    return mean, mean_over_batch(jnp.square(x - over_features(mean, x)).mean(axis=positions))
 
 
 def calibrate(model: Layer, params: PyTree, inputs: PyTree) -> PyTree:

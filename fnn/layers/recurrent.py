@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from fnn.dtypes import widest
 from fnn.layers.layer import (
     LECUN_NORMAL,
     Initializer,
@@ -327,4 +328,4 @@ def _products(name: str, params: PyTree, state: Array, x: Array) -> tuple[Array,
 
 def _zeros(features: int, params: PyTree, x: Any) -> Array:
     """The state at the start, in the dtype that every later state has."""
-    return jnp.zeros(features, jnp.result_type(x.dtype, *jax.tree.leaves(params)))
+    return jnp.zeros(features, widest(x.dtype, *jax.tree.leaves(params)))

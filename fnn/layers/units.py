@@ -14,6 +14,7 @@ from fnn.layers.layer import (
     expect_example,
     expect_features,
     expect_params,
+    over_features,
     without_key,
     without_params,
 )
@@ -90,7 +91,7 @@ def prelu(*, slope: Initializer = QUARTER) -> Layer:
         expect_example("prelu", x, "*positions", "features")
         (slopes,) = expect_params("prelu", params, "slope")
         expect_features("prelu", x.shape[-1], slopes.shape[-1])
-        return jnp.where(x > 0, x, slopes * x)
+        return jnp.where(x > 0, x, over_features(slopes, x) * x)
 
     return Layer(init, without_key(apply), "prelu")
 

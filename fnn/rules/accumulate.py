@@ -158,7 +158,7 @@ def accumulate(
         none = optax.tree.zeros_like(grad), solvers.Counts.of()
         step, counts = where_due(due, solve, none)
         return optax.tree.scale(rate, step), AccumulateState(
-            steps=state.steps + due,
+            steps=state.steps + due.astype(jnp.int32),
             batches=jnp.where(due, 0, state.batches + 1),
             weight=jnp.where(due, 0, weight),
             grad=jax.tree.map(lambda total: jnp.where(due, 0, total), grad),

@@ -6,8 +6,8 @@ A rule is a function of hyperparameters that returns `optax.GradientTransformati
     update(updates, state, params=None, **extra_args) -> (updates, state)
 
 so it runs wherever optax's transformations run. Extra arguments that a rule does not read are
-ignored. The state holds arrays alone, of shapes and dtypes that never change, so that it may be
-scanned, mapped, donated and stored.
+ignored. The state holds arrays alone, of shapes and dtypes that never change, each in memory of its
+own, so that it may be scanned, mapped, donated and stored.
 
 Hyperparameters are of two kinds, told apart by their annotations. The ones that admit a `float` may
 also be traced arrays: they can be mapped with `jax.vmap` and scheduled with
@@ -17,6 +17,11 @@ shape the compiled program; `static_arguments` lists them. Learning rates and we
 
 Rules are values (`interned`): an equal call with hashable arguments gives the same object, so that
 what is compiled for a rule serves wherever the rule is made anew.
+
+Updates have derivatives with respect to all that they are given, as `jax.jvp` makes them, with x64
+and without: what is solved is differentiated as the solution of its equations (see
+`solvers.ladder`), what is accepted or rejected as it was decided. Reverse derivatives, `jax.grad`
+of a step, exist as well unless a rule says that it has none; then JAX raises.
 
 Misuse raises before anything runs: numbers out of range and of wrong type when the rule is made,
 leaves that cannot be trained in `init`, trees that do not match in `update`. Traced values are not
@@ -28,7 +33,7 @@ import math
 import types
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +43,7 @@ from jaxtyping import Array, PyTree
 
 Scalar = float | Array
 Schedule = optax.Schedule
+State = TypeVar("State")
 
 
 def static_arguments(rule: Callable[..., optax.GradientTransformation]) -> tuple[str, ...]:
@@ -135,7 +141,7 @@ def checked(
 
     def init(params: PyTree) -> optax.OptState:
         _require_trainable(params, leaves)
-        return inner.init(params)
+        return owned(inner.init(params))
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
@@ -151,6 +157,27 @@ def checked(
         return jax.tree.map(lambda g, u: cast(u, g.dtype), grad, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def owned(state: State) -> State:
+    """A new state whose arrays share memory neither with each other nor with the parameters.
+
+    A buffer that two arguments share can be donated only once, and `init` likes to put one zero
+    into many fields. (What a compiled function returns shares nothing.)
+
+    Args:
+        state: what `init` made.
+
+    Returns:
+        The same, each array copied; what is no array, as it is.
+
+    Example:
+        >>> zero = jnp.zeros(())
+        >>> one, other = owned((zero, zero))
+        >>> one is other
+        False
+    """
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
 
 def aligned(updates: PyTree, tree: PyTree, name: str) -> list:

@@ -25,6 +25,7 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree
 
+from fnn.dtypes import widest
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, Schedule, aligned, cast, checked, rates, within
 
@@ -695,5 +696,5 @@ def _divisor(x: Array) -> Array:
 def _debias(average: Array, decay: Scalar, count: ArrayLike) -> Array:
     """A running mean without the share of its start from 0."""
     # In the dtype of the leaf, where x64 would make every leaf float64, but not in bfloat16.
-    t = jnp.asarray(count, jnp.promote_types(jnp.finfo(average.dtype).dtype, jnp.float32))
+    t = jnp.asarray(count, widest(jnp.finfo(average.dtype).dtype, jnp.float32))
     return average / (1 - decay**t)

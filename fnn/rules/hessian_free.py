@@ -100,7 +100,8 @@ def hessian_free(
         automatic damping not when the loss is scaled.
 
     Returns:
-        A rule; its state is a `HessianFreeState`.
+        A rule; its state is a `HessianFreeState`. Its update has forward derivatives and no reverse
+        ones: it passes through a loop whose length is found on the way.
 
     Source:
         Martens (2010), "Deep learning via Hessian-free optimization", sections 4.1 to 4.7; Martens
@@ -197,8 +198,8 @@ def hessian_free(
         strength, growth = next_damping(policy, gain, accepted, strength, growth, unit)
         return jax.tree.map(lambda leaf: jnp.where(accepted, leaf, 0), step), HessianFreeState(
             steps=state.steps + 1,
-            accepted=state.accepted + accepted,
-            rejected=state.rejected + ~accepted,
+            accepted=state.accepted + accepted.astype(jnp.int32),
+            rejected=state.rejected + (~accepted).astype(jnp.int32),
             damping=strength,
             growth=growth,
             unit=unit,
@@ -206,7 +207,7 @@ def hessian_free(
             value=jnp.where(accepted, reached, value).astype(state.value.dtype),
             gain=gain,
             stalled=~accepted & is_at_maximum(policy, strength, unit),
-            products=state.products + path.iterations + 1 + (state.unit == 0),
+            products=state.products + path.iterations + 1 + (state.unit == 0).astype(jnp.int32),
             evaluations=state.evaluations + looked + halved,
         )
 
@@ -230,7 +231,12 @@ def _backtrack(last: Array, judge: Any) -> tuple[Array, Array, Array]:
         index, value, count, _ = now
         earlier = judge(index - 1)
         better = (earlier < value) | jnp.isinf(value)
-        return index - better, jnp.where(better, earlier, value), count + 1, better
+        return (
+            index - better.astype(jnp.int32),
+            jnp.where(better, earlier, value),
+            count + 1,
+            better,
+        )
 
     begin = last, judge(last), jnp.ones((), jnp.int32), jnp.ones((), bool)
     return jax.lax.while_loop(lambda now: now[3] & (now[0] > 0), back, begin)[:3]

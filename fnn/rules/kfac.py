@@ -92,7 +92,8 @@ def kfac(
         it does not change when the loss is scaled.
 
     Returns:
-        A rule; its state is a `KroneckerState`.
+        A rule; its state is a `KroneckerState`. Its update has forward derivatives, where no
+        eigenvalue of a factor is double, and no reverse ones: factors are diagonalized in turn.
 
     Source:
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
@@ -180,7 +181,8 @@ def ekfac(
         matrix. With automatic damping, or none, it does not change when the loss is scaled.
 
     Returns:
-        A rule; its state is a `KroneckerState`.
+        A rule; its state is a `KroneckerState`. Its update has forward derivatives, where no
+        eigenvalue of a factor is double, and no reverse ones: factors are diagonalized in turn.
 
     Source:
         George, Laurent, Bouthillier, Ballas and Vincent, "Fast approximate natural gradient descent

@@ -197,12 +197,16 @@ def kronecker(
             memory_budget=memory_budget,
         )
         sound = solvers.all_finite((made.factors, made.diagonals))
-        batches = state.batches + sound
+        batches = state.batches + sound.astype(jnp.int32)
         weight = (1 - decay) / (1 - jnp.power(decay, jnp.maximum(batches, 1).astype(float)))
 
         def mean(old: PyTree, new: PyTree) -> PyTree:
             return jax.tree.map(
-                lambda o, n: jnp.where(sound, o + (weight * (n - o)).astype(o.dtype), o), old, new
+                lambda o, n: jnp.where(
+                    sound, o + (weight * (n - o).astype(weight.dtype)).astype(o.dtype), o
+                ),
+                old,
+                new,
             )
 
         diagonals = {path: mean(state.diagonals[path], new) for path, new in made.diagonals.items()}
@@ -245,8 +249,8 @@ def kronecker(
 
         return taken(moved), KroneckerState(
             steps=state.steps + 1,
-            accepted=state.accepted + ok,
-            rejected=state.rejected + ~ok,
+            accepted=state.accepted + ok.astype(jnp.int32),
+            rejected=state.rejected + (~ok).astype(jnp.int32),
             batches=batches,
             damping=trust,
             growth=growth,

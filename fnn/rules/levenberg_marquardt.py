@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import Quadratic, accelerations
+from fnn.dtypes import widest
 from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
@@ -124,7 +125,8 @@ def levenberg_marquardt(
         other units (but for what `acceleration` rejects), nor when the loss is scaled.
 
     Returns:
-        A rule; its state is a `LevenbergMarquardtState`.
+        A rule; its state is a `LevenbergMarquardtState`. Its update has forward derivatives, and
+        with one trial reverse ones; those of a rejected step are zero.
 
     Raises:
         ValueError: if `trials` is less than 1, `memory_budget` is, or `damping` is negative. (Its
@@ -241,8 +243,8 @@ def levenberg_marquardt(
 
         return trial.step, LevenbergMarquardtState(
             steps=state.steps + 1,
-            accepted=state.accepted + trial.accepted,
-            rejected=state.rejected + trial.trials - trial.accepted,
+            accepted=state.accepted + trial.accepted.astype(jnp.int32),
+            rejected=state.rejected + trial.trials - trial.accepted.astype(jnp.int32),
             damping=trial.damping,
             growth=trial.growth,
             unit=unit,
@@ -302,4 +304,4 @@ def _scaled(damping: Array, scale: PyTree) -> PyTree:
 
 
 def _wide_zeros(leaf: Array) -> Array:
-    return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+    return jnp.zeros(jnp.shape(leaf), widest(jnp.result_type(leaf), jnp.float32))

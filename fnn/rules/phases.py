@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, within
+from fnn.rules.contract import Scalar, owned, within
 from fnn.rules.lanes import where_due
 
 
@@ -80,7 +80,9 @@ def plateau(patience: int = 20, rtol: Scalar = 1e-3) -> Until:
     within("plateau", 0, float("inf"), rtol=rtol)
 
     def start() -> tuple[Array, Array]:
-        return jnp.full((), jnp.inf, float), jnp.zeros((), jnp.int32)
+        # Not infinity, which under jax_debug_infs may leave no compiled program.
+        dtype = jnp.result_type(float)
+        return jnp.full((), jnp.finfo(dtype).max, dtype), jnp.zeros((), jnp.int32)
 
     def look(memory: PyTree, value: Array | None, steps: Array) -> tuple[PyTree, Array]:
         del steps
@@ -91,8 +93,9 @@ def plateau(patience: int = 20, rtol: Scalar = 1e-3) -> Until:
             )
         best, waited = memory
         bar = jnp.where(jnp.isfinite(best), best - rtol * jnp.abs(best), best)
+        value = jnp.asarray(value, best.dtype)
         lower = value < bar
-        best = jnp.where(lower, value, best).astype(best.dtype)
+        best = jnp.where(lower, value, best)
         waited = jnp.where(lower, 0, waited + 1)
         return (best, waited), waited >= patience
 
@@ -142,7 +145,8 @@ def phases(
     def init(params: PyTree) -> PhasesState:
         zero = jnp.zeros((), jnp.int32)
         memories = tuple(() if until is None else until.start() for _, until in stages)
-        return PhasesState(zero, zero, memories, tuple(rule.init(params) for rule, _ in stages))
+        states = tuple(rule.init(params) for rule, _ in stages)
+        return owned(PhasesState(zero, zero, memories, states))
 
     def update(
         updates: PyTree, state: PhasesState, params: PyTree | None = None, **extra_args: Any
@@ -174,7 +178,7 @@ def phases(
                 done |= here & over
             memories.append(memory)
         return moved, PhasesState(
-            phase=state.phase + done,
+            phase=state.phase + done.astype(jnp.int32),
             steps=jnp.where(done, 0, steps),
             memories=tuple(memories),
             states=tuple(states),

@@ -94,7 +94,8 @@ def bfgs(
         for any invertible T.
 
     Returns:
-        A rule; its state is a `QuasiNewtonState`.
+        A rule; its state is a `QuasiNewtonState`. Its update has forward derivatives and no reverse
+        ones: it passes through a loop whose length is found on the way.
 
     Source:
         Nocedal and Wright, Numerical Optimization (2006), algorithm 6.1, with equation 6.20 for the
@@ -146,7 +147,8 @@ def sr1(
         The path does not change under rotations of the parameters, nor when the loss is scaled.
 
     Returns:
-        A rule; its state is a `QuasiNewtonState`.
+        A rule; its state is a `QuasiNewtonState`. Its update has forward derivatives and no reverse
+        ones: it passes through a loop whose length is found on the way.
 
     Source:
         Nocedal and Wright, Numerical Optimization (2006), equations 6.25 and, for leaving B as it
@@ -259,9 +261,9 @@ def _rule(
         known = jnp.isfinite(before) & jnp.all(jnp.isfinite(wanted))
         return unravel(jnp.where(accepted, s, 0)), QuasiNewtonState(
             steps=state.steps + 1,
-            accepted=state.accepted + accepted,
-            rejected=state.rejected + ~accepted,
-            skipped=state.skipped + (accepted & ~learns),
+            accepted=state.accepted + accepted.astype(jnp.int32),
+            rejected=state.rejected + (~accepted).astype(jnp.int32),
+            skipped=state.skipped + (accepted & ~learns).astype(jnp.int32),
             trials=state.trials + found.trials,
             inverse=jnp.where(learns, learned, kept),
             is_new=jnp.where(accepted, state.is_new & ~learns, True),

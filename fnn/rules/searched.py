@@ -131,8 +131,8 @@ def searched(
         return step, SearchedState(
             rule=after,
             size=jnp.where(taken, size, 0),
-            accepted=state.accepted + taken,
-            rejected=state.rejected + ~taken,
+            accepted=state.accepted + taken.astype(jnp.int32),
+            rejected=state.rejected + (~taken).astype(jnp.int32),
             value=jnp.where(taken, least, value).astype(state.value.dtype),
             stalled=~taken,
         )

@@ -34,6 +34,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import Quadratic, gauss_newton_system, hessian_system
+from fnn.dtypes import widest
 from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, checked, rates, within
@@ -225,7 +226,7 @@ def state_dtype(params: PyTree) -> Any:
     Returns:
         The widest of theirs, at least float32.
     """
-    return jnp.result_type(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+    return widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
 
 
 def second_order(
@@ -306,7 +307,7 @@ def quadratic(
     leaves, before = jax.tree.leaves(updates), jax.tree.leaves(grad)
     if all(one is other for one, other in zip(leaves, before, strict=True)):
         return model
-    if jnp.result_type(*leaves) != jnp.float64:
+    if widest(*leaves) != jnp.float64:
         warnings.warn(
             "The gradient was transformed before a Gauss-Newton rule (`updates` are not the arrays "
             "in `grad`), and what was changed is divided by the damping: in float32 it loses "

@@ -100,7 +100,8 @@ def trust_region_newton(
         with the automatic radius, neither when all parameters are measured in another unit.
 
     Returns:
-        A rule; its state is a `TrustState`.
+        A rule; its state is a `TrustState`. Its update has forward derivatives and no reverse ones:
+        it passes through a loop whose length is found on the way.
 
     Source:
         Moré and Sorensen (1983), doi:10.1137/0904038, for the step; Nocedal and Wright, Numerical
@@ -169,7 +170,8 @@ def cubic_newton(
         neither when the loss is scaled, nor when all parameters are measured in another unit.
 
     Returns:
-        A rule; its state is a `TrustState`.
+        A rule; its state is a `TrustState`. Its update has forward derivatives and no reverse ones:
+        it passes through a loop whose length is found on the way.
 
     Source:
         Cartis, Gould and Toint (2011), "Adaptive cubic regularisation methods for unconstrained
@@ -322,8 +324,8 @@ def _rule(
         trial = attempt(first) if trials == 1 else jax.lax.while_loop(undecided, attempt, first)
         return trial.step, TrustState(
             steps=state.steps + 1,
-            accepted=state.accepted + trial.accepted,
-            rejected=state.rejected + trial.trials - trial.accepted,
+            accepted=state.accepted + trial.accepted.astype(jnp.int32),
+            rejected=state.rejected + trial.trials - trial.accepted.astype(jnp.int32),
             trust=trial.trust,
             unit=unit,
             value=trial.value.astype(state.value.dtype),

@@ -107,7 +107,8 @@ def descend(
         now, i = walk.now, walk.now.steps
         k = jnp.maximum(10, i // 10)
         reached, before = walk.history[i], walk.history[jnp.maximum(i - k, 0)]
-        enough = (i > k) & (reached < 0) & (before - reached < -k * PROGRESS * reached)
+        little = PROGRESS * k.astype(reached.dtype)
+        enough = (i > k) & (reached < 0) & (before - reached < -little * reached)
         far = optax.tree.norm(now.residual) > jnp.finfo(size.dtype).eps ** 0.5 * size
         return far & ~enough & (i < iterations) & ~now.negative
 

@@ -162,7 +162,11 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
             jnp.minimum, [jnp.min(leaf, initial=jnp.inf) for leaf in jax.tree.leaves(scaling)]
         )
         free = jax.tree.map(lambda number: number == floor, scaling)
-        held = jax.tree.map(lambda number: jnp.where(number == floor, 0.0, 1 / number), scaling)
+        held = jax.tree.map(  # the division is safe on both sides, for derivatives see both
+            lambda number, is_free: jnp.where(is_free, 0.0, 1 / jnp.where(is_free, 1.0, number)),
+            scaling,
+            free,
+        )
         matrix, metric = pencil(free, held, damping)
 
         def times(left: Array | None, right: Array) -> Array:
@@ -185,10 +189,11 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
             c = found.inverse[:, 1]
             rest = rest - c
             lost = floor <= jnp.finfo(dtype).eps * jnp.trace(matrix)
+            divisor = jnp.where(lost, 1.0, floor)
             x = x + jnp.where(lost, found.square[:, 1], 0.0)
             step = jax.tree.map(
                 lambda leaf, inside, outside: (
-                    -inside - jnp.where(lost, 0.0, (leaf - outside) / floor)
+                    -inside - jnp.where(lost, 0.0, (leaf - outside) / divisor)
                 ),
                 h,
                 back(x),

@@ -75,7 +75,8 @@ def conjugate_gradients(
     counted as negative; where there is no step so far the trial is rejected. Stopping at
     `iterations` is no failure: read `residual`.
 
-    Costs one product with C for each iteration and one to measure the result.
+    Costs one product with C for each iteration and one to measure the result. Derivatives are
+    forward alone, through the iterations, whose number is found on the way.
 
     Args:
         iterations: At most so many, >= 1. In exact arithmetic as many as C + D has distinct

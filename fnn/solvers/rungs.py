@@ -14,6 +14,15 @@ by the precision of the matrix as it came: below it, the entries are rounding no
 Lanes of a vmap are solved one after the other on a CPU, whose thread pool deadlocks on batched
 factorizations; elsewhere the Cholesky rung is batched and only the lanes that need more are mapped.
 On several devices each of them factors the whole matrix.
+
+Derivatives, forward and reverse, are those of the solution; none passes through a factorization.
+With M = damping S + F, Z the projector to what was cut off (0 where Cholesky held), and N = Z B,
+
+    d inverse = M^-1 (dB - dM X - dS N) + M^-1 S M^-1 dM N + Z (dM M^-1 S X - dS X),    X = inverse
+
+for the price of one more solution. What was cut off stays cut off: this is the derivative along
+matrices of the same rank, for where the rank changes there is none. That of a rejected solution is
+zero. (Second derivatives are exact where nothing was cut off, and leave Z as it is elsewhere.)
 """
 
 import functools
@@ -22,6 +31,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
@@ -30,6 +40,8 @@ from fnn import devices
 from fnn.solvers.system import Counts, all_finite
 
 _HAVE_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
+
+_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Rungs(NamedTuple):
@@ -125,9 +137,9 @@ def ladder(
     >>> found.inverse.ravel().round(4).tolist(), int(found.counts.eigen)
     ([1.0, 1.0], 1)
     """
-    climb = _climb_or_lanes(spectrum, None if dtype is None else jnp.dtype(dtype))
+    dtype = None if dtype is None else jnp.dtype(dtype)
     system = devices.everywhere((matrix, rhs, jnp.asarray(damping, matrix.dtype), metric))
-    return devices.everywhere(climb(*system))
+    return devices.everywhere(_differentiable(spectrum, dtype, *system))
 
 
 def in_float64(function: Callable, dtype: Any = None) -> Callable:
@@ -238,6 +250,72 @@ def _settle(spectrum: Spectrum, dtype: Any, first: tuple, *system: Any) -> Rungs
 
 def _climb(spectrum: Spectrum, dtype: Any, *system: Any) -> Rungs:
     return _settle(spectrum, dtype, in_float64(_cholesky, dtype)(*system), *system)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _differentiable(spectrum: Spectrum, dtype: Any, *system: Any) -> Rungs:
+    return _climb_or_lanes(spectrum, dtype)(*system)
+
+
+# Linear in the tangents, so that it can be transposed.
+@_differentiable.defjvp
+def _derivative(
+    spectrum: Spectrum, dtype: Any, system: Sequence, tangents: Sequence
+) -> tuple[Rungs, Rungs]:
+    matrix, _, damping, metric = system
+    d_matrix, d_rhs, d_damping, d_metric = tangents
+    found = _differentiable(spectrum, dtype, *system)
+    inverse, square, remainder, counts = found
+
+    def weighed(right: Array) -> Array:
+        return right if metric is None else _dot(metric, right)
+
+    def moved(right: Array) -> Array:  # by dS
+        return jnp.zeros_like(right) if metric is None else _dot(d_metric, right)
+
+    def changed(right: Array) -> Array:  # by dM
+        return _dot(d_matrix, right) + d_damping * weighed(right) + damping * moved(right)
+
+    def linear(read: Callable[[Rungs], Array]) -> Callable[[Array], Array]:
+        def climbed(_: Any, right: Array) -> Array:
+            return read(_climb_or_lanes(spectrum, dtype)(matrix, right, damping, metric))
+
+        def times(right: Array) -> Array:
+            return _dot(matrix, right) + damping * weighed(right)
+
+        return lambda right: jax.lax.custom_linear_solve(times, right, climbed, symmetric=True)
+
+    solve = linear(lambda rungs: rungs.inverse)
+    rest = linear(lambda rungs: rungs.remainder - damping * rungs.inverse)  # Z
+
+    def where_cut(make: Callable[[], tuple]) -> tuple:
+        def nothing() -> tuple:
+            return jax.tree.map(
+                lambda made: jnp.zeros(made.shape, made.dtype), jax.eval_shape(make)
+            )
+
+        return jax.lax.cond(counts.eigen > 0, make, nothing)
+
+    left = jnp.where(counts.eigen > 0, remainder - damping * inverse, 0.0)  # N
+    right = d_rhs - changed(inverse) - moved(left)
+
+    def turned() -> tuple[Array, Array]:
+        first = solve(changed(left))
+        turn = rest(changed(square) - moved(inverse))
+        return solve(weighed(first)) + turn, rest(right) - first
+
+    def turned_again() -> tuple[Array]:
+        return (rest(changed(solve(weighed(square))) - moved(square)),)
+
+    more, d_left = where_cut(turned)
+    d_inverse = solve(right) + more
+    d_square = solve(moved(inverse) + weighed(d_inverse) - changed(square))
+    d_square += where_cut(turned_again)[0]
+    d_remainder = damping * d_inverse + d_damping * inverse + d_left
+    ok = counts.rejected == 0
+    parts = (jnp.where(ok, part, 0.0) for part in (d_inverse, d_square, d_remainder))
+    none = jax.tree.map(lambda count: np.zeros(jnp.shape(count), jax.dtypes.float0), counts)
+    return found, Rungs(*parts, counts=none)
 
 
 @functools.cache

@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
@@ -310,6 +311,9 @@ def diagonalize(
 ) -> tuple[Float[Array, " n"], Float[Array, "n n"], Bool[Array, ""]]:
     """Eigenvalues and eigenvectors of a symmetric matrix; lanes in turn, as in the ladder.
 
+    Derivatives, forward and reverse, are those of perturbation theory. Among eigenvalues that are
+    equal up to rounding no vector turns: right for what does not depend on their choice.
+
     Args:
         matrix: Symmetric; in float64 where the device has it.
 
@@ -320,7 +324,25 @@ def diagonalize(
     >>> print(values.round(4), finite)
     [1. 3.] True
     """
+    return _differentiable(matrix)
+
+
+@jax.custom_jvp
+def _differentiable(matrix: Array) -> tuple[Array, Array, Array]:
     return _in_turn(matrix)
+
+
+@_differentiable.defjvp
+def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, tuple]:
+    values, vectors, finite = _differentiable(*primals)
+    (change,) = tangents
+    change = _dot(vectors.T, _dot((change + change.T) / 2, vectors))
+    gaps = values[None] - values[:, None]
+    apart = jnp.abs(gaps) > len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    turns = jnp.where(apart, change / jnp.where(apart, gaps, 1.0), 0.0)
+    change, turns = (jnp.where(finite, tangent, 0.0) for tangent in (change, turns))
+    none = np.zeros(jnp.shape(finite), jax.dtypes.float0)
+    return (values, vectors, finite), (jnp.diagonal(change), _dot(vectors, turns), none)
 
 
 @sequential_vmap

@@ -11,6 +11,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from fnn.dtypes import widest
+
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -272,7 +274,7 @@ def working_dtype(system: System) -> Any:
                 "try its real and imaginary parts as two leaves, or leave the leaf out"
             )
     least = jnp.float32 if system.precision is None else system.precision
-    return jnp.result_type(least, *(leaf.dtype for leaf in jax.tree.leaves(system.like)))
+    return widest(least, *(leaf.dtype for leaf in jax.tree.leaves(system.like)))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from fnn import devices
+from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
 from fnn.training.checkpoints import Checkpoints, Snapshot, kept, named
 from fnn.training.loop import History, Limits, Progress, Records, Source, Stop, advance, look, start
@@ -608,7 +609,7 @@ def _warn_of_rounding(values: np.ndarray, leaves: list[Array], goal: float) -> N
     Squares of residuals that have lost more than half of their digits: a minimum that is not zero
     is hardly ever as low, in comparison to where training began.
     """
-    dtype = jnp.result_type(*leaves)
+    dtype = widest(*leaves)
     first, last = values[0], np.nanmin(values)
     if dtype == jnp.float64 or not 0 < last <= jnp.finfo(dtype).eps * first:
         return

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from fnn.dtypes import widest
 from fnn.rules.lanes import in_any_lane
 
 
@@ -134,7 +135,8 @@ def start(rule: optax.GradientTransformation, params: PyTree, *, keep_best: bool
     zero = jnp.zeros((), jnp.int32)
     state = rule.init(params)
     best = (params, state) if keep_best else None
-    return Progress(params, state, zero, zero, best, jnp.array(jnp.inf), zero)
+    most = jnp.finfo(jnp.result_type(float)).max  # infinity is an error under jax_debug_infs
+    return Progress(params, state, zero, zero, best, jnp.array(most), zero)
 
 
 def advance(
@@ -164,7 +166,8 @@ def advance(
         capacity: how many values of steps, and how many rounds, the records can hold.
 
     Returns:
-        The carry after it, and the records of these rounds; a lane's values end at its `step`.
+        The carry after it, and the records of these rounds; a lane's values end at its `step`, and
+        zeros follow (NaN would be an error under jax_debug_nans).
     """
     rule = optax.with_extra_args_support(rule)
 
@@ -194,7 +197,9 @@ def advance(
             functools.partial(run_part, end),
             (clock, p.params, p.state, records.value, jnp.zeros((), wide)),
         )
-        p = judge(p, params, state, ended - clock, total / (ended - clock), limits.goal)
+        p = judge(
+            p, params, state, ended - clock, total / (ended - clock).astype(wide), limits.goal
+        )
         p, evaluated = look(evaluate, p, limits.patience)
         steps = records.steps.at[r].set(p.step)
         evaluated = {name: records.evaluated[name].at[r].set(v) for name, v in evaluated.items()}
@@ -208,12 +213,12 @@ def advance(
     max_steps, max_rounds = capacity
     zero = jnp.zeros((), jnp.int32)
     value = jax.eval_shape(lambda params: source.epoch(zero)(zero)(params), progress.params)
-    wide = jnp.promote_types(value.dtype, jnp.float32)  # bfloat16 sums stop growing at 256
+    wide = widest(value.dtype, jnp.float32)  # bfloat16 sums stop growing at 256
     evaluated = jax.eval_shape(evaluate, progress)
     records = Records(
-        jnp.full(max_steps, jnp.nan, value.dtype),
+        jnp.zeros(max_steps, value.dtype),
         jnp.zeros(max_rounds, jnp.int32),
-        {name: jnp.full(max_rounds, jnp.nan, v.dtype) for name, v in evaluated.items()},
+        {name: jnp.zeros(max_rounds, v.dtype) for name, v in evaluated.items()},
         zero,
     )
     return jax.lax.while_loop(more_rounds, run_round, (zero, zero, progress, records))[2:]

@@ -65,7 +65,7 @@ def source_of(
             batch = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), data)
             weights = None
             if n % batch_size:
-                weights = jnp.where(first + jnp.arange(batch_size) < n, 1.0, 0.0)
+                weights = jnp.where(first + jnp.arange(batch_size, dtype=jnp.int32) < n, 1.0, 0.0)
             step_key = _fold(_fold(model_key, number), position)
             return _weighted(objective.on(batch, key=step_key), weights)
 
