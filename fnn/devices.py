@@ -12,6 +12,9 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+__all__ = ["count", "everywhere"]
+__dir__ = __all__.copy
+
 
 def count(tree: PyTree) -> int:
     """The number of devices of the mesh on which arrays lie.

@@ -17,7 +17,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
-__all__ = ["glorot_gaussian", "he_gaussian", "lecun_gaussian", "sparse", "symmetric_uniform"]
+__all__ = [
+    "Initializer",
+    "glorot_gaussian",
+    "he_gaussian",
+    "lecun_gaussian",
+    "sparse",
+    "symmetric_uniform",
+]
+__dir__ = __all__.copy
 
 Initializer = Callable[..., Array]
 

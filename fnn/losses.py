@@ -45,6 +45,23 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+__all__ = [
+    "Factor",
+    "Sampler",
+    "curvature",
+    "half_squared_error",
+    "hinge",
+    "huber",
+    "is_complete",
+    "kl",
+    "logistic",
+    "perceptron",
+    "sampler",
+    "softmax_cross_entropy",
+    "with_curvature",
+]
+__dir__ = __all__.copy
+
 Factor: TypeAlias = Callable[..., tuple[Float[Array, "k r"], Float[Array, " r"]]]
 Sampler: TypeAlias = Callable[[Array, Any], Array]
 Loss = TypeVar("Loss", bound=Callable[..., Array])

@@ -11,3 +11,13 @@ from fnn.flops.counting import count_within as count_within
 from fnn.flops.metering import metered as metered
 from fnn.flops.traffic import Collective as Collective
 from fnn.flops.traffic import collectives as collectives
+
+__all__ = [
+    "Collective",
+    "Tally",
+    "collectives",
+    "count",
+    "count_within",
+    "metered",
+]
+__dir__ = __all__.copy
