@@ -210,7 +210,7 @@ def _derived_factor(loss, outputs, target):
         eigh = _eigh if flat.size < 128 else sequential_vmap(_eigh)
         eigenvalues, vectors = eigh(hessian)
     machine = jnp.finfo(hessian.dtype)
-    cut = jnp.maximum(flat.size * machine.eps * eigenvalues.max(), machine.tiny)
+    cut = jnp.maximum(flat.size * float(machine.eps) * eigenvalues.max(), machine.tiny)
     kept = eigenvalues > cut
     roots = jnp.sqrt(jnp.where(kept, eigenvalues, 1))
     along = jnp.matmul(grad, vectors, precision="highest")

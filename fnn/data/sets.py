@@ -151,7 +151,7 @@ def circles(n: int = 1000, *, noise: float = 0.1, factor: float = 0.5, seed: int
 
 
 def _scikit_learn():
-    return requirements.load("data: of scikit-learn's sets", "sklearn.datasets")
+    return requirements.load("data", "sklearn.datasets")
 
 
 def _classes(inputs, targets):

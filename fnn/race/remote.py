@@ -163,7 +163,7 @@ def connected(address: str) -> Generator[Cluster]:
     Yields:
         The cluster.
     """
-    ray = requirements.load("race: for cluster=", "ray")
+    ray = requirements.load("race.run(cluster=)", "ray")
     mine = not ray.is_initialized()
     if mine:
         alone = {"include_dashboard": False} if address == "local" else {}

@@ -507,4 +507,4 @@ def _sum_of_words(a: Array) -> Array:
 
 def _orbax() -> Any:
     """Orbax's checkpointers, which are an extra."""
-    return requirements.load("fit: for checkpoint=", "orbax.checkpoint")
+    return requirements.load("fit(checkpoint=)", "orbax.checkpoint")
