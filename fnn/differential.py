@@ -45,7 +45,6 @@ from jaxtyping import Array, Float
 from fnn import jaxprs
 
 __all__ = [
-    "Function",
     "derivative",
     "divergence",
     "gradient",

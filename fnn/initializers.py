@@ -18,7 +18,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
 __all__ = [
-    "Initializer",
     "glorot_gaussian",
     "he_gaussian",
     "lecun_gaussian",
