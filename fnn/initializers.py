@@ -17,13 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
-__all__ = [
-    "glorot_gaussian",
-    "he_gaussian",
-    "lecun_gaussian",
-    "sparse",
-    "symmetric_uniform",
-]
+__all__ = ["glorot_gaussian", "he_gaussian", "lecun_gaussian", "sparse", "symmetric_uniform"]
 __dir__ = __all__.copy
 
 Initializer = Callable[..., Array]
