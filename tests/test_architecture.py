@@ -16,6 +16,7 @@ FLOORS = {
     "names": -1,
     "requirements": -2,
     "version": -2,
+    "interned": -1,
     "jaxprs": -2,
     "flops": -1,
     "devices": -1,

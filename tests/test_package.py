@@ -20,7 +20,17 @@ from fnn.race import trajectories
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(fnn.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PRIVATE = {"names", "jaxprs", "requirements", "version", "commands", "cli", "__main__", "__init__"}
+PRIVATE = {
+    "interned",
+    "names",
+    "jaxprs",
+    "requirements",
+    "version",
+    "commands",
+    "cli",
+    "__main__",
+    "__init__",
+}
 MODULES = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py"} | {
     path.parent.name for path in PACKAGE.glob("*/__init__.py")
 }

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 import fnn
-from fnn import training
+from fnn import rules, training
 from fnn.training import Stop, fit
 from fnn.training.sources import shuffled
 from tests.line import loss, model
@@ -336,6 +336,16 @@ def test_a_second_call_compiles_nothing(compilations, options):
     fit(rule, OBJECTIVE, START, DATA, epochs=700, **options)
     fit(rule, OBJECTIVE, other, DATA, steps=5, **options)
     assert not compilations
+
+
+@pytest.mark.parametrize("make", [rules.levenberg_marquardt, lambda: rules.adam(0.1)])
+def test_ten_calls_with_rules_made_anew_compile_once(compilations, make):
+    seen = []
+    for _ in range(10):
+        fit(make(), OBJECTIVE, START, DATA, steps=3)
+        seen.append(len(compilations))
+    assert seen[0] > 0
+    assert seen == seen[:1] * 10
 
 
 def test_python_looks_in_between_chunks_only(monkeypatch):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import gauss_newton
+from fnn.interned import interned
 from fnn.objective import Block, ValueFunction
 from fnn.rules.contract import (
     Scalar,
@@ -46,6 +47,7 @@ class AccumulateState(NamedTuple):
     counts: solvers.Counts
 
 
+@interned
 def accumulate(
     k: int,
     learning_rate: Scalar | Schedule = 1.0,

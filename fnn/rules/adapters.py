@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
+from fnn.interned import interned
 from fnn.objective import Objective, ValueFunction, merge
 
 
+@interned
 def only(rule: optax.GradientTransformation, mask: PyTree) -> optax.GradientTransformationExtraArgs:
     """A rule for the leaves that a mask selects; the others stay as they are.
 
@@ -72,6 +74,7 @@ def only(rule: optax.GradientTransformation, mask: PyTree) -> optax.GradientTran
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@interned
 def bind(
     rule: optax.GradientTransformation, objective: Objective, data: PyTree = None
 ) -> optax.GradientTransformationExtraArgs:

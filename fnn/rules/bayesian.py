@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn.curvature import Quadratic
 from fnn.curvature.posterior import evidence, half_squared_norm
+from fnn.interned import interned
 from fnn.objective import ValueFunction, l2
 from fnn.rules.contract import Scalar, Schedule, rates, within
 from fnn.rules.damping import Damping
@@ -56,6 +57,7 @@ class BayesianState(NamedTuple):
     inner: LevenbergMarquardtState
 
 
+@interned
 def bayesian_levenberg_marquardt(
     damping: Scalar | Schedule | None = None,
     policy: Damping | None = None,

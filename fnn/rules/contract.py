@@ -15,6 +15,9 @@ also be traced arrays: they can be mapped with `jax.vmap` and scheduled with
 shape the compiled program; `static_arguments` lists them. Learning rates and weight decays are
 `float | Schedule`: they take any function of the count of steps, which starts at 0.
 
+Rules are values (`interned`): an equal call with hashable arguments gives the same object, so that
+what is compiled for a rule serves wherever the rule is made anew.
+
 Misuse raises before anything runs: numbers out of range and of wrong type when the rule is made,
 leaves that cannot be trained in `init`, trees that do not match in `update`. Traced values are not
 checked. `updates` have the dtypes of the gradient, whatever those of the hyperparameters.

@@ -25,11 +25,13 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree
 
+from fnn.interned import interned
 from fnn.rules.contract import Scalar, Schedule, aligned, cast, checked, rates, within
 
 # Steepest descent, and its memory -----------------------------------------------------------------
 
 
+@interned
 def sgd(
     learning_rate: Scalar | Schedule,
     momentum: Scalar | None = None,
@@ -83,6 +85,7 @@ def sgd(
     return checked(optax.chain(memory, optax.scale_by_learning_rate(learning_rate)))
 
 
+@interned
 def momentum(
     learning_rate: Scalar | Schedule, decay: Scalar = 0.9
 ) -> optax.GradientTransformationExtraArgs:
@@ -124,6 +127,7 @@ def momentum(
     return checked(optax.chain(optax.scale_by_learning_rate(learning_rate), _trace(decay)))
 
 
+@interned
 def nesterov(
     learning_rate: Scalar | Schedule, decay: Scalar = 0.9
 ) -> optax.GradientTransformationExtraArgs:
@@ -190,6 +194,7 @@ def _trace(
 # A learning rate for every parameter --------------------------------------------------------------
 
 
+@interned
 def adagrad(
     learning_rate: Scalar | Schedule,
     initial_accumulator_value: Scalar = 0.1,
@@ -258,6 +263,7 @@ def _by_sum_of_squares(
     return _lift(init, recurrence)
 
 
+@interned
 def rmsprop(
     learning_rate: Scalar | Schedule,
     decay: Scalar = 0.9,
@@ -372,6 +378,7 @@ def _by_mean_square(
     return _lift(init, with_mean if centered else plain)
 
 
+@interned
 def adam(
     learning_rate: Scalar | Schedule,
     b1: Scalar = 0.9,
@@ -431,6 +438,7 @@ def adam(
     return checked(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
 
 
+@interned
 def adamw(
     learning_rate: Scalar | Schedule,
     b1: Scalar = 0.9,
@@ -542,6 +550,7 @@ def _by_moments(
 # Signs alone --------------------------------------------------------------------------------------
 
 
+@interned
 def rprop(
     learning_rate: Scalar,
     eta_minus: Scalar = 0.5,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import gauss_newton_system
+from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
 from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, trust_ratio
@@ -57,6 +58,7 @@ class HessianFreeState(NamedTuple):
     evaluations: Int[Array, ""]
 
 
+@interned
 def hessian_free(
     damping: Scalar | Schedule | None = None,
     decay: Scalar = 0.95,

@@ -41,11 +41,13 @@ import optax
 from jaxtyping import Array, Float
 
 from fnn.curvature import Factors, Structure
+from fnn.interned import interned
 from fnn.rules.contract import Scalar, Schedule
 from fnn.rules.damping import Damping
 from fnn.rules.kronecker import Block, Measure, inverse, kronecker, times
 
 
+@interned
 def kfac(
     structure: Structure,
     learning_rate: Scalar | Schedule | None = None,
@@ -133,6 +135,7 @@ def kfac(
     )
 
 
+@interned
 def ekfac(
     structure: Structure,
     learning_rate: Scalar | Schedule | None = None,

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import Quadratic, accelerations
+from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
@@ -76,6 +77,7 @@ class _Trial(NamedTuple):
     counts: solvers.Counts
 
 
+@interned
 def levenberg_marquardt(
     damping: Scalar | Schedule | None = None,
     policy: Damping | None = None,

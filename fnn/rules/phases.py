@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from fnn.interned import interned
 from fnn.rules.contract import Scalar, within
 from fnn.rules.lanes import where_due
 
@@ -53,6 +54,7 @@ class PhasesState(NamedTuple):
     states: tuple
 
 
+@interned
 def plateau(patience: int = 20, rtol: Scalar = 1e-3) -> Until:
     """The end of a phase in which the value has stopped falling.
 
@@ -97,6 +99,7 @@ def plateau(patience: int = 20, rtol: Scalar = 1e-3) -> Until:
     return Until(start, look)
 
 
+@interned
 def phases(
     sequence: Sequence[tuple[optax.GradientTransformation, int | Until | None]],
 ) -> optax.GradientTransformationExtraArgs:

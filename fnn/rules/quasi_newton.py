@@ -28,6 +28,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from fnn.interned import interned
 from fnn.rules.contract import Scalar, fitting, same_size, within
 from fnn.rules.line_search import strong_wolfe
 from fnn.rules.second_order import is_lower, second_order, state_dtype
@@ -61,6 +62,7 @@ class QuasiNewtonState(NamedTuple):
     stalled: Bool[Array, ""]
 
 
+@interned
 def bfgs(
     first_step: Scalar = 1.0,
     decrease: Scalar = 1e-4,
@@ -113,6 +115,7 @@ def bfgs(
     return _rule("bfgs", _bfgs, first_step, decrease, flatness, trials, memory_budget)
 
 
+@interned
 def sr1(
     first_step: Scalar = 1.0,
     decrease: Scalar = 1e-4,

@@ -3,10 +3,12 @@
 import optax
 
 from fnn import solvers
+from fnn.interned import interned
 from fnn.rules.contract import Scalar, Schedule, rates, within
 from fnn.rules.second_order import newton
 
 
+@interned
 def saddle_free_newton(
     learning_rate: Scalar | Schedule = 1.0,
     damping: Scalar | Schedule = 0.0,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from fnn.interned import interned
 from fnn.rules.contract import Scalar, within
 from fnn.rules.second_order import is_lower, second_order, state_dtype
 
@@ -31,6 +32,7 @@ class SearchedState(NamedTuple):
     stalled: Bool[Array, ""]
 
 
+@interned
 def searched(
     rule: optax.GradientTransformation,
     halvings: int = 30,

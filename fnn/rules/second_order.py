@@ -34,6 +34,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import Quadratic, gauss_newton_system, hessian_system
+from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, checked, rates, within
 
@@ -50,6 +51,7 @@ class CurvatureState(NamedTuple):
     counts: solvers.Counts
 
 
+@interned
 def newton(
     learning_rate: Scalar | Schedule = 1.0,
     damping: Scalar | Schedule = 0.0,
@@ -113,6 +115,7 @@ def newton(
     return second_order(_init, update)
 
 
+@interned
 def gauss_newton(
     learning_rate: Scalar | Schedule = 1.0,
     damping: Scalar | Schedule = 0.0,

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from fnn import solvers
+from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
 from fnn.rules.second_order import now, quadratic, second_order
@@ -28,6 +29,7 @@ class SpringState(NamedTuple):
     counts: solvers.Counts
 
 
+@interned
 def spring(
     learning_rate: Scalar | Schedule,
     damping: Scalar | Schedule = 1e-3,

@@ -33,6 +33,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import hessian_system
+from fnn.interned import interned
 from fnn.rules.contract import Scalar, within
 from fnn.rules.second_order import differ, is_lower, second_order, state_dtype
 
@@ -69,6 +70,7 @@ class TrustState(NamedTuple):
     counts: solvers.Counts
 
 
+@interned
 def trust_region_newton(
     radius: Scalar | None = None,
     subspace: int | None = None,
@@ -134,6 +136,7 @@ def trust_region_newton(
     )
 
 
+@interned
 def cubic_newton(
     weight: Scalar | None = None,
     subspace: int | None = None,
