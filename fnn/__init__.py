@@ -2,7 +2,6 @@
 
 The map, each floor standing on those below:
 
-    cli                            fnn race, report, trajectories, plot, rules, problems
     race       plots               a fair comparison of rules, and its figures
     training   problems            `fit`, the one loop; what can be raced
     rules                          SGD to Levenberg-Marquardt: optax transformations
@@ -14,10 +13,89 @@ The map, each floor standing on those below:
     activations   initializers     what jax.nn lacks
     differential   precision       derivatives of a model in its input; its dtypes
     exchange                       parameters in a file that other programs read
+    devices    flops               meshes of devices; what a program costs
+
+`import fnn` is enough: a module is imported when it is first asked for, `fnn.exchange.save`. What
+`dir` shows of the package and of each of these modules is all that is public, their `__all__`; the
+command `fnn` (`fnn race`, `report`, `trajectories`, `plot`, `rules`, `problems`) stands on top.
 """
 
-from fnn.objective import Objective as Objective
-from fnn.objective import l1 as l1
-from fnn.objective import l2 as l2
-from fnn.objective import penalty as penalty
-from fnn.training import fit as fit
+from typing import TYPE_CHECKING, Any
+
+from fnn.names import lazily
+from fnn.requirements import require
+
+if TYPE_CHECKING:  # for type checkers, which do not follow __getattr__
+    from fnn import activations as activations
+    from fnn import backprop as backprop
+    from fnn import compression as compression
+    from fnn import curvature as curvature
+    from fnn import data as data
+    from fnn import devices as devices
+    from fnn import diagnostics as diagnostics
+    from fnn import differential as differential
+    from fnn import exchange as exchange
+    from fnn import flops as flops
+    from fnn import initializers as initializers
+    from fnn import layers as layers
+    from fnn import losses as losses
+    from fnn import objective as objective
+    from fnn import perturbations as perturbations
+    from fnn import plots as plots
+    from fnn import precision as precision
+    from fnn import problems as problems
+    from fnn import race as race
+    from fnn import rules as rules
+    from fnn import solvers as solvers
+    from fnn import training as training
+    from fnn.objective import Objective as Objective
+    from fnn.objective import l1 as l1
+    from fnn.objective import l2 as l2
+    from fnn.objective import penalty as penalty
+    from fnn.training import fit as fit
+    from fnn.version import __version__ as __version__
+
+__all__ = [
+    "Objective",
+    "__version__",
+    "activations",
+    "backprop",
+    "compression",
+    "curvature",
+    "data",
+    "devices",
+    "diagnostics",
+    "differential",
+    "exchange",
+    "fit",
+    "flops",
+    "initializers",
+    "l1",
+    "l2",
+    "layers",
+    "losses",
+    "objective",
+    "penalty",
+    "perturbations",
+    "plots",
+    "precision",
+    "problems",
+    "race",
+    "rules",
+    "solvers",
+    "training",
+]
+__dir__ = __all__.copy
+__requires__ = require("fnn", "jax")
+__getattr__: Any = lazily(
+    "fnn",
+    __all__,
+    {
+        "Objective": "objective",
+        "__version__": "version",
+        "fit": "training",
+        "l1": "objective",
+        "l2": "objective",
+        "penalty": "objective",
+    },
+)

@@ -1,17 +1,22 @@
 """`python -m fnn` and the command `fnn`."""
 
+import os
 import sys
+
+from fnn.requirements import require
 
 
 def main() -> None:
     """Runs the command line, or says what it needs."""
+    # Our figures need no backend, and matplotlib stops at one that is not installed: notebooks
+    # export theirs to every command.
+    os.environ["MPLBACKEND"] = "agg"
     try:
-        from fnn.cli import app
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"fnn: the command line needs {error.name}, which comes with the extra `race`: "
-            "pip install 'fnn[race]'"
-        )
+        require("fnn", "typer", "rich", "scipy", "matplotlib", "plotly", "sklearn")
+    except ImportError as error:
+        sys.exit(str(error))
+    from fnn.cli import app
+
     app()
 
 

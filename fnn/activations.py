@@ -18,6 +18,7 @@ __all__ = [
     "swish",
     "unipolar_step",
 ]
+__dir__ = __all__.copy
 
 
 def unipolar_step(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:

@@ -1,23 +1,24 @@
-"""The command line: `fnn race`, `report`, `trajectories`, `plot`, `rules` and `problems`."""
+"""The command line: `fnn race`, `report`, `trajectories`, `plot`, `rules` and `problems`.
 
-import inspect
-from collections.abc import Generator, Sequence
+Here is what is typed, and what help says of it. What is done is in `commands`, which is imported by
+the command that runs: JAX and matplotlib take seconds that `fnn --help` should not.
+"""
+
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import jax
-import numpy as np
-import optax
 import typer
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from fnn import names, plots, problems, race, rules, training
-from fnn.problems import Budget
-from fnn.race import report, store, tables, trajectories
+RACING = "sgd,momentum,adagrad,rmsprop,adam,lbfgs,newton,levenberg_marquardt,kfac"
+"""`race.CLASSIC`, which is not imported for help."""
+
+WALKING = "sgd,momentum,adagrad,rmsprop,adam,newton,saddle_free_newton"
+"""`race.trajectories.SHOWN`, likewise."""
+
+SURFACES = "bowl, ravine, saddle, rosenbrock, beale"
+"""`problems.SURFACES`, likewise."""
 
 app = typer.Typer(
     name="fnn",
@@ -26,8 +27,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-console = Console()
-PAGE = "report.html"
 
 
 @app.callback()
@@ -41,9 +40,7 @@ def race_command(
         str,
         typer.Argument(help="What is trained: one of `fnn problems`, or a file my_problem.py."),
     ],
-    rules: Annotated[str, typer.Option(help="Who races, separated by commas.")] = ",".join(
-        race.CLASSIC
-    ),
+    rules: Annotated[str, typer.Option(help="Who races, separated by commas.")] = RACING,
     seeds: Annotated[int, typer.Option(min=1, help="Fresh starting points of each rule.")] = 5,
     trials: Annotated[
         int, typer.Option(min=0, help="Settings tried of each rule; 0 for its defaults.")
@@ -75,36 +72,10 @@ def race_command(
 ) -> None:
     """Race rules on a problem by equal terms: trials, seeds and a budget."""
     with _plain_errors():
-        jax.config.update("jax_enable_x64", float64 or jax.config.read("jax_enable_x64"))
-        raced = problems.get(problem, data)
-        folder = store.new_folder("races", raced.name) if folder is None else folder
-        entrants = [race.entrant(name.strip()) for name in rules.split(",")]
-        terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget)}
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left:"),
-            TimeRemainingColumn(),
-        )
-        try:
-            with Progress(*columns, console=console, transient=True) as bar:
-                task = bar.add_task("starting", total=1.0)
-                found = race.run(
-                    raced,
-                    entrants,
-                    folder=folder,
-                    cluster=cluster,
-                    watch=lambda what, share: bar.update(task, completed=share, description=what),
-                    **terms,
-                )
-        except KeyboardInterrupt:
-            console.print(
-                f"Stopped. What was finished is in {folder}; the same command with "
-                f"--folder {folder} goes on."
-            )
-            raise typer.Exit(130) from None
-        _show([found], [folder])
+        from fnn import commands
+
+        commands.set_precision(float64)
+        commands.race_rules(problem, rules, seeds, trials, budget, data, folder, cluster)
 
 
 @app.command("report")
@@ -113,34 +84,24 @@ def report_command(
 ) -> None:
     """Make the tables, figures and page of a race anew from its folder, or compare several."""
     with _plain_errors():
-        _show([race.read(folder) for folder in folders], folders)
+        from fnn import commands
+
+        commands.report_races(folders)
 
 
 @app.command("trajectories")
 def trajectories_command(
-    surface: Annotated[str, typer.Argument(help=f"One of {', '.join(problems.SURFACES)}.")],
-    rules: Annotated[str, typer.Option(help="Who walks, separated by commas.")] = ",".join(
-        trajectories.SHOWN
-    ),
+    surface: Annotated[str, typer.Argument(help=f"One of {SURFACES}.")],
+    rules: Annotated[str, typer.Option(help="Who walks, separated by commas.")] = WALKING,
     steps: Annotated[int | None, typer.Option(min=1, help="How many.")] = None,
     out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("trajectories"),
     video: Annotated[bool, typer.Option("--video", help="MP4 beside GIF; needs ffmpeg.")] = False,
 ) -> None:
     """Draw the paths of rules on a surface over the plane: a PNG and an animated GIF."""
     with _plain_errors():
-        shown = names.look_up("surface", surface, problems.SURFACES)
-        walking = trajectories.rules_on(surface, [name.strip() for name in rules.split(",")])
-        steps = trajectories.STEPS[surface] if steps is None else steps
-        start = trajectories.BESIDE_THE_RIDGE if surface == "saddle" else shown.start
-        walked = trajectories.trajectories(_value_fn(surface), np.array(start), walking, steps)
-        scene = plots.Landscape(
-            f"{surface}: {steps} steps", shown.fn, shown.xlim, shown.ylim, shown.minima
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        plots.landscape_figure(scene, walked).savefig(out / f"{surface}.png", dpi=150)
-        for suffix in (".gif", ".mp4") if video else (".gif",):
-            plots.animate(out / f"{surface}{suffix}", scene, walked)
-        console.print(f"{out / surface}.png and .gif are written.", soft_wrap=True)
+        from fnn import commands
+
+        commands.draw_trajectories(surface, rules, steps, out, video)
 
 
 @app.command("plot")
@@ -155,116 +116,39 @@ def plot_command(
 ) -> None:
     """Train one network and draw it: how it learned, what it answers, the loss around it."""
     with _plain_errors():
-        jax.config.update("jax_enable_x64", float64 or jax.config.read("jax_enable_x64"))
-        shown, trains = problems.get(problem, data), race.entrant(rule)
-        if missing := trains.misses(shown):
-            raise ValueError(f"plot: {rule} needs {missing}; try another --rule")
-        start, draws = jax.random.split(jax.random.key(seed))
-        objective, whole = shown.objective, shown.train
-        mini = {"batch_size": trains.examples(shown), "key": draws} if objective else {}
-        trained = training.fit(
-            trains.make(shown, **trains.defaults),
-            objective or whole,
-            shown.init(start),
-            whole if objective else None,
-            steps=steps,
-            validation=shown.validation,
-            **mini,
-        )
-        value_fn = objective.on(whole) if objective else whole
-        pair = shown.validation if objective and objective.loss is not None else None
-        figures = {
-            "learning": _learning(trained.history),
-            **plots.portraits(value_fn, trained.params, objective, pair, key=draws),
-        }
-        out.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(out / f"{shown.name}-{name}.png", dpi=150)
-        console.print(trained.stopped)
-        console.print(
-            f"{out / shown.name}-*.png are written: {', '.join(figures)}.", soft_wrap=True
-        )
+        from fnn import commands
+
+        commands.set_precision(float64)
+        commands.draw_training(problem, rule, steps, seed, data, out)
 
 
 @app.command("rules")
 def rules_command() -> None:
     """List the rules."""
-    table = Table("rule", "what it is")
-    for name in rules.__all__:
-        rule = getattr(rules, name)
-        kind = inspect.isfunction(rule) and inspect.signature(rule).return_annotation
-        if kind is optax.GradientTransformationExtraArgs:
-            table.add_row(name, (rule.__doc__ or "").splitlines()[0])
-    console.print(table)
+    with _plain_errors():
+        from fnn import commands
+
+        commands.list_rules()
 
 
 @app.command("problems")
 def problems_command() -> None:
     """List the problems."""
-    table = Table("problem", "what it is")
-    for name, problem in problems.PROBLEMS.items():
-        table.add_row(name, (problem.__doc__ or "").splitlines()[0])
-    console.print(table)
+    with _plain_errors():
+        from fnn import commands
 
-
-def _show(found: Sequence[race.Race], folders: Sequence[Path]) -> None:
-    """The tables on the terminal, everything else beside the store."""
-    for one, folder in zip(found, folders, strict=True):
-        if not one.results:
-            raise ValueError(
-                f"report: expected a rule that is done, got none in {folder}; "
-                + " ".join(one.caveats)
-            )
-        console.print(tables.summary(one))
-        console.print(tables.to_rich(tables.standings(one), console.width))
-        for caveat in tables.caveats(one):
-            console.print(f"- {caveat}")
-        report.export(one, folder / "figures")
-    page = folders[0] / ("comparison.html" if len(found) > 1 else PAGE)
-    page.write_text(report.html(found, [folder.name for folder in folders]), encoding="utf-8")
-    console.print(f"The report is {page}, tables and figures beside it.", soft_wrap=True)
-
-
-def _learning(history: training.History) -> Figure:
-    """The value of each step, and the loss on the validation data after each epoch."""
-    figure = Figure(figsize=(5.2, 4), layout="constrained")
-    seen = {
-        "training, each step": (1 + np.arange(len(history.value)), history.value),
-        "validation": (history.steps, history.validation["loss"]),
-    }
-    named = {label: plots.Curve(x[None].astype(float), y[None]) for label, (x, y) in seen.items()}
-    axes = plots.curves(figure.subplots(), named)
-    axes.set(xlabel="steps", ylabel="loss")
-    axes.legend(frameon=False)
-    return figure
-
-
-def _budget(text: str | None) -> Budget | None:
-    if text is None:
-        return None
-    amount, _, unit = text.strip().partition(" ")
-    try:
-        return Budget(float(amount), unit.strip() or "seconds")
-    except ValueError:
-        raise ValueError(
-            f"race: expected a budget such as '0.5 seconds' or '2000 steps', got {text!r}"
-        ) from None
-
-
-def _value_fn(surface: str):
-    """What second-order rules look into; for problems of one surface the training data."""
-    return problems.get(surface).train
+        commands.list_problems()
 
 
 @contextmanager
 def _plain_errors() -> Generator[None]:
-    """Misuse and trouble with files are sentences, not tracebacks."""
+    """Misuse, what is not installed, and trouble with files are sentences, not tracebacks."""
     try:
         yield
     except typer.Exit:  # a RuntimeError
         raise
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError) as error:
         raise typer.BadParameter(str(error)) from None
     except OSError as error:
-        console.print(f"{error}. What was finished before is kept.", soft_wrap=True, style="red")
+        typer.secho(f"{error}. What was finished before is kept.", fg="red")
         raise typer.Exit(1) from None

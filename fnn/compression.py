@@ -23,6 +23,20 @@ from jaxtyping import Array, Float, Int8, PyTree, Scalar
 from fnn import losses
 from fnn.objective import Model, keyed
 
+__all__ = [
+    "LowRank",
+    "Quantized",
+    "distillation",
+    "low_rank",
+    "magnitude_mask",
+    "masked",
+    "prune",
+    "quantized",
+    "restored",
+    "size",
+]
+__dir__ = __all__.copy
+
 
 class LowRank(NamedTuple):
     """A matrix as a product, `left @ right`.

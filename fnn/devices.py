@@ -38,6 +38,18 @@ from jaxtyping import Array, PyTree
 
 from fnn import flops
 
+__all__ = [
+    "Borders",
+    "compiled",
+    "compiler_options",
+    "count",
+    "everywhere",
+    "jit",
+    "lapack_restored",
+    "one_thread_below",
+]
+__dir__ = __all__.copy
+
 # Meshes -------------------------------------------------------------------------------------------
 
 

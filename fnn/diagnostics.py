@@ -19,6 +19,9 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from fnn.layers import Layer
 from fnn.objective import EXAMPLES, Loss
 
+__all__ = ["Signal", "signals"]
+__dir__ = __all__.copy
+
 
 class Signal(NamedTuple):
     """What goes forward out of a layer, and what comes back to it.

@@ -45,6 +45,7 @@ from jaxtyping import Array, Float
 from fnn import jaxprs
 
 __all__ = ["derivative", "divergence", "gradient", "hessian_product", "laplacian"]
+__dir__ = __all__.copy
 
 Function = Callable[..., Array]
 

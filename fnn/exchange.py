@@ -16,6 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from fnn import requirements
+
+__all__ = ["load", "save"]
+__dir__ = __all__.copy
+
 
 def save(path: str | Path, params: PyTree) -> Path:
     """Writes parameters to a safetensors file, whole or not at all.
@@ -135,10 +140,4 @@ def _is_number(leaf: Any) -> bool:
 
 
 def _safetensors() -> Any:
-    try:
-        import safetensors.flax
-    except ImportError as error:
-        raise ImportError(
-            "exchange: expected safetensors to be installed; try pip install 'fnn[checkpoint]'"
-        ) from error
-    return safetensors.flax
+    return requirements.load("exchange", "safetensors.flax")

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
 __all__ = ["glorot_gaussian", "he_gaussian", "lecun_gaussian", "sparse", "symmetric_uniform"]
+__dir__ = __all__.copy
 
 Initializer = Callable[..., Array]
 

@@ -45,6 +45,23 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+__all__ = [
+    "Factor",
+    "Sampler",
+    "curvature",
+    "half_squared_error",
+    "hinge",
+    "huber",
+    "is_complete",
+    "kl",
+    "logistic",
+    "perceptron",
+    "sampler",
+    "softmax_cross_entropy",
+    "with_curvature",
+]
+__dir__ = __all__.copy
+
 Factor: TypeAlias = Callable[..., tuple[Float[Array, "k r"], Float[Array, " r"]]]
 Sampler: TypeAlias = Callable[[Array, Any], Array]
 Loss = TypeVar("Loss", bound=Callable[..., Array])
@@ -193,7 +210,7 @@ def _derived_factor(loss, outputs, target):
         eigh = _eigh if flat.size < 128 else sequential_vmap(_eigh)
         eigenvalues, vectors = eigh(hessian)
     machine = jnp.finfo(hessian.dtype)
-    cut = jnp.maximum(flat.size * machine.eps * eigenvalues.max(), machine.tiny)
+    cut = jnp.maximum(flat.size * float(machine.eps) * eigenvalues.max(), machine.tiny)
     kept = eigenvalues > cut
     roots = jnp.sqrt(jnp.where(kept, eigenvalues, 1))
     along = jnp.matmul(grad, vectors, precision="highest")

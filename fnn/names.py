@@ -1,8 +1,10 @@
 """Looking things up by name, with an error that helps."""
 
 import difflib
-from collections.abc import Mapping
-from typing import TypeVar
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
 
@@ -31,3 +33,34 @@ def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
     near = difflib.get_close_matches(name, table, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(table)}"
     raise ValueError(f"expected a {kind} by name, got '{name}'; {hint}")
+
+
+def lazily(package: str, public: Sequence[str], homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package whose modules are imported when they are first asked for.
+
+    Args:
+        package: its name.
+        public: all that may be asked for: modules, and what lies in one.
+        homes: the modules of what lies in one.
+
+    Returns:
+        A function of a name. It raises an AttributeError that names the nearest match.
+
+    Example:
+        >>> lazily("fnn", ["losses"], {})("loses")
+        Traceback (most recent call last):
+        AttributeError: fnn: expected a public name, got 'loses'; did you mean 'losses'?
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in public:
+            near = difflib.get_close_matches(name, public, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"try dir({package})"
+            raise AttributeError(f"{package}: expected a public name, got '{name}'; {hint}")
+        found = import_module(f"{package}.{homes.get(name, name)}")
+        if name in homes:
+            found = getattr(found, name)
+        setattr(sys.modules[package], name, found)
+        return found
+
+    return attribute

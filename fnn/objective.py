@@ -37,6 +37,27 @@ from fnn.dtypes import widest
 from fnn.layers.layer import EXAMPLES as EXAMPLES
 from fnn.layers.layer import without_key
 
+__all__ = [
+    "EXAMPLES",
+    "SCOPE",
+    "Block",
+    "Known",
+    "Loss",
+    "Model",
+    "Objective",
+    "Penalty",
+    "Term",
+    "ValueFunction",
+    "accumulate",
+    "keyed",
+    "l1",
+    "l2",
+    "merge",
+    "penalty",
+    "wide",
+]
+__dir__ = __all__.copy
+
 SCOPE = "fnn.model"
 """The `jax.named_scope` of models and penalties: profiles and `flops` tell them by it."""
 

@@ -27,6 +27,17 @@ from jaxtyping import Array, PyTree
 
 from fnn.objective import Loss, Model, keyed
 
+__all__ = [
+    "ANYWHERE",
+    "Attack",
+    "Bounds",
+    "adversarial",
+    "augmented",
+    "fast_gradient_sign",
+    "projected_gradient",
+]
+__dir__ = __all__.copy
+
 Attack = Callable[[PyTree, Array, Any], Array]
 Bounds = tuple[float, float]
 ANYWHERE: Bounds = (-math.inf, math.inf)

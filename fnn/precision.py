@@ -19,6 +19,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
+__all__ = ["Policy", "policy_of"]
+__dir__ = __all__.copy
+
 
 class Policy(NamedTuple):
     """Four dtypes.

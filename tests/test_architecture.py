@@ -14,6 +14,8 @@ import fnn
 PACKAGE = Path(fnn.__file__).parent
 FLOORS = {
     "names": -1,
+    "requirements": -2,
+    "version": -2,
     "interned": -1,
     "jaxprs": -3,
     "flops": -2,
@@ -39,8 +41,9 @@ FLOORS = {
     "problems": 4,
     "plots": 4,
     "race": 5,
-    "cli": 6,
-    "__main__": 7,
+    "commands": 6,
+    "cli": 7,
+    "__main__": 8,
     "__init__": 7,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

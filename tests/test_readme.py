@@ -17,10 +17,14 @@ def test_the_code_runs_from_top_to_bottom(capsys, tmp_path, monkeypatch):
     assert "All steps asked for were taken." in capsys.readouterr().out
 
 
-def test_ci_runs_the_command_that_the_readme_gives():
+def test_ci_runs_the_commands_that_the_readme_gives():
     commands = re.findall(r"```sh\n(.*?)\n```", README)
     assert commands[:2] == [
         "pip install uv && uv run fnn race digits",
         "pip install uv && uv run pytest",
     ]
-    assert r"s/^pip install uv && \(uv run pytest\)$/\1/p" in (ROOT / ".ci" / "run").read_text()
+    gate = (ROOT / ".ci" / "run").read_text()
+    wanted = r"< <(sed -n 's/^pip install uv && \(uv run .*\)$/\1/p' README.md)"
+    assert f"mapfile -t commands {wanted}" in gate
+    assert 'for command in "${commands[@]}"; do $command; done' in gate
+    assert len(re.findall(r"^pip install uv && uv run .*$", README, re.MULTILINE)) == 2

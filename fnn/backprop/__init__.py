@@ -25,3 +25,22 @@ from fnn.backprop.serial import Part as Part
 from fnn.backprop.serial import Trace as Trace
 from fnn.backprop.serial import trace as trace
 from fnn.backprop.serial import value_after as value_after
+
+__all__ = [
+    "Check",
+    "Node",
+    "Part",
+    "PathSum",
+    "Table",
+    "Trace",
+    "check",
+    "evaluate",
+    "forward",
+    "numeric_gradient",
+    "path_sum",
+    "reverse",
+    "table",
+    "trace",
+    "value_after",
+]
+__dir__ = __all__.copy

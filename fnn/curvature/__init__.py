@@ -38,3 +38,35 @@ from fnn.curvature.systems import Quadratic as Quadratic
 from fnn.curvature.systems import accelerations as accelerations
 from fnn.curvature.systems import gauss_newton_system as gauss_newton_system
 from fnn.curvature.systems import hessian_system as hessian_system
+
+__all__ = [
+    "Blocks",
+    "Captured",
+    "Factors",
+    "Kronecker",
+    "Laplace",
+    "Operator",
+    "Prediction",
+    "Quadratic",
+    "Structure",
+    "accelerations",
+    "capture",
+    "diagonal",
+    "explain",
+    "fisher",
+    "gauss_newton",
+    "gauss_newton_system",
+    "gram",
+    "hessian",
+    "hessian_system",
+    "jacobian",
+    "kronecker",
+    "kronecker_blocks",
+    "laplace",
+    "norms",
+    "product",
+    "spectrum",
+    "structure",
+    "transpose_product",
+]
+__dir__ = __all__.copy

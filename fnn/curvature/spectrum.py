@@ -38,6 +38,20 @@ from fnn import solvers
 from fnn.curvature.operators import Operator, hessian
 from fnn.objective import wide
 
+__all__ = [
+    "Density",
+    "Estimate",
+    "Extremes",
+    "Kind",
+    "Point",
+    "classify",
+    "density",
+    "extremes",
+    "log_determinant",
+    "trace",
+]
+__dir__ = __all__.copy
+
 # --- extreme eigenvalues ------------------------------------------------------------------------
 
 

@@ -42,3 +42,32 @@ from fnn.data.sets import iris as iris
 from fnn.data.sets import moons as moons
 from fnn.data.sets import split as split
 from fnn.data.sets import wine as wine
+
+__all__ = [
+    "Affine",
+    "Data",
+    "add_noise",
+    "breast_cancer",
+    "centering",
+    "cholesky_whitening",
+    "circles",
+    "diabetes",
+    "digits",
+    "iris",
+    "min_max_scaling",
+    "mnist",
+    "moons",
+    "non_negative_shift",
+    "pca_whitening",
+    "proben1",
+    "read_idx",
+    "resample",
+    "rotate",
+    "shift",
+    "split",
+    "standardization",
+    "wine",
+    "zca_whitening",
+    "zoom",
+]
+__dir__ = __all__.copy

@@ -1,12 +1,13 @@
 """Data sets that scikit-learn carries with it, and splits."""
 
-import importlib
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key, PyTree
+
+from fnn import requirements
 
 Dataset = TypeVar("Dataset", bound=PyTree)
 
@@ -150,13 +151,7 @@ def circles(n: int = 1000, *, noise: float = 0.1, factor: float = 0.5, seed: int
 
 
 def _scikit_learn():
-    try:
-        return importlib.import_module("sklearn.datasets")
-    except ImportError as error:
-        raise ImportError(
-            f"fnn.data: expected scikit-learn, which carries this data set, got {error}; "
-            "try pip install 'fnn[race]'"
-        ) from error
+    return requirements.load("data", "sklearn.datasets")
 
 
 def _classes(inputs, targets):

@@ -13,3 +13,15 @@ from fnn.flops.counting import dearest as dearest
 from fnn.flops.metering import metered as metered
 from fnn.flops.traffic import Collective as Collective
 from fnn.flops.traffic import collectives as collectives
+
+__all__ = [
+    "Collective",
+    "Dearest",
+    "Tally",
+    "collectives",
+    "count",
+    "count_within",
+    "dearest",
+    "metered",
+]
+__dir__ = __all__.copy

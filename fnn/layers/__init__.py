@@ -73,3 +73,4 @@ __all__ = [
     "serial",
     "summary",
 ]
+__dir__ = __all__.copy

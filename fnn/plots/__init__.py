@@ -6,6 +6,10 @@ networks     what a network does: regions, fits, features, mistakes, the loss ar
 portraits    all of these that a trained model allows
 """
 
+from fnn.requirements import require
+
+__requires__ = require("plots", "matplotlib")
+
 from fnn.plots.curves import COLORS as COLORS
 from fnn.plots.curves import Band as Band
 from fnn.plots.curves import Curve as Curve
@@ -36,3 +40,37 @@ from fnn.plots.networks import loss_slice as loss_slice
 from fnn.plots.networks import loss_surface as loss_surface
 from fnn.plots.networks import spectrum as spectrum
 from fnn.plots.portraits import portraits as portraits
+
+__all__ = [
+    "COLORS",
+    "Band",
+    "Curve",
+    "Landscape",
+    "Style",
+    "Sweep",
+    "across",
+    "along",
+    "animate",
+    "arrivals",
+    "band",
+    "confusion",
+    "contours",
+    "curves",
+    "decision_regions",
+    "features",
+    "function_fit",
+    "jitter",
+    "landscape_figure",
+    "loss_slice",
+    "loss_surface",
+    "paths",
+    "portraits",
+    "profile",
+    "ranks",
+    "sensitivity",
+    "spectrum",
+    "staircase",
+    "style",
+    "window",
+]
+__dir__ = __all__.copy

@@ -30,3 +30,22 @@ from fnn.problems.supervised import standardized as standardized
 from fnn.problems.supervised import supervised as supervised
 from fnn.problems.surfaces import SURFACES as SURFACES
 from fnn.problems.surfaces import Surface as Surface
+
+__all__ = [
+    "COSTS",
+    "DATA",
+    "PROBLEMS",
+    "SURFACES",
+    "Budget",
+    "Measure",
+    "Problem",
+    "Score",
+    "Surface",
+    "accuracy",
+    "get",
+    "load",
+    "network",
+    "standardized",
+    "supervised",
+]
+__dir__ = __all__.copy

@@ -9,6 +9,10 @@ store          what a race leaves on disk, and goes on from
 result         what tables and figures are made of
 """
 
+from fnn.requirements import require
+
+__requires__ = require("race", "matplotlib", "plotly", "rich", "scipy")
+
 from fnn.race.entrants import CLASSIC as CLASSIC
 from fnn.race.entrants import ENTRANTS as ENTRANTS
 from fnn.race.entrants import Entrant as Entrant
@@ -18,3 +22,16 @@ from fnn.race.result import Race as Race
 from fnn.race.result import Result as Result
 from fnn.race.runner import run as run
 from fnn.race.store import read as read
+
+__all__ = [
+    "CLASSIC",
+    "ENTRANTS",
+    "Entrant",
+    "Protocol",
+    "Race",
+    "Result",
+    "entrant",
+    "read",
+    "run",
+]
+__dir__ = __all__.copy

@@ -12,7 +12,6 @@ the same version, and machines like the one that this process runs on.
 
 import concurrent.futures
 import contextlib
-import importlib
 import os
 import threading
 import uuid
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fnn import requirements
 from fnn.problems import Problem
 from fnn.race import lanes, store
 from fnn.race.entrants import Entrant
@@ -162,17 +162,8 @@ def connected(address: str) -> Generator[Cluster]:
 
     Yields:
         The cluster.
-
-    Raises:
-        ValueError: if Ray is not installed.
     """
-    try:
-        ray: Any = importlib.import_module("ray")
-    except ModuleNotFoundError:
-        raise ValueError(
-            "race: expected Ray for cluster=, got none installed; try pip install 'fnn[cluster]', "
-            "or a race without a cluster"
-        ) from None
+    ray = requirements.load("race.run(cluster=)", "ray")
     mine = not ray.is_initialized()
     if mine:
         alone = {"include_dashboard": False} if address == "local" else {}

@@ -26,7 +26,7 @@ class Interval(NamedTuple):
     high: Float[np.ndarray, "..."]
 
 
-def median_interval(values: Float[ArrayLike, "seeds ..."], confidence: float = 0.95) -> Interval:
+def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """The median over seeds, and its bootstrap interval.
 
     The bootstrap distribution of a median is known: the k-th of n values drawn with replacement is
@@ -90,7 +90,7 @@ class SignedRank(NamedTuple):
     effect: float
 
 
-def signed_rank(first: Float[ArrayLike, " n"], second: Float[ArrayLike, " n"]) -> SignedRank:
+def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
     """Wilcoxon's signed-rank test of pairs; lower is better, infinity a miss.
 
     Equal pairs, two misses among them, say nothing and are left out; where all are equal, p is 1. A
@@ -148,11 +148,11 @@ def _exact(ranks: Float[np.ndarray, " n"], smaller: float) -> float:
     return 2 * float(np.sum(probability[: round(2 * smaller) + 1]))
 
 
-def friedman(values: Float[ArrayLike, "blocks rules"]) -> float:
+def friedman(values: ArrayLike) -> float:
     """Friedman's test whether rules differ at all, by their ranks in each block.
 
     Args:
-        values: one column for each rule; ties get the mean of their ranks.
+        values: one row for each block, one column for each rule; ties get the mean of their ranks.
 
     Returns:
         The p-value, by the F distribution of Iman and Davenport, which is nearer to the truth with
@@ -227,7 +227,7 @@ class Comparison(NamedTuple):
     alpha: float
 
 
-def compare(values: Mapping[str, Float[ArrayLike, " seeds"]], *, alpha: float = 0.05) -> Comparison:
+def compare(values: Mapping[str, ArrayLike], *, alpha: float = 0.05) -> Comparison:
     """Which rules are worse than the best.
 
     Every other rule is compared with the best, and only with it, by Wilcoxon's signed-rank test of
@@ -326,7 +326,7 @@ class CriticalDifference(NamedTuple):
 
 
 def critical_difference(
-    values_by_block: Mapping[str, Float[ArrayLike, " blocks"]], alpha: float = 0.05
+    values_by_block: Mapping[str, ArrayLike], alpha: float = 0.05
 ) -> CriticalDifference:
     """Nemenyi's test of all rules against each other, the critical-difference diagram's numbers.
 
@@ -390,7 +390,7 @@ class PerformanceProfile(NamedTuple):
     scores: dict[str, float]
     largest: float
 
-    def share(self, rule: str, ratio: Float[ArrayLike, "..."]) -> Float[np.ndarray, "..."]:
+    def share(self, rule: str, ratio: ArrayLike) -> Float[np.ndarray, "..."]:
         """The profile rho, a step function.
 
         Args:
@@ -407,9 +407,7 @@ class PerformanceProfile(NamedTuple):
         return np.minimum(within, solved) / len(ordered)
 
 
-def performance_profile(
-    times: Mapping[str, Float[ArrayLike, " instances"]], largest: float = 4.0
-) -> PerformanceProfile:
+def performance_profile(times: Mapping[str, ArrayLike], largest: float = 4.0) -> PerformanceProfile:
     """Performance profiles, and AlgoPerf's score.
 
     score = integral of rho from 1 to `largest`, over (largest - 1), and rho(tau) the share of
@@ -485,7 +483,7 @@ class Sensitivity(NamedTuple):
 
 def sensitivity(
     settings: Sequence[Mapping[str, float]],
-    losses: Float[ArrayLike, "trials seeds"],
+    losses: ArrayLike,
     name: str,
     *,
     factor: float = 1.5,
@@ -501,7 +499,8 @@ def sensitivity(
 
     Args:
         settings: the hyperparameters of each trial.
-        losses: what each trial came to with each seed; infinity where it diverged.
+        losses: what each trial came to with each seed, one row for each trial; infinity where it
+            diverged.
         name: the hyperparameter; its values must be more than 0.
         factor: a loss of at most this times the best is good; at least 1. For losses that cannot be
             negative.
@@ -568,7 +567,7 @@ def _length_below(limit: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray,
 
 
 def _table(
-    name: str, values: Mapping[str, Float[ArrayLike, " n"]]
+    name: str, values: Mapping[str, ArrayLike]
 ) -> tuple[list[str], Float[np.ndarray, "n rules"]]:
     """The names, and the values side by side."""
     columns = [np.asarray(column, dtype=float) for column in values.values()]

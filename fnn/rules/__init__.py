@@ -112,3 +112,4 @@ __all__ = [
     "static_arguments",
     "trust_region_newton",
 ]
+__dir__ = __all__.copy

@@ -27,6 +27,18 @@ from jaxtyping import Array, Bool, Float
 
 from fnn.rules.contract import Scalar, within
 
+__all__ = [
+    "Damping",
+    "constant",
+    "first_damping",
+    "is_at_maximum",
+    "multiplicative",
+    "next_damping",
+    "nielsen",
+    "trust_ratio",
+]
+__dir__ = __all__.copy
+
 
 class Damping(NamedTuple):
     """A damping policy: plain data, hashable, equal to its like.

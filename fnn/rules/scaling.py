@@ -13,6 +13,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
+__all__ = ["Scaling", "identity", "marquardt", "more"]
+__dir__ = __all__.copy
+
 
 class Scaling(NamedTuple):
     """A scaling: a value, hashable.

@@ -102,3 +102,4 @@ __all__ = [
     "spread",
     "trust_region",
 ]
+__dir__ = __all__.copy

@@ -14,3 +14,21 @@ from fnn.training.loop import look as look
 from fnn.training.loop import start as start
 from fnn.training.sources import evaluation_of as evaluation_of
 from fnn.training.sources import source_of as source_of
+
+__all__ = [
+    "Checkpoints",
+    "Fit",
+    "History",
+    "Limits",
+    "Progress",
+    "Records",
+    "Source",
+    "Stop",
+    "advance",
+    "evaluation_of",
+    "fit",
+    "look",
+    "source_of",
+    "start",
+]
+__dir__ = __all__.copy

@@ -33,6 +33,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree
 
+from fnn import requirements
 from fnn.training.loop import History, Progress
 from fnn.training.sources import Position
 
@@ -506,10 +507,4 @@ def _sum_of_words(a: Array) -> Array:
 
 def _orbax() -> Any:
     """Orbax's checkpointers, which are an extra."""
-    try:
-        import orbax.checkpoint
-    except ImportError as error:
-        raise ImportError(
-            "fit: checkpoint= needs orbax; try pip install 'fnn[checkpoint]'"
-        ) from error
-    return orbax.checkpoint
+    return requirements.load("fit(checkpoint=)", "orbax.checkpoint")

@@ -1,0 +1,190 @@
+"""What the commands of the command line do; `cli` says how they are typed."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fnn import names, plots, problems, race, rules, training
+from fnn.problems import Budget
+from fnn.race import report, store, tables, trajectories
+
+console = Console()
+PAGE = "report.html"
+
+
+def set_precision(float64: bool) -> None:
+    """Computes in float64 where that is asked for, or set already."""
+    jax.config.update("jax_enable_x64", float64 or jax.config.read("jax_enable_x64"))
+
+
+def race_rules(
+    problem: str,
+    named: str,
+    seeds: int,
+    trials: int,
+    budget: str | None,
+    data: Path | None,
+    folder: Path | None,
+    cluster: str | None,
+) -> None:
+    """Races rules, and shows what came of it."""
+    raced = problems.get(problem, data)
+    folder = store.new_folder("races", raced.name) if folder is None else folder
+    entrants = [race.entrant(name.strip()) for name in named.split(",")]
+    terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget)}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("starting", total=1.0)
+            found = race.run(
+                raced,
+                entrants,
+                folder=folder,
+                cluster=cluster,
+                watch=lambda what, share: bar.update(task, completed=share, description=what),
+                **terms,
+            )
+    except KeyboardInterrupt:
+        console.print(
+            f"Stopped. What was finished is in {folder}; the same command with "
+            f"--folder {folder} goes on."
+        )
+        raise typer.Exit(130) from None
+    _show([found], [folder])
+
+
+def report_races(folders: Sequence[Path]) -> None:
+    """Makes the tables, figures and page of races anew."""
+    _show([race.read(folder) for folder in folders], folders)
+
+
+def draw_trajectories(surface: str, named: str, steps: int | None, out: Path, video: bool) -> None:
+    """Draws the paths of rules on a surface."""
+    shown = names.look_up("surface", surface, problems.SURFACES)
+    walking = trajectories.rules_on(surface, [name.strip() for name in named.split(",")])
+    steps = trajectories.STEPS[surface] if steps is None else steps
+    start = trajectories.BESIDE_THE_RIDGE if surface == "saddle" else shown.start
+    walked = trajectories.trajectories(_value_fn(surface), np.array(start), walking, steps)
+    scene = plots.Landscape(
+        f"{surface}: {steps} steps", shown.fn, shown.xlim, shown.ylim, shown.minima
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    plots.landscape_figure(scene, walked).savefig(out / f"{surface}.png", dpi=150)
+    for suffix in (".gif", ".mp4") if video else (".gif",):
+        plots.animate(out / f"{surface}{suffix}", scene, walked)
+    console.print(f"{out / surface}.png and .gif are written.", soft_wrap=True)
+
+
+def draw_training(
+    problem: str, rule: str, steps: int, seed: int, data: Path | None, out: Path
+) -> None:
+    """Trains one network and draws it."""
+    shown, trains = problems.get(problem, data), race.entrant(rule)
+    if missing := trains.misses(shown):
+        raise ValueError(f"plot: {rule} needs {missing}; try another --rule")
+    start, draws = jax.random.split(jax.random.key(seed))
+    objective, whole = shown.objective, shown.train
+    mini = {"batch_size": trains.examples(shown), "key": draws} if objective else {}
+    trained = training.fit(
+        trains.make(shown, **trains.defaults),
+        objective or whole,
+        shown.init(start),
+        whole if objective else None,
+        steps=steps,
+        validation=shown.validation,
+        **mini,
+    )
+    value_fn = objective.on(whole) if objective else whole
+    pair = shown.validation if objective and objective.loss is not None else None
+    figures = {
+        "learning": _learning(trained.history),
+        **plots.portraits(value_fn, trained.params, objective, pair, key=draws),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(out / f"{shown.name}-{name}.png", dpi=150)
+    console.print(trained.stopped)
+    console.print(f"{out / shown.name}-*.png are written: {', '.join(figures)}.", soft_wrap=True)
+
+
+def list_rules() -> None:
+    """Prints the rules."""
+    table = Table("rule", "what it is")
+    for name in rules.__all__:
+        rule = getattr(rules, name)
+        kind = inspect.isfunction(rule) and inspect.signature(rule).return_annotation
+        if kind is optax.GradientTransformationExtraArgs:
+            table.add_row(name, (rule.__doc__ or "").splitlines()[0])
+    console.print(table)
+
+
+def list_problems() -> None:
+    """Prints the problems."""
+    table = Table("problem", "what it is")
+    for name, problem in problems.PROBLEMS.items():
+        table.add_row(name, (problem.__doc__ or "").splitlines()[0])
+    console.print(table)
+
+
+def _show(found: Sequence[race.Race], folders: Sequence[Path]) -> None:
+    """The tables on the terminal, everything else beside the store."""
+    for one, folder in zip(found, folders, strict=True):
+        if not one.results:
+            raise ValueError(
+                f"report: expected a rule that is done, got none in {folder}; "
+                + " ".join(one.caveats)
+            )
+        console.print(tables.summary(one))
+        console.print(tables.to_rich(tables.standings(one), console.width))
+        for caveat in tables.caveats(one):
+            console.print(f"- {caveat}")
+        report.export(one, folder / "figures")
+    page = folders[0] / ("comparison.html" if len(found) > 1 else PAGE)
+    page.write_text(report.html(found, [folder.name for folder in folders]), encoding="utf-8")
+    console.print(f"The report is {page}, tables and figures beside it.", soft_wrap=True)
+
+
+def _learning(history: training.History) -> Figure:
+    """The value of each step, and the loss on the validation data after each epoch."""
+    figure = Figure(figsize=(5.2, 4), layout="constrained")
+    seen = {
+        "training, each step": (1 + np.arange(len(history.value)), history.value),
+        "validation": (history.steps, history.validation["loss"]),
+    }
+    named = {label: plots.Curve(x[None].astype(float), y[None]) for label, (x, y) in seen.items()}
+    axes = plots.curves(figure.subplots(), named)
+    axes.set(xlabel="steps", ylabel="loss")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _budget(text: str | None) -> Budget | None:
+    if text is None:
+        return None
+    amount, _, unit = text.strip().partition(" ")
+    try:
+        return Budget(float(amount), unit.strip() or "seconds")
+    except ValueError:
+        raise ValueError(
+            f"race: expected a budget such as '0.5 seconds' or '2000 steps', got {text!r}"
+        ) from None
+
+
+def _value_fn(surface: str):
+    """What second-order rules look into; for problems of one surface the training data."""
+    return problems.get(surface).train

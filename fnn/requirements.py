@@ -1,0 +1,102 @@
+"""What fnn needs of other packages, and the sentences where it is missing or too old."""
+
+import importlib
+import importlib.util
+import re
+from importlib import metadata
+from typing import Any
+
+JAX = "0.10"
+"""The oldest JAX; `pyproject.toml` says the same."""
+
+EXTRAS = {
+    "matplotlib": ("matplotlib", "race"),
+    "orbax.checkpoint": ("orbax-checkpoint", "checkpoint"),
+    "plotly": ("plotly", "race"),
+    "ray": ("ray", "cluster"),
+    "rich": ("rich", "race"),
+    "safetensors": ("safetensors", "checkpoint"),
+    "scipy": ("scipy", "race"),
+    "sklearn": ("scikit-learn", "race"),
+    "typer": ("typer", "race"),
+}
+"""Modules that are not needed everywhere: their package, and the extra that brings it."""
+
+
+def require(door: str, *modules: str) -> tuple[str, ...]:
+    """Refuses what is missing, and a JAX that is too old; nothing is imported.
+
+    A folder that cannot do without says so at its face: `__requires__ = require("plots", ...)`.
+
+    Args:
+        door: who needs it, for the error.
+        modules: "jax", or names in `EXTRAS`.
+
+    Returns:
+        The modules.
+
+    Raises:
+        ImportError: with what to do.
+
+    Example:
+        >>> require("example", "jax", "matplotlib")
+        ('jax', 'matplotlib')
+    """
+    for module in modules:
+        if not _is_there(module):
+            raise ImportError(f"{door}: {_sentence(module, 'none installed')}")
+        if module == "jax" and _release(version := _version(module)) < _release(JAX):
+            raise ImportError(f"{door}: {_sentence(module, version)}")
+    return modules
+
+
+def load(door: str, module: str) -> Any:
+    """A module that comes with an extra.
+
+    Args:
+        door: who needs it, for the error.
+        module: a name in `EXTRAS`, or a module within one.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: if it cannot be imported; it names the extra.
+
+    Example:
+        >>> load("example", "safetensors.numpy").__name__
+        'safetensors.numpy'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        home = next(name for name in EXTRAS if f"{module}.".startswith(f"{name}."))
+        got = str(error) if _is_there(home) else "none installed"
+        raise ImportError(f"{door}: {_sentence(home, got)}") from error
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of what it lies in
+        return False
+
+
+def _version(module: str) -> str:
+    """As its metadata says; without them, it is taken as it is."""
+    try:
+        return metadata.version(module)
+    except metadata.PackageNotFoundError:
+        return JAX
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The first two numbers, (0, 10) of 0.10.2.dev1."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _sentence(module: str, got: str) -> str:
+    if module == "jax":
+        return f"expected jax {JAX} or newer, got {got}; try pip install 'jax>={JAX}'"
+    package, extra = EXTRAS[module]
+    return f"expected {package}, got {got}; try pip install 'fnn[{extra}]'"
