@@ -11,6 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.gate
+
 HERE = Path(__file__).parent
 STAND_INS = {"sgd", "adagrad", "rmsprop", "adam", "adamw", "rprop"}
 

@@ -17,7 +17,10 @@ from fnn.race import lanes, remote, store
 from fnn.race.entrants import ENTRANTS, Entrant
 
 # Ray forks, to become another program at once.
-pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+pytestmark = [
+    pytest.mark.gate,
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),
+]
 
 TERMS = {"seeds": 2, "trials": 2, "budget": Budget(30, "steps")}
 

@@ -350,6 +350,7 @@ def test_unused_parameters_under_every_scaling():
         assert state.accepted == 1
 
 
+@pytest.mark.gate
 def test_eight_lanes_with_300_rows_do_not_deadlock(runs_alone):
     runs_alone("""
         import jax, jax.numpy as jnp, fnn
