@@ -37,7 +37,8 @@ gc.set_threshold(50_000, 10, 10)  # tracing makes many objects, and few that a c
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # of which all tests but those of sharding use one
 
-# Programs that compile in milliseconds are kept, too: there are thousands of them.
+# Programs that compile in milliseconds are kept, too: there are thousands of them. Processes that
+# tests start do not look here: some are killed while they write, and some take warnings as errors.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

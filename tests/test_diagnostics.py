@@ -42,7 +42,7 @@ def seen(name, depth=12):
         "linear, large": stack(depth, lambda x: x, weight=_scaled(2.0)),
         "logistic, residual": stack(depth, jax.nn.sigmoid, wrap=layers.residual),
     }[name]
-    params = model.init(jax.random.key(1), INPUTS[0])
+    params = jax.jit(model.init)(jax.random.key(1), INPUTS[0])
     found = look(model, params, (INPUTS, 0 * INPUTS))
     return [signal for name, signal in found.items() if "dense" in name]
 
@@ -121,7 +121,7 @@ def test_gradients_vanish_or_explode_with_time_steps_and_lstm_remembers():
 
     def by_step(cell, change=lambda params: params):
         model = layers.serial(layers.scan_over(cell), layers.elementwise(lambda y: y[-1]))
-        params = change(model.init(jax.random.key(0), sequence))
+        params = change(jax.jit(model.init)(jax.random.key(0), sequence))
         grad = jax.grad(lambda x: jnp.sum(model.apply(params, x)))(sequence)
         return np.asarray(jnp.linalg.norm(grad, axis=1))
 

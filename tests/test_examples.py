@@ -169,6 +169,7 @@ def test_pendulum(tmp_path):
     assert found["length"][1] < 0.01
 
 
+@pytest.mark.gate
 def test_precision(tmp_path):
     adam, ours = run("precision", tmp_path, steps=60, width=12).values()
     assert ours < 1e-4 < adam
