@@ -1,8 +1,10 @@
 """Tests run in float64; `float32` lanes say so by name. Without a browser, its test is left out.
 
-More of their time goes into compiling programs that run once than into anything else, so XLA
-compiles cheaply: the steps of `kfac` and `hessian_free` in a fifth of the time. A jaxlib that does
-not know one of these flags says which; `XLA_FLAGS= uv run pytest` is as users compile.
+More of their time goes into compiling programs that run once than into anything else. So what was
+compiled is kept from one run to the next in `.jax_cache`, which can be deleted at any time, and
+XLA compiles cheaply: the steps of `kfac` and `hessian_free` in a fifth of the time. This is asked
+for by flags, at which a jaxlib that does not know them aborts; workers are given those that it
+knows. Without workers (`-n0`), or with `XLA_FLAGS= uv run pytest`, XLA compiles as for users.
 """
 
 import gc
@@ -10,6 +12,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import pytest
@@ -28,19 +31,39 @@ CHEAPLY = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-os.environ.setdefault("XLA_FLAGS", " ".join(f"--{flag}={to}" for flag, to in CHEAPLY.items()))
 
 gc.set_threshold(50_000, 10, 10)  # tracing makes many objects, and few that a collection frees
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # of which all tests but those of sharding use one
 
+# Programs that compile in milliseconds are kept, too: there are thousands of them. Processes that
+# tests start do not look here: some are killed while they write, and some take warnings as errors.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 BROWSER = "tests/race/test_browser.py"
 HINT = "try apt-get install chromium"
 
 
-def pytest_configure():
-    """Where a browser is demanded, its absence is an error."""
+def known(options):
+    """Those of some options of the compiler that this jaxlib knows."""
+    program, kept = jax.jit(abs).lower(0.0), {}
+    for name, to in options.items():
+        try:
+            program.compile(compiler_options={name: to})
+        except jax.errors.JaxRuntimeError:
+            continue
+        kept[name] = to
+    return kept
+
+
+def pytest_configure(config):
+    """Workers compile cheaply. Where a browser is demanded, its absence is an error."""
+    if config.getoption("numprocesses", None) and "XLA_FLAGS" not in os.environ:
+        flags = [f"--{name}={str(to).lower()}" for name, to in known(CHEAPLY).items()]
+        os.environ["XLA_FLAGS"] = " ".join(flags)
     if os.environ.get("FNN_REQUIRE_BROWSER") == "1" and chromium.found() is None:
         raise pytest.UsageError(f"{BROWSER}: expected a browser, found none; {HINT}")
 
@@ -65,7 +88,7 @@ def memory():
     """Bytes of a program that is compiled as users compile it, `memory(fn, *args)`."""
 
     def analysis(fn, *args):
-        compiled = jax.jit(fn).lower(*args).compile(compiler_options=USUAL)
+        compiled = jax.jit(fn).lower(*args).compile(compiler_options=known(USUAL))
         return compiled.memory_analysis()
 
     return analysis

@@ -66,20 +66,24 @@ def test_trace_is_jax_grad_of_any_serial_network(name):
     shape = shape if isinstance(shape, tuple) else (shape,)
     x = jax.random.normal(jax.random.key(0), (6, *shape))
     t = jnp.arange(6) % 3
-    params = model.init(jax.random.key(1), x[0])
+    params = jax.jit(model.init)(jax.random.key(1), x[0])
     loss = losses.softmax_cross_entropy
-    over = jax.jit(jax.vmap(functools.partial(backprop.trace, model, loss), (None, 0, 0)))
-    traced = over(params, x, t)
 
     def value(params, x, t):
         return loss(model.apply(params, x), t)
 
-    exact = jax.vmap(jax.value_and_grad(value, (0, 1)), (None, 0, 0))(params, x, t)
+    @jax.jit
+    def ask(params, x, t):
+        trace = functools.partial(backprop.trace, model, loss)
+        slopes = jax.value_and_grad(value, (0, 1))
+        many = [jax.vmap(one, (None, 0, 0))(params, x, t) for one in (trace, slopes)]
+        return *many, jax.grad(Objective(model.apply, loss).on((x, t)))(params)
+
+    traced, exact, mean = ask(params, x, t)
     ours = traced.value, (traced.grad, traced.delta)
     assert jax.tree.structure(ours) == jax.tree.structure(exact)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-15), ours, exact)
-    mean = jax.grad(Objective(model.apply, loss).on((x, t)))(params)
-    ours = jax.tree.map(lambda g: g.mean(axis=0), traced.grad)
+    ours = jax.tree.map(lambda g: np.mean(g, axis=0), traced.grad)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-15), ours, mean)
     for before, after in zip(traced.parts[:-1], traced.parts[1:], strict=True):
         np.testing.assert_array_equal(before.outputs, after.inputs)
@@ -111,11 +115,11 @@ def test_matrix_form_of_a_batch():
     model, n = layers.dense(3), 5
     x = jax.random.normal(jax.random.key(0), (n, 4))
     t = jax.random.normal(jax.random.key(1), (n, 3))
-    params = model.init(jax.random.key(2), x[0])
+    params = jax.jit(model.init)(jax.random.key(2), x[0])
     trace = functools.partial(backprop.trace, model, losses.half_squared_error)
-    traced = jax.vmap(trace, (None, 0, 0))(params, x, t)
-    (part,) = traced.parts
-    total = jax.tree.map(lambda g: g.sum(axis=0), traced.grad)
+    traced = jax.jit(jax.vmap(trace, (None, 0, 0)))(params, x, t)
+    (part,) = jax.tree.map(np.asarray, traced.parts)
+    total = jax.tree.map(lambda g: np.sum(g, axis=0), traced.grad)
     np.testing.assert_allclose(total["weight"], x.T @ part.delta, rtol=1e-11)
     np.testing.assert_allclose(traced.delta, part.delta @ params["weight"].T, rtol=1e-11)
     np.testing.assert_allclose(total["bias"], part.delta.sum(axis=0), rtol=1e-11)
@@ -409,17 +413,17 @@ def test_weight_decay_of_a_hidden_layer_leaves_biases_free():
     """Cross-entropy + lambda (sum W1^2 + sum W2^2): the gradient of the penalty is 2 lambda W."""
     model = NETWORKS["digits"][0]
     x, t = jax.random.normal(jax.random.key(0), (6, 4)), jnp.arange(6) % 3
-    params = model.init(jax.random.key(1), x[0])
+    params = jax.jit(model.init)(jax.random.key(1), x[0])
     weights = jax.tree_util.tree_map_with_path(lambda path, _: "weight" in str(path), params)
     objective, decay = Objective(model.apply, losses.softmax_cross_entropy), 0.01
-    grads = [
-        jax.grad(value_fn)(params)
-        for value_fn in (
-            objective.on((x, t)),
-            objective.on((x, t)) + l2(2 * decay, where=weights),  # l2 halves
-        )
-    ]
-    more = jax.tree.map(jnp.subtract, grads[1], grads[0])
+
+    @jax.jit
+    def ask(params):
+        value_fn = objective.on((x, t))
+        decayed = value_fn + l2(2 * decay, where=weights)  # l2 halves
+        return jax.tree.map(jnp.subtract, jax.grad(decayed)(params), jax.grad(value_fn)(params))
+
+    more = ask(params)
     for part in (0, 2):
         np.testing.assert_allclose(more[part]["weight"], 2 * decay * params[part]["weight"])
         np.testing.assert_array_equal(more[part]["bias"], 0)

@@ -81,6 +81,7 @@ def compiled_once(tmp_path_factory):
         yield
 
 
+@pytest.mark.gate
 @pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("rounds", [2, 9, 23])
 def test_a_training_that_is_killed_ends_with_the_same_bits(tmp_path, undisturbed, rounds):
@@ -292,6 +293,7 @@ def test_a_checkpoint_in_so_many_seconds_and_one_at_the_end(tmp_path):
         assert 1 <= len(numbers(folder)) <= made
 
 
+@pytest.mark.gate
 def test_other_devices(tmp_path):
     """Begun on one device, gone on with on eight, ended on one."""
     fit(RULE, OBJECTIVE, START, DATA, steps=4, checkpoint=tmp_path)
@@ -409,6 +411,7 @@ def test_without_the_extra_it_is_named(monkeypatch, tmp_path):
 # A long run ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.gate
 def test_memory_and_files_of_a_long_run(capsys):
     """The soak of a million steps, for twenty thousand: nothing is left open, little is held."""
     soak = runpy.run_path(str(ROOT / "benchmarks" / "soak" / "long_fit.py"))

@@ -30,7 +30,7 @@ def digits():
 @functools.cache
 def trained():
     train, _ = digits()
-    start = MODEL.init(jax.random.key(1), train.inputs[0])
+    start = jax.jit(MODEL.init)(jax.random.key(1), train.inputs[0])
     return fit(OBJECTIVE, start, train, 30)
 
 
@@ -179,7 +179,7 @@ def test_a_small_student_learns_more_from_the_teacher_than_from_few_labels():
     """Eight hidden units, 200 labels; the teacher answers for all training digits."""
     train, _ = digits()
     student = layers.serial(layers.dense(8), layers.elementwise(jax.nn.relu), layers.dense(10))
-    start = student.init(jax.random.key(5), train.inputs[0])
+    start = jax.jit(student.init)(jax.random.key(5), train.inputs[0])
     teacher = OBJECTIVE.outputs(trained(), train.inputs)
     few = jax.tree.map(lambda a: a[:200], train)
     alone = fit(Objective(student.apply, LOSS), start, few, 120)

@@ -66,6 +66,7 @@ def test_spectrum(tmp_path):
     assert (tmp_path / "spectrum.png").stat().st_size > 10_000
 
 
+@pytest.mark.gate
 def test_kfac(tmp_path):
     """Eight passes of K-FAC beat those of adam; EKFAC's diagonal is the nearest."""
     main = runpy.run_path(str(EXAMPLES / "kfac.py"))["main"]
@@ -134,15 +135,18 @@ def test_smaller(tmp_path):
     assert [size for size, _ in table["small"]] == [size for size, _ in table["small, distilled"]]
 
 
+@pytest.mark.gate
 def test_poisson(tmp_path):
     adam, ours = run("poisson", tmp_path, steps=100).values()
     assert ours < 1e-4 < 1e-1 < adam
 
 
+@pytest.mark.gate
 def test_heat(tmp_path):
     assert run("heat", tmp_path, steps=120) < 1e-2
 
 
+@pytest.mark.gate
 def test_burgers(tmp_path):
     assert run("burgers", tmp_path, rounds=1, steps=60) < 5e-2
 
@@ -165,6 +169,7 @@ def test_pendulum(tmp_path):
     assert found["length"][1] < 0.01
 
 
+@pytest.mark.gate
 def test_precision(tmp_path):
     adam, ours = run("precision", tmp_path, steps=60, width=12).values()
     assert ours < 1e-4 < adam

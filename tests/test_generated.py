@@ -4,6 +4,10 @@ import runpy
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.gate
+
 SOAK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "soak" / "generated.py"))
 
 

@@ -192,7 +192,7 @@ def test_ridge_functions_are_constant_across_their_direction():
     """Projection pursuit: sum_m phi_m(w_m.x) does not see what is orthogonal to all w_m."""
     bases = runpy.run_path(str(EXAMPLES / "bases.py"))
     model = bases["PURSUIT"]
-    params = model.init(jax.random.key(0), jnp.zeros(3))
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros(3))
     x, across = numbers(0, 3), np.cross(*np.asarray(params[0]["weight"]).T)
     np.testing.assert_allclose(
         model.apply(params, x + 7 * across), model.apply(params, x), rtol=1e-11
@@ -305,7 +305,7 @@ def test_linear_activations_collapse_and_x_squared_is_not_enough():
     """An equivalent network without hidden units; sums of squares of lines are quadratics only."""
     model = layers.serial(layers.dense(5), layers.dense(3))
     x = numbers(0, 7, 4)
-    params = model.init(jax.random.key(0), x[0])
+    params = jax.jit(model.init)(jax.random.key(0), x[0])
     (A, a), (B, b) = ((p["weight"], p["bias"]) for p in params)
     one = {"weight": A @ B, "bias": a @ B + b}
     for row in x:
@@ -313,7 +313,7 @@ def test_linear_activations_collapse_and_x_squared_is_not_enough():
             model.apply(params, row), layers.dense(3).apply(one, row), rtol=1e-11, atol=1e-14
         )
     squares = layers.serial(layers.dense(9), layers.elementwise(jnp.square), layers.dense(1))
-    params = squares.init(jax.random.key(1), jnp.zeros(1))
+    params = jax.jit(squares.init)(jax.random.key(1), jnp.zeros(1))
     third = jax.grad(jax.grad(jax.grad(lambda z: squares.apply(params, z[None])[0])))
     np.testing.assert_allclose(third(0.7), 0, atol=1e-13)  # x^3 is out of reach at any width
 

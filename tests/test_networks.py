@@ -34,7 +34,7 @@ def test_784_15_10_on_files_of_mnists_format(tmp_path):
 
     model = network(15)
     params = jax.tree.map(
-        lambda p: p.astype(jnp.float32), model.init(jax.random.key(0), train.inputs[0])
+        lambda p: p.astype(jnp.float32), jax.jit(model.init)(jax.random.key(0), train.inputs[0])
     )
     assert sum(p.size for p in jax.tree.leaves(params)) == 784 * 15 + 15 + 15 * 10 + 10
     objective = Objective(model.apply, losses.softmax_cross_entropy)
@@ -60,7 +60,7 @@ def test_64_15_10_on_digits_by_cross_entropy_and_slower_by_squared_error():
         ("cross-entropy", Objective(model.apply, losses.softmax_cross_entropy)),
         ("squared error", Objective(lambda p, x: outputs_of.apply((p, ()), x), squared)),
     ):
-        params = model.init(jax.random.key(1), train.inputs[0])
+        params = jax.jit(model.init)(jax.random.key(1), train.inputs[0])
         plan = {"batch_size": 20, "key": jax.random.key(2), "validation": test}
         plan |= {"metrics": {"accuracy": problems.problem.accuracy}}
         run = fnn.fit(rules.sgd(0.5), objective, params, train, epochs=40, **plan)
@@ -119,7 +119,7 @@ def test_one_class_and_one_example_are_learned_and_stay_finite():
     inputs, targets = data.digits()
     model = network(15)
     objective = Objective(model.apply, losses.softmax_cross_entropy)
-    start = model.init(jax.random.key(0), inputs[0])
+    start = jax.jit(model.init)(jax.random.key(0), inputs[0])
     for rows in (targets == 3, np.arange(1)):
         seen = inputs[rows], targets[rows]
         run = fnn.fit(rules.sgd(0.5), objective, start, seen, steps=100)

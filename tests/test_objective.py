@@ -192,7 +192,7 @@ def test_outputs_are_those_of_inference():
 
 def flax_model():
     module = flax.linen.Dense(2)
-    return module.init(KEY, INPUTS[0]), module.apply
+    return jax.jit(module.init)(KEY, INPUTS[0]), module.apply
 
 
 def equinox_model():

@@ -65,7 +65,7 @@ def test_projected_steps_stay_near_and_within_bounds_and_do_more_harm():
     model = layers.serial(layers.dense(8), layers.elementwise(jnp.tanh), layers.dense(3))
     x = jnp.asarray(RNG.uniform(size=(30, 6)))
     t = jnp.arange(30) % 3
-    params = jax.tree.map(lambda p: 3 * p, model.init(jax.random.key(0), x[0]))
+    params = jax.tree.map(lambda p: 3 * p, jax.jit(model.init)(jax.random.key(0), x[0]))
     objective = Objective(model.apply, losses.softmax_cross_entropy)
     reached = {}
     for steps in (1, 20):
@@ -109,7 +109,10 @@ def test_adversarial_training_halves_the_error_under_attack_on_digits():
     """Fast gradient sign of 0.1, pixels between 0 and 1; clean accuracy within 2 points."""
     train, test = data.split(data.digits(), (0.7, 0.3), jax.random.key(0))
     model = layers.serial(layers.dense(64), layers.elementwise(jax.nn.relu), layers.dense(10))
-    loss, params = losses.softmax_cross_entropy, model.init(jax.random.key(1), train.inputs[0])
+    loss, params = (
+        losses.softmax_cross_entropy,
+        jax.jit(model.init)(jax.random.key(1), train.inputs[0]),
+    )
     attack = fast_gradient_sign(model.apply, loss, 0.1, bounds=(0, 1))
     plan = {"epochs": 40, "batch_size": 64, "key": jax.random.key(2)}
     plain = fnn.fit(rules.adam(3e-3), Objective(model.apply, loss), params, train, **plan)

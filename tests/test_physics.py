@@ -39,7 +39,7 @@ RULE = rules.levenberg_marquardt(acceleration=0.75)
 
 
 def start(scale=1.0, dtype=float):
-    params = MODEL.init(jax.random.key(0), jnp.zeros(2))
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros(2))
     return jax.tree.map(lambda leaf: (scale * leaf).astype(dtype), params)
 
 
@@ -71,7 +71,7 @@ def test_a_bad_start_recovers_or_stops_with_the_reason(exponent):
 def test_float32_says_once_that_it_has_no_more_digits():
     inputs = jnp.linspace(-1, 1, 30, dtype=jnp.float32)[:, None]
     objective = Objective(lambda p, x: MODEL.apply(p, x) - jnp.sin(2 * x))
-    params = MODEL.init(jax.random.key(0), jnp.zeros(1))
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros(1))
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     with pytest.warns(UserWarning, match="float32 has no more digits.*goal of 1e-11.*x64") as seen:
         trained = fnn.fit(RULE, objective, single, inputs, steps=2000, goal=1e-11)

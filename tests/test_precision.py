@@ -13,7 +13,7 @@ MODEL = layers.serial(layers.dense(8), layers.elementwise(jnp.tanh), layers.dens
 RNG = np.random.default_rng(0)
 INPUTS = RNG.standard_normal((40, 3)).astype(np.float32)
 TARGETS = np.stack([np.sin(INPUTS.sum(1)), INPUTS[:, 0] * INPUTS[:, 1]], axis=1)
-PARAMS = MODEL.init(jax.random.key(0), INPUTS[0])
+PARAMS = jax.jit(MODEL.init)(jax.random.key(0), INPUTS[0])
 WIDE = Objective(MODEL.apply, losses.half_squared_error)
 
 

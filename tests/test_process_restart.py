@@ -10,10 +10,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnn import Objective, fit, layers, losses, rules
 from tests.test_processes import EXAMPLE, free_address, wait_for
+
+pytestmark = pytest.mark.gate
 
 STEPS = 400
 ROOT = str(Path(__file__).parents[1])

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.gate
+
 EXAMPLE = str(Path(__file__).parents[1] / "examples" / "multi_process.py")
 WORKER = f"""
 import runpy, sys

@@ -74,7 +74,7 @@ def test_early_stopping_returns_the_best_parameters_of_an_overfit():
     few, rest = (x[::5], t[::5]), (np.delete(x, np.s_[::5], 0), np.delete(t, np.s_[::5], 0))
     model = layers.serial(layers.dense(20), layers.elementwise(jnp.tanh), layers.dense(1))
     objective = Objective(model.apply, losses.half_squared_error)
-    start = model.init(jax.random.key(0), x[0])
+    start = jax.jit(model.init)(jax.random.key(0), x[0])
     plan = {"steps": 60, "validation": rest}
     to_the_end = fnn.fit(rules.levenberg_marquardt(), objective, start, few, **plan)
     stopped = fnn.fit(rules.levenberg_marquardt(), objective, start, few, patience=5, **plan)

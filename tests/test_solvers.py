@@ -204,6 +204,7 @@ def test_lanes_where_factorizations_are_batched():
     assert mapped.counts.rejected.tolist() == [0, 0, 1]
 
 
+@pytest.mark.gate
 def test_eight_lanes_of_300_rows_do_not_hang(runs_alone):
     runs_alone("""
         import jax, jax.numpy as jnp

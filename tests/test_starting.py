@@ -23,7 +23,7 @@ def test_equal_starts_stay_equal_and_random_ones_break_the_symmetry(rule):
         dense = layers.dense(4, weight=weight)
         model = layers.serial(dense, layers.elementwise(jnp.tanh), layers.dense(1, weight=weight))
         objective = Objective(model.apply, losses.half_squared_error)
-        start = model.init(jax.random.key(0), INPUTS[0])
+        start = jax.jit(model.init)(jax.random.key(0), INPUTS[0])
         params = fnn.fit(rule, objective, start, (INPUTS, TARGETS), steps=30).params
         assert jnp.abs(params[0]["weight"] - start[0]["weight"]).max() > 1e-2
         spread[weight] = float(jnp.std(params[0]["weight"], axis=1).max())
@@ -83,7 +83,7 @@ def test_the_scale_of_the_start_decides_whether_signals_vanish_or_explode(
     unit = layers.elementwise(jax.nn.relu if activation == "relu" else lambda x: x)
     model = layers.serial(*[layers.dense(width, weight=weight), unit] * depth)
     x = RNG.normal(size=(20, width))
-    params = model.init(jax.random.key(0), x[0])
+    params = jax.jit(model.init)(jax.random.key(0), x[0])
     look = jax.jit(diagnostics.signals, static_argnums=(0, 1))
     found = look(model, losses.half_squared_error, params, (x, x))
     outputs = [float(signal.outputs) for name, signal in found.items() if "dense" in name]

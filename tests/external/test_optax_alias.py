@@ -11,15 +11,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import pytest
+
+pytestmark = pytest.mark.gate
+
 HERE = Path(__file__).parent
 STAND_INS = {"sgd", "adagrad", "rmsprop", "adam", "adamw", "rprop"}
 
 
 def start(patched, folder):
-    # The environment and settings of this session (x64, warnings as errors) are not optax's.
+    # The environment and settings of this session (x64, warnings as errors) are not optax's, but
+    # for the place where compiled programs are kept.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "PYTEST_"))}
     environment |= {
         "FNN_PATCH": str(int(patched)),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
     }

@@ -113,7 +113,7 @@ def test_calibrate_drops_nothing(random, drawn):
 def test_calibrated_statistics_are_exact_for_small_variances_and_kept_from_bfloat16(random):
     model = layers.batch_norm()
     inputs = (100 + random(6, 64, 2)).astype(jnp.bfloat16)
-    params = model.init(jax.random.key(0), inputs[0])
+    params = jax.jit(model.init)(jax.random.key(0), inputs[0])
     params = jax.jit(lambda params: layers.calibrate(model, params, inputs))(params)
     wide = np.asarray(inputs, np.float64)
     assert params["scale"].dtype == jnp.bfloat16

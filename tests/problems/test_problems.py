@@ -313,7 +313,7 @@ def test_ten_lines_in_a_file_are_a_problem(tmp_path, ten_lines):
     file.write_text(ten_lines)
     problem = problems.get(str(file))
     assert problem.name == "valleys"
-    params = problem.init(jax.random.key(0))
+    params = jax.jit(problem.init)(jax.random.key(0))
     assert problem.target < problem.validation(params)
     assert problem.validation(jnp.array([0.5, 0.5])) < problem.target
     with pytest.raises(ValueError, match=r"my_problem\.py: expected no data, got data"):

@@ -8,6 +8,8 @@ from fnn.race.figures import LABELS
 from tests.race import synthetic
 from tests.race.chromium import Browser
 
+pytestmark = pytest.mark.gate
+
 RULES = {
     "levenberg_marquardt": 2.2, "adam": 0.9, "sgd": 0.35, "random_steps": 0.0, "a_b<&>%$x$": 0.8,
 }  # fmt: skip

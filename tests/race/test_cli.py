@@ -64,6 +64,7 @@ def test_everything_is_made_anew_from_the_store_alone(raced):
     assert page.read_text() == before
 
 
+@pytest.mark.gate
 def test_two_stores_are_compared(raced, tmp_path):
     folder, _ = raced
     other = tmp_path / "other"

@@ -65,7 +65,7 @@ def alone(entrant, setting, seed):
         seen = seen.at[i].set(PROBLEM.objective.on(PROBLEM.validation)(params))
         return params, state, seen, spent.at[i].set(tally.flops)
 
-    params = PROBLEM.init(key)
+    params = jax.jit(PROBLEM.init)(key)
     start = params, rule.init(params), jnp.zeros(STEPS), jnp.zeros(STEPS)
     return jax.jit(lambda start: jax.lax.fori_loop(0, STEPS, body, start))(start)[2:]
 
@@ -162,7 +162,7 @@ def test_a_gradient_is_the_unit_of_gradients():
 
 def test_the_sum_of_many_flops_keeps_its_digits():
     rule = lanes.metered(optax.sgd(0.1))
-    params = jax.tree.map(lambda a: a.astype(jnp.float32), PROBLEM.init(jax.random.key(0)))
+    params = jax.tree.map(lambda a: a.astype(jnp.float32), jax.jit(PROBLEM.init)(jax.random.key(0)))
     with jax.enable_x64(False):
         data = jax.tree.map(lambda a: a.astype(jnp.float32), PROBLEM.train)
         value_fn = PROBLEM.objective.on(data)
@@ -214,7 +214,7 @@ def test_lanes_run_in_turns_where_memory_is_short(monkeypatch):
     asked = PROBLEM, ENTRANTS["sgd"], given[0], 7
     whole = lanes.programs(*asked).run(given, seeds, round_ends(9), False)
     one = lanes._bytes_a_lane(
-        PROBLEM, start(rules.sgd(0.1), PROBLEM.init(jax.random.key(0)), keep_best=True),
+        PROBLEM, start(rules.sgd(0.1), jax.jit(PROBLEM.init)(jax.random.key(0)), keep_best=True),
         PROBLEM.train,
     )  # fmt: skip
     monkeypatch.setattr(lanes, "MEMORY", int(2.9 * one))

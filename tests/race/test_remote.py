@@ -17,12 +17,15 @@ from fnn.race import lanes, remote, store
 from fnn.race.entrants import ENTRANTS, Entrant
 
 # Ray forks, to become another program at once.
-pytestmark = pytest.mark.filterwarnings(  # all of them Ray's own, the last three of old ones
-    r"ignore:os\.fork\(\) was called:RuntimeWarning",
-    "ignore:Tip. In future versions of Ray:FutureWarning",
-    "ignore:unclosed file:ResourceWarning",
-    "ignore:subprocess .* is still running:ResourceWarning",
-)
+pytestmark = [
+    pytest.mark.gate,
+    pytest.mark.filterwarnings(  # all of them Ray's own, the last three of old ones
+        r"ignore:os\.fork\(\) was called:RuntimeWarning",
+        "ignore:Tip. In future versions of Ray:FutureWarning",
+        "ignore:unclosed file:ResourceWarning",
+        "ignore:subprocess .* is still running:ResourceWarning",
+    ),
+]
 
 TERMS = {"seeds": 2, "trials": 2, "budget": Budget(30, "steps")}
 

@@ -154,6 +154,7 @@ SCRIPT = textwrap.dedent(
 )
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("when", ["tuning adam", "timing adam", "racing lbfgs"])
 def test_a_race_that_is_killed_goes_on_with_the_same_numbers(folder, tmp_path, when):
     """SIGKILL as soon as that begins; the rest is done here."""

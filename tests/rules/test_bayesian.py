@@ -61,6 +61,7 @@ def test_on_a_linear_model_it_is_bayesian_ridge(shape):
     assert 0 < state.gamma < min(shape)
 
 
+@pytest.mark.gate
 def test_the_noisy_sine(capsys):
     """The experiment of benchmarks/soak, and all it asserts, for fewer starts, on a coarse grid."""
     soak = runpy.run_path(str(ROOT / "benchmarks" / "soak" / "bayesian.py"))

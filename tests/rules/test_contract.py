@@ -91,8 +91,14 @@ def initial():
     return {"w": jnp.full((3, 2), 0.5, float), "b": jnp.array([0.3, -0.2])}
 
 
+@jax.jit
+def value_and_grad(params, value_fn):
+    """One compiled program for all rules."""
+    return jax.value_and_grad(value_fn)(params)
+
+
 def update(rule, state, params, value_fn, **extra_args):
-    value, grad = jax.value_and_grad(value_fn)(params)
+    value, grad = value_and_grad(params, value_fn)
     extra_args |= {"value": value, "grad": grad, "value_fn": value_fn}
     return rule.update(grad, state, params, **extra_args)
 
@@ -123,36 +129,37 @@ def compiled(rule):
     return optax.GradientTransformationExtraArgs(rule.init, jax.jit(rule.update))
 
 
-@functools.cache
-def shared(factory):
-    """One rule with its defaults, whose update is compiled once for all tests."""
-    return compiled(make(factory))
+class Exam(typing.NamedTuple):
+    """One compiled program of a rule, which most tests below read or call."""
+
+    rule: optax.GradientTransformationExtraArgs  # with its defaults
+    path: list  # step by step
+    state: typing.Any  # the last
+    traces: list  # an entry for each time that the program was traced
+    traced: int  # how often for the path
 
 
 @functools.cache
-def stepping(factory):
-    """A rule with its defaults, its whole step, compiled, and how often that was traced."""
-    rule, traces = make(factory), []
+def exam(factory):
+    made, traces = make(factory), []
 
-    @jax.jit
-    def step(params, state, value_fn):
+    def update(*args, **extra_args):
         traces.append(1)
-        updates, state = update(rule, state, params, value_fn)
-        return optax.apply_updates(params, updates), updates, state
+        return made.update(*args, **extra_args)
 
-    return rule, step, traces
+    rule = compiled(optax.GradientTransformationExtraArgs(made.init, update))
+    path, state = train(rule)
+    return Exam(rule, path, state, traces, len(traces))
 
 
-@functools.cache
+def shared(factory):
+    """The rule of its exam."""
+    return exam(factory).rule
+
+
 def reference(factory):
-    """The path of a rule with its defaults, step by step."""
-    rule, step, _ = stepping(factory)
-    params, path = initial(), []
-    state = rule.init(params)
-    for _ in range(STEPS):
-        params, updates, state = step(params, state, OBJECTIVE.on(data()))
-        path.append((params, updates))
-    return path, state
+    """The path of its exam, and the last state."""
+    return exam(factory)[1:3]
 
 
 def assert_close(actual, expected, rtol=1e-9, atol=1e-12):
@@ -217,12 +224,14 @@ def test_scan_is_the_python_loop(factory):
 
 @every_rule
 def test_one_compilation_serves_every_batch(factory):
-    rule, step, traces = stepping(factory)
-    start = initial()
+    rule, _, _, traces, traced = exam(factory)
+    assert traced == 1
+    before, start = len(traces), initial()
     state = rule.init(start)
     for seed in range(3):
-        start, _, state = step(start, state, OBJECTIVE.on(data(seed)))
-    assert len(traces) == 1
+        updates, state = update(rule, state, start, OBJECTIVE.on(data(seed)))
+        start = optax.apply_updates(start, updates)
+    assert len(traces) == before
 
 
 @every_rule
@@ -327,13 +336,15 @@ def test_schedules_are_taken_where_the_signature_says_so(factory):
         for name, p in arguments(factory).items()
         if optax.Schedule in typing.get_args(p.annotation)
     }
+    plain = {name: values[name] for name in annotated}
     schedules = {name: optax.constant_schedule(values[name]) for name in annotated}
-    paths = [
-        train(compiled(factory(**(needed(factory) | chosen))))[0]
-        for chosen in ({name: values[name] for name in annotated}, schedules)
-        if annotated
-    ]
-    assert_close(*paths or ((), ()))
+    if any(arguments(factory)[name].default is None for name in annotated):
+        expected = train(compiled(factory(**(needed(factory) | plain))))[0]
+    else:
+        expected = exam(factory).path
+    if annotated:
+        path, _ = train(compiled(factory(**(needed(factory) | schedules))))
+        assert_close(path, expected)
     for name in values.keys() - annotated:
         with pytest.raises(TypeError, match=rf"{name}.*try optax.inject_hyperparams"):
             factory(**(needed(factory) | {name: optax.constant_schedule(values[name])}))

@@ -84,7 +84,7 @@ def test_in_fit_on_a_network(rule):
     inputs = jnp.linspace(-1, 1, 40)[:, None]
     objective = Objective(lambda p, x: model.apply(p, x[:1]) - x[1:])
     data = jnp.concatenate([inputs, jnp.sin(3 * inputs)], 1)
-    start = model.init(jax.random.key(0), inputs[0])
+    start = jax.jit(model.init)(jax.random.key(0), inputs[0])
     trained = fnn.fit(rule, objective, start, data, steps=100)
     assert trained.history.value[-1] < 1e-4 * trained.history.value[0]
     assert np.all(np.diff(trained.history.value) <= 0)
