@@ -190,7 +190,9 @@ FORWARD = {
 def tangents(dtype="float64"):
     rng = np.random.default_rng(0)
     tree = initial(), data()
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), dtype), tree)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape).astype(dtype)), tree
+    )
 
 
 @functools.cache
@@ -244,8 +246,8 @@ def test_where_there_is_no_gradient_an_error_says_so(name):
 @few_before_the_gate
 def test_the_derivative_of_a_step_without_x64(name):
     _, expected, _ = derivatives(name)(initial(), data(), rule_of(name).init(initial()))
+    params, batch = cast(initial(), "float32"), data(dtype="float32")  # drawn with x64
     with jax.enable_x64(False):
-        params, batch = cast(initial(), "float32"), data(dtype="float32")
         state = rule_of(name, "float32").init(params)
         _, tangent, grad = derivatives(name, "float32")(params, batch, state)
     for one, other in zip(*map(jax.tree.leaves, (tangent, expected)), strict=True):
