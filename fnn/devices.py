@@ -1,19 +1,55 @@
-"""Arrays on the devices of a mesh, seen from inside of compiled code.
+"""Where a program runs: the devices of a mesh, and the threads of a CPU.
 
-Where examples are split over devices, by `fit(sharding=...)` or by `jax.device_put` in a loop of
-your own, XLA splits what is computed from them: sums over examples become sums over devices, and
-nothing needs to be said. What XLA cannot know is said here, where rows of different examples meet:
-every traced array tells its mesh, and without a mesh these functions do nothing.
+**Meshes.** Where examples are split over devices, by `fit(sharding=...)` or by `jax.device_put` in
+a loop of your own, XLA splits what is computed from them: sums over examples become sums over
+devices, and nothing needs to be said. What XLA cannot know is said here, where rows of different
+examples meet: every traced array tells its mesh, and without a mesh these functions do nothing.
+
+**Threads.** On a CPU a program uses two pools of threads: XLA's own, and LAPACK's, which is the
+OpenBLAS that SciPy brings and JAX calls. Both cut up work that one core could have done while the
+cores meet, and both wait in vain for threads that do not run while other processes compute: a fit
+of milliseconds then takes seconds. So a program whose dearest product is small stays on one thread
+of XLA, and one whose dearest factorization is small on one of LAPACK; large ones have all threads.
+`benchmarks/threads.py` measures where the borders lie. `fit` and races see to it by themselves; in
+a loop of your own write
+
+    @fnn.devices.jit        # in place of jax.jit
+
+LAPACK has its threads back when the call has ended, and NumPy's own library is never touched (where
+NumPy and SciPy share one, as from conda, neither is). `devices.one_thread_below(0, 0)` switches all
+of it off. On GPUs and TPUs `devices.jit` is `jax.jit`.
 """
 
-from typing import Any
+import contextlib
+import functools
+import inspect
+import os
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import threadpoolctl
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-__all__ = ["count", "everywhere"]
+from fnn import flops
+
+__all__ = [
+    "Borders",
+    "compiled",
+    "compiler_options",
+    "count",
+    "everywhere",
+    "jit",
+    "lapack_restored",
+    "one_thread_below",
+]
 __dir__ = __all__.copy
+
+# Meshes -------------------------------------------------------------------------------------------
 
 
 def count(tree: PyTree) -> int:
@@ -60,3 +96,271 @@ def everywhere(tree: PyTree) -> PyTree:
 
 def _mesh(leaf: Any) -> jax.sharding.AbstractMesh:
     return jax.typeof(leaf).sharding.mesh
+
+
+# Threads ------------------------------------------------------------------------------------------
+
+
+class Borders(NamedTuple):
+    """From how many flops on a program is large.
+
+    Attributes:
+        products: of its dearest product, convolution or other equation.
+        factorizations: of its dearest factorization.
+    """
+
+    products: float = 5e7  # both by benchmarks/threads.py
+    factorizations: float = 1e9
+
+
+def one_thread_below(products: float, factorizations: float) -> Borders:
+    """Sets the borders between small programs and large ones, for this process.
+
+    Args:
+        products: flops of the dearest product, convolution or other equation of a program, at
+            least 0; below this XLA runs the program on one thread. 0 leaves XLA as it is.
+        factorizations: flops of its dearest factorization, at least 0; below this LAPACK runs it on
+            one thread. 0 leaves LAPACK as it is.
+
+    Returns:
+        The borders until now.
+
+    Raises:
+        ValueError: if a number is negative or not a number.
+
+    Example:
+        >>> before = one_thread_below(0, 0)  # all threads for every program, as in JAX alone
+        >>> now = one_thread_below(*before)
+    """
+    global _borders
+    for name, border in (("products", products), ("factorizations", factorizations)):
+        if not border >= 0:
+            raise ValueError(
+                f"one_thread_below: expected {name} to be a number of flops, at least 0, got "
+                f"{border}; try 0, which leaves all programs on all threads"
+            )
+    before, _borders = _borders, Borders(products, factorizations)
+    return before
+
+
+def jit(fn: Callable, **options: Any) -> Callable:
+    """`jax.jit`, with small programs on one thread of a CPU.
+
+    What is small is decided for each set of shapes, by the counted flops of the dearest equation. A
+    small program with a factorization is waited for, because LAPACK has its threads back when the
+    call has ended; all others are dispatched as by `jax.jit`.
+
+    Args:
+        fn: the function.
+        **options: those of `jax.jit`.
+
+    Returns:
+        The compiled function. Inside of another `jit`, a `vmap` or a `grad` it is `jax.jit(fn)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> solve = jit(jnp.linalg.solve)
+        >>> print(solve(jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([3.0, 3.0])))
+        [1. 1.]
+    """
+    plain, key_of = jax.jit(fn, **options), _keys(fn, options)
+    dearest: dict[Any, flops.Dearest] = {}
+
+    @functools.cache  # XLA is not asked for its options before a call
+    def on_one_thread() -> Callable:
+        asked = _one_thread_of_xla() | dict(options.get("compiler_options") or {})
+        given: Any = options | {"compiler_options": asked}
+        return jax.jit(fn, **given)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not _runs_on_a_cpu((args, kwargs)):
+            return plain(*args, **kwargs)
+        key = key_of(args, kwargs)
+        if key not in dearest:
+            dearest[key] = flops.dearest(plain.trace(*args, **kwargs).jaxpr)
+        if dearest[key].product >= _borders.products:
+            return _held(plain, dearest[key])(*args, **kwargs)
+        try:
+            return _held(on_one_thread(), dearest[key])(*args, **kwargs)
+        except ValueError:  # of fn, or of JAX, which takes compiler options in the outermost jit
+            pass
+        return plain(*args, **kwargs)
+
+    return call
+
+
+def compiled(
+    traced: jax.stages.Traced, options: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """A traced function, compiled for the threads that its size deserves.
+
+    Args:
+        traced: what `jax.jit(fn).trace(*args)` returns.
+        options: compiler options, by their names; those that are not known are left out.
+
+    Returns:
+        The compiled function of the traced arguments; it holds LAPACK's threads as `jit` does.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> double = compiled(jax.jit(lambda x: 2 * x).trace(jnp.ones(2)))
+        >>> print(double(jnp.ones(2)))
+        [2. 2.]
+    """
+    dearest = flops.dearest(traced.jaxpr)
+    small = dearest.product < _borders.products
+    chosen = (_one_thread_of_xla() if small else {}) | compiler_options(options or {})
+    return _held(traced.lower().compile(compiler_options=chosen), dearest)
+
+
+@contextlib.contextmanager
+def lapack_restored() -> Generator[bool]:
+    """LAPACK's number of threads is at the end what it was at the beginning.
+
+    Within, programs of `jit` are not waited for: who opened it waits for their results.
+
+    Yields:
+        Whether another such block is open around this one.
+
+    Example:
+        >>> with lapack_restored() as nested:
+        ...     nested
+        False
+    """
+    library = _lapack()
+    if library is None:
+        yield True  # nothing to restore, and so nothing to wait for
+        return
+    with _lock:
+        _usual.append(_usual[0] if _usual else library.num_threads)
+        nested = len(_usual) > 1
+    try:
+        yield nested
+    finally:
+        with _lock:
+            usual = _usual.pop()
+            if not _usual:
+                library.set_num_threads(usual)
+
+
+def compiler_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those compiler options that this XLA knows, and that the process leaves open.
+
+    Args:
+        options: by their names, for a CPU.
+
+    Returns:
+        The options without those that are not known and without those that stand in the variable
+        XLA_FLAGS, which come first; none on other devices.
+
+    Example:
+        >>> compiler_options({"xla_has_no_such_option": True})
+        {}
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {
+        name: value
+        for name, value in options.items()
+        if not _is_set(name) and _refusal(name, value) is None
+    }
+
+
+_borders = Borders()
+_lock = threading.Lock()
+_usual: list[int] = []  # LAPACK's number of threads, once for each open `lapack_restored`
+
+
+def _is_set(name: str) -> bool:
+    return name in os.environ.get("XLA_FLAGS", "")
+
+
+@functools.cache
+def _refusal(name: str, value: Any) -> str | None:
+    """What XLA says against an option. It is asked, because its options change with releases."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _one_thread_of_xla() -> dict[str, Any]:
+    """The options that hold a program to one thread of XLA; where there are none, it says so."""
+    options = {"xla_cpu_multi_thread_eigen": False}
+    for name, value in options.items():
+        if jax.default_backend() == "cpu" and (refusal := _refusal(name, value)) is not None:
+            warnings.warn(
+                f"devices: expected XLA to know the compiler option {name}, got {refusal}; small "
+                "programs run on all of its threads, and slowly beside busy processes. Try a "
+                "release of JAX that fnn was tested with",
+                stacklevel=4,
+            )
+    return compiler_options(options)
+
+
+def _runs_on_a_cpu(args: PyTree) -> bool:
+    """Whether a call is compiled and run by itself: traced arrays are never ready."""
+    config: Any = jax.config  # its attributes know of `with jax.disable_jit()`, and no types
+    if jax.default_backend() != "cpu" or config.jax_disable_jit:
+        return False
+    arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))
+    return all(hasattr(leaf, "is_ready") for leaf in arrays)
+
+
+def _held(run: Callable, dearest: flops.Dearest) -> Callable:
+    """The compiled function with LAPACK on as many threads as its factorizations deserve."""
+    if not dearest.factorization or jax.default_backend() != "cpu":
+        return run
+
+    def held(*args: Any, **kwargs: Any) -> Any:
+        with lapack_restored() as nested:
+            if (library := _lapack()) is not None:
+                one = dearest.factorization < _borders.factorizations
+                library.set_num_threads(1 if one else _usual[0])
+            results = run(*args, **kwargs)
+            return results if nested else jax.block_until_ready(results)
+
+    return held
+
+
+@functools.cache
+def _lapack() -> Any:
+    """The controller of the OpenBLAS that lies beside SciPy, which JAX calls; None elsewhere."""
+    try:
+        import scipy.linalg  # loads the library, if JAX has not yet
+    except ImportError:
+        return None
+    homes = Path(scipy.__file__).parent, Path(scipy.__file__).parents[1] / "scipy.libs"
+    for library in threadpoolctl.ThreadpoolController().lib_controllers:
+        path = Path(library.filepath)
+        if library.user_api == "blas" and any(home in path.parents for home in homes):
+            return library
+    return None
+
+
+def _keys(fn: Callable, options: Mapping[str, Any]) -> Callable[[tuple, dict], Any]:
+    """Keys by which calls of one program are known: shapes of arrays, static arguments as such."""
+    names = options.get("static_argnames") or ()
+    names = {names} if isinstance(names, str) else set(names)
+    places = options.get("static_argnums")
+    places = {places} if isinstance(places, int) else set(places or ())
+    if names or places:
+        parameters = list(inspect.signature(fn).parameters)
+        names |= {parameters[place] for place in places}
+        places |= {place for place, name in enumerate(parameters) if name in names}
+
+    def kinds(tree: PyTree) -> Iterator[Any]:
+        for leaf in jax.tree.leaves(tree):
+            yield (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else type(leaf)
+
+    def key_of(args: tuple, kwargs: dict) -> Any:
+        every = [(place in places, arg) for place, arg in enumerate(args)]
+        every += [(name in names, (name, arg)) for name, arg in sorted(kwargs.items())]
+        traced = [arg for static, arg in every if not static]
+        static = tuple(arg for static, arg in every if static)
+        return jax.tree.structure(traced), tuple(kinds(traced)), static
+
+    return key_of

@@ -41,7 +41,8 @@ def interned(make: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]
     def made(treedef: Any, leaves: tuple, types: tuple) -> _Value:
         del types  # 1, 1.0 and True are equal, and not the same
         args, kwargs = jax.tree.unflatten(treedef, leaves)
-        return make(*args, **kwargs)
+        call: Any = make
+        return call(*args, **kwargs)
 
     @functools.wraps(make)
     def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Value:

@@ -16,7 +16,7 @@ so that two algorithms can be compared before either has run. The conventions:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +92,59 @@ def count_within(scope: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) 
     """
     jaxpr = jax.make_jaxpr(fn)(*args, **kwargs).jaxpr
     return Tally(*map(float, walk(jaxpr, [True] * len(jaxpr.outvars), scope)[0]))
+
+
+class Dearest(NamedTuple):
+    """Flops of the dearest equations of a program.
+
+    Attributes:
+        product: of a product, a convolution, or anything else that XLA computes itself.
+        factorization: of one matrix by LAPACK; 0 without any.
+    """
+
+    product: float
+    factorization: float
+
+
+def dearest(program: core.ClosedJaxpr) -> Dearest:
+    """The flops of the dearest single equation, which say what more threads are good for.
+
+    Calls, loops and branches are entered, and what is in them counts once.
+
+    Args:
+        program: a jaxpr, such as `jax.jit(fn).trace(*args).jaxpr`.
+
+    Returns:
+        The dearest product and the dearest factorization.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> dearest(jax.make_jaxpr(lambda a: jnp.linalg.cholesky(a @ a))(jnp.ones((6, 6))))
+        Dearest(product=432.0, factorization=72.0)
+    """
+    product = factorization = 0.0
+    for eqn in program.jaxpr.eqns:
+        bodies = list(_bodies(eqn))
+        if eqn.primitive.name in _LAPACK:
+            stack = math.prod(_shape(eqn.invars[0])[:-2])
+            factorization = max(factorization, _FORMULAS[eqn.primitive.name](eqn) / max(stack, 1))
+        elif not bodies:
+            product = max(product, float(_equation(eqn, [True] * len(eqn.outvars), "")[0][0]))
+        for body in bodies:
+            within = dearest(body)
+            product = max(product, within.product)
+            factorization = max(factorization, within.factorization)
+    return Dearest(product, factorization)
+
+
+def _bodies(eqn: core.JaxprEqn) -> Iterator[core.ClosedJaxpr]:
+    """The jaxprs that an equation runs, wherever they stand among its parameters."""
+    for leaf in jax.tree.leaves(list(eqn.params.values())):
+        if isinstance(leaf, core.ClosedJaxpr):
+            yield leaf
+        elif isinstance(leaf, core.Jaxpr):
+            yield core.ClosedJaxpr(leaf, ())
 
 
 class Living(NamedTuple):
@@ -364,3 +417,7 @@ _FORMULAS: dict[str, Callable[[core.JaxprEqn], float]] = {
     "tridiagonal": _matrices(lambda _, n: 4 * n**3 / 3),
     "tridiagonal_solve": lambda eqn: 8 * _size(eqn.outvars[0]),
 }
+_LAPACK = frozenset((
+    "cholesky", "triangular_solve", "lu", "qr", "geqrf", "geqp3", "householder_product", "eigh",
+    "svd", "eig", "schur", "hessenberg", "tridiagonal",
+))  # fmt: skip

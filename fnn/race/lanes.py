@@ -9,7 +9,6 @@ as they were taken.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from fnn import flops
+from fnn import devices, flops
 from fnn.objective import SCOPE, Objective, ValueFunction
 from fnn.problems import Problem
 from fnn.race.entrants import Entrant
@@ -34,7 +33,7 @@ MEMORY = 2**30
 
 # On CPUs most of a short race is compiling: with these it takes 60 % of the time, and programs run
 # as fast to what can be measured. What runs once may take a quarter. All rules are treated alike.
-# Flags in `XLA_FLAGS` come first.
+# Flags in `XLA_FLAGS` come first, and a release that does not know an option does without.
 _OPTIONS = {
     "xla_backend_optimization_level": 1,
     "xla_llvm_disable_expensive_passes": True,
@@ -43,19 +42,13 @@ _OPTIONS = {
 _ONCE = _OPTIONS | {"xla_backend_optimization_level": 0}
 
 
-def compiler_options(options: Mapping[str, Any] = _OPTIONS) -> dict[str, Any]:
+def compiler_options() -> dict[str, Any]:
     """How the programs of a race are compiled.
 
-    Args:
-        options: by their names, on a CPU.
-
     Returns:
-        Those that the flags of the process leave open; none on other devices.
+        The options that this XLA knows; none on other devices than CPUs.
     """
-    given = os.environ.get("XLA_FLAGS", "")
-    if jax.default_backend() != "cpu":
-        return {}
-    return {name: value for name, value in options.items() if name not in given}
+    return devices.compiler_options(_OPTIONS)
 
 
 class Metered(NamedTuple):
@@ -278,8 +271,8 @@ def many(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Ma
         params, _ = progress.best
         return progress, records, problem.measure.of(params, test)
 
-    begin_lanes = jax.jit(
-        jax.vmap(begin, in_axes=(0, 0, None)), compiler_options=compiler_options(_ONCE)
+    begin_lanes = devices.jit(
+        jax.vmap(begin, in_axes=(0, 0, None)), compiler_options=devices.compiler_options(_ONCE)
     )
     over_lanes = jax.vmap(advanced, in_axes=(0, 0, 0, None, None, None, None))
     number = jax.ShapeDtypeStruct((), jnp.int32)
@@ -290,10 +283,12 @@ def many(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Ma
     stacked = jax.tree.map(lambda a: jnp.zeros((width, *a.shape), a.dtype), traced)
     keys = jax.vmap(jax.random.key)(jnp.arange(width))
     begun, _ = jax.eval_shape(begin_lanes, stacked, keys, data[1])
-    lowered = jax.jit(over_lanes, donate_argnums=0).lower(
-        begun, stacked, keys, number, ends, number, data
+    advance_lanes = devices.compiled(
+        jax.jit(over_lanes, donate_argnums=0).trace(
+            begun, stacked, keys, number, ends, number, data
+        ),
+        _OPTIONS,
     )
-    advance_lanes = lowered.compile(compiler_options=compiler_options())
 
     def chunk(
         settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
@@ -364,12 +359,12 @@ def alone(
         )[0]
 
     began = time.perf_counter()
-    begin_one, key = jax.jit(begin, compiler_options=compiler_options(_ONCE)), jax.random.key(0)
+    begin_one = devices.jit(begin, compiler_options=devices.compiler_options(_ONCE))
+    key = jax.random.key(0)
     traced = _traced(setting)
     begun = jax.eval_shape(begin_one, traced, key)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = jax.jit(advanced).lower(begun, traced, key, number, train)
-    one = lowered.compile(compiler_options=compiler_options())
+    one = devices.compiled(jax.jit(advanced).trace(begun, traced, key, number, train), _OPTIONS)
     compile_seconds = time.perf_counter() - began
 
     def seconds(setting: Setting, seed: int, steps: int) -> float:

@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
+from fnn import devices
 from fnn.objective import Objective, ValueFunction
 from fnn.training.checkpoints import Checkpoints, Snapshot, kept, named
 from fnn.training.loop import History, Limits, Progress, Records, Source, Stop, advance, look, start
@@ -330,7 +331,7 @@ def _chunks(
             rounds = int(multihost_utils.broadcast_one_to_all(np.int32(rounds)))
 
 
-_start = jax.jit(start, static_argnames=("rule", "keep_best"))
+_start = devices.jit(start, static_argnames=("rule", "keep_best"))
 
 
 def _source(job: _Job, data: PyTree, key: Array | None) -> Source:
@@ -338,7 +339,7 @@ def _source(job: _Job, data: PyTree, key: Array | None) -> Source:
     return changed(source, job.arranged)
 
 
-@functools.partial(jax.jit, static_argnames=("job", "capacity"))
+@functools.partial(devices.jit, static_argnames=("job", "capacity"))
 def _advance(job, capacity, data, validation, key, progress, done, limits):
     source = _source(job, data, key)
     evaluate = evaluation_of(job.objective, job.metrics, validation, job.prepare, job.chunk)
@@ -367,9 +368,10 @@ def _within_memory(
     first = job
     while True:
         try:
-            seen = run(job, *arguments)
-            meanwhile()
-            seen = jax.block_until_ready(seen)
+            with devices.lapack_restored():
+                seen = run(job, *arguments)
+                meanwhile()
+                seen = jax.block_until_ready(seen)
         except jax.errors.JaxRuntimeError as error:
             size = _examples(source(job)) if "RESOURCE_EXHAUSTED" in str(error) else 0
             if size < 2:
@@ -501,7 +503,7 @@ def _source_of_block(job: _Job, *, block: Block, done: int, key: Array | None) -
     return changed(source, job.arranged)
 
 
-@functools.partial(jax.jit, static_argnames="job")
+@functools.partial(devices.jit, static_argnames="job")
 def _advance_block(job, block, key, progress, done, limits):
     source = _source_of_block(job, block=block, done=done, key=key)
     progress, records = advance(
@@ -517,7 +519,7 @@ def _advance_block(job, block, key, progress, done, limits):
     return job.at_home(progress, records._replace(rounds=jnp.zeros_like(records.rounds)))
 
 
-@functools.partial(jax.jit, static_argnames="job")
+@functools.partial(devices.jit, static_argnames="job")
 def _look(job, validation, progress, goal, patience):
     running = progress.stopped == Stop.RUNNING
     verdict = jnp.where(running & goal, Stop.GOAL, progress.stopped).astype(jnp.int32)
@@ -644,6 +646,6 @@ def _finite(tree: PyTree) -> PyTree:
     return tree
 
 
-@jax.jit
+@devices.jit
 def _is_finite(tree):
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

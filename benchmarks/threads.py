@@ -1,0 +1,213 @@
+"""One thread or all of them: where the border lies, idle and beside busy processes.
+
+    uv run benchmarks/threads.py [--seconds S]
+
+Three operations at 50 to 4000 rows, and whole steps of several rules, each compiled for one thread
+of XLA and for all, with LAPACK on one thread and on all of its own; idle, and beside four processes
+that compute. Contestants take turns in one process; a number is the median of its runs in
+milliseconds, the worst in brackets where it is more than twice the median. `flops` are those of the
+dearest product and of the dearest factorization, by which `fnn.devices` decides.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+import scipy.linalg
+import threadpoolctl
+
+import fnn
+from fnn import curvature, data, devices, flops, layers, losses, rules
+
+ROWS = 50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000
+PEERS = 4
+KINDS = {  # threads of XLA and of LAPACK; None is all of them
+    "one, one": (1, 1),
+    "one, all": (1, None),
+    "all, one": (None, 1),
+    "all, all": (None, None),
+}
+
+
+def operations() -> dict[str, tuple[Callable, tuple]]:
+    """Products in float32, factorizations in float64, each a function and its arguments."""
+    jax.config.update("jax_enable_x64", True)
+    tables = {}
+    for rows in ROWS:
+        matrix = jax.random.normal(jax.random.key(rows), (rows, rows), jnp.float32)
+        positive = (matrix @ matrix.T + rows * jnp.eye(rows)).astype(float)
+        tables[f"product, {rows} rows, float32"] = (lambda a: a @ a, (matrix,))
+        tables[f"cholesky, {rows} rows, float64"] = (jnp.linalg.cholesky, (positive,))
+        if rows <= 2000:
+            tables[f"eigh, {rows} rows, float64"] = (jnp.linalg.eigh, (positive,))
+    return tables
+
+
+def steps() -> dict[str, tuple[Callable, tuple]]:
+    """Whole steps of rules: value, gradient and update."""
+    digits, labels = data.digits()
+    images = jnp.asarray(digits).reshape(-1, 8, 8, 1)
+    convolution = layers.serial(
+        layers.conv(16, (3, 3)), layers.elementwise(jax.nn.relu), layers.max_pool((2, 2)),
+        layers.conv(32, (3, 3)), layers.elementwise(jax.nn.relu), layers.flatten(),
+        layers.dense(64), layers.elementwise(jax.nn.relu), layers.dense(10),
+    )  # fmt: skip
+
+    def perceptron(*widths: int) -> layers.Layer:
+        hidden = [(layers.dense(w), layers.elementwise(jnp.tanh)) for w in widths[:-1]]
+        return layers.serial(*itertools.chain(*hidden), layers.dense(widths[-1]))
+
+    def case(model, loss, batch, make, dtype=jnp.float32):
+        batch = jax.tree.map(
+            lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a,
+            jax.tree.map(jnp.asarray, batch),
+        )
+        params = jax.tree.map(lambda a: a.astype(dtype), model.init(jax.random.key(0), batch[0][0]))
+        rule = make(model, params, batch[0][0])
+        value_fn = fnn.Objective(model.apply, loss).on(batch)
+
+        def step(params, state, value_fn):
+            value, grad = jax.value_and_grad(value_fn)(params)
+            extra = {"value": value, "grad": grad, "value_fn": value_fn}
+            updates, state = rule.update(grad, state, params, **extra)
+            return optax.apply_updates(params, updates), state
+
+        state = jax.jit(step)(params, rule.init(params), value_fn)[1]
+        return step, (params, state, value_fn)
+
+    def curve(inputs, examples):
+        x = jax.random.uniform(jax.random.key(1), (examples, inputs), minval=-1)
+        return x, jnp.sin(3 * x.sum(1, keepdims=True))
+
+    def kfac(model, params, x):
+        return rules.kfac(curvature.structure(model.apply, params, x))
+
+    def plain(rule):
+        return lambda *_: rule
+
+    square, entropy = losses.half_squared_error, losses.softmax_cross_entropy
+    lm = plain(rules.levenberg_marquardt())
+    few, many = (digits[:64], labels[:64]), (digits[:256], labels[:256])
+    seen = images[:64], labels[:64]
+    return {
+        "adam, 64-32-10, 32 examples": case(
+            perceptron(32, 10), entropy, (digits[:32], labels[:32]), plain(rules.adam(1e-3))
+        ),
+        "adam, convolutions, 64": case(convolution, entropy, seen, plain(rules.adam(1e-3))),
+        "adam, 8-1024-1024-1, 1024": case(
+            perceptron(1024, 1024, 1), square, curve(8, 1024), plain(rules.adam(1e-3))
+        ),
+        "kfac, 64-64-32-10, 256": case(perceptron(64, 32, 10), entropy, many, kfac),
+        "kfac, convolutions, 64": case(convolution, entropy, seen, kfac),
+        "newton, 1-10-10-1, 200": case(
+            perceptron(10, 10, 1), square, curve(1, 200), plain(rules.newton(damping=1.0))
+        ),
+        "bfgs, 1-10-10-1, 200": case(
+            perceptron(10, 10, 1), square, curve(1, 200), plain(rules.bfgs())
+        ),
+        "spring, 64-32-10, 64": case(perceptron(32, 10), entropy, few, plain(rules.spring(0.1))),
+        "lm, 1-10-10-1, 200": case(perceptron(10, 10, 1), square, curve(1, 200), lm),
+        "lm, 8-256-256-1, 128": case(perceptron(256, 256, 1), square, curve(8, 128), lm),
+        "lm, 2-50-50-1, 1000, float64": case(
+            perceptron(50, 50, 1), square, curve(2, 1000), lm, jnp.float64
+        ),
+        "lm, 8-512-512-1, 512": case(perceptron(512, 512, 1), square, curve(8, 512), lm),
+        "lm, 8-1024-1024-1, 1024": case(perceptron(1024, 1024, 1), square, curve(8, 1024), lm),
+    }
+
+
+def lapack():
+    """The controller of the library that JAX calls."""
+    assert scipy.linalg
+    found = threadpoolctl.ThreadpoolController().lib_controllers
+    return next(one for one in found if "scipy" in one.filepath)
+
+
+@contextlib.contextmanager
+def busy_processes(number: int):
+    """So many processes that compute without end."""
+    peers = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for peer in peers:
+            peer.kill()
+            peer.wait()
+
+
+def compiled(fn: Callable, args: tuple) -> dict[int | None, Callable]:
+    """The program for one thread of XLA, and for all."""
+    one = {"xla_cpu_multi_thread_eigen": False}
+    return {
+        threads: jax.jit(fn, compiler_options=options).lower(*args).compile()
+        for threads, options in ((1, one), (None, {}))
+    }
+
+
+def measured(programs: dict, args: tuple, library, seconds: float) -> dict[str, list[float]]:
+    """Seconds of runs, the kinds in turn, as many as fit in the time; at least 2 of each."""
+    everyone, taken = library.num_threads, {kind: [] for kind in KINDS}
+    begin = time.perf_counter()
+    for turn in range(16):
+        for kind, (xla, of_lapack) in KINDS.items():
+            library.set_num_threads(of_lapack or everyone)
+            started = time.perf_counter()
+            jax.block_until_ready(programs[xla](*args))
+            taken[kind].append(time.perf_counter() - started)
+        if turn and time.perf_counter() - begin > seconds:
+            break
+    library.set_num_threads(everyone)
+    return {kind: times[1:] for kind, times in taken.items()}
+
+
+def main() -> None:
+    """Prints the table and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each line")
+    seconds, library = parser.parse_args().seconds, lapack()
+    cases = operations() | steps()
+    programs = {name: compiled(*case) for name, case in cases.items()}
+    rows = {}
+    for beside in (0, PEERS):
+        print(f"\nms, XLA's threads, LAPACK's; {f'{beside} busy processes' if beside else 'idle'}")
+        print(f"{'':32}{'flops':>18}" + "".join(f"{kind:>18}" for kind in KINDS))
+        with busy_processes(beside):
+            for name, (fn, args) in cases.items():
+                dearest = flops.dearest(jax.jit(fn).trace(*args).jaxpr)
+                times = measured(programs[name], args, library, seconds)
+                line = f"{name:32}{dearest.product:9.1e}{dearest.factorization:9.1e}"
+                for runs in times.values():
+                    middle, worst = statistics.median(runs), max(runs)
+                    shown = f"{1e3 * middle:.3g}"
+                    line += f"{shown + (f' ({1e3 * worst:.3g})' if worst > 2 * middle else ''):>18}"
+                print(line, flush=True)
+                row = rows.setdefault(name, {"flops": dearest._asdict()})
+                row[f"beside {beside}"] = {
+                    kind: {"median": statistics.median(runs), "worst": max(runs), "runs": len(runs)}
+                    for kind, runs in times.items()
+                }
+    report = {
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "scipy", "fnn")},
+        "borders": devices.Borders()._asdict(),
+        "rows": rows,
+    }
+    path = Path(__file__).parent / "results" / "threads-cpu.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
