@@ -1,12 +1,15 @@
 """One thread or all of them: where the border lies, idle and beside busy processes.
 
-    uv run benchmarks/threads.py [--seconds S]
+    uv run benchmarks/threads.py [--seconds S] [--fits]
 
 Four operations at 50 to 4000 rows, and whole steps of several rules, each compiled for one thread
 of XLA and for all, with LAPACK on one thread and on all of its own; idle, and beside four processes
 that compute. Contestants take turns in one process; a number is the median of its runs in
 milliseconds, the worst in brackets where it is more than twice the median. `flops` are those of the
 dearest elementwise equation and of the dearest factorization, by which `fnn.devices` decides.
+
+Then two trainings by `fit` as it is, and as it would be without `fnn.devices`: 50 steps of
+Levenberg-Marquardt on a curve, and 380 of K-FAC on convolutions; `--fits` measures these alone.
 """
 
 import argparse
@@ -32,7 +35,7 @@ import fnn
 from fnn import curvature, data, devices, flops, layers, losses, rules
 
 ROWS = 50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000
-PEERS = 4
+PEERS, LONGEST = 4, 60.0  # busy processes; seconds for one cell of the trainings
 KINDS = {  # threads of XLA and of LAPACK; None is all of them
     "one, one": (1, 1),
     "one, all": (1, None),
@@ -57,19 +60,31 @@ def operations() -> dict[str, tuple[Callable, tuple]]:
     return tables
 
 
-def steps() -> dict[str, tuple[Callable, tuple]]:
-    """Whole steps of rules: value, gradient and update."""
-    digits, labels = data.digits()
-    images = jnp.asarray(digits).reshape(-1, 8, 8, 1)
-    convolution = layers.serial(
+def perceptron(*widths: int) -> layers.Layer:
+    """A tanh network."""
+    hidden = [(layers.dense(w), layers.elementwise(jnp.tanh)) for w in widths[:-1]]
+    return layers.serial(*itertools.chain(*hidden), layers.dense(widths[-1]))
+
+
+def convolutions() -> layers.Layer:
+    """A small convolution network for 8 x 8 digits."""
+    return layers.serial(
         layers.conv(16, (3, 3)), layers.elementwise(jax.nn.relu), layers.max_pool((2, 2)),
         layers.conv(32, (3, 3)), layers.elementwise(jax.nn.relu), layers.flatten(),
         layers.dense(64), layers.elementwise(jax.nn.relu), layers.dense(10),
     )  # fmt: skip
 
-    def perceptron(*widths: int) -> layers.Layer:
-        hidden = [(layers.dense(w), layers.elementwise(jnp.tanh)) for w in widths[:-1]]
-        return layers.serial(*itertools.chain(*hidden), layers.dense(widths[-1]))
+
+def in_float32(params):
+    """The same parameters in float32."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+
+
+def steps() -> dict[str, tuple[Callable, tuple]]:
+    """Whole steps of rules: value, gradient and update."""
+    digits, labels = data.digits()
+    images = jnp.asarray(digits).reshape(-1, 8, 8, 1)
+    convolution = convolutions()
 
     def case(model, loss, batch, make, dtype=jnp.float32):
         batch = jax.tree.map(
@@ -130,6 +145,36 @@ def steps() -> dict[str, tuple[Callable, tuple]]:
     }
 
 
+def fits() -> dict[str, tuple[Callable[[], fnn.training.Fit], int]]:
+    """Trainings, each a function and how often it is run."""
+    x = jnp.linspace(-1, 1, 200, dtype=jnp.float32)[:, None]
+    curve = perceptron(10, 10, 1)
+    objective = fnn.Objective(curve.apply, losses.half_squared_error)
+    start = in_float32(curve.init(jax.random.key(0), x[0]))
+    digits, labels = data.digits()
+    images = jnp.asarray(digits, jnp.float32).reshape(-1, 8, 8, 1)
+    network = convolutions()
+    weights = in_float32(network.init(jax.random.key(0), images[0]))
+    entropy = fnn.Objective(network.apply, losses.softmax_cross_entropy)
+    kfac = rules.kfac(curvature.structure(network.apply, weights, images[0]))
+
+    def levenberg_marquardt():
+        return fnn.fit(rules.levenberg_marquardt(), objective, start, (x, jnp.sin(5 * x)), steps=50)
+
+    def kronecker():
+        return fnn.fit(
+            kfac,
+            entropy,
+            weights,
+            (images, labels),
+            steps=380,
+            batch_size=64,
+            key=jax.random.key(1),
+        )
+
+    return {"lm, 50 steps": (levenberg_marquardt, 20), "kfac, 380 steps": (kronecker, 3)}
+
+
 def lapack():
     """The controller of the library that JAX calls."""
     assert scipy.linalg
@@ -174,14 +219,10 @@ def measured(programs: dict, args: tuple, library, seconds: float) -> dict[str, 
     return {kind: times[1:] for kind, times in taken.items()}
 
 
-def main() -> None:
-    """Prints the table and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each line")
-    seconds, library = parser.parse_args().seconds, lapack()
-    cases = operations() | steps()
+def compared(cases: dict, seconds: float) -> dict:
+    """Prints the table of operations and steps, idle and beside busy processes."""
+    library, rows = lapack(), {}
     programs = {name: compiled(*case) for name, case in cases.items()}
-    rows = {}
     for beside in (0, PEERS):
         print(f"\nms, XLA's threads, LAPACK's; {f'{beside} busy processes' if beside else 'idle'}")
         print(f"{'':32}{'flops':>18}" + "".join(f"{kind:>18}" for kind in KINDS))
@@ -190,24 +231,66 @@ def main() -> None:
                 dearest = flops.dearest(jax.jit(fn).trace(*args).jaxpr)
                 times = measured(programs[name], args, library, seconds)
                 line = f"{name:32}{dearest.elementwise:9.1e}{dearest.factorization:9.1e}"
-                for runs in times.values():
-                    middle, worst = statistics.median(runs), max(runs)
-                    shown = f"{1e3 * middle:.3g}"
-                    line += f"{shown + (f' ({1e3 * worst:.3g})' if worst > 2 * middle else ''):>18}"
-                print(line, flush=True)
+                print(line + "".join(f"{told(runs):>18}" for runs in times.values()), flush=True)
                 row = rows.setdefault(name, {"flops": dearest._asdict()})
-                row[f"beside {beside}"] = {
-                    kind: {"median": statistics.median(runs), "worst": max(runs), "runs": len(runs)}
-                    for kind, runs in times.items()
-                }
-    report = {
+                row[f"beside {beside}"] = {kind: summary(runs) for kind, runs in times.items()}
+    return rows
+
+
+def trained() -> dict:
+    """Prints what trainings take as they are, and on all threads, idle and beside others."""
+    rows = {}
+    print(f"\nms a training{'':19}" + "".join(f"{f'beside {n}':>18}" for n in (0, 1, 2, PEERS)))
+    for name, (run, times) in fits().items():
+        for kind, borders in (("fnn", devices.Borders()), ("all threads", (0, 0))):
+            devices.one_thread_below(*borders)
+            run()
+            row = rows[f"{name}, {kind}"] = {}
+            for beside in (0, 1, 2, PEERS):
+                taken = []
+                with busy_processes(beside):
+                    for _ in range(times):
+                        started = time.perf_counter()
+                        jax.block_until_ready(run().params)
+                        taken.append(time.perf_counter() - started)
+                        if sum(taken) > LONGEST:
+                            break
+                row[f"beside {beside}"] = summary(taken)
+                row[f"beside {beside}"]["told"] = told(taken)
+            shown = "".join(f"{one.pop('told'):>18}" for one in row.values())
+            print(f"{f'{name}, {kind}':32}" + shown, flush=True)
+    devices.one_thread_below(*devices.Borders())
+    return rows
+
+
+def told(runs: list[float]) -> str:
+    """The median in milliseconds, and the worst where it is far from it."""
+    middle, worst = statistics.median(runs), max(runs)
+    return f"{1e3 * middle:.3g}" + (f" ({1e3 * worst:.3g})" if worst > 2 * middle else "")
+
+
+def summary(runs: list[float]) -> dict[str, float]:
+    """Seconds of runs."""
+    return {"median": statistics.median(runs), "worst": max(runs), "runs": len(runs)}
+
+
+def main() -> None:
+    """Prints the tables and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each line")
+    parser.add_argument("--fits", action="store_true", help="the trainings alone")
+    asked = parser.parse_args()
+    path = Path(__file__).parent / "results" / "threads-cpu.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    report |= {
         "cores": os.cpu_count(),
         "python": sys.version.split()[0],
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "scipy", "fnn")},
         "borders": devices.Borders()._asdict(),
-        "rows": rows,
+        "fits": trained(),
     }
-    path = Path(__file__).parent / "results" / "threads-cpu.json"
+    if not asked.fits:
+        report["rows"] = compared(operations() | steps(), asked.seconds)
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 
