@@ -4,9 +4,10 @@
 
 Four operations at 50 to 4000 rows, and whole steps of several rules, each compiled for one thread
 of XLA and for all, with LAPACK on one thread and on all of its own; idle, and beside four processes
-that compute. Contestants take turns in one process; a number is the median of its runs in
-milliseconds, the worst in brackets where it is more than twice the median. `flops` are those of the
-dearest elementwise equation and of the dearest factorization, by which `fnn.devices` decides.
+that compute. Contestants take turns in one process, each running twice after a pause, of which the
+second counts; a number is the median in milliseconds, the worst in brackets where it is more than
+twice the median. `flops` are those of the dearest elementwise equation and of the dearest
+factorization, by which `fnn.devices` decides.
 
 Then two trainings by `fit` as it is, and as it would be without `fnn.devices`: 50 steps of
 Levenberg-Marquardt on a curve, and 380 of K-FAC on convolutions; `--fits` measures these alone.
@@ -35,7 +36,7 @@ import fnn
 from fnn import curvature, data, devices, flops, layers, losses, rules
 
 ROWS = 50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000
-PEERS, LONGEST = 4, 60.0  # busy processes; seconds for one cell of the trainings
+PEERS, LONGEST, PAUSE = 4, 60.0, 0.1  # busy processes; seconds for a cell of the trainings
 KINDS = {  # threads of XLA and of LAPACK; None is all of them
     "one, one": (1, 1),
     "one, all": (1, None),
@@ -210,6 +211,8 @@ def measured(programs: dict, args: tuple, library, seconds: float) -> dict[str, 
     for turn in range(16):
         for kind, (xla, of_lapack) in KINDS.items():
             library.set_num_threads(of_lapack or everyone)
+            time.sleep(PAUSE)  # LAPACK's threads spin on after a run
+            jax.block_until_ready(programs[xla](*args))
             started = time.perf_counter()
             jax.block_until_ready(programs[xla](*args))
             taken[kind].append(time.perf_counter() - started)

@@ -19,12 +19,20 @@ a loop of your own write
 LAPACK has its threads back when the call has ended, and NumPy's own library is never touched (where
 NumPy and SciPy share one, as from conda, neither is). `devices.one_thread_below(0, 0)` switches all
 of it off. On GPUs and TPUs `devices.jit` is `jax.jit`.
+
+**Memory.** XLA asks for the memory of large intermediates anew in every call, and glibc gives it
+back to the kernel, which clears each page when it comes again: half of a Levenberg-Marquardt step
+among 1000 rows. So at the first call of `devices.jit`, `fit` or a race on a CPU glibc is told to
+keep up to 1 GiB. Its own variables, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and
+GLIBC_TUNABLES, come first.
 """
 
 import contextlib
+import ctypes
 import functools
 import inspect
 import os
+import platform
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -111,7 +119,7 @@ class Borders(NamedTuple):
     """
 
     elementwise: float = 1e6  # both by benchmarks/threads.py
-    factorizations: float = 8e9
+    factorizations: float = 1.8e9
 
 
 def one_thread_below(elementwise: float, factorizations: float) -> Borders:
@@ -178,6 +186,7 @@ def jit(fn: Callable, **options: Any) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not _runs_on_a_cpu((args, kwargs)):
             return plain(*args, **kwargs)
+        _keep_memory()
         key = key_of(args, kwargs)
         if key not in dearest:
             dearest[key] = flops.dearest(plain.trace(*args, **kwargs).jaxpr)
@@ -210,6 +219,8 @@ def compiled(
         >>> print(double(jnp.ones(2)))
         [2. 2.]
     """
+    if jax.default_backend() == "cpu":
+        _keep_memory()
     dearest = flops.dearest(traced.jaxpr)
     small = dearest.elementwise < _borders.elementwise
     chosen = (_one_thread_of_xla() if small else {}) | compiler_options(options or {})
@@ -326,6 +337,17 @@ def _held(run: Callable, dearest: flops.Dearest) -> Callable:
             return results if nested else jax.block_until_ready(results)
 
     return held
+
+
+@functools.cache
+def _keep_memory() -> None:
+    """Tells glibc to serve large arrays from memory that it keeps, unless the user told it more."""
+    variables = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"
+    if platform.libc_ver()[0] != "glibc" or any(os.environ.get(name) for name in variables):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    for parameter in (trim_threshold, mmap_threshold):
+        ctypes.CDLL(None).mallopt(parameter, 2**30)
 
 
 @functools.cache

@@ -99,7 +99,8 @@ class Dearest(NamedTuple):
 
     Attributes:
         elementwise: of anything but products, convolutions and factorizations: XLA's own loops.
-        factorization: of one matrix, by LAPACK; 0 without any.
+        factorization: of the largest matrix that LAPACK factors, n^3 / 3 as for Cholesky, whatever
+            the kind: the dearer ones mostly stand in branches of last resort. 0 without any.
     """
 
     elementwise: float
@@ -127,8 +128,8 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
     for eqn in program.jaxpr.eqns:
         name, bodies = eqn.primitive.name, list(_bodies(eqn))
         if name in _LAPACK:
-            stack = math.prod(_shape(eqn.invars[0])[:-2])
-            factorization = max(factorization, _FORMULAS[name](eqn) / max(stack, 1))
+            short, long = sorted(_shape(eqn.invars[0])[-2:])
+            factorization = max(factorization, short**2 * long / 3)
         elif not bodies and name not in ("dot_general", "conv_general_dilated"):
             flops = float(_equation(eqn, [True] * len(eqn.outvars), "")[0][0])
             elementwise = max(elementwise, flops)
