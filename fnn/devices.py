@@ -173,30 +173,32 @@ def jit(fn: Callable, **options: Any) -> Callable:
         >>> print(solve(jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([3.0, 3.0])))
         [1. 1.]
     """
-    plain, key_of = jax.jit(fn, **options), _keys(fn, options)
-    dearest: dict[Any, flops.Dearest] = {}
+    key_of, dearest = _keys(fn, options), {}
+    on_all = jax.jit(fn, **options)
+    bare = {name: option for name, option in options.items() if name != "compiler_options"}
+    nested = jax.jit(fn, **bare)  # JAX takes compiler options in the outermost jit alone
 
     @functools.cache  # XLA is not asked for its options before a call
     def on_one_thread() -> Callable:
         asked = _one_thread_of_xla() | dict(options.get("compiler_options") or {})
-        given: Any = options | {"compiler_options": asked}
-        return jax.jit(fn, **given)
+        return jax.jit(fn, **bare, compiler_options=asked)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not _runs_on_a_cpu((args, kwargs)):
-            return plain(*args, **kwargs)
+        if _is_traced((args, kwargs)):
+            return nested(*args, **kwargs)
+        if jax.default_backend() != "cpu" or _is_jit_disabled():
+            return on_all(*args, **kwargs)
         _keep_memory()
         key = key_of(args, kwargs)
         if key not in dearest:
-            dearest[key] = flops.dearest(plain.trace(*args, **kwargs).jaxpr)
-        if dearest[key].elementwise >= _borders.elementwise:
-            return _held(plain, dearest[key])(*args, **kwargs)
+            dearest[key] = flops.dearest(nested.trace(*args, **kwargs).jaxpr)
+        small = dearest[key].elementwise < _borders.elementwise
         try:
-            return _held(on_one_thread(), dearest[key])(*args, **kwargs)
-        except ValueError:  # of fn, or of JAX, which takes compiler options in the outermost jit
+            return _held(on_one_thread() if small else on_all, dearest[key])(*args, **kwargs)
+        except ValueError:  # of fn, or of JAX, in a jit around this call that traces no argument
             pass
-        return plain(*args, **kwargs)
+        return nested(*args, **kwargs)
 
     return call
 
@@ -314,13 +316,15 @@ def _one_thread_of_xla() -> dict[str, Any]:
     return compiler_options(options)
 
 
-def _runs_on_a_cpu(args: PyTree) -> bool:
-    """Whether a call is compiled and run by itself: traced arrays are never ready."""
-    config: Any = jax.config  # its attributes know of `with jax.disable_jit()`, and no types
-    if jax.default_backend() != "cpu" or config.jax_disable_jit:
-        return False
+def _is_traced(args: PyTree) -> bool:
+    """Whether arguments are being traced: such arrays are never ready."""
     arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))
-    return all(hasattr(leaf, "is_ready") for leaf in arrays)
+    return not all(hasattr(leaf, "is_ready") for leaf in arrays)
+
+
+def _is_jit_disabled() -> bool:
+    config: Any = jax.config  # its attributes know of `with jax.disable_jit()`, and no types
+    return config.jax_disable_jit
 
 
 def _held(run: Callable, dearest: flops.Dearest) -> Callable:

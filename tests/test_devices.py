@@ -148,6 +148,21 @@ def test_results_are_those_of_jit():
         broken(x)
 
 
+@pytest.mark.parametrize("border", [0, 1e6])
+def test_compiler_options_are_those_of_jit(border):
+    """Within another jit JAX would refuse them; a caller need not know that it is within."""
+    devices.one_thread_below(border, 0)
+    options = {"xla_backend_optimization_level": 1}
+    double = devices.jit(lambda x: 2 * x, compiler_options=options)
+    x = jnp.ones(3)
+    assert jax.eval_shape(double, x).shape == (3,)
+    assert jax.eval_shape(lambda: double(x)).shape == (3,)
+    for two in (double(x), jax.jit(double)(x), jax.jit(lambda: double(x))()):
+        np.testing.assert_array_equal(two, 2.0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_has_no_such_option"):
+        devices.jit(lambda x: x, compiler_options={"xla_has_no_such_option": 1})(x)
+
+
 def test_one_trace_serves_both_the_count_and_the_program():
     traces = []
 
