@@ -34,7 +34,7 @@ def in_phases(params):
 
 
 def bound(params):
-    return rules.bind(rules.levenberg_marquardt(), OBJECTIVE, data(dtype=params["w"].dtype))
+    return rules.bind(rules.levenberg_marquardt(), OBJECTIVE, data(dtype=str(params["w"].dtype)))
 
 
 # What wraps a rule, and arguments that lead into code of their own: `(params) -> rule`.
