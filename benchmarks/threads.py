@@ -146,8 +146,8 @@ def steps() -> dict[str, tuple[Callable, tuple]]:
     }
 
 
-def fits() -> dict[str, tuple[Callable[[], fnn.training.Fit], int]]:
-    """Trainings, each a function and how often it is run."""
+def fits() -> dict[str, tuple[Callable[[], fnn.training.Fit], int, tuple[int, ...]]]:
+    """Trainings: a function, how often it is run, and beside how many busy processes."""
     x = jnp.linspace(-1, 1, 200, dtype=jnp.float32)[:, None]
     curve = perceptron(10, 10, 1)
     objective = fnn.Objective(curve.apply, losses.half_squared_error)
@@ -173,7 +173,10 @@ def fits() -> dict[str, tuple[Callable[[], fnn.training.Fit], int]]:
             key=jax.random.key(1),
         )
 
-    return {"lm, 50 steps": (levenberg_marquardt, 20), "kfac, 380 steps": (kronecker, 3)}
+    return {
+        "lm, 50 steps": (levenberg_marquardt, 20, (0, 1, 2, PEERS)),
+        "kfac, 380 steps": (kronecker, 3, (0, 1)),
+    }
 
 
 def lapack():
@@ -205,10 +208,10 @@ def compiled(fn: Callable, args: tuple) -> dict[int | None, Callable]:
 
 
 def measured(programs: dict, args: tuple, library, seconds: float) -> dict[str, list[float]]:
-    """Seconds of runs, the kinds in turn, as many as fit in the time; at least 2 of each."""
+    """Seconds of runs, the kinds in turn, as many as fit in the time; at least one of each."""
     everyone, taken = library.num_threads, {kind: [] for kind in KINDS}
     begin = time.perf_counter()
-    for turn in range(16):
+    for _ in range(16):
         for kind, (xla, of_lapack) in KINDS.items():
             library.set_num_threads(of_lapack or everyone)
             time.sleep(PAUSE)  # LAPACK's threads spin on after a run
@@ -216,10 +219,10 @@ def measured(programs: dict, args: tuple, library, seconds: float) -> dict[str, 
             started = time.perf_counter()
             jax.block_until_ready(programs[xla](*args))
             taken[kind].append(time.perf_counter() - started)
-        if turn and time.perf_counter() - begin > seconds:
+        if time.perf_counter() - begin > seconds:
             break
     library.set_num_threads(everyone)
-    return {kind: times[1:] for kind, times in taken.items()}
+    return taken
 
 
 def compared(cases: dict, seconds: float) -> dict:
@@ -244,12 +247,12 @@ def trained() -> dict:
     """Prints what trainings take as they are, and on all threads, idle and beside others."""
     rows = {}
     print(f"\nms a training{'':19}" + "".join(f"{f'beside {n}':>18}" for n in (0, 1, 2, PEERS)))
-    for name, (run, times) in fits().items():
+    for name, (run, times, loads) in fits().items():
         for kind, borders in (("fnn", devices.Borders()), ("all threads", (0, 0))):
             devices.one_thread_below(*borders)
             run()
             row = rows[f"{name}, {kind}"] = {}
-            for beside in (0, 1, 2, PEERS):
+            for beside in loads:
                 taken = []
                 with busy_processes(beside):
                     for _ in range(times):
