@@ -1,6 +1,6 @@
 """One thread or all of them: where the border lies, idle and beside busy processes.
 
-    uv run benchmarks/threads.py [--seconds S] [--fits]
+    uv run benchmarks/threads.py [--seconds S] [--fits | --operations]
 
 Four operations at 50 to 4000 rows, and whole steps of several rules, each compiled for one thread
 of XLA and for all, with LAPACK on one thread and on all of its own; idle, and beside four processes
@@ -285,6 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.5, help="for each line")
     parser.add_argument("--fits", action="store_true", help="the trainings alone")
+    parser.add_argument("--operations", action="store_true", help="all but the trainings")
     asked = parser.parse_args()
     path = Path(__file__).parent / "results" / "threads-cpu.json"
     report = json.loads(path.read_text()) if path.exists() else {}
@@ -293,8 +294,9 @@ def main() -> None:
         "python": sys.version.split()[0],
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "scipy", "fnn")},
         "borders": devices.Borders()._asdict(),
-        "fits": trained(),
     }
+    if not asked.operations:
+        report["fits"] = trained()
     if not asked.fits:
         report["rows"] = compared(operations() | steps(), asked.seconds)
     path.write_text(json.dumps(report, indent=2) + "\n")
