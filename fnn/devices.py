@@ -328,15 +328,15 @@ def _is_jit_disabled() -> bool:
 
 
 def _held(run: Callable, dearest: flops.Dearest) -> Callable:
-    """The compiled function with LAPACK on as many threads as its factorizations deserve."""
-    if not dearest.factorization or jax.default_backend() != "cpu":
+    """The compiled function with LAPACK on one thread, where its factorizations are small."""
+    small = 0 < dearest.factorization < _borders.factorizations
+    if not small or jax.default_backend() != "cpu":
         return run
 
     def held(*args: Any, **kwargs: Any) -> Any:
         with lapack_restored() as nested:
             if (library := _lapack()) is not None:
-                one = dearest.factorization < _borders.factorizations
-                library.set_num_threads(1 if one else _usual[0])
+                library.set_num_threads(1)
             results = run(*args, **kwargs)
             return results if nested else jax.block_until_ready(results)
 
