@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from traffic import collectives
 
 import fnn
 from fnn import curvature, flops, losses, plots, rules, solvers
@@ -266,7 +267,7 @@ def measure(method: Method, devices: int) -> Counts:
     state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), state)
     step = jax.jit(step_of(method.rule), out_shardings=whole)
     compiled = step.lower(params, state, batch).compile()
-    found = flops.collectives(compiled.as_text())
+    found = collectives(compiled.as_text())
     trips = [method.products if one.looped and method.products else 1 for one in found]
     moved = [Moved(c.kind, c.bytes) for c, n in zip(found, trips, strict=True) for _ in range(n)]
     counted = compiled.cost_analysis()["flops"]

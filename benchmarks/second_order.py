@@ -42,7 +42,7 @@ import optax
 
 import fnn
 from fnn import curvature, data, devices, layers, losses, rules, solvers
-from fnn.jaxprs import evaluation
+from fnn.programs.equations import evaluation
 
 TUNING, TRIAL, SECONDS, SEEDS, BATCH, CHUNK = 18.0, 3.0, 6.0, 3, 256, 0.1
 SHUFFLES = 50

@@ -1,19 +1,27 @@
 """fnn: neural networks that are pure functions, trained with curvature as easily as with gradients.
 
-The map, each floor standing on those below:
+The map. Each floor stands on those below it and imports from nothing else; a test reads it here:
 
-    race       plots               a fair comparison of rules, and its figures
-    training   problems            `fit`, the one loop; what can be raced
-    rules                          SGD to Levenberg-Marquardt: optax transformations
-    curvature  backprop            the Jacobian captured, never formed; a step worked by hand
-    perturbations                  inputs changed while training: augmentation, noise, attacks
-    compression   diagnostics      smaller networks; signals and gradients by layer
-    objective  solvers             value functions; linear systems of curvature
-    layers     losses   data       networks as pairs of pure functions, and what judges them
-    activations   initializers     what jax.nn lacks
-    differential   precision       derivatives of a model in its input; its dtypes
-    exchange                       parameters in a file that other programs read
-    devices    flops               meshes of devices; what a program costs
+    __main__                    the command `fnn`: race, report, trajectories, plot, rules, problems
+    cli                         its words
+    commands                    what it does
+    race                        a fair comparison of rules, and its report
+    training problems plots     `fit`, the one loop; what can be raced; figures
+    rules                       SGD to Levenberg-Marquardt: optax transformations
+    curvature                   the quadratic of a value function, and what is read off it
+    perturbations compression   inputs changed while training; smaller networks
+    diagnostics backprop        signals and gradients by layer; a step worked by hand
+    capture objective           a model's Jacobian, never formed; value functions
+    solvers batches             linear systems of curvature; the mean over examples
+    layers losses data          networks as pairs of pure functions, and what judges them
+    activations initializers    what jax.nn lacks
+    differential precision      derivatives of a model in its input; its dtypes
+    exchange                    parameters in a file that other programs read
+    devices                     meshes of devices, threads of LAPACK
+    flops                       what a program costs
+    programs branches           jaxprs: read, counted, metered; work that is seldom due
+    interned names dtypes       equal calls as one object; names; dtypes of several numbers
+    requirements locks version  extras that are not installed; files of one process; this release
 
 `import fnn` is enough: a module is imported when it is first asked for, `fnn.exchange.save`. What
 `dir` shows of the package and of each of these modules is all that is public, their `__all__`; the

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fnn import names, plots, problems, race, rules, training
 from fnn.problems import Budget
-from fnn.race import report, store, tables, trajectories
+from fnn.race import report, store, trajectories
 
 console = Console()
 PAGE = "report.html"
@@ -149,9 +149,9 @@ def _show(found: Sequence[race.Race], folders: Sequence[Path]) -> None:
                 f"report: expected a rule that is done, got none in {folder}; "
                 + " ".join(one.caveats)
             )
-        console.print(tables.summary(one))
-        console.print(tables.to_rich(tables.standings(one), console.width))
-        for caveat in tables.caveats(one):
+        console.print(report.tables.summary(one))
+        console.print(report.tables.to_rich(report.tables.standings(one), console.width))
+        for caveat in report.tables.caveats(one):
             console.print(f"- {caveat}")
         report.export(one, folder / "figures")
     page = folders[0] / ("comparison.html" if len(found) > 1 else PAGE)

@@ -42,7 +42,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 from jaxtyping import Array, Float
 
-from fnn import jaxprs
+from fnn import programs
 
 __all__ = ["derivative", "divergence", "gradient", "hessian_product", "laplacian"]
 __dir__ = __all__.copy
@@ -348,7 +348,7 @@ def _open(eqn: jex.JaxprEqn) -> tuple[jex.Jaxpr, Sequence[Array]]:
 
 def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     """The outputs of one equation."""
-    evaluate = jaxprs.evaluation(eqn)
+    evaluate = programs.evaluation(eqn)
     moves = [isinstance(operand, _Moving) for operand in operands]
     avals: list[Any] = [v.aval for v in eqn.outvars]
     real = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in avals]

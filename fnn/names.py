@@ -1,4 +1,4 @@
-"""Looking things up by name, with an error that helps."""
+"""Names that modules agree on, and things looked up by name with an error that helps."""
 
 import difflib
 import sys
@@ -7,6 +7,12 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
+
+EXAMPLES = "examples"
+"""The axis over which an objective maps its model."""
+
+SCOPE = "fnn.model"
+"""The `jax.named_scope` of models and penalties: profiles and `flops` tell them by it."""
 
 
 def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:

@@ -15,8 +15,7 @@ functions (model, loss) are structure, compared by identity: pass it *through* `
 batch never recompiles. A second-order rule looks into it: `value_fn.terms` are the weighted blocks
 whose models and losses make up the curvature.
 
-This module is the only place that knows about batches, and holds the only `vmap` over examples.
-Its axis is named `examples`, so that batch normalization can take means over it.
+What a block does with its examples is said in `batches`.
 """
 
 import functools
@@ -30,12 +29,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Key, PyTree, Scalar
+from jaxtyping import Array, Float, Key, PyTree, Scalar
 
-from fnn import devices
-from fnn.dtypes import widest
-from fnn.layers.layer import EXAMPLES as EXAMPLES
-from fnn.layers.layer import without_key
+from fnn.batches import Block as Block
+from fnn.batches import Loss as Loss
+from fnn.batches import Model as Model
+from fnn.batches import accumulate as accumulate
+from fnn.batches import count_examples, guarded
+from fnn.dtypes import wide as wide
+from fnn.layers import without_key
+from fnn.names import EXAMPLES as EXAMPLES
+from fnn.names import SCOPE as SCOPE
 
 __all__ = [
     "EXAMPLES",
@@ -57,12 +61,6 @@ __all__ = [
     "wide",
 ]
 __dir__ = __all__.copy
-
-SCOPE = "fnn.model"
-"""The `jax.named_scope` of models and penalties: profiles and `flops` tell them by it."""
-
-Model = Callable[..., Any]
-Loss = Callable[[Any, Any], Scalar]
 
 
 # Objective ----------------------------------------------------------------------------------------
@@ -125,7 +123,7 @@ class Objective:
                 `chunk` is not positive.
         """
         inputs, targets = self._split(data)
-        n = _count_examples(inputs, targets)
+        n = count_examples(inputs, targets)
         if chunk is not None and chunk < 1:
             raise ValueError(
                 f"Objective.on: expected chunk >= 1, got {chunk}; try None for all at once"
@@ -133,7 +131,7 @@ class Objective:
         keys = None if key is None else jax.random.split(key, n)
         if weights is not None:  # a NaN in the padding would pass through a product with 0
             weights = _checked_weights(weights, n)
-            inputs, targets = jax.tree.map(_guarded(weights > 0), (inputs, targets))
+            inputs, targets = jax.tree.map(guarded(weights > 0), (inputs, targets))
         block = Block(inputs, targets, weights, keys, self.model, self.loss, chunk)
         value_fn = ValueFunction((Term(1.0, block),))
         return value_fn if self.penalty is None else value_fn + self.penalty
@@ -148,7 +146,7 @@ class Objective:
         Returns:
             The outputs, stacked along a first axis.
         """
-        _count_examples(inputs, None)
+        count_examples(inputs, None)
         return jax.vmap(lambda x: self.model(params, x), axis_name=EXAMPLES)(inputs)
 
     @property
@@ -311,171 +309,6 @@ class Term(NamedTuple):
         return self.scale * self.block(merge(params, self.held))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Block:
-    """The mean loss of one model over examples, sum(w l) / sum(w), a `chunk` at a time."""
-
-    inputs: PyTree
-    targets: PyTree
-    weights: Float[Array, " n"] | None
-    keys: Key[Array, " n"] | None
-    model: Model = field(metadata={"static": True})
-    loss: Loss | None = field(metadata={"static": True})
-    chunk: int | None = field(metadata={"static": True})
-
-    def __call__(self, params: PyTree) -> Scalar:
-        """The mean loss at `params`."""
-        if self.chunk is None:
-            return self.mean(self._losses(params))
-
-        # Rematerialized, so that the backward pass too holds one chunk at a time; from a wide copy
-        # of the parameters, so that it too sums in single precision.
-        copy = jax.tree.map(wide, params)
-
-        @jax.checkpoint
-        def sums(part: Block) -> tuple[Scalar, Scalar, Scalar]:
-            own = jax.tree.map(lambda c, p: c.astype(jnp.result_type(p)), copy, params)
-            losses = part._losses(own)
-            return *part._sums(losses), jnp.zeros((), losses.dtype)
-
-        total, weight, like = accumulate(sums, self.chunks())
-        return (total / weight).astype(like.dtype)
-
-    @property
-    def count(self) -> int:
-        """The number of examples."""
-        return _count_examples(self.inputs, self.targets)
-
-    def mean(self, losses: Array) -> Scalar:
-        """The mean of the examples' losses, summed in at least single precision.
-
-        Args:
-            losses: one for each example; of a block of `chunks`, for each chunk and example.
-
-        Returns:
-            sum(w l) / sum(w), in the dtype of the losses.
-        """
-        total, weight = self._sums(losses)
-        return (total / weight).astype(losses.dtype)
-
-    def chunks(self) -> "Block":
-        """The block cut into parts of `chunk` examples.
-
-        Examples that are next to each other share a part; on several devices, where neighbors share
-        a device, those do that are apart, so that every device has its share of every part.
-
-        Returns:
-            A block with one more leading axis on every leaf, which `lax.scan` walks along. Where no
-            number from `chunk` down to half of it divides the examples, as many as are missing are
-            the last one at weight 0.
-        """
-        n = self.count
-        size = n if self.chunk is None else min(self.chunk, n)
-        size = next((d for d in range(size, size // 2, -1) if n % d == 0), size)
-        parts = -(-n // size)
-        index = jnp.minimum(jnp.arange(parts * size), n - 1)
-        weights = self.weights
-        if n % size:
-            weights = jnp.ones(n) if weights is None else weights
-            weights = jnp.where(jnp.arange(parts * size) < n, weights[index], 0)
-
-        def cut(leaf: Array) -> Array:
-            filled = leaf if len(leaf) == parts * size else jnp.asarray(leaf)[index]
-            if self._is_split:
-                return filled.reshape(size, parts, *leaf.shape[1:]).swapaxes(0, 1)
-            return filled.reshape(parts, size, *leaf.shape[1:])
-
-        whole = (self.inputs, self.targets, weights, self.keys)
-        inputs, targets, weights, keys = jax.tree.map(cut, whole)
-        return Block(inputs, targets, weights, keys, self.model, self.loss, chunk=None)
-
-    def joined(self, parts: Array) -> Array:
-        """What was said of the examples of all `chunks`, in the order of the examples.
-
-        Args:
-            parts: for each chunk and example.
-
-        Returns:
-            For each example.
-        """
-        parts = parts.swapaxes(0, 1) if self._is_split else parts
-        return parts.reshape(-1, *parts.shape[2:])[: self.count]
-
-    @property
-    def _is_split(self) -> bool:
-        return devices.count((self.inputs, self.targets)) > 1
-
-    def sample(self, key: Key[Array, ""], examples: int) -> "Block":
-        """The block of some of the examples, drawn by their weights.
-
-        Args:
-            key: of the draw.
-            examples: how many.
-
-        Returns:
-            A block without weights; this one if it has no more examples than that.
-        """
-        if examples >= self.count:
-            return self
-        weights = None if self.weights is None else self.weights / jnp.sum(self.weights)
-        chosen = jax.random.choice(key, self.count, (examples,), p=weights)
-        whole = (self.inputs, self.targets, self.keys)
-        inputs, targets, keys = jax.tree.map(lambda a: jnp.asarray(a)[chosen], whole)
-        return replace(self, inputs=inputs, targets=targets, weights=None, keys=keys)
-
-    def answer(self, params: PyTree, x: PyTree, key: Array | None) -> PyTree:
-        """The model's outputs for one example.
-
-        Args:
-            params: the model's parameters.
-            x: the example.
-            key: given to the model if there is one.
-
-        Returns:
-            The outputs.
-        """
-        with jax.named_scope(SCOPE):
-            return self.model(params, x) if key is None else self.model(params, x, key=key)
-
-    def judge(self, outputs: PyTree, target: PyTree) -> Scalar:
-        """The loss of one example.
-
-        Args:
-            outputs: the model's.
-            target: None without a loss.
-
-        Returns:
-            The loss, half the sum of squares of the outputs without one.
-
-        Raises:
-            ValueError: if the loss is not a scalar.
-        """
-        if self.loss is None:
-            squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(outputs)]
-            return 0.5 * functools.reduce(operator.add, squares)
-        value = self.loss(outputs, target)
-        if jnp.shape(value) != ():
-            raise ValueError(
-                "Objective: expected the loss of one example to be a scalar, "
-                f"got shape {jnp.shape(value)}; try to sum over the outputs in the loss"
-            )
-        return value
-
-    def _losses(self, params: PyTree) -> Float[Array, " n"]:
-        def loss(x: PyTree, target: PyTree, key: Array | None) -> Scalar:
-            return self.judge(self.answer(params, x, key), target)
-
-        return jax.vmap(loss, axis_name=EXAMPLES)(self.inputs, self.targets, self.keys)
-
-    def _sums(self, losses: Array) -> tuple[Scalar, Scalar]:
-        losses = wide(losses)
-        if self.weights is None:
-            return jnp.sum(losses), jnp.full((), losses.size, losses.dtype)
-        weights = self.weights.astype(losses.dtype)
-        return jnp.sum(weights * losses), jnp.sum(weights)
-
-
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Known:
@@ -609,52 +442,6 @@ def merge(free: PyTree, held: PyTree | None) -> PyTree:
     return jax.tree.map(lambda f, h: h if f is None else f, free, held, is_leaf=is_none)
 
 
-def wide(x: Any) -> Array:
-    """An array in at least single precision; what is no floating-point number as it is.
-
-    Args:
-        x: an array or a number.
-
-    Returns:
-        The array.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.arange(2, dtype="int8")).dtype
-        (dtype('float32'), dtype('int8'))
-    """
-    x = jnp.asarray(x)
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(widest(x.dtype, jnp.float32)) if floating else x
-
-
-def accumulate(fn: Callable[[Any], PyTree], parts: PyTree) -> PyTree:
-    """The sum of what a function says of each part, summed in at least single precision.
-
-    (In half precision a sum of ones stays at 256 or 2048.)
-
-    Args:
-        fn: `fn(part) -> tree of arrays`.
-        parts: a tree of arrays, whose first axis counts the parts.
-
-    Returns:
-        The sums, in the dtypes of what the function says.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> print(accumulate(jnp.sum, jnp.ones((1000, 3), jnp.bfloat16)))
-        3008
-    """
-    said = jax.eval_shape(fn, jax.tree.map(lambda a: a[0], parts))
-
-    def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
-        return jax.tree.map(lambda t, a: t + wide(a), total, fn(part)), None
-
-    zeros = jax.tree.map(lambda a: wide(jnp.zeros(a.shape, a.dtype)), said)
-    total, _ = jax.lax.scan(add, zeros, parts)
-    return jax.tree.map(lambda t, a: t.astype(a.dtype), total, said)
-
-
 def _weighted(
     name: str, weight: float | Scalar, where: PyTree | None, fn: Callable[[PyTree], Scalar]
 ) -> ValueFunction:
@@ -674,28 +461,6 @@ def _sum_of_absolute_values(params: PyTree) -> Scalar:
     return optax.tree.norm(params, ord=1)
 
 
-def _guarded(real: Bool[Array, " n"]) -> Callable[[Any], Array]:
-    """Arrays with the first real example in place of each that is not."""
-    first = jnp.argmax(real)
-
-    def guarded(leaf: Any) -> Array:
-        leaf = jnp.asarray(leaf)
-
-        def where(chosen: Array, other: Array | int) -> Array:
-            return jnp.where(chosen.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, other)
-
-        one = leaf[first]
-        if devices.count(leaf) > 1 and jnp.issubdtype(leaf.dtype, jnp.number):
-            # A sum, for which one example travels: for an index all of them would.
-            one = jnp.sum(where(jnp.arange(len(leaf)) == first, 0), axis=0, dtype=leaf.dtype)
-        return where(real, one)
-
-    return guarded
-
-
-# Misuse, found before anything runs ---------------------------------------------------------------
-
-
 def _checked_weights(weights: Any, n: int) -> Array:
     array = jnp.asarray(weights)
     if array.shape != (n,):
@@ -713,37 +478,6 @@ def _checked_weights(weights: Any, n: int) -> Array:
             "leave an example out"
         )
     return array
-
-
-def _count_examples(inputs: PyTree, targets: PyTree) -> int:
-    """The common length of the first axes; an error names the array that differs."""
-    lengths = {}
-    for name, tree in (("inputs", inputs), ("targets", targets)):
-        for path, leaf in jax.tree.leaves_with_path(tree):
-            shape = jnp.shape(leaf)
-            if not shape:
-                raise ValueError(
-                    f"Objective: expected arrays whose first axis counts the examples, got the "
-                    f"scalar {name}{jax.tree_util.keystr(path)}; try x[None] for a single example"
-                )
-            lengths[f"{name}{jax.tree_util.keystr(path)}"] = shape[0]
-    if not lengths:
-        raise ValueError(
-            "Objective: expected arrays of examples, got none; try (inputs, targets), one of them "
-            "an array"
-        )
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name}: {n}" for name, n in lengths.items())
-        raise ValueError(
-            f"Objective: expected the same number of examples everywhere, got {found}; try the "
-            "examples along the first axis of each"
-        )
-    n = next(iter(lengths.values()))
-    if n == 0:
-        raise ValueError(
-            "Objective: expected at least one example, got an empty batch; try to skip it"
-        )
-    return n
 
 
 def _describe(data: PyTree) -> str:

@@ -1,13 +1,14 @@
 """Faults on purpose: in data, in gradients, in memory, on disk, in files."""
 
 import contextlib
+import importlib
 import resource
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.training import fitting
+FIT = importlib.import_module("fnn.training.fit")  # the module, not its function
 
 
 def poisoned(batches, at, value=np.nan):
@@ -54,7 +55,7 @@ def memory_for(examples, monkeypatch):
 
     with monkeypatch.context() as patch:
         for name in ("_advance", "_advance_block"):
-            patch.setattr(fitting, name, small(getattr(fitting, name)))
+            patch.setattr(FIT, name, small(getattr(FIT, name)))
         yield tried
 
 

@@ -1,8 +1,9 @@
 """The plan of the house: floors, public JAX only, documented names, a core without extras."""
 
 import ast
-import importlib
+import graphlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,41 +13,25 @@ import pytest
 import fnn
 
 PACKAGE = Path(fnn.__file__).parent
-FLOORS = {
-    "names": -1,
-    "requirements": -2,
-    "version": -2,
-    "interned": -1,
-    "jaxprs": -3,
-    "flops": -2,
-    "devices": -1,
-    "dtypes": -1,
-    "precision": 0,
-    "layers": 0,
-    "losses": 0,
-    "activations": 0,
-    "initializers": 0,
-    "data": 0,
-    "differential": 0,
-    "exchange": 0,
-    "objective": 1,
-    "solvers": 1,
-    "backprop": 2,
-    "curvature": 2,
-    "perturbations": 2,
-    "compression": 2,
-    "diagnostics": 2,
-    "rules": 3,
-    "training": 4,
-    "problems": 4,
-    "plots": 4,
-    "race": 5,
-    "commands": 6,
-    "cli": 7,
-    "__main__": 8,
-    "__init__": 7,
-}
 FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def floors():
+    """The rooms on each floor from the ground up, as the page `fnn/__init__.py` draws them."""
+    drawing = re.findall(r"^    (\w.*)$", fnn.__doc__ or "", re.MULTILINE)
+    return [re.split(r"  +", line)[0].split() for line in reversed(drawing)]
+
+
+FLOORS = {room: number for number, floor in enumerate(floors()) for room in floor}
+
+
+def name_of(path):
+    """The dotted name of a file, `fnn.layers` for fnn/layers/__init__.py."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
 
 
 def imports(path):
@@ -60,24 +45,53 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def home(path):
-    """The module of the house, `layers` for fnn/layers/linear.py."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def imported(path):
+    """The modules of the house that a file imports, for types alone too, but not its own folder."""
+    mine = name_of(path)
+    for name in imports(path):
+        if name in MODULES and name not in (mine, "fnn") and not mine.startswith(f"{name}."):
+            yield name
 
 
-def test_every_module_has_a_floor():
-    assert {home(path) for path in FILES} == set(FLOORS)
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_room_is_drawn_once():
+    rooms = {name.split(".")[1] for name in MODULES if name != "fnn"}
+    drawn = [room for floor in floors() for room in floor]
+    assert sorted(drawn) == sorted(rooms)
+
+
+@every_file
 def test_imports_point_down(path):
-    here = home(path)
-    inner = {name.split(".")[1] for name in imports(path) if name.startswith("fnn.")}
-    for module in inner & set(FLOORS) - {here}:
-        assert FLOORS[module] < FLOORS[here], f"{here} imports {module}"
+    if path == PACKAGE / "__init__.py":
+        return  # it shows all of them, to type checkers
+    here = name_of(path).split(".")[1]
+    for room in {name.split(".")[1] for name in imported(path)} - {here}:
+        assert FLOORS[room] < FLOORS[here], f"{here} imports {room}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_import_comes_back_in_a_circle():
+    graph = {name: set(imported(path)) for name, path in MODULES.items() if name != "fnn"}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises and names the circle
+
+
+@every_file
+def test_a_folder_is_entered_by_its_face(path):
+    """Its `__init__` says what of a folder is for others, modules too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            entered = MODULES[node.module]
+            inside = {entered.parent} if entered.name != "__init__.py" else set()
+            assert inside <= {PACKAGE, *path.parents}, f"past the face of {node.module}"
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                shown = entered.parent in path.parents or alias.asname == alias.name
+                shown = shown or module in imports(entered)
+                assert module not in MODULES or shown, f"{node.module} does not show {alias.name}"
+
+
+@every_file
 def test_nothing_private_of_jax_is_used_and_nothing_is_silenced(path):
     private = "jax._src", "jax.core", "jax.interpreters", "jax.lib", "jaxlib._"
     assert not [name for name in imports(path) if name.startswith(private)]
@@ -86,23 +100,19 @@ def test_nothing_private_of_jax_is_used_and_nothing_is_silenced(path):
 
 
 def public_functions():
-    """What users call: the functions of each module of floors 0 to 4, folders by their map."""
-    for name, floor in FLOORS.items():
-        if 0 <= floor <= 4:
-            module = importlib.import_module(f"fnn.{name}")
-            for function, thing in vars(module).items():
-                if (
-                    inspect.isfunction(thing)
-                    and thing.__module__.startswith(module.__name__)
-                    and not function.startswith("_")
-                ):
-                    yield pytest.param(thing, id=f"{name}.{function}")
+    """What users call: the functions that a public module lists."""
+    for name in fnn.__all__:
+        module = getattr(fnn, name)
+        if inspect.ismodule(module) and name != "race":
+            for function in map(module.__dict__.get, module.__all__):
+                if inspect.isfunction(function) and function.__module__ in MODULES:
+                    yield pytest.param(function, id=f"{name}.{function.__name__}")
 
 
 @pytest.mark.parametrize("function", list(public_functions()))
 def test_what_users_call_says_what_it_takes_and_returns_and_shows_it(function):
     doc = inspect.getdoc(function) or ""
-    assert "Returns:" in doc
+    assert "Returns:" in doc or "Yields:" in doc
     assert not inspect.signature(function).parameters or "Args:" in doc
     if not function.__module__.startswith(("fnn.training.loop", "fnn.training.sources")):
         assert ">>> " in doc

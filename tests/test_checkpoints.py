@@ -16,8 +16,8 @@ import optax
 import pytest
 
 import fnn
-from fnn import training
 from fnn.training import Checkpoints, Stop, fit
+from tests.faults import FIT
 from tests.line import loss, model
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,7 @@ def test_a_training_that_is_over_is_not_run_again(tmp_path, monkeypatch):
     options = MINI | {"epochs": 5, "checkpoint": tmp_path}
     whole = fit(RULE, OBJECTIVE, START, DATA, **options)
     before = content(tmp_path)
-    monkeypatch.setattr(training.fitting, "_advance", None)
+    monkeypatch.setattr(FIT, "_advance", None)
     assert_same(fit(RULE, OBJECTIVE, START, DATA, **options), whole)
     assert content(tmp_path) == before
 
@@ -229,7 +229,7 @@ def test_a_stream_goes_on_from_every_place(tmp_path, monkeypatch, stream, budget
     monkeypatch.setattr("fnn.training.sources._BATCHES", 2)
     options = {"validation": DATA, "patience": 9, "every": 2, **budget}
     whole = fit(RULE, OBJECTIVE, START, stream([]), **options)
-    original = training.fitting._advance_block
+    original = FIT._advance_block
     for most in itertools.count(1):
         calls = itertools.count()
 
@@ -238,12 +238,12 @@ def test_a_stream_goes_on_from_every_place(tmp_path, monkeypatch, stream, budget
                 raise Interruption
             return original(*arguments)
 
-        monkeypatch.setattr(training.fitting, "_advance_block", advance)
+        monkeypatch.setattr(FIT, "_advance_block", advance)
         folder, taken = tmp_path / str(most), []
         try:
             fitted = fit(RULE, OBJECTIVE, START, stream([]), **options, checkpoint=folder)
         except Interruption:
-            monkeypatch.setattr(training.fitting, "_advance_block", original)
+            monkeypatch.setattr(FIT, "_advance_block", original)
             fitted = fit(RULE, OBJECTIVE, START, stream(taken), **options, checkpoint=folder)
             assert not taken or min(taken) == 2 * most + 1
             assert_same(fitted, whole)

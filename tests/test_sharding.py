@@ -16,7 +16,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fnn import Objective, fit, flops, l2, losses, rules, solvers
+from benchmarks.traffic import collectives
+from fnn import Objective, fit, l2, losses, rules, solvers
 from fnn.training import placement, source_of
 from tests.rules.test_contract import RULES, model, needed, update
 
@@ -116,7 +117,7 @@ def compiled_step(rule, objective, params, examples, sizes):
 
 
 def moved(text):
-    return sum(one.bytes for one in flops.collectives(text))
+    return sum(one.bytes for one in collectives(text))
 
 
 def test_no_jacobian_travels():
@@ -155,7 +156,7 @@ def test_tiles_and_chunks_are_of_shared_examples(solver, chunk, loss):
     split = objective.on(jax.device_put(batch, SPLIT), chunk=chunk)
     shared = path.lower(params, split).compile()
     assert_same(shared(params, split), path(params, objective.on(batch, chunk=chunk)))
-    found = flops.collectives(shared.as_text())
+    found = collectives(shared.as_text())
     gathered = max([one.bytes for one in found if one.kind == "all-gather"], default=0)
     if solver is solvers.dual():
         assert gathered == (2 * examples) ** 2 * 8
@@ -185,17 +186,17 @@ def test_collectives_are_read_from_compiled_programs():
         return jax.lax.fori_loop(0, x.shape[1], lambda _, s: s + (x + s).sum(0), total)
 
     x = jax.ShapeDtypeStruct((16, 5), jnp.float32, sharding=SPLIT)
-    found = flops.collectives(jax.jit(fn).lower(x).compile().as_text())
+    found = collectives(jax.jit(fn).lower(x).compile().as_text())
     assert [(one.kind, one.bytes) for one in found] == [("all-reduce", 20)] * 2
     assert {one.looped for one in found} == {True, False}
-    assert not flops.collectives(jax.jit(fn).lower(jnp.ones((16, 5))).compile().as_text())
+    assert not collectives(jax.jit(fn).lower(jnp.ones((16, 5))).compile().as_text())
     gpu = """
     %ag = ((f32[4], u8[8]), (f32[8], u8[16])) all-gather-start(%a, %b), replica_groups={{0,1}}
     %agd = (f32[8], u8[16]) all-gather-done(%ag)
     %rs = bf16[6]{0} reduce-scatter(%c), replica_groups=[2,4]<=[8], dimensions={0}
     %ar = (f32[2]{0}, pred[3]{0}) all-reduce(%d, %e), replica_groups={}
     """
-    assert [one.bytes for one in flops.collectives(gpu)] == [48, 48, 11]
+    assert [one.bytes for one in collectives(gpu)] == [48, 48, 11]
 
 
 # fit ----------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ def test_batches_do_not_travel():
         return updates
 
     placed = placement.placed((initial(), jnp.asarray(1)), WHOLE)
-    found = flops.collectives(step.lower(*placed).compile().as_text())
+    found = collectives(step.lower(*placed).compile().as_text())
     assert found
     assert sum(one.bytes for one in found) < 16 * 3 * 8
 

@@ -1,6 +1,7 @@
 """Solvers against numpy, against each other, and against what can go wrong."""
 
 import functools
+import importlib
 import itertools
 import re
 
@@ -194,8 +195,10 @@ def test_lanes_where_factorizations_are_batched():
     good, singular, bad = jnp.eye(3) + 0.1, jnp.ones((3, 3)), jnp.full((3, 3), jnp.nan)
     stack, b = jnp.stack([good, singular, bad]), jnp.arange(3.0)[:, None]
     zero = jnp.zeros(())
-    axes = (0, None, None, None)
-    climb = functools.partial(solvers.rungs._batched, solvers.positive, None, axes)
+    axes, ladder = (0, None, None, None), importlib.import_module("fnn.solvers.ladder")
+    climb = functools.partial(
+        importlib.import_module("fnn.solvers.ladder")._batched, solvers.positive, None, axes
+    )
     batched = jax.jit(lambda m: climb(m, b, zero, None))(stack)
     mapped = jax.jit(jax.vmap(solvers.ladder, in_axes=(0, None)))(stack, b)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), batched, mapped)

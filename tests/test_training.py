@@ -15,6 +15,7 @@ import fnn
 from fnn import rules, training
 from fnn.training import Stop, fit
 from fnn.training.sources import shuffled
+from tests.faults import FIT
 from tests.line import loss, model
 
 KEY = jax.random.key(0)
@@ -350,10 +351,8 @@ def test_ten_calls_with_rules_made_anew_compile_once(compilations, make):
 
 def test_python_looks_in_between_chunks_only(monkeypatch):
     calls = itertools.count()
-    original = training.fitting._advance
-    monkeypatch.setattr(
-        training.fitting, "_advance", lambda *args: (next(calls), original(*args))[1]
-    )
+    original = FIT._advance
+    monkeypatch.setattr(FIT, "_advance", lambda *args: (next(calls), original(*args))[1])
     fit(RULE, OBJECTIVE, START, DATA, steps=4000)
     assert next(calls) < 40
 

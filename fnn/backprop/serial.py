@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree, Scalar
 
-from fnn.layers import Layer
-from fnn.layers.layer import expect_layers
+from fnn.layers import Layer, expect_layers
 
 
 @jax.tree_util.register_dataclass

@@ -10,34 +10,36 @@ solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps o
 `laplace` turns it into error bars, of parameters and of predictions.
 """
 
+from fnn.capture import Captured as Captured
+from fnn.capture import Kronecker as Kronecker
+from fnn.capture import capture as capture
+from fnn.capture import diagonal as diagonal
+from fnn.capture import explain as explain
+from fnn.capture import gram as gram
+from fnn.capture import jacobian as jacobian
+from fnn.capture import kronecker as kronecker
+from fnn.capture import norms as norms
+from fnn.capture import product as product
+from fnn.capture import transpose_product as transpose_product
 from fnn.curvature import spectrum as spectrum
-from fnn.curvature.explain import explain as explain
-from fnn.curvature.kernel import gram as gram
-from fnn.curvature.kernel import norms as norms
+from fnn.curvature.laplace import Laplace as Laplace
+from fnn.curvature.laplace import Prediction as Prediction
+from fnn.curvature.laplace import evidence as evidence
+from fnn.curvature.laplace import half_squared_norm as half_squared_norm
+from fnn.curvature.laplace import laplace as laplace
 from fnn.curvature.operators import Operator as Operator
 from fnn.curvature.operators import fisher as fisher
 from fnn.curvature.operators import gauss_newton as gauss_newton
 from fnn.curvature.operators import hessian as hessian
-from fnn.curvature.posterior import Laplace as Laplace
-from fnn.curvature.posterior import Prediction as Prediction
-from fnn.curvature.posterior import laplace as laplace
-from fnn.curvature.products import Captured as Captured
-from fnn.curvature.products import Kronecker as Kronecker
-from fnn.curvature.products import capture as capture
-from fnn.curvature.products import diagonal as diagonal
-from fnn.curvature.products import jacobian as jacobian
-from fnn.curvature.products import kronecker as kronecker
-from fnn.curvature.products import product as product
-from fnn.curvature.products import transpose_product as transpose_product
+from fnn.curvature.quadratic import Quadratic as Quadratic
+from fnn.curvature.quadratic import accelerations as accelerations
+from fnn.curvature.quadratic import gauss_newton_system as gauss_newton_system
+from fnn.curvature.quadratic import hessian_system as hessian_system
 from fnn.curvature.structure import Blocks as Blocks
 from fnn.curvature.structure import Factors as Factors
 from fnn.curvature.structure import Structure as Structure
 from fnn.curvature.structure import kronecker_blocks as kronecker_blocks
 from fnn.curvature.structure import structure as structure
-from fnn.curvature.systems import Quadratic as Quadratic
-from fnn.curvature.systems import accelerations as accelerations
-from fnn.curvature.systems import gauss_newton_system as gauss_newton_system
-from fnn.curvature.systems import hessian_system as hessian_system
 
 __all__ = [
     "Blocks",

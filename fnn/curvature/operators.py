@@ -34,7 +34,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
 from fnn import losses, solvers
-from fnn.curvature.systems import Quadratic, gauss_newton_system, hessian_system
+from fnn.curvature.quadratic import Quadratic, gauss_newton_system, hessian_system
 from fnn.objective import Block, ValueFunction
 
 

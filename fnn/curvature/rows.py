@@ -17,12 +17,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import flops, losses, solvers
-from fnn.curvature.kernel import choices
-from fnn.curvature.products import (
+from fnn.capture import (
     HIGHEST,
     Captured,
     blockwise,
     capture,
+    choices,
     jacobian,
     product,
     square,

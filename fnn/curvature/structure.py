@@ -27,17 +27,19 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
-from fnn.curvature.products import (
+from fnn.capture import (
     HIGHEST,
     Captured,
+    Program,
     blockwise,
     diagonal,
     outer,
     scale,
+    settle,
+    trace,
 )
-from fnn.curvature.program import Program, settle, trace
+from fnn.curvature.quadratic import terms_of
 from fnn.curvature.rows import Stack, sketched
-from fnn.curvature.systems import terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction, wide
 

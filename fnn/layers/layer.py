@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-EXAMPLES = "examples"  # the axis over which an objective maps its model
 Initializer = Callable[..., Array]
 LECUN_NORMAL: Initializer = jax.nn.initializers.lecun_normal()
 

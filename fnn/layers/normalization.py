@@ -30,7 +30,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from fnn.dtypes import widest
 from fnn.layers.layer import (
-    EXAMPLES,
     Layer,
     axis_in_scope,
     expect_example,
@@ -43,6 +42,7 @@ from fnn.layers.layer import (
     widened,
     without_key,
 )
+from fnn.names import EXAMPLES
 
 
 def layer_norm(*, eps: float = 1e-5) -> Layer:

@@ -13,6 +13,9 @@ from fnn.requirements import require
 
 __requires__ = require("race", "matplotlib", "plotly", "rich", "scipy")
 
+from fnn.race import report as report
+from fnn.race import store as store
+from fnn.race import trajectories as trajectories
 from fnn.race.entrants import CLASSIC as CLASSIC
 from fnn.race.entrants import ENTRANTS as ENTRANTS
 from fnn.race.entrants import Entrant as Entrant

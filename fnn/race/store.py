@@ -31,12 +31,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.locks import locked
 from fnn.problems import Problem
 from fnn.race.lanes import compiler_options
 from fnn.race.protocol import Protocol
 from fnn.race.result import Race, Result
 from fnn.training import Stop
-from fnn.training.checkpoints import locked
 
 _PACKAGES = "fnn", "jax", "jaxlib", "optax", "numpy", "scipy"
 FLAGS = "XLA_FLAGS", "JAX_PLATFORMS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"

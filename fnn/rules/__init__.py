@@ -49,9 +49,13 @@ said in `contract`.
 
 from fnn.rules import damping as damping
 from fnn.rules import scaling as scaling
-from fnn.rules.accumulate import accumulate as accumulate
-from fnn.rules.adapters import bind as bind
-from fnn.rules.adapters import only as only
+from fnn.rules.around import Until as Until
+from fnn.rules.around import accumulate as accumulate
+from fnn.rules.around import bind as bind
+from fnn.rules.around import only as only
+from fnn.rules.around import phases as phases
+from fnn.rules.around import plateau as plateau
+from fnn.rules.around import searched as searched
 from fnn.rules.bayesian import bayesian_levenberg_marquardt as bayesian_levenberg_marquardt
 from fnn.rules.contract import static_arguments as static_arguments
 from fnn.rules.first_order import adagrad as adagrad
@@ -66,13 +70,9 @@ from fnn.rules.hessian_free import hessian_free as hessian_free
 from fnn.rules.kfac import ekfac as ekfac
 from fnn.rules.kfac import kfac as kfac
 from fnn.rules.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
-from fnn.rules.phases import Until as Until
-from fnn.rules.phases import phases as phases
-from fnn.rules.phases import plateau as plateau
 from fnn.rules.quasi_newton import bfgs as bfgs
 from fnn.rules.quasi_newton import sr1 as sr1
 from fnn.rules.saddle_free import saddle_free_newton as saddle_free_newton
-from fnn.rules.searched import searched as searched
 from fnn.rules.second_order import gauss_newton as gauss_newton
 from fnn.rules.second_order import newton as newton
 from fnn.rules.spring import spring as spring

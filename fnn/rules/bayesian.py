@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from fnn.curvature import Quadratic
-from fnn.curvature.posterior import evidence, half_squared_norm
+from fnn.curvature import Quadratic, evidence, half_squared_norm
 from fnn.interned import interned
 from fnn.objective import ValueFunction, l2
 from fnn.rules.contract import Scalar, Schedule, rates, within

@@ -10,12 +10,12 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
+from fnn.branches import where_due
 from fnn.curvature import gauss_newton_system
 from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
 from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, trust_ratio
-from fnn.rules.lanes import where_due
 from fnn.rules.second_order import differ, is_lower, now, second_order, state_dtype
 
 SLOPE = 1e-2

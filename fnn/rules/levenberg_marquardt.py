@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
+from fnn.branches import where_due
 from fnn.curvature import Quadratic, accelerations
 from fnn.dtypes import widest
 from fnn.interned import interned
@@ -29,7 +30,6 @@ from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
 from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
 from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, nielsen
-from fnn.rules.lanes import where_due
 from fnn.rules.scaling import Scaling
 from fnn.rules.second_order import differ, is_lower, now, quadratic, second_order, state_dtype
 

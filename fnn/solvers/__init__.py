@@ -33,13 +33,12 @@ A system is made of callables that close over arrays, so build it, prepare it an
 one traced function; only the `Solution` is a plain tree of arrays.
 """
 
-from fnn.solvers.choice import Choice, automatic, choose
-from fnn.solvers.dense import Formed, formed
+from fnn.solvers.algebra import Formed, formed
+from fnn.solvers.automatic import Choice, automatic, choose
+from fnn.solvers.conjugate_gradients import conjugate_gradients, jacobi
+from fnn.solvers.dense import dual, primal
 from fnn.solvers.descent import Descent, descend
-from fnn.solvers.direct import dual, primal
-from fnn.solvers.krylov import conjugate_gradients, jacobi
-from fnn.solvers.rungs import Rungs, Spectrum, ladder, positive, signed
-from fnn.solvers.spectral import (
+from fnn.solvers.eigen import (
     DENSE,
     Eigenbasis,
     absolute,
@@ -49,6 +48,7 @@ from fnn.solvers.spectral import (
     lanczos,
     trust_region,
 )
+from fnn.solvers.ladder import Rungs, Spectrum, ladder, positive, signed
 from fnn.solvers.system import (
     Cost,
     Costs,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fnn.solvers.krylov import Iterate, Preconditioner, advance, begin
+from fnn.solvers.conjugate_gradients import Iterate, Preconditioner, advance, begin
 from fnn.solvers.system import (
     RightHandSide,
     System,

@@ -1,8 +1,8 @@
 """`fit`, the one training loop, and `advance`, the pure function behind it."""
 
 from fnn.training.checkpoints import Checkpoints as Checkpoints
-from fnn.training.fitting import Fit as Fit
-from fnn.training.fitting import fit as fit
+from fnn.training.fit import Fit as Fit
+from fnn.training.fit import fit as fit
 from fnn.training.loop import History as History
 from fnn.training.loop import Limits as Limits
 from fnn.training.loop import Progress as Progress

@@ -34,6 +34,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree
 
 from fnn import requirements
+from fnn.locks import locked
 from fnn.training.loop import History, Progress
 from fnn.training.sources import Position
 
@@ -169,27 +170,6 @@ def _stored(folder: Path) -> dict[str, Any] | None:
         f"fit: expected {file} to describe a job of fit, got another file, or a damaged one; try a "
         "new folder"
     )
-
-
-def locked(file: Any) -> bool:
-    """Locks an open file for this process; the system opens it when that ends, in any way.
-
-    Args:
-        file: open for writing.
-
-    Returns:
-        Whether it is locked now; False where another one holds it. (True where there is no such
-        lock, as on Windows.)
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _require_alone(folder: Path, lock: Any) -> None:

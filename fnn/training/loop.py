@@ -23,8 +23,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
+from fnn.branches import in_any_lane
 from fnn.dtypes import widest
-from fnn.rules.lanes import in_any_lane
 
 
 class Stop(enum.IntEnum):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fnn import curvature
-from fnn.curvature.products import examples
+from fnn.capture.captured import examples
 from tests.curvature.zoo import ZOO, N
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from fnn.problems import COSTS
 from fnn.race import report
-from fnn.race.figures import LABELS
+from fnn.race.report.figures import LABELS
 from tests.race import synthetic
 from tests.race.chromium import Browser
 

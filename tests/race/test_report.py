@@ -14,7 +14,8 @@ from rich.console import Console
 
 from fnn import plots
 from fnn.problems import COSTS
-from fnn.race import charts, figures, findings, report, statistics, tables
+from fnn.race import report
+from fnn.race.report import charts, figures, findings, statistics, tables
 from tests.race import synthetic
 
 ODD = "a_b<&>%$x$|\\"

@@ -16,8 +16,9 @@ import pytest
 
 from fnn import problems, race
 from fnn.problems import Budget
-from fnn.race import findings, protocol, runner, store
+from fnn.race import protocol, runner, store
 from fnn.race.entrants import ENTRANTS, Entrant
+from fnn.race.report import findings
 from fnn.training import Stop
 
 TERMS = {"seeds": 2, "trials": 3, "budget": Budget(30, "steps")}

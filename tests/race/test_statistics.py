@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fnn.race import statistics
+from fnn.race.report import statistics
 
 INF = np.inf
 

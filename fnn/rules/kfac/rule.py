@@ -44,7 +44,7 @@ from fnn.curvature import Factors, Structure
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, Schedule
 from fnn.rules.damping import Damping
-from fnn.rules.kronecker import Block, Measure, inverse, kronecker, times
+from fnn.rules.kfac.step import Block, Measure, inverse, kronecker, times
 
 
 @interned

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fnn import plots
-from fnn.race import statistics
+from fnn.race.report import statistics
 from fnn.race.result import Race, Result
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, PyTree
 
-from fnn.curvature.kernel import choices
-from fnn.curvature.program import trace
+from fnn.capture.gram import choices
+from fnn.capture.program import trace
 
 
 class Leaf(NamedTuple):

@@ -24,7 +24,7 @@ is evaluated whole, by JAX's own rule for it, so custom derivatives are honored.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,31 +34,12 @@ from jax import lax
 from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
-from fnn import jaxprs
-from fnn.curvature import uses
-from fnn.curvature.uses import Form, View, aval
-from fnn.objective import EXAMPLES
+from fnn import programs
+from fnn.capture import uses
+from fnn.capture.uses import Form, Value, View, aval
+from fnn.names import EXAMPLES
 
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-
-
-@dataclasses.dataclass(eq=False)
-class Value:
-    """A value of the program, known by identity.
-
-    Attributes:
-        aval: its shape and dtype, for one example.
-        fixed: whether it is fixed, or data.
-        leaves: the parameters that a fixed value depends on, differentiably.
-        views: for some of its leaves, how its entries are entries of that leaf.
-        broadcast: the equation and operands, of a fixed value that repeats a smaller one.
-    """
-
-    aval: Any
-    fixed: bool = False
-    leaves: frozenset[int] = frozenset()
-    views: Mapping[int, View] = dataclasses.field(default_factory=dict)
-    broadcast: tuple[jex.JaxprEqn, Sequence["Value"]] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -303,7 +284,7 @@ def _perturbed(program, steps, eqn, operands, use: Use) -> list[Value]:
     """A use: its equation, plus a perturbation."""
     index, output = len(program.uses), Value(use.result)
     program.uses.append(use)
-    evaluate = jaxprs.evaluation(eqn)
+    evaluate = programs.evaluation(eqn)
 
     def step(env, perturbations):
         (result,) = evaluate(*(env[value] for value in operands))
@@ -331,7 +312,7 @@ def _as_data(program: Program, steps: list[Step], value: Value, reason: str) -> 
 def _scan(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
     """A scan: its body is walked once, its uses are recorded at every iteration."""
     body, length = eqn.params["jaxpr"], eqn.params["length"]
-    n_consts, n_carry = jaxprs.scan_arity(eqn)
+    n_consts, n_carry = programs.scan_arity(eqn)
     consts = operands[:n_consts]
     entering = [_as_data(program, steps, v, "scan") for v in operands[n_consts:]]
     inside = [Value(aval(var)) for var in body.jaxpr.invars[n_consts:]]
@@ -408,7 +389,7 @@ def _cond(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
 
 
 def _equation(eqn: jex.JaxprEqn, operands: Sequence[Value], outputs: Sequence[Value]) -> Step:
-    evaluate = jaxprs.evaluation(eqn)
+    evaluate = programs.evaluation(eqn)
 
     def step(env, _):
         env.update(zip(outputs, evaluate(*(env[v] for v in operands)), strict=True))

@@ -25,9 +25,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from fnn import devices
-from fnn.curvature.program import Environment, Program, Use, Value, replay, settle, trace
-from fnn.dtypes import widest
-from fnn.objective import EXAMPLES, wide
+from fnn.capture.program import Environment, Program, Use, Value, replay, settle, trace
+from fnn.dtypes import wide, widest
+from fnn.names import EXAMPLES
 
 HIGHEST = lax.Precision.HIGHEST
 

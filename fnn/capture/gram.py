@@ -33,7 +33,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from fnn import devices
-from fnn.curvature.products import (
+from fnn.capture.captured import (
     HIGHEST,
     Captured,
     Outer,
@@ -44,7 +44,7 @@ from fnn.curvature.products import (
     square,
     square_share,
 )
-from fnn.curvature.program import Program, Use, settle
+from fnn.capture.program import Program, Use, settle
 from fnn.dtypes import widest
 
 
@@ -205,7 +205,7 @@ def gram(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from fnn.curvature.products import capture
+        >>> from fnn.capture.captured import capture
         >>> captured = capture(lambda w, x: w @ x, jnp.ones(3), jnp.eye(2, 3))
         >>> gram(captured)
         Array([[1., 0.],
@@ -374,7 +374,7 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
         One norm for every example and row.
 
     Example:
-        >>> from fnn.curvature.products import capture
+        >>> from fnn.capture.captured import capture
         >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
         >>> norms(captured).tolist()
         [[5.0]]

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from jaxtyping import PyTree
 
-from fnn.solvers.direct import dual, kinds_of, primal
-from fnn.solvers.krylov import conjugate_gradients
+from fnn.solvers.conjugate_gradients import conjugate_gradients
+from fnn.solvers.dense import dual, kinds_of, primal
 from fnn.solvers.system import Cost, RightHandSide, Solution, Solver, System, entries
 
 _MATRICES = 6

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from fnn.branches import where_due
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, owned, within
-from fnn.rules.lanes import where_due
 
 
 class Until(NamedTuple):

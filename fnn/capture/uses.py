@@ -8,7 +8,7 @@ batch of matrices (b, i, o), so that the Jacobian of one output in W is
 with `left` read off the operand a and `right` off the delta of z. For `x @ W` of one position,
 left = x and right = delta; for a convolution, the patches are the positions; a look-up has one-hot
 rows on the left; a plain use, z = W, has left = 1 and right = delta. From this form everything
-follows without J: see `products`.
+follows without J: see `captured`.
 
 **View.** A parameter may be reshaped, transposed, cast, sliced or scaled by a number on its way to
 W. As long as every entry of W is a number times an entry of its own of one leaf, the Gram matrix of
@@ -16,9 +16,10 @@ the leaf's Jacobian is that of W's. A view records which entries (as a function 
 indices, evaluated only when one leaf has several uses) and which numbers.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,6 @@ import numpy as np
 from jax import lax
 from jax.extend import core as jex
 from jaxtyping import Array
-
-if TYPE_CHECKING:
-    from fnn.curvature.program import Value
 
 
 class View(NamedTuple):
@@ -49,6 +47,25 @@ class View(NamedTuple):
         for move in self.moves:
             indices = move(indices)
         return indices
+
+
+@dataclasses.dataclass(eq=False)
+class Value:
+    """A value of the program, known by identity.
+
+    Attributes:
+        aval: its shape and dtype, for one example.
+        fixed: whether it is fixed, or data.
+        leaves: the parameters that a fixed value depends on, differentiably.
+        views: for some of its leaves, how its entries are entries of that leaf.
+        broadcast: the equation and operands, of a fixed value that repeats a smaller one.
+    """
+
+    aval: Any
+    fixed: bool = False
+    leaves: frozenset[int] = frozenset()
+    views: Mapping[int, View] = dataclasses.field(default_factory=dict)
+    broadcast: tuple[jex.JaxprEqn, Sequence["Value"]] | None = None
 
 
 class Form(NamedTuple):

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from fnn import plots
-from fnn.race import charts, figures, findings, statistics, tables
+from fnn.race.report import charts, figures, findings, statistics, tables
 from fnn.race.result import Race
 
 
@@ -58,7 +58,7 @@ def html(races: Sequence[Race], names: Sequence[str] | None = None) -> str:
         heading = f"<h2>{escape(title)}</h2>" if title else ""
         parts.append(f'<section id="part-{i}">{heading}{content}</section>')
     parts.append("</main>")
-    page = resources.files("fnn.race").joinpath("page.html").read_text(encoding="utf-8")
+    page = resources.files("fnn.race.report").joinpath("page.html").read_text(encoding="utf-8")
     return Template(page).substitute(
         title=escape(f"fnn race: {problems}"),
         plotly=plotly.offline.get_plotlyjs(),

@@ -25,7 +25,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from fnn import jaxprs
+from fnn.programs import equations
 
 
 class Tally(NamedTuple):
@@ -257,7 +257,7 @@ def inner(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
 
 def _scan(eqn: core.JaxprEqn, live: list[bool], scope: str) -> tuple[np.ndarray, list[bool]]:
     """A scan: a part of the carry is live as soon as a live result of any later step reads it."""
-    consts, carry = jaxprs.scan_arity(eqn)
+    consts, carry = equations.scan_arity(eqn)
     while True:
         tally, used = walk(eqn.params["jaxpr"].jaxpr, live, scope)
         carried = [a or b for a, b in zip(live[:carry], used[consts : consts + carry], strict=True)]

@@ -17,7 +17,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fnn.race import findings, statistics
+from fnn.race.report import findings, statistics
 from fnn.race.result import Race, Result
 
 

@@ -44,10 +44,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import losses, solvers
-from fnn.curvature import kernel
-from fnn.curvature.products import HIGHEST, Captured, capture, jacobian
+from fnn.capture import HIGHEST, Captured, capture, gram, jacobian
+from fnn.curvature.quadratic import Quadratic, gauss_newton_system
 from fnn.curvature.rows import Stack, stack
-from fnn.curvature.systems import Quadratic, gauss_newton_system
 from fnn.objective import EXAMPLES, Block, Term, ValueFunction, merge, wide
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
@@ -357,10 +356,10 @@ def laplace(
             return jax.tree.map(lambda leaf, seen: (leaf - seen) / alpha, v, back(root * parts))
 
         def variance(captured: Captured) -> Array:
-            crosses = [one.each(lambda c: kernel.gram(captured, c)) for one in stacks]
+            crosses = [one.each(lambda c: gram(captured, c)) for one in stacks]
             rows = [jnp.moveaxis(cross, 0, 1).reshape(cross.shape[1], -1) for cross in crosses]
             seen = _dot(root * jnp.concatenate(rows, axis=1), vectors)
-            prior = jnp.diagonal(kernel.gram(captured))
+            prior = jnp.diagonal(gram(captured))
             return jnp.maximum(prior - jnp.sum(shrunk * seen**2, axis=1), 0) / alpha
 
     else:

@@ -33,10 +33,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import flops, solvers
-from fnn.curvature import kernel
-from fnn.curvature.products import Captured, diagonal, product, transpose_product
+from fnn.capture import Captured, aval, diagonal, gram, product, transpose_product
 from fnn.curvature.rows import Stack, costs_of, judged, normal, stack
-from fnn.curvature.uses import aval
 from fnn.dtypes import widest
 from fnn.objective import Block, Known, Penalty, Term, ValueFunction
 from fnn.precision import policy_of
@@ -355,11 +353,11 @@ def _system(
         pieces = zip(stacks, jnp.split(u, ends), strict=True)
         return total([s.sum(transpose_product, piece.reshape(s.shape)) for s, piece in pieces])
 
-    def gram(inverse: PyTree) -> Array:
+    def gram_of(inverse: PyTree) -> Array:
         def corner(one: Stack, two: Stack) -> Array:
             def tile(a: Captured, b: Captured | None) -> Array:
                 b = None if b is None else summed(b)
-                return kernel.gram(summed(a), b, scales=inverse, memory_budget=memory_budget)
+                return gram(summed(a), b, scales=inverse, memory_budget=memory_budget)
 
             if one is two and one.captured is not None:
                 return tile(one.captured, None)
@@ -381,7 +379,7 @@ def _system(
         rows=sum(s.rows for s in stacks),
         product=forward,
         transpose=back,
-        gram=gram,
+        gram=gram_of,
         penalty=penalty,
         costs=costs_of(stacks, size, memory_budget),
         precision=gram_dtype,

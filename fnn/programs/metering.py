@@ -19,8 +19,8 @@ from jax.custom_batching import sequential_vmap
 from jax.extend import core
 from jaxtyping import Array
 
-from fnn import jaxprs
-from fnn.flops.counting import Tally, inner, living, narrowed, walk
+from fnn.programs import equations
+from fnn.programs.counting import Tally, inner, living, narrowed, walk
 
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 
@@ -83,7 +83,7 @@ def _run(
             results, tally = _equation(eqn, values, wanted, narrowed(scope, eqn))
             outvars = [var for var, alive in zip(eqn.outvars, wanted, strict=True) if alive]
         else:
-            results, outvars = jaxprs.evaluation(eqn)(*values), eqn.outvars
+            results, outvars = equations.evaluation(eqn)(*values), eqn.outvars
         env.update(zip(outvars, results, strict=True))
         total = total + tally
     outputs = zip(jaxpr.outvars, live, strict=True)
@@ -156,7 +156,7 @@ def _while(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Seq
 
 
 def _scan(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Sequence[Any], Array]:
-    body, (consts, carried) = eqn.params["jaxpr"], jaxprs.scan_arity(eqn)
+    body, (consts, carried) = eqn.params["jaxpr"], equations.scan_arity(eqn)
     everything = [True] * len(eqn.outvars)
 
     def step(carry: tuple[list[Any], Array], slices: list[Any]) -> tuple:

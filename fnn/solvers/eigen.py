@@ -36,7 +36,7 @@ from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from fnn.solvers.rungs import in_float64, positive
+from fnn.solvers.ladder import in_float64, positive
 from fnn.solvers.system import (
     Counts,
     RightHandSide,

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from fnn import plots
 from fnn.problems import COSTS
-from fnn.race import findings, statistics
+from fnn.race.report import findings, statistics
 from fnn.race.result import Race
 
 LABELS = {

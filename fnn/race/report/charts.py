@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from fnn import plots
 from fnn.problems import COSTS
-from fnn.race import findings, statistics
-from fnn.race.figures import LABELS
+from fnn.race.report import findings, statistics
+from fnn.race.report.figures import LABELS
 from fnn.race.result import Race
 
 FIRST = "seconds"

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from fnn import solvers
+from fnn.branches import where_due
 from fnn.curvature import gauss_newton
 from fnn.interned import interned
 from fnn.objective import Block, ValueFunction
@@ -22,7 +23,6 @@ from fnn.rules.contract import (
     same_size,
     within,
 )
-from fnn.rules.lanes import where_due
 from fnn.rules.second_order import now, second_order, state_dtype
 
 

@@ -25,7 +25,7 @@ from fnn.rules.damping import (
     next_damping,
     trust_ratio,
 )
-from fnn.rules.plane import lowest, plane, promise
+from fnn.rules.kfac.two_step_sizes import lowest, plane, promise
 from fnn.rules.second_order import differ, is_lower, now, second_order, state_dtype
 
 _HIGHEST = jax.lax.Precision.HIGHEST

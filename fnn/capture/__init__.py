@@ -1,0 +1,31 @@
+"""One model's Jacobian on a batch, captured and never formed.
+
+uses        equations that are linear in a parameter, and their factored forms
+program     the walk through a model's jaxpr that finds them
+captured    `capture`, and the products with what it keeps
+gram        the Gram matrix of its rows
+explain     what a capture of a model will cost, leaf by leaf
+"""
+
+from fnn.capture.captured import HIGHEST as HIGHEST
+from fnn.capture.captured import Captured as Captured
+from fnn.capture.captured import Kronecker as Kronecker
+from fnn.capture.captured import blockwise as blockwise
+from fnn.capture.captured import capture as capture
+from fnn.capture.captured import diagonal as diagonal
+from fnn.capture.captured import jacobian as jacobian
+from fnn.capture.captured import kronecker as kronecker
+from fnn.capture.captured import outer as outer
+from fnn.capture.captured import product as product
+from fnn.capture.captured import scale as scale
+from fnn.capture.captured import square as square
+from fnn.capture.captured import square_share as square_share
+from fnn.capture.captured import transpose_product as transpose_product
+from fnn.capture.explain import explain as explain
+from fnn.capture.gram import choices as choices
+from fnn.capture.gram import gram as gram
+from fnn.capture.gram import norms as norms
+from fnn.capture.program import Program as Program
+from fnn.capture.program import settle as settle
+from fnn.capture.program import trace as trace
+from fnn.capture.uses import aval as aval

@@ -1,0 +1,15 @@
+"""Programs as JAX traced them: read, counted and metered.
+
+equations    one equation as a function, and the arity of a scan
+counting     `count`, from the jaxpr alone: a `while` counts one trip, a `cond` its dearest branch
+metering     `metered`, the function with its count as a result: the trips and branches it took
+"""
+
+from fnn.programs.counting import Dearest as Dearest
+from fnn.programs.counting import Tally as Tally
+from fnn.programs.counting import count as count
+from fnn.programs.counting import count_within as count_within
+from fnn.programs.counting import dearest as dearest
+from fnn.programs.equations import evaluation as evaluation
+from fnn.programs.equations import scan_arity as scan_arity
+from fnn.programs.metering import metered as metered

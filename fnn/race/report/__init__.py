@@ -1,0 +1,13 @@
+"""What can be said of a race, and shown.
+
+statistics    tests and intervals
+findings      what a race found, as numbers
+tables        standings, trials, ranges; for the terminal, papers and pages
+figures       for papers
+charts        for the page
+page          the report: one page, and files
+"""
+
+from fnn.race.report import tables as tables
+from fnn.race.report.page import export as export
+from fnn.race.report.page import html as html
