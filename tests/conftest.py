@@ -47,6 +47,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 BROWSER = "tests/race/test_browser.py"
 HINT = "try apt-get install chromium"
 MAPPINGS = Path("/proc/self/maps")  # of memory, one a line; where there is Linux
+ENDED = itertools.count(1)  # of a worker's tests
 
 
 def known(options):
@@ -86,14 +87,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True)
-def few_programs(counter=itertools.count(1)):
+def few_programs():
     """Programs are forgotten before they take all the mappings that Linux grants a process.
 
     There are 65,530 of them (vm.max_map_count), and XLA aborts at the next. A training takes some
     250, and a worker of jax 0.12 ran out of them after 2700 tests.
     """
     yield
-    if next(counter) % 20 == 0 and MAPPINGS.exists():  # to count them takes longer than many a test
+    if next(ENDED) % 20 == 0 and MAPPINGS.exists():  # to count them takes longer than many a test
         with MAPPINGS.open("rb") as mappings:
             if sum(1 for _ in mappings) > 25_000:
                 jax.clear_caches()

@@ -196,9 +196,7 @@ def test_lanes_where_factorizations_are_batched():
     stack, b = jnp.stack([good, singular, bad]), jnp.arange(3.0)[:, None]
     zero = jnp.zeros(())
     axes, ladder = (0, None, None, None), importlib.import_module("fnn.solvers.ladder")
-    climb = functools.partial(
-        importlib.import_module("fnn.solvers.ladder")._batched, solvers.positive, None, axes
-    )
+    climb = functools.partial(ladder._batched, solvers.positive, None, axes)
     batched = jax.jit(lambda m: climb(m, b, zero, None))(stack)
     mapped = jax.jit(jax.vmap(solvers.ladder, in_axes=(0, None)))(stack, b)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), batched, mapped)
