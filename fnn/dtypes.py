@@ -36,7 +36,6 @@ def wide(x: Any) -> Array:
 
     Example:
         >>> import jax.numpy as jnp
-    from jaxtyping import Array
         >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.arange(2, dtype="int8")).dtype
         (dtype('float32'), dtype('int8'))
     """
