@@ -16,7 +16,7 @@ so that two algorithms can be compared before either has run. The conventions:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from fnn.programs import equations
+from fnn.programs import calls, equations
 
 
 class Tally(NamedTuple):
@@ -126,7 +126,7 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
     """
     elementwise = factorization = 0.0
     for eqn in program.jaxpr.eqns:
-        name, bodies = eqn.primitive.name, list(_bodies(eqn))
+        name, bodies = eqn.primitive.name, list(calls.bodies(eqn))
         if name in _LAPACK:
             short, long = sorted(_shape(eqn.invars[0])[-2:])
             factorization = max(factorization, short**2 * long / 3)
@@ -138,15 +138,6 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
             elementwise = max(elementwise, within.elementwise)
             factorization = max(factorization, within.factorization)
     return Dearest(elementwise, factorization)
-
-
-def _bodies(eqn: core.JaxprEqn) -> Iterator[core.ClosedJaxpr]:
-    """The jaxprs that an equation runs, wherever they stand among its parameters."""
-    for leaf in jax.tree.leaves(list(eqn.params.values())):
-        if isinstance(leaf, core.ClosedJaxpr):
-            yield leaf
-        elif isinstance(leaf, core.Jaxpr):
-            yield core.ClosedJaxpr(leaf, ())
 
 
 class Living(NamedTuple):
@@ -232,27 +223,11 @@ def _equation(
     floating = any(_is_float(var) for var in [*eqn.invars, *eqn.outvars])
     if name in _FORMULAS:
         return _tally(float(_FORMULAS[name](eqn)) if floating else 0.0, scope), everything
-    if (body := inner(eqn)) is not None:
+    if (body := calls.called(eqn)) is not None:
         return walk(body.jaxpr, live, scope)
     if not floating or name in _FREE:
         return np.zeros(2), everything
     return _tally(float(sum(_size(var) for var in eqn.outvars)), scope), everything
-
-
-def inner(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
-    """What an equation calls: jit, remat, closed_call, custom derivatives and custom_vmap.
-
-    Args:
-        eqn: any equation.
-
-    Returns:
-        A jaxpr of the same operands, or None.
-    """
-    for body in eqn.params.values():
-        body = core.ClosedJaxpr(body, ()) if isinstance(body, core.Jaxpr) else body
-        if isinstance(body, core.ClosedJaxpr) and len(body.jaxpr.invars) == len(eqn.invars):
-            return body
-    return None
 
 
 def _scan(eqn: core.JaxprEqn, live: list[bool], scope: str) -> tuple[np.ndarray, list[bool]]:

@@ -19,10 +19,8 @@ from jax.custom_batching import sequential_vmap
 from jax.extend import core
 from jaxtyping import Array
 
-from fnn.programs import equations
-from fnn.programs.counting import Tally, inner, living, narrowed, walk
-
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+from fnn.programs import calls, equations
+from fnn.programs.counting import Tally, living, narrowed, walk
 
 
 def metered(fn: Callable[..., Any], scope: str = "") -> Callable[..., tuple[Any, Tally]]:
@@ -79,7 +77,7 @@ def _run(
 
     for eqn, wanted, tally in living(jaxpr, live, scope)[0]:
         values = [*map(operand, eqn.invars)]
-        if eqn.primitive.name in _CALLS or _varies(eqn):
+        if eqn.primitive.name in calls.INLINED or _varies(eqn):
             results, tally = _equation(eqn, values, wanted, narrowed(scope, eqn))
             outvars = [var for var, alive in zip(eqn.outvars, wanted, strict=True) if alive]
         else:
@@ -94,7 +92,7 @@ def _run(
 def _varies(eqn: core.JaxprEqn) -> bool:
     if eqn.primitive.name == "while":
         return True
-    bodies = list(core.jaxprs_in_params(eqn.params))
+    bodies = [body.jaxpr for body in calls.bodies(eqn)]
     if eqn.primitive.name == "cond":
         tallies = [walk(body, [True] * len(body.outvars), "")[0][0] for body in bodies]
         if len(set(tallies)) > 1:
@@ -119,7 +117,7 @@ def _equation(
 
         branches = [functools.partial(taken, branch) for branch in eqn.params["branches"]]
         return jax.lax.switch(index, branches, *rest)
-    body = inner(eqn)
+    body = calls.called(eqn)
     if body is None:
         raise NotImplementedError(
             f"metered: expected loops and branches that can be counted, got them in {name}; try "
