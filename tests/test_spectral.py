@@ -187,7 +187,7 @@ def test_large_systems_are_not_diagonalized():
         )
         return found.size
 
-    most, some = solvers.DENSE, solvers.spectral.SUBSPACE
+    most, some = solvers.DENSE, solvers.eigen.SUBSPACE
     assert dimension(lambda: jnp.eye(most), most) == most
     assert dimension(lambda: jnp.eye(20), 20, memory_budget=20 * 8 * 3) == 3
     assert dimension(lambda: jnp.eye(20), 20, subspace=5) == 5
