@@ -213,8 +213,8 @@ def laplacian(u: Function, along: Sequence[int] | None = None) -> Function:
 # --- points and directions ----------------------------------------------------------------------
 
 
-# The function of the point alone, and the point.
 def _point(name: str, u: Function, args: Sequence[Any], kwargs: Any) -> tuple[Function, Array]:
+    """The function of the point alone, and the point."""
     *before, x = args
     if not all(hasattr(leaf, "dtype") or isinstance(leaf, float) for leaf in [x]):
         raise TypeError(
@@ -246,15 +246,17 @@ def _point(name: str, u: Function, args: Sequence[Any], kwargs: Any) -> tuple[Fu
 
 
 def _axes(x: Array) -> Float[Array, "d ..."]:
+    """The unit vectors of all coordinates."""
     return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape) + _nothing(x)
 
 
-# A zero of the point, so that directions are data: a weight that meets them is used as it is there.
 def _nothing(x: Array) -> Array:
+    """A zero of the point: directions become data, so that a weight that meets them is a use."""
     return 0 * x
 
 
 def _direction(direction: Any, x: Array) -> Array:
+    """A coordinate's unit vector, or a vector of the point's shape."""
     if isinstance(direction, int):
         if not -x.size <= direction < x.size:
             raise ValueError(

@@ -149,16 +149,7 @@ class Living(NamedTuple):
 
 
 def living(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[list[Living], list[bool]]:
-    """The equations that the live outputs need, in order, and which inputs they read.
-
-    Args:
-        jaxpr: what is read.
-        live: for each output whether it is needed.
-        scope: see `count_within`.
-
-    Returns:
-        The equations, and a boolean for each input.
-    """
+    """The equations that the live outputs need, in order, and for each input whether it is read."""
     read = {var for var, alive in zip(jaxpr.outvars, live, strict=True) if alive and _is_var(var)}
     found = []
     for eqn in reversed(jaxpr.eqns):
@@ -171,41 +162,25 @@ def living(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[list[Li
 
 
 def walk(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[np.ndarray, list[bool]]:
-    """The flops that the live outputs need, and which inputs they read.
-
-    Args:
-        jaxpr: what is read.
-        live: for each output whether it is needed.
-        scope: see `count_within`.
-
-    Returns:
-        A tally as an array, and a boolean for each input.
-    """
+    """The flops that the live outputs need, a `Tally` as an array, and which inputs they read."""
     found, used = living(jaxpr, live, scope)
     return sum((one.tally for one in found), np.zeros(2)), used
 
 
 def narrowed(scope: str, eqn: core.JaxprEqn) -> str:
-    """The scope for the inside of an equation: the empty one where all of it is within.
-
-    Args:
-        scope: outside of it.
-        eqn: the equation.
-
-    Returns:
-        The scope.
-    """
+    """The scope for the inside of an equation: the empty one where all of it is within."""
     return "" if scope in str(eqn.source_info.name_stack) else scope
 
 
 def _tally(flops: float, scope: str) -> np.ndarray:
+    """A `Tally` as an array; under the empty scope all flops are within."""
     return np.array([flops, 0.0 if scope else flops])
 
 
 def _equation(
     eqn: core.JaxprEqn, live: Sequence[bool], scope: str
 ) -> tuple[np.ndarray, list[bool]]:
-    """The same for one equation."""
+    """The same for one equation: the flops that its live results need, and the inputs they read."""
     name, everything = eqn.primitive.name, [True] * len(eqn.invars)
     if name == "scan":
         return _scan(eqn, list(live), scope)

@@ -59,10 +59,10 @@ def metered(fn: Callable[..., Any], scope: str = "") -> Callable[..., tuple[Any,
     return run
 
 
-# The live results of a jaxpr, in order, and its tally: an array of NumPy where it cannot vary.
 def _run(
     closed: core.ClosedJaxpr, operands: Sequence[Any], live: Sequence[bool], scope: str
 ) -> tuple[list[Any], Any]:
+    """The live results of a jaxpr, in order, and its tally: NumPy's array where it cannot vary."""
     jaxpr, total = closed.jaxpr, np.zeros(2)
     env = dict(zip(jaxpr.constvars, closed.consts, strict=True))
     env.update(zip(jaxpr.invars, operands, strict=True))
@@ -88,8 +88,8 @@ def _run(
     return [read(var) for var, alive in outputs if alive], total
 
 
-# Whether what an equation costs is not known before it has run.
 def _varies(eqn: core.JaxprEqn) -> bool:
+    """Whether what an equation costs is not known before it has run."""
     if eqn.primitive.name == "while":
         return True
     bodies = [body.jaxpr for body in calls.bodies(eqn)]
@@ -100,10 +100,10 @@ def _varies(eqn: core.JaxprEqn) -> bool:
     return any(_varies(inside) for body in bodies for inside in body.eqns)
 
 
-# An equation with others inside: its live results and its tally.
 def _equation(
     eqn: core.JaxprEqn, operands: Sequence[Any], live: Sequence[bool], scope: str
 ) -> tuple[list[Any], Any]:
+    """The live results and the tally of an equation with others inside."""
     name = eqn.primitive.name
     if name in ("while", "scan"):
         results, tally = (_while if name == "while" else _scan)(eqn, operands, scope)
@@ -136,6 +136,7 @@ def _equation(
 
 
 def _while(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Sequence[Any], Array]:
+    """The results and the tally of a `while`, whose trips are counted as they are made."""
     going, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     first = eqn.params["cond_nconsts"]
     then = first + eqn.params["body_nconsts"]
@@ -154,6 +155,7 @@ def _while(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Seq
 
 
 def _scan(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Sequence[Any], Array]:
+    """The results and the tally of a `scan`, whose steps may cost more or less."""
     body, (consts, carried) = eqn.params["jaxpr"], equations.scan_arity(eqn)
     everything = [True] * len(eqn.outvars)
 

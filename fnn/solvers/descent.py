@@ -143,7 +143,7 @@ def descend(
     return Descent(steps, end.models, last, end.now.steps, ok)
 
 
-# The iterations up to which the kept iterates are: powers of 1.3.
 def _kept(iterations: int) -> np.ndarray:
+    """The iterations whose iterates are stored, or the next that was made: powers of 1.3."""
     powers = np.ceil(1.3 ** np.arange(1 + np.log(iterations) / np.log(1.3)))
     return np.unique(np.minimum(powers, iterations)).astype(np.int32)
