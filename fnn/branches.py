@@ -13,35 +13,15 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
 
-def where_due(due: Bool[Array, ""], made: Callable[[], PyTree], kept: PyTree) -> PyTree:
-    """`made()` where it is due, `kept` elsewhere; run where it is due in any lane.
-
-    Args:
-        due: whether there is something to do.
-        made: what does it.
-        kept: a tree of the structure, shapes and dtypes that `made` returns.
-
-    Returns:
-        One of the two.
-
-    Example:
-        >>> print(where_due(jnp.array(True), lambda: jnp.ones(2), jnp.zeros(2)))
-        [1. 1.]
-    """
-    found = jax.lax.cond(in_any_lane(due), made, lambda: kept)
-    return jax.tree.map(lambda new, old: jnp.where(due, new, old), found, kept)
+def where_due(due: Bool[Array, ""], make: Callable[[], PyTree], otherwise: PyTree) -> PyTree:
+    """`make()` where it is due, `otherwise` elsewhere; it runs where it is due in any lane."""
+    result = jax.lax.cond(in_any_lane(due), make, lambda: otherwise)
+    return jax.tree.map(lambda new, old: jnp.where(due, new, old), result, otherwise)
 
 
 @custom_vmap
 def in_any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether a condition holds in any lane: one answer for all of them.
-
-    Args:
-        flag: the condition in this lane.
-
-    Returns:
-        Itself without `vmap`.
-    """
+    """A flag of one number that is true in every lane of a `vmap` where it is true in any."""
     return flag
 
 

@@ -213,8 +213,8 @@ def laplacian(u: Function, along: Sequence[int] | None = None) -> Function:
 # --- points and directions ----------------------------------------------------------------------
 
 
-# The function of the point alone, and the point.
 def _point(name: str, u: Function, args: Sequence[Any], kwargs: Any) -> tuple[Function, Array]:
+    """The function of the point alone, and the point."""
     *before, x = args
     if not all(hasattr(leaf, "dtype") or isinstance(leaf, float) for leaf in [x]):
         raise TypeError(
@@ -246,15 +246,17 @@ def _point(name: str, u: Function, args: Sequence[Any], kwargs: Any) -> tuple[Fu
 
 
 def _axes(x: Array) -> Float[Array, "d ..."]:
+    """The unit vectors of all coordinates."""
     return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape) + _nothing(x)
 
 
-# A zero of the point, so that directions are data: a weight that meets them is used as it is there.
 def _nothing(x: Array) -> Array:
+    """A zero of the point: directions become data, so that a weight that meets them is a use."""
     return 0 * x
 
 
 def _direction(direction: Any, x: Array) -> Array:
+    """A coordinate's unit vector, or a vector of the point's shape."""
     if isinstance(direction, int):
         if not -x.size <= direction < x.size:
             raise ValueError(
@@ -289,8 +291,6 @@ class _Moving(NamedTuple):
     slopes: Array
     bend: Array | None
 
-
-_INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 
 # Linear in all operands at once, or in the one that moves.
 _LINEAR = {
@@ -333,17 +333,13 @@ def _propagate(jaxpr: jex.Jaxpr, consts: Sequence[Array], args: Sequence[Any]) -
     env.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
         operands = [a.val if isinstance(a, jex.Literal) else env[a] for a in eqn.invars]
-        if eqn.primitive.name in _INLINED:
-            outputs = _propagate(*_open(eqn), operands)
+        body = programs.called(eqn)
+        if body is not None and eqn.primitive.name in programs.INLINED:
+            outputs = _propagate(body.jaxpr, body.consts, operands)
         else:
             outputs = _through(eqn, operands)
         env.update(zip(eqn.outvars, outputs, strict=True))
     return [a.val if isinstance(a, jex.Literal) else env[a] for a in jaxpr.outvars]
-
-
-def _open(eqn: jex.JaxprEqn) -> tuple[jex.Jaxpr, Sequence[Array]]:
-    inner: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    return (inner, ()) if isinstance(inner, jex.Jaxpr) else (inner.jaxpr, inner.consts)
 
 
 def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
@@ -447,16 +443,11 @@ def _nonlinear(jaxpr: jex.Jaxpr, moves: Sequence[bool]) -> tuple[set[str], list[
     for eqn in jaxpr.eqns:
         inputs = [not isinstance(a, jex.Literal) and env.get(a, False) for a in eqn.invars]
         outputs = [any(inputs)] * len(eqn.outvars)
-        inner = list(jex.jaxprs_in_params(eqn.params))
-        fitting = [j for j in inner if len(j.invars) == len(inputs)]
-        if len(inner) == 1 and fitting and any(inputs):
-            more, outputs = _nonlinear(_bare(inner[0]), inputs)
+        bodies = list(programs.bodies(eqn))
+        if len(bodies) == 1 and len(bodies[0].jaxpr.invars) == len(inputs) and any(inputs):
+            more, outputs = _nonlinear(bodies[0].jaxpr, inputs)
             found |= more
         elif any(inputs) and not _is_linear(eqn, inputs):
             found.add(eqn.primitive.name)
         env.update(zip(eqn.outvars, outputs, strict=True))
     return found, [not isinstance(a, jex.Literal) and env.get(a, False) for a in jaxpr.outvars]
-
-
-def _bare(jaxpr: Any) -> jex.Jaxpr:
-    return jaxpr if isinstance(jaxpr, jex.Jaxpr) else jaxpr.jaxpr

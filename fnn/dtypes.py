@@ -8,25 +8,13 @@ from jaxtyping import Array
 
 
 def widest(*numbers: Any) -> jnp.dtype:
-    """The dtype that holds all of these: JAX's promotion, which was asked for even if it is strict.
-
-    Args:
-        *numbers: arrays, numbers and dtypes.
-
-    Returns:
-        Their dtype under standard promotion.
-
-    Example:
-        >>> with jax.numpy_dtype_promotion("strict"):
-        ...     print(widest(jnp.bfloat16, jnp.ones(2, "float32")))
-        float32
-    """
+    """The dtype that holds all of these by standard promotion, even where JAX's is strict."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*numbers)
 
 
 def wide(x: Any) -> Array:
-    """An array in at least single precision; what is no floating-point number as it is.
+    """An array in at least single precision; what is no floating-point number stays as it is.
 
     Args:
         x: an array or a number.

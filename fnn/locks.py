@@ -4,15 +4,7 @@ from typing import Any
 
 
 def locked(file: Any) -> bool:
-    """Locks an open file for this process; the system opens it when that ends, in any way.
-
-    Args:
-        file: open for writing.
-
-    Returns:
-        Whether it is locked now; False where another one holds it. (True where there is no such
-        lock, as on Windows.)
-    """
+    """Locks an open file until this process ends; False where another process holds it."""
     try:
         import fcntl
     except ImportError:

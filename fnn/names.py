@@ -16,24 +16,7 @@ SCOPE = "fnn.model"
 
 
 def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
-    """The entry of a table.
-
-    Args:
-        kind: what the table holds, for the error.
-        name: the key.
-        table: the entries.
-
-    Returns:
-        `table[name]`.
-
-    Raises:
-        ValueError: if there is none; it names the nearest match, or all that there are.
-
-    Example:
-        >>> look_up("rule", "adm", {"adam": 1, "sgd": 2})
-        Traceback (most recent call last):
-        ValueError: expected a rule by name, got 'adm'; did you mean 'adam'?
-    """
+    """The entry of a table, or a ValueError that names the nearest match."""
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name, table, n=1)
@@ -42,21 +25,7 @@ def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
 
 
 def lazily(package: str, public: Sequence[str], homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose modules are imported when they are first asked for.
-
-    Args:
-        package: its name.
-        public: all that may be asked for: modules, and what lies in one.
-        homes: the modules of what lies in one.
-
-    Returns:
-        A function of a name. It raises an AttributeError that names the nearest match.
-
-    Example:
-        >>> lazily("fnn", ["losses"], {})("loses")
-        Traceback (most recent call last):
-        AttributeError: fnn: expected a public name, got 'loses'; did you mean 'losses'?
-    """
+    """The `__getattr__` of a package whose modules are imported when they are first asked for."""
 
     def attribute(name: str) -> Any:
         if name not in public:

@@ -24,24 +24,7 @@ EXTRAS = {
 
 
 def require(door: str, *modules: str) -> tuple[str, ...]:
-    """Refuses what is missing, and a JAX that is too old; nothing is imported.
-
-    A folder that cannot do without says so at its face: `__requires__ = require("plots", ...)`.
-
-    Args:
-        door: who needs it, for the error.
-        modules: "jax", or names in `EXTRAS`.
-
-    Returns:
-        The modules.
-
-    Raises:
-        ImportError: with what to do.
-
-    Example:
-        >>> require("example", "jax", "matplotlib")
-        ('jax', 'matplotlib')
-    """
+    """Refuses what is missing, and a JAX that is too old; nothing is imported."""
     for module in modules:
         if not _is_there(module):
             raise ImportError(f"{door}: {_sentence(module, 'none installed')}")
@@ -51,22 +34,7 @@ def require(door: str, *modules: str) -> tuple[str, ...]:
 
 
 def load(door: str, module: str) -> Any:
-    """A module that comes with an extra.
-
-    Args:
-        door: who needs it, for the error.
-        module: a name in `EXTRAS`, or a module within one.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: if it cannot be imported; it names the extra.
-
-    Example:
-        >>> load("example", "safetensors.numpy").__name__
-        'safetensors.numpy'
-    """
+    """A module that comes with an extra, or an ImportError that names the extra."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -83,7 +51,7 @@ def _is_there(module: str) -> bool:
 
 
 def _version(module: str) -> str:
-    """As its metadata says; without them, it is taken as it is."""
+    """The version that a module's metadata say; without metadata it is taken for new enough."""
     try:
         return metadata.version(module)
     except metadata.PackageNotFoundError:

@@ -118,18 +118,7 @@ def check(
 
 
 def entries(tree: PyTree) -> list[str]:
-    """The names of all numbers of a tree in their order, `[0]['weight'][1, 2]`.
-
-    Args:
-        tree: of arrays.
-
-    Returns:
-        A path for each number.
-
-    Example:
-        >>> entries({"w": jnp.zeros((1, 2)), "b": jnp.zeros(())})
-        ["['b']", "['w'][0, 0]", "['w'][0, 1]"]
-    """
+    """The names of all numbers of a tree in their order, `[0]['weight'][1, 2]`."""
     names = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         place = jax.tree_util.keystr(path)

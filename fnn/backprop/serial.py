@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree, Scalar
 
-from fnn.layers import Layer, expect_layers
+from fnn.layers import Layer, require_layers
 
 
 @jax.tree_util.register_dataclass
@@ -95,7 +95,7 @@ def trace(
         >>> traced.grad[0]["weight"].tolist()
         [[-3.0], [-4.0]]
     """
-    expect_layers("trace", model)
+    require_layers("trace", model)
     jax.eval_shape(model.apply, params, x)  # refuses what does not fit, in the layer's words
     pieces, order = _pieces(model, params)
 
@@ -146,7 +146,7 @@ def value_after(
         >>> float(value(jnp.array([3.0])))
         32.0
     """
-    expect_layers("value_after", model)
+    require_layers("value_after", model)
     pieces, _ = _pieces(model, params)
     if not -len(pieces) <= part < len(pieces):
         raise IndexError(
@@ -162,9 +162,8 @@ def value_after(
     return value
 
 
-# The parts of serials in serials in a row, and the tree of the parameters with the place of each
-# part's own in this row. `through` of a serial only hands on what it is given.
 def _pieces(model: Layer, params: PyTree) -> tuple[list[tuple[Layer, PyTree]], PyTree]:
+    """The layers of nested serials in a row, and the parameters' tree with the place of each."""
     pieces: list[tuple[Layer, PyTree]] = []
 
     def visit(layer: Layer, own: PyTree, nothing: None) -> tuple[PyTree, None]:

@@ -39,7 +39,7 @@ from fnn.capture import uses
 from fnn.capture.uses import Form, Value, View, aval
 from fnn.names import EXAMPLES
 
-_INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+_INLINED = programs.INLINED
 
 
 @dataclasses.dataclass(eq=False)

@@ -32,7 +32,7 @@ from jax.extend import core as jex
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from fnn import flops, solvers
+from fnn import flops, programs, solvers
 from fnn.capture import Captured, aval, diagonal, gram, product, transpose_product
 from fnn.curvature.rows import Stack, costs_of, judged, normal, stack
 from fnn.dtypes import widest
@@ -248,7 +248,7 @@ def _bytes(jaxpr: jex.Jaxpr) -> float:
     total = 1.0
     for eqn in jaxpr.eqns:
         total += sum(math.prod(aval(v).shape) * aval(v).dtype.itemsize for v in eqn.outvars)
-        total += sum(map(_bytes, jex.jaxprs_in_params(eqn.params)))
+        total += sum(_bytes(body.jaxpr) for body in programs.bodies(eqn))
     return total
 
 

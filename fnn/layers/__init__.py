@@ -29,7 +29,7 @@ from fnn.layers.combinators import (
     serial,
 )
 from fnn.layers.layer import Layer
-from fnn.layers.layer import expect_layers as expect_layers
+from fnn.layers.layer import require_layers as require_layers
 from fnn.layers.layer import without_key as without_key
 from fnn.layers.linear import conv, dense, embedding, maxout, radial
 from fnn.layers.normalization import batch_norm, calibrate, group_norm, layer_norm, rms_norm

@@ -15,9 +15,9 @@ from fnn.layers.layer import (
     LECUN_NORMAL,
     Initializer,
     Layer,
-    expect_example,
-    expect_params,
-    expect_positive,
+    require_example,
+    require_params,
+    require_positive,
     widened,
     without_key,
 )
@@ -116,7 +116,7 @@ def multi_head_attention(
         (5, 8)
     """
     name = f"multi_head_attention({heads})"
-    expect_positive(name, heads)
+    require_positive(name, heads)
 
     def init(key: PRNGKeyArray, x: Any) -> dict[str, PyTree]:
         x, memory, _ = inputs(x)
@@ -127,7 +127,7 @@ def multi_head_attention(
     def apply(params: PyTree, x: Any) -> Float[Array, "positions features"]:
         x, memory, present = inputs(x)
         maps = maps_of(x)
-        parts = zip(maps, expect_params(name, params, *maps), strict=True)
+        parts = zip(maps, require_params(name, params, *maps), strict=True)
         project = {m: functools.partial(maps[m].apply, part) for m, part in parts}
         visible = present
         if mask is not None:
@@ -155,8 +155,8 @@ def multi_head_attention(
                 f"got a tuple of {len(x)}"
             )
         x, memory, present = (*x, None)[:3]
-        expect_example(name, x, "positions", "features")
-        expect_example(name, memory, "positions", "features")
+        require_example(name, x, "positions", "features")
+        require_example(name, memory, "positions", "features")
         if x.shape[1] % heads:
             raise ValueError(
                 f"{name}: expected features that {heads} heads share evenly, got {x.shape[1]}; "

@@ -20,10 +20,10 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from fnn.layers.layer import (
     Layer,
-    expect_array,
-    expect_layers,
-    expect_positions,
     positions_in_scope,
+    require_array,
+    require_layers,
+    require_positions,
     without_key,
     without_params,
 )
@@ -50,7 +50,7 @@ def serial(*layers: Layer) -> Layer:
         >>> jax.eval_shape(model.apply, params, x).shape
         (10,)
     """
-    expect_layers("serial", *layers)
+    require_layers("serial", *layers)
 
     def init(key: PRNGKeyArray, x: Any) -> tuple[PyTree, ...]:
         params = []
@@ -60,7 +60,7 @@ def serial(*layers: Layer) -> Layer:
         return tuple(params)
 
     def apply(params: PyTree, x: Any, *, key: PRNGKeyArray | None = None) -> Any:
-        _expect_parts("serial", "params", params, layers)
+        _require_parts("serial", "params", params, layers)
         for layer, part, part_key in zip(layers, params, _split(key, layers), strict=True):
             x = layer.apply(part, x, key=part_key)
         return x
@@ -99,7 +99,7 @@ def parallel(*layers: Layer) -> Layer:
         (3,)
     """
     return _side_by_side(
-        "parallel", layers, lambda x: _expect_parts("parallel", "inputs", x, layers)
+        "parallel", layers, lambda x: _require_parts("parallel", "inputs", x, layers)
     )
 
 
@@ -132,7 +132,7 @@ def _side_by_side(
     name: str, layers: Sequence[Layer], parts_of: Callable[[Any], Sequence[Any]]
 ) -> Layer:
     """The layers, each on its own part of what `parts_of` makes of the inputs."""
-    expect_layers(name, *layers)
+    require_layers(name, *layers)
 
     def init(key: PRNGKeyArray, x: Any) -> tuple[PyTree, ...]:
         keys = jax.random.split(key, len(layers))
@@ -140,7 +140,7 @@ def _side_by_side(
         return tuple(layer.init(key, part) for layer, key, part in parts)
 
     def apply(params: PyTree, x: Any, *, key: PRNGKeyArray | None = None) -> tuple[Any, ...]:
-        _expect_parts(name, "params", params, layers)
+        _require_parts(name, "params", params, layers)
         parts = zip(layers, params, parts_of(x), _split(key, layers), strict=True)
         return tuple(layer.apply(params, part, key=key) for layer, params, part, key in parts)
 
@@ -167,7 +167,7 @@ def fan_in_add() -> Layer:
     """
 
     def apply(_: tuple[()], x: Sequence[Array]) -> Array:
-        _expect_one_shape("fan_in_add", *_expect_parts("fan_in_add", "inputs", x))
+        _require_one_shape("fan_in_add", *_require_parts("fan_in_add", "inputs", x))
         return functools.reduce(operator.add, x)
 
     return without_params(without_key(apply), "fan_in_add")
@@ -192,8 +192,8 @@ def fan_in_concatenate(*, axis: int = -1) -> Layer:
     """
 
     def apply(_: tuple[()], x: Sequence[Array]) -> Array:
-        parts = _expect_parts("fan_in_concatenate", "inputs", x)
-        shapes = [expect_array("fan_in_concatenate", part).shape for part in parts]
+        parts = _require_parts("fan_in_concatenate", "inputs", x)
+        shapes = [require_array("fan_in_concatenate", part).shape for part in parts]
         axes = len(shapes[0])
         others = {shape[: axis % axes] + shape[axis % axes + 1 :] for shape in shapes if axes}
         if not -axes <= axis < axes or len({*map(len, shapes)}) > 1 or len(others) > 1:
@@ -227,7 +227,7 @@ def residual(layer: Layer) -> Layer:
         >>> layers.residual(layers.elementwise(jnp.sqrt)).apply((), jnp.array([4.0])).tolist()
         [6.0]
     """
-    expect_layers("residual", layer)
+    require_layers("residual", layer)
 
     def apply(params: PyTree, x: Array, *, key: PRNGKeyArray | None = None) -> Array:
         return add(x, layer.apply(params, x, key=key))
@@ -237,7 +237,7 @@ def residual(layer: Layer) -> Layer:
         return params, add(inputs, outputs)
 
     def add(x: Array, outputs: Array) -> Array:
-        _expect_one_shape("residual", x, outputs)
+        _require_one_shape("residual", x, outputs)
         return x + outputs
 
     return Layer(layer.init, apply, "residual", through)
@@ -267,16 +267,16 @@ def each(layer: Layer) -> Layer:
         >>> params["weight"].shape, jax.eval_shape(layer.apply, params, text).shape
         ((3, 8), (5, 8))
     """
-    expect_layers("each", layer)
+    require_layers("each", layer)
 
     def init(key: PRNGKeyArray, x: Any) -> PyTree:
-        expect_positions("each", x)
+        require_positions("each", x)
         return layer.init(
             key, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
         )
 
     def apply(params: PyTree, x: Any, *, key: PRNGKeyArray | None = None) -> Any:
-        keys = None if key is None else jax.random.split(key, expect_positions("each", x))
+        keys = None if key is None else jax.random.split(key, require_positions("each", x))
         # Under its name batch_norm averages over this axis, too; an inner `each` takes another.
         name = f"positions {len(positions_in_scope())}"
         at_position = jax.vmap(lambda x, key: layer.apply(params, x, key=key), axis_name=name)
@@ -296,24 +296,10 @@ def _split(key: PRNGKeyArray | None, layers: Sequence[Layer]) -> Sequence[PRNGKe
     return [None] * len(layers) if key is None else list(jax.random.split(key, len(layers)))
 
 
-def _expect_parts(
+def _require_parts(
     name: str, what: str, parts: Any, layers: Sequence[Layer] | None = None
 ) -> Sequence[Any]:
-    """The parts of a tuple or list: one for each layer, or without layers at least one.
-
-    Args:
-        name: of the combinator.
-        what: these are parts of.
-        parts: what should be a tuple of them.
-        layers: the layers.
-
-    Returns:
-        The parts.
-
-    Raises:
-        TypeError: if it is no tuple or list.
-        ValueError: if it has another length.
-    """
+    """The parts of a tuple or list: one for each layer, or without layers at least one."""
     if not isinstance(parts, (tuple, list)):
         hint = "fan_out makes one of a single input" if what == "inputs" else "init makes one"
         raise TypeError(f"{name}: expected a tuple of {what}, got {type(parts).__name__}; {hint}")
@@ -327,17 +313,9 @@ def _expect_parts(
     return parts
 
 
-def _expect_one_shape(name: str, *arrays: Array) -> None:
-    """Refuse to add what would be broadcast.
-
-    Args:
-        name: of the combinator.
-        *arrays: the terms.
-
-    Raises:
-        ValueError: if they differ in shape.
-    """
-    shapes = [expect_array(name, array).shape for array in arrays]
+def _require_one_shape(name: str, *arrays: Array) -> None:
+    """Refuse to add what would be broadcast."""
+    shapes = [require_array(name, array).shape for array in arrays]
     if len(set(shapes)) > 1:
         raise ValueError(
             f"{name}: expected terms of one shape, got {', '.join(map(str, shapes))}; "

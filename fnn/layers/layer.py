@@ -111,37 +111,16 @@ def over_features(vector: Array, x: Array) -> Array:
     return jax.lax.broadcast_to_rank(vector, x.ndim)
 
 
-def expect_positive(name: str, *counts: int) -> None:
-    """Refuse counts that are not whole numbers above zero.
-
-    Args:
-        name: of the layer, with its arguments.
-        *counts: features, groups, window sizes, ...
-
-    Raises:
-        ValueError: if one is none.
-    """
+def require_positive(name: str, *counts: int) -> None:
+    """Refuse counts (features, groups, window sizes) that are not whole numbers above zero."""
     for count in counts:
         if not isinstance(count, Integral) or count <= 0:
             raise ValueError(f"{name}: expected whole numbers above zero, got {count}; try 1")
 
 
-def expect_example(name: str, x: Any, *axes: str) -> jax.ShapeDtypeStruct:
-    """The shape and (canonical) dtype of x, which must hold floating numbers and have these axes.
-
-    Args:
-        name: of the layer.
-        x: the example.
-        *axes: their names; "*positions" in front stands for any number of axes.
-
-    Returns:
-        Shape and dtype.
-
-    Raises:
-        TypeError: if x is no array, or not of floating-point numbers.
-        ValueError: if x has another number of axes, or one of no length.
-    """
-    x = expect_array(name, x)
+def require_example(name: str, x: Any, *axes: str) -> jax.ShapeDtypeStruct:
+    """Shape and canonical dtype of a floating x with these axes; the first may be `*positions`."""
+    x = require_array(name, x)
     fits = len(x.shape) >= len(axes) - 1 if axes[0][0] == "*" else len(x.shape) == len(axes)
     if not fits:
         shape = f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})"
@@ -162,19 +141,8 @@ def expect_example(name: str, x: Any, *axes: str) -> jax.ShapeDtypeStruct:
     return x
 
 
-def expect_array(name: str, x: Any) -> jax.ShapeDtypeStruct:
-    """The shape and (canonical) dtype of x, which must be an array or describe one.
-
-    Args:
-        name: of the layer.
-        x: the example.
-
-    Returns:
-        Shape and dtype.
-
-    Raises:
-        TypeError: if x is something else.
-    """
+def require_array(name: str, x: Any) -> jax.ShapeDtypeStruct:
+    """The shape and (canonical) dtype of x, which must be an array or describe one."""
     if not (hasattr(x, "shape") and hasattr(x, "dtype")):
         raise TypeError(
             f"{name}: expected one example that is an array, got {type(x).__name__}; "
@@ -183,17 +151,8 @@ def expect_array(name: str, x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def expect_features(name: str, got: int, expected: int) -> None:
-    """Refuse inputs with other features than the parameters were made for.
-
-    Args:
-        name: of the layer.
-        got: features of the inputs.
-        expected: features in the parameters.
-
-    Raises:
-        ValueError: if they differ.
-    """
+def require_features(name: str, got: int, expected: int) -> None:
+    """Refuse inputs with other features than the parameters were made for."""
     if got != expected:
         raise ValueError(
             f"{name}: expected {expected} features, as in its parameters, got {got}; "
@@ -201,20 +160,8 @@ def expect_features(name: str, got: int, expected: int) -> None:
         )
 
 
-def expect_params(name: str, params: PyTree, *entries: str) -> list[Any]:
-    """The entries of a dict of parameters, as JAX arrays.
-
-    Args:
-        name: of the layer.
-        params: its parameters.
-        *entries: the keys that it needs.
-
-    Returns:
-        Their values, in this order.
-
-    Raises:
-        TypeError: if the parameters are no dict with these keys.
-    """
+def require_params(name: str, params: PyTree, *entries: str) -> list[Any]:
+    """The named entries of a dict of parameters, as JAX arrays."""
     if not (isinstance(params, Mapping) and set(entries) <= set(params)):
         got = list(params) if isinstance(params, Mapping) else type(params).__name__
         raise TypeError(
@@ -224,19 +171,8 @@ def expect_params(name: str, params: PyTree, *entries: str) -> list[Any]:
     return [jax.tree.map(jnp.asarray, params[entry]) for entry in entries]
 
 
-def expect_positions(name: str, x: Any) -> int:
-    """The number of positions of an example, the same for each of its arrays.
-
-    Args:
-        name: of the layer.
-        x: the example.
-
-    Returns:
-        The number.
-
-    Raises:
-        ValueError: if an array has no first axis, or another number of positions.
-    """
+def require_positions(name: str, x: Any) -> int:
+    """The number of positions of an example, the same for each of its arrays."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
     if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
         raise ValueError(
@@ -246,7 +182,7 @@ def expect_positions(name: str, x: Any) -> int:
     return shapes[0][0]
 
 
-def expect_layers(name: str, *layers: Any) -> None:
+def require_layers(name: str, *layers: Any) -> None:
     """Refuse anything that is no layer where layers are expected.
 
     Args:

@@ -16,16 +16,16 @@ from fnn.layers.layer import (
     Initializer,
     Layer,
     draw,
-    expect_array,
-    expect_example,
-    expect_features,
-    expect_params,
-    expect_positive,
     over_features,
+    require_array,
+    require_example,
+    require_features,
+    require_params,
+    require_positive,
     weight_and_bias,
     without_key,
 )
-from fnn.layers.window import Padding, expect_fit, expect_window, pad_widths, per_axis
+from fnn.layers.window import Padding, pad_widths, per_axis, require_fit, require_window
 
 ZEROS: Initializer = jax.nn.initializers.zeros
 ONES: Initializer = jax.nn.initializers.ones
@@ -57,7 +57,7 @@ def dense(
         ((4, 8), (8,))
     """
     name = f"dense({features})"
-    expect_positive(name, features)
+    require_positive(name, features)
     return _dense(name, features, weight, bias)
 
 
@@ -94,7 +94,7 @@ def maxout(
         [3.0]
     """
     name = f"maxout({features}, {pieces})"
-    expect_positive(name, features, pieces)
+    require_positive(name, features, pieces)
     linear = _dense(name, features * pieces, weight, bias)
 
     def apply(params: PyTree, x: Float[Array, " fan_in"]) -> Float[Array, " features"]:
@@ -107,14 +107,14 @@ def _dense(name: str, features: int, weight: Initializer, bias: Initializer | No
     entries = ("weight",) if bias is None else ("weight", "bias")
 
     def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
-        example = expect_example(name, x, "features")
+        example = require_example(name, x, "features")
         shape = (*example.shape, features)
         return weight_and_bias(key, shape, example.dtype, weight, bias)
 
     def apply(params: PyTree, x: Float[Array, " fan_in"]) -> Float[Array, " features"]:
-        expect_example(name, x, "features")
-        matrix, *biases = expect_params(name, params, *entries)
-        expect_features(name, x.shape[0], matrix.shape[0])
+        require_example(name, x, "features")
+        matrix, *biases = require_params(name, params, *entries)
+        require_features(name, x.shape[0], matrix.shape[0])
         outputs = x @ matrix
         return outputs + biases[0] if biases else outputs
 
@@ -148,10 +148,10 @@ def radial(features: int, *, center: Initializer = NORMAL, width: Initializer = 
         [0.0, -12.5]
     """
     name = f"radial({features})"
-    expect_positive(name, features)
+    require_positive(name, features)
 
     def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
-        example = expect_example(name, x, "features")
+        example = require_example(name, x, "features")
         center_key, width_key = jax.random.split(key)
         shape = (example.shape[0], features)
         return {
@@ -160,9 +160,9 @@ def radial(features: int, *, center: Initializer = NORMAL, width: Initializer = 
         }
 
     def apply(params: PyTree, x: Float[Array, " fan_in"]) -> Float[Array, " features"]:
-        expect_example(name, x, "features")
-        centers, widths = expect_params(name, params, "center", "width")
-        expect_features(name, x.shape[0], centers.shape[0])
+        require_example(name, x, "features")
+        centers, widths = require_params(name, params, "center", "width")
+        require_features(name, x.shape[0], centers.shape[0])
         return jnp.exp(-jnp.sum(((x[:, None] - centers) / widths[None]) ** 2, axis=0) / 2)
 
     return Layer(init, without_key(apply), name)
@@ -210,10 +210,10 @@ def conv(
         >>> jax.eval_shape(layer.apply, params, image).shape
         (4, 4, 16)
     """
-    window = expect_window("conv", window)
+    window = require_window("conv", window)
     name = f"conv({features}, {window})"
     strides, dilation = per_axis(name, strides, window), per_axis(name, dilation, window)
-    expect_positive(name, features, groups, *window, *strides, *dilation)
+    require_positive(name, features, groups, *window, *strides, *dilation)
     widths = pad_widths(name, padding, window)
     if features % groups:
         raise ValueError(
@@ -226,7 +226,7 @@ def conv(
     layout = jax.lax.ConvDimensionNumbers(inputs, (last, last - 1, *axes), inputs)
 
     def init(key: PRNGKeyArray, x: Float[Array, "*positions fan_in"]) -> dict[str, Array]:
-        example = expect_example(name, x, *positions, "features")
+        example = require_example(name, x, *positions, "features")
         if example.shape[-1] % groups:
             raise ValueError(
                 f"{name}: expected inputs with features in {groups} groups, "
@@ -238,9 +238,9 @@ def conv(
     def apply(
         params: PyTree, x: Float[Array, "*positions fan_in"]
     ) -> Float[Array, "*positions2 features"]:
-        expect_example(name, x, *positions, "features")
-        kernel, *biases = expect_params(name, params, *entries)
-        expect_features(name, x.shape[-1], kernel.shape[-2] * groups)
+        require_example(name, x, *positions, "features")
+        kernel, *biases = require_params(name, params, *entries)
+        require_features(name, x.shape[-1], kernel.shape[-2] * groups)
         dtype = widest(x, kernel)
         outputs = jax.lax.conv_general_dilated(
             x.astype(dtype)[None],
@@ -251,7 +251,7 @@ def conv(
             dimension_numbers=layout,
             feature_group_count=groups,
         )
-        expect_fit(name, x, outputs)
+        require_fit(name, x, outputs)
         y = outputs[0]
         return y + over_features(biases[0], y) if biases else y
 
@@ -284,10 +284,10 @@ def embedding(entries: int, features: int, *, weight: Initializer = NORMAL) -> L
         (2, 16)
     """
     name = f"embedding({entries}, {features})"
-    expect_positive(name, entries, features)
+    require_positive(name, entries, features)
 
-    def expect_indices(x: Int[Array, "*shape"]) -> None:
-        example = expect_array(name, x)
+    def require_indices(x: Int[Array, "*shape"]) -> None:
+        example = require_array(name, x)
         if not jnp.issubdtype(example.dtype, jnp.integer):
             raise TypeError(
                 f"{name}: expected integer indices, got {example.dtype}; "
@@ -295,12 +295,12 @@ def embedding(entries: int, features: int, *, weight: Initializer = NORMAL) -> L
             )
 
     def init(key: PRNGKeyArray, x: Int[Array, "*shape"]) -> dict[str, Array]:
-        expect_indices(x)
+        require_indices(x)
         return {"weight": draw(weight, key, (entries, features), jnp.result_type(float))}
 
     def apply(params: PyTree, x: Int[Array, "*shape"]) -> Float[Array, "*shape features"]:
-        expect_indices(x)
-        (table,) = expect_params(name, params, "weight")
+        require_indices(x)
+        (table,) = require_params(name, params, "weight")
         return table.at[x].get(mode="fill", fill_value=jnp.nan)
 
     return Layer(init, without_key(apply), name)

@@ -32,13 +32,13 @@ from fnn.dtypes import widest
 from fnn.layers.layer import (
     Layer,
     axis_in_scope,
-    expect_example,
-    expect_features,
-    expect_layers,
-    expect_params,
-    expect_positive,
     over_features,
     positions_in_scope,
+    require_example,
+    require_features,
+    require_layers,
+    require_params,
+    require_positive,
     widened,
     without_key,
 )
@@ -66,7 +66,7 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
         >>> layer.apply(layer.init(jax.random.key(0), x), x).round(3).tolist()
         [-1.0, 1.0]
     """
-    _expect_eps("layer_norm", eps)
+    _require_eps("layer_norm", eps)
 
     def standardize(x: Array) -> Array:
         return _over_root_mean_square(x - x.mean(axis=-1, keepdims=True), -1, eps)
@@ -95,7 +95,7 @@ def rms_norm(*, eps: float = 1e-5) -> Layer:
         >>> layer.apply(layer.init(jax.random.key(0), x), x).round(1)
         Array([1.2, 1.6, 0. , 0. ], dtype=float...)
     """
-    _expect_eps("rms_norm", eps)
+    _require_eps("rms_norm", eps)
 
     def standardize(x: Array) -> Array:
         return _over_root_mean_square(x, -1, eps)
@@ -127,8 +127,8 @@ def group_norm(groups: int, *, eps: float = 1e-5) -> Layer:
         [-1.0, 1.0, -1.0, 1.0]
     """
     name = f"group_norm({groups})"
-    expect_positive(name, groups)
-    _expect_eps(name, eps)
+    require_positive(name, groups)
+    _require_eps(name, eps)
 
     def standardize(x: Array) -> Array:
         if x.shape[-1] % groups:
@@ -143,7 +143,7 @@ def group_norm(groups: int, *, eps: float = 1e-5) -> Layer:
     return _within_example(name, standardize, "scale", "bias")
 
 
-def _expect_eps(name: str, eps: float) -> None:
+def _require_eps(name: str, eps: float) -> None:
     if not eps > 0:
         raise ValueError(f"{name}: expected eps > 0, got {eps}; try 1e-5")
 
@@ -158,14 +158,14 @@ def _within_example(name: str, standardize: Callable[[Array], Array], *entries: 
 
     def init(key: PRNGKeyArray, x: Float[Array, "*positions features"]) -> dict[str, Array]:
         del key
-        example = expect_example(name, x, "*positions", "features")
+        example = require_example(name, x, "*positions", "features")
         jax.eval_shape(standardize, example)  # refuses what apply would refuse
         return {entry: start[entry](example.shape[-1:], example.dtype) for entry in entries}
 
     def apply(params: PyTree, x: Float[Array, "*positions features"]) -> Array:
-        expect_example(name, x, "*positions", "features")
-        values = expect_params(name, params, *entries)
-        expect_features(name, x.shape[-1], values[0].shape[-1])
+        require_example(name, x, "*positions", "features")
+        values = require_params(name, params, *entries)
+        require_features(name, x.shape[-1], values[0].shape[-1])
         return _affine(x, standardize(x.astype(widened(x.dtype))), *values)
 
     return Layer(init, without_key(apply), name)
@@ -211,11 +211,11 @@ def batch_norm(*, eps: float = 1e-5) -> Layer:
         >>> layer.apply(params, inputs[0]).round(3).tolist()
         [-1.0]
     """
-    _expect_eps("batch_norm", eps)
+    _require_eps("batch_norm", eps)
 
     def init(key: PRNGKeyArray, x: Float[Array, "*positions features"]) -> dict[str, Array]:
         del key
-        example = expect_example("batch_norm", x, "*positions", "features")
+        example = require_example("batch_norm", x, "*positions", "features")
         shape, wide = example.shape[-1:], widened(example.dtype)
         return {
             "scale": jnp.ones(shape, example.dtype),
@@ -230,9 +230,9 @@ def batch_norm(*, eps: float = 1e-5) -> Layer:
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*positions features"]:
-        expect_example("batch_norm", x, "*positions", "features")
-        scale, bias, mean, var = expect_params("batch_norm", params, *_BATCH_NORM)
-        expect_features("batch_norm", x.shape[-1], scale.shape[-1])
+        require_example("batch_norm", x, "*positions", "features")
+        scale, bias, mean, var = require_params("batch_norm", params, *_BATCH_NORM)
+        require_features("batch_norm", x.shape[-1], scale.shape[-1])
         wide = x.astype(widened(x.dtype))
         if key is None:
             mean, var = jax.lax.stop_gradient((mean, var))
@@ -304,7 +304,7 @@ def calibrate(model: Layer, params: PyTree, inputs: PyTree) -> PyTree:
         >>> layers.calibrate(model, params, inputs)[1]["var"].tolist()
         [4.0]
     """
-    expect_layers("calibrate", model)
+    require_layers("calibrate", model)
     if (0,) in {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}:
         raise ValueError("calibrate: expected at least one example, got an empty batch")
 

@@ -20,11 +20,11 @@ from fnn.layers.layer import (
     Initializer,
     Layer,
     draw,
-    expect_example,
-    expect_features,
-    expect_params,
-    expect_positions,
-    expect_positive,
+    require_example,
+    require_features,
+    require_params,
+    require_positions,
+    require_positive,
 )
 
 
@@ -96,11 +96,11 @@ def scan_over(cell: Cell) -> Layer:
     name = f"scan_over({cell.name})"
 
     def init(key: PRNGKeyArray, x: Any) -> PyTree:
-        expect_positions(name, x)
+        require_positions(name, x)
         return cell.init(key, one_step(x))
 
     def apply(params: PyTree, x: Any, *, key: PRNGKeyArray | None = None) -> Any:
-        steps = expect_positions(name, x)
+        steps = require_positions(name, x)
         keys = None if key is None else jax.random.split(key, steps)
 
         def step(state: PyTree, inputs: tuple[Any, PRNGKeyArray | None]) -> tuple[PyTree, Any]:
@@ -150,7 +150,7 @@ def elman(
         [[1.0], [3.0]]
     """
     name = f"elman({features})"
-    expect_positive(name, features)
+    require_positive(name, features)
 
     def step(
         params: PyTree, state: Array, x: Array, *, key: PRNGKeyArray | None = None
@@ -203,7 +203,7 @@ def gru(
         (8, 24)
     """
     name = f"gru({features})"
-    expect_positive(name, features)
+    require_positive(name, features)
     init_gates = _init(name, features, 3, weight, recurrent)
 
     def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
@@ -215,7 +215,7 @@ def gru(
     ) -> tuple[Array, Array]:
         del key
         from_x, from_state, bias = _products(name, params, state, x)
-        (recurrent_bias,) = expect_params(name, params, "recurrent_bias")
+        (recurrent_bias,) = require_params(name, params, "recurrent_bias")
         reset_x, update_x, candidate_x = jnp.split(from_x + bias, 3)
         reset_h, update_h, candidate_h = jnp.split(from_state, 3)
         reset, update = jax.nn.sigmoid(reset_x + reset_h), jax.nn.sigmoid(update_x + update_h)
@@ -267,7 +267,7 @@ def lstm(
         (3, 8)
     """
     name = f"lstm({features})"
-    expect_positive(name, features)
+    require_positive(name, features)
     init_gates = _init(name, features, 4, weight, recurrent)
 
     def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
@@ -302,7 +302,7 @@ def _init(
     """The weights of all gates side by side, each gate drawn by itself for the sake of its fans."""
 
     def init(key: PRNGKeyArray, x: Float[Array, " fan_in"]) -> dict[str, Array]:
-        example = expect_example(name, x, "features")
+        example = require_example(name, x, "features")
 
         def side_by_side(initializer: Initializer, key: PRNGKeyArray, fan_in: int) -> Array:
             shape, keys = (fan_in, features), jax.random.split(key, gates)
@@ -320,9 +320,9 @@ def _init(
 
 def _products(name: str, params: PyTree, state: Array, x: Array) -> tuple[Array, Array, Array]:
     """The gates' sums from the inputs and from the state, and the biases."""
-    expect_example(name, x, "features")
-    weight, recurrent, bias = expect_params(name, params, "weight", "recurrent", "bias")
-    expect_features(name, x.shape[0], weight.shape[0])
+    require_example(name, x, "features")
+    weight, recurrent, bias = require_params(name, params, "weight", "recurrent", "bias")
+    require_features(name, x.shape[0], weight.shape[0])
     return x @ weight, state @ recurrent, bias
 
 

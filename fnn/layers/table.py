@@ -7,7 +7,7 @@ import jax
 from jaxtyping import PyTree
 
 from fnn import flops
-from fnn.layers.layer import Layer, expect_layers
+from fnn.layers.layer import Layer, require_layers
 
 
 class Row(NamedTuple):
@@ -78,7 +78,7 @@ def summary(model: Layer, x: Any) -> Summary:
         ---------------------------------------------
         serial             (32,)         2,080  4,160
     """
-    expect_layers("summary", model)
+    require_layers("summary", model)
     rows: list[Row] = []
 
     def visit(layer: Layer, params: PyTree, inputs: PyTree, depth: int) -> tuple[PyTree, PyTree]:

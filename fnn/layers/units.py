@@ -11,10 +11,10 @@ from fnn.layers.layer import (
     Initializer,
     Layer,
     draw,
-    expect_example,
-    expect_features,
-    expect_params,
     over_features,
+    require_example,
+    require_features,
+    require_params,
     without_key,
     without_params,
 )
@@ -84,13 +84,13 @@ def prelu(*, slope: Initializer = QUARTER) -> Layer:
     """
 
     def init(key: PRNGKeyArray, x: Float[Array, "*positions features"]) -> dict[str, Array]:
-        example = expect_example("prelu", x, "*positions", "features")
+        example = require_example("prelu", x, "*positions", "features")
         return {"slope": draw(slope, key, example.shape[-1:], example.dtype)}
 
     def apply(params: PyTree, x: Float[Array, "*positions features"]) -> Array:
-        expect_example("prelu", x, "*positions", "features")
-        (slopes,) = expect_params("prelu", params, "slope")
-        expect_features("prelu", x.shape[-1], slopes.shape[-1])
+        require_example("prelu", x, "*positions", "features")
+        (slopes,) = require_params("prelu", params, "slope")
+        require_features("prelu", x.shape[-1], slopes.shape[-1])
         return jnp.where(x > 0, x, over_features(slopes, x) * x)
 
     return Layer(init, without_key(apply), "prelu")
@@ -134,7 +134,7 @@ def dropout(rate: float) -> Layer:
     def apply(
         _: tuple[()], x: Float[Array, "*shape"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*shape"]:
-        example = expect_example(name, x, "*shape")
+        example = require_example(name, x, "*shape")
         if key is None:
             return x
         kept = jax.random.bernoulli(key, 1 - rate, example.shape)

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 
 from fnn.layers.layer import (
     Layer,
-    expect_array,
-    expect_example,
-    expect_positive,
+    require_array,
+    require_example,
+    require_positive,
     widened,
     without_key,
     without_params,
@@ -101,10 +101,10 @@ def _pool(
     padding: Padding,
 ) -> Layer:
     """A layer that pools x by `pool(x, reduce)`, where `reduce` slides the window."""
-    window = expect_window(kind, window)
+    window = require_window(kind, window)
     name = f"{kind}({window})"
     strides = window if strides is None else per_axis(name, strides, window)
-    expect_positive(name, *window, *strides)
+    require_positive(name, *window, *strides)
     widths = pad_widths(name, padding, window)
     if not isinstance(widths, str):
         if any(size <= max(pair) for size, pair in zip(window, widths, strict=True)):
@@ -114,7 +114,7 @@ def _pool(
         widths = (*widths, (0, 0))
 
     def apply(_: tuple[()], x: Float[Array, "*positions features"]) -> Array:
-        expect_example(name, x, *("positions",) * len(window), "features")
+        require_example(name, x, *("positions",) * len(window), "features")
 
         def reduce(x: Array, start: float, combine: Callable[..., Array]) -> Array:
             # JAX differentiates the sum and the maximum, which it knows by their starting value,
@@ -123,7 +123,7 @@ def _pool(
             return jax.lax.reduce_window(x, init, combine, (*window, 1), (*strides, 1), widths)
 
         outputs = pool(x, reduce)
-        expect_fit(name, x, outputs)
+        require_fit(name, x, outputs)
         return outputs
 
     return without_params(without_key(apply), name)
@@ -145,26 +145,14 @@ def flatten() -> Layer:
     """
 
     def apply(_: tuple[()], x: Array) -> Array:
-        expect_array("flatten", x)
+        require_array("flatten", x)
         return jnp.reshape(x, -1)
 
     return without_params(without_key(apply), "flatten")
 
 
 def per_axis(name: str, value: int | Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
-    """One number for each axis of the window.
-
-    Args:
-        name: of the layer.
-        value: a number for all axes, or one for each.
-        window: the window.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        ValueError: if there are more or fewer numbers than axes.
-    """
+    """One number for each axis of the window, from one for all of them or one for each."""
     numbers = tuple(value) if isinstance(value, Sequence) else (value,) * len(window)
     if len(numbers) != len(window):
         raise ValueError(
@@ -174,19 +162,7 @@ def per_axis(name: str, value: int | Sequence[int], window: Sequence[int]) -> tu
 
 
 def pad_widths(name: str, padding: Padding, window: Sequence[int]) -> Widths:
-    """Padding as JAX takes it: a word, or a pair of widths for each axis of the window.
-
-    Args:
-        name: of the layer.
-        padding: a word, a number for all sides, or the pairs.
-        window: the window.
-
-    Returns:
-        The word or the pairs.
-
-    Raises:
-        ValueError: if it is none of these.
-    """
+    """Padding as JAX takes it: a word, or a pair of widths for each axis of the window."""
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
         return padding
     pairs = [(padding, padding)] * len(window) if isinstance(padding, int) else padding
@@ -202,19 +178,8 @@ def pad_widths(name: str, padding: Padding, window: Sequence[int]) -> Widths:
     return widths
 
 
-def expect_window(kind: str, window: Sequence[int]) -> tuple[int, ...]:
-    """A window with at least one axis, as a tuple.
-
-    Args:
-        kind: of layer.
-        window: its size on each axis.
-
-    Returns:
-        The sizes.
-
-    Raises:
-        ValueError: if it has no axes or is a single number, which does not tell the axes.
-    """
+def require_window(kind: str, window: Sequence[int]) -> tuple[int, ...]:
+    """A window with at least one axis, as a tuple; a single number does not tell the axes."""
     if not isinstance(window, Sequence) or not window:
         raise ValueError(
             f"{kind}: expected a window with one number for each axis of positions, got {window}; "
@@ -223,17 +188,8 @@ def expect_window(kind: str, window: Sequence[int]) -> tuple[int, ...]:
     return tuple(window)
 
 
-def expect_fit(name: str, x: Array, outputs: Array) -> None:
-    """Refuse inputs over which the window cannot slide.
-
-    Args:
-        name: of the layer.
-        x: its inputs.
-        outputs: its outputs.
-
-    Raises:
-        ValueError: if no position is left.
-    """
+def require_fit(name: str, x: Array, outputs: Array) -> None:
+    """Refuse inputs over which the window cannot slide."""
     if 0 in outputs.shape:
         raise ValueError(
             f"{name}: expected positions at least as many as the window covers, got {x.shape}; "

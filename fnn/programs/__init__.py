@@ -1,10 +1,14 @@
 """Programs as JAX traced them: read, counted and metered.
 
 equations    one equation as a function, and the arity of a scan
+calls        which calls are walked into, and the jaxprs inside an equation
 counting     `count`, from the jaxpr alone: a `while` counts one trip, a `cond` its dearest branch
 metering     `metered`, the function with its count as a result: the trips and branches it took
 """
 
+from fnn.programs.calls import INLINED as INLINED
+from fnn.programs.calls import bodies as bodies
+from fnn.programs.calls import called as called
 from fnn.programs.counting import Dearest as Dearest
 from fnn.programs.counting import Tally as Tally
 from fnn.programs.counting import count as count

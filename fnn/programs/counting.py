@@ -16,7 +16,7 @@ so that two algorithms can be compared before either has run. The conventions:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from fnn.programs import equations
+from fnn.programs import calls, equations
 
 
 class Tally(NamedTuple):
@@ -126,7 +126,7 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
     """
     elementwise = factorization = 0.0
     for eqn in program.jaxpr.eqns:
-        name, bodies = eqn.primitive.name, list(_bodies(eqn))
+        name, bodies = eqn.primitive.name, list(calls.bodies(eqn))
         if name in _LAPACK:
             short, long = sorted(_shape(eqn.invars[0])[-2:])
             factorization = max(factorization, short**2 * long / 3)
@@ -140,15 +140,6 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
     return Dearest(elementwise, factorization)
 
 
-def _bodies(eqn: core.JaxprEqn) -> Iterator[core.ClosedJaxpr]:
-    """The jaxprs that an equation runs, wherever they stand among its parameters."""
-    for leaf in jax.tree.leaves(list(eqn.params.values())):
-        if isinstance(leaf, core.ClosedJaxpr):
-            yield leaf
-        elif isinstance(leaf, core.Jaxpr):
-            yield core.ClosedJaxpr(leaf, ())
-
-
 class Living(NamedTuple):
     """An equation that a result needs: which of its results, and its flops as a `Tally`."""
 
@@ -158,16 +149,7 @@ class Living(NamedTuple):
 
 
 def living(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[list[Living], list[bool]]:
-    """The equations that the live outputs need, in order, and which inputs they read.
-
-    Args:
-        jaxpr: what is read.
-        live: for each output whether it is needed.
-        scope: see `count_within`.
-
-    Returns:
-        The equations, and a boolean for each input.
-    """
+    """The equations that the live outputs need, in order, and for each input whether it is read."""
     read = {var for var, alive in zip(jaxpr.outvars, live, strict=True) if alive and _is_var(var)}
     found = []
     for eqn in reversed(jaxpr.eqns):
@@ -180,41 +162,25 @@ def living(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[list[Li
 
 
 def walk(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[np.ndarray, list[bool]]:
-    """The flops that the live outputs need, and which inputs they read.
-
-    Args:
-        jaxpr: what is read.
-        live: for each output whether it is needed.
-        scope: see `count_within`.
-
-    Returns:
-        A tally as an array, and a boolean for each input.
-    """
+    """The flops that the live outputs need, a `Tally` as an array, and which inputs they read."""
     found, used = living(jaxpr, live, scope)
     return sum((one.tally for one in found), np.zeros(2)), used
 
 
 def narrowed(scope: str, eqn: core.JaxprEqn) -> str:
-    """The scope for the inside of an equation: the empty one where all of it is within.
-
-    Args:
-        scope: outside of it.
-        eqn: the equation.
-
-    Returns:
-        The scope.
-    """
+    """The scope for the inside of an equation: the empty one where all of it is within."""
     return "" if scope in str(eqn.source_info.name_stack) else scope
 
 
 def _tally(flops: float, scope: str) -> np.ndarray:
+    """A `Tally` as an array; under the empty scope all flops are within."""
     return np.array([flops, 0.0 if scope else flops])
 
 
 def _equation(
     eqn: core.JaxprEqn, live: Sequence[bool], scope: str
 ) -> tuple[np.ndarray, list[bool]]:
-    """The same for one equation."""
+    """The same for one equation: the flops that its live results need, and the inputs they read."""
     name, everything = eqn.primitive.name, [True] * len(eqn.invars)
     if name == "scan":
         return _scan(eqn, list(live), scope)
@@ -232,27 +198,11 @@ def _equation(
     floating = any(_is_float(var) for var in [*eqn.invars, *eqn.outvars])
     if name in _FORMULAS:
         return _tally(float(_FORMULAS[name](eqn)) if floating else 0.0, scope), everything
-    if (body := inner(eqn)) is not None:
+    if (body := calls.called(eqn)) is not None:
         return walk(body.jaxpr, live, scope)
     if not floating or name in _FREE:
         return np.zeros(2), everything
     return _tally(float(sum(_size(var) for var in eqn.outvars)), scope), everything
-
-
-def inner(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
-    """What an equation calls: jit, remat, closed_call, custom derivatives and custom_vmap.
-
-    Args:
-        eqn: any equation.
-
-    Returns:
-        A jaxpr of the same operands, or None.
-    """
-    for body in eqn.params.values():
-        body = core.ClosedJaxpr(body, ()) if isinstance(body, core.Jaxpr) else body
-        if isinstance(body, core.ClosedJaxpr) and len(body.jaxpr.invars) == len(eqn.invars):
-            return body
-    return None
 
 
 def _scan(eqn: core.JaxprEqn, live: list[bool], scope: str) -> tuple[np.ndarray, list[bool]]:

@@ -19,10 +19,8 @@ from jax.custom_batching import sequential_vmap
 from jax.extend import core
 from jaxtyping import Array
 
-from fnn.programs import equations
-from fnn.programs.counting import Tally, inner, living, narrowed, walk
-
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+from fnn.programs import calls, equations
+from fnn.programs.counting import Tally, living, narrowed, walk
 
 
 def metered(fn: Callable[..., Any], scope: str = "") -> Callable[..., tuple[Any, Tally]]:
@@ -61,10 +59,10 @@ def metered(fn: Callable[..., Any], scope: str = "") -> Callable[..., tuple[Any,
     return run
 
 
-# The live results of a jaxpr, in order, and its tally: an array of NumPy where it cannot vary.
 def _run(
     closed: core.ClosedJaxpr, operands: Sequence[Any], live: Sequence[bool], scope: str
 ) -> tuple[list[Any], Any]:
+    """The live results of a jaxpr, in order, and its tally: NumPy's array where it cannot vary."""
     jaxpr, total = closed.jaxpr, np.zeros(2)
     env = dict(zip(jaxpr.constvars, closed.consts, strict=True))
     env.update(zip(jaxpr.invars, operands, strict=True))
@@ -79,7 +77,7 @@ def _run(
 
     for eqn, wanted, tally in living(jaxpr, live, scope)[0]:
         values = [*map(operand, eqn.invars)]
-        if eqn.primitive.name in _CALLS or _varies(eqn):
+        if eqn.primitive.name in calls.INLINED or _varies(eqn):
             results, tally = _equation(eqn, values, wanted, narrowed(scope, eqn))
             outvars = [var for var, alive in zip(eqn.outvars, wanted, strict=True) if alive]
         else:
@@ -90,11 +88,11 @@ def _run(
     return [read(var) for var, alive in outputs if alive], total
 
 
-# Whether what an equation costs is not known before it has run.
 def _varies(eqn: core.JaxprEqn) -> bool:
+    """Whether what an equation costs is not known before it has run."""
     if eqn.primitive.name == "while":
         return True
-    bodies = list(core.jaxprs_in_params(eqn.params))
+    bodies = [body.jaxpr for body in calls.bodies(eqn)]
     if eqn.primitive.name == "cond":
         tallies = [walk(body, [True] * len(body.outvars), "")[0][0] for body in bodies]
         if len(set(tallies)) > 1:
@@ -102,10 +100,10 @@ def _varies(eqn: core.JaxprEqn) -> bool:
     return any(_varies(inside) for body in bodies for inside in body.eqns)
 
 
-# An equation with others inside: its live results and its tally.
 def _equation(
     eqn: core.JaxprEqn, operands: Sequence[Any], live: Sequence[bool], scope: str
 ) -> tuple[list[Any], Any]:
+    """The live results and the tally of an equation with others inside."""
     name = eqn.primitive.name
     if name in ("while", "scan"):
         results, tally = (_while if name == "while" else _scan)(eqn, operands, scope)
@@ -119,7 +117,7 @@ def _equation(
 
         branches = [functools.partial(taken, branch) for branch in eqn.params["branches"]]
         return jax.lax.switch(index, branches, *rest)
-    body = inner(eqn)
+    body = calls.called(eqn)
     if body is None:
         raise NotImplementedError(
             f"metered: expected loops and branches that can be counted, got them in {name}; try "
@@ -138,6 +136,7 @@ def _equation(
 
 
 def _while(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Sequence[Any], Array]:
+    """The results and the tally of a `while`, whose trips are counted as they are made."""
     going, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     first = eqn.params["cond_nconsts"]
     then = first + eqn.params["body_nconsts"]
@@ -156,6 +155,7 @@ def _while(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Seq
 
 
 def _scan(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Sequence[Any], Array]:
+    """The results and the tally of a `scan`, whose steps may cost more or less."""
     body, (consts, carried) = eqn.params["jaxpr"], equations.scan_arity(eqn)
     everything = [True] * len(eqn.outvars)
 

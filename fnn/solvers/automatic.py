@@ -78,8 +78,8 @@ def choose(system: System, memory_budget: float = 2**30) -> Choice:
     )
 
 
-# Forming a matrix and factoring it once.
 def _price(form: Cost, size: int) -> Cost:
+    """The price of forming a matrix of this size and factoring it once."""
     return Cost(form.flops + size**3 / 3, form.bytes + 8 * _MATRICES * size**2)
 
 

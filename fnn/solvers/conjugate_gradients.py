@@ -16,12 +16,12 @@ from fnn.solvers.system import (
     Solver,
     System,
     cast,
-    check,
     conclude,
-    diagonal,
     gradient,
     inner,
     needs,
+    require_matching,
+    shift_of,
     widen,
 )
 
@@ -53,13 +53,24 @@ def jacobi(
 
 
 class Iterate(NamedTuple):
-    """Where conjugate gradients are."""
+    """Where conjugate gradients are.
+
+    Attributes:
+        step: d.
+        residual: `-g - (C + D) d`.
+        direction: p, along which the next iteration goes.
+        product: That of the residual with the preconditioned residual.
+        largest: The largest curvature `p . (C + D) p / |p|^2` so far, in whose scale it is judged
+            whether a curvature is positive.
+        steps: How many iterations there were.
+        negative: Whether p had no positive curvature.
+    """
 
     step: PyTree
     residual: PyTree
     direction: PyTree
-    product: Float[Array, ""]  # of the residual with the preconditioned residual
-    largest: Float[Array, ""]  # curvature p . (C + D) p / |p|^2 so far
+    product: Float[Array, ""]
+    largest: Float[Array, ""]
     steps: Int[Array, ""]
     negative: Bool[Array, ""]
 
@@ -126,31 +137,32 @@ def _iterate(
     rhs: RightHandSide,
     damping: PyTree,
 ) -> Solution:
-    slope = gradient(system, check(system, rhs, damping))
-    scaling = diagonal(system, damping)
-    improve = precondition(system, scaling) if precondition else lambda residual: residual
-    size = optax.tree.norm(slope)
+    """The step of conjugate gradients from zero."""
+    grad = gradient(system, require_matching(system, rhs, damping))
+    shift = shift_of(system, damping)
+    improve = precondition(system, shift) if precondition else lambda residual: residual
+    size = optax.tree.norm(grad)
 
-    def bend(v: PyTree) -> PyTree:
+    def undamped(v: PyTree) -> PyTree:
         return widen(system, system.multiply(cast(v, system.like)))
 
     def image(v: PyTree) -> PyTree:
-        return optax.tree.add(bend(v), optax.tree.mul(scaling, v))
+        return optax.tree.add(undamped(v), optax.tree.mul(shift, v))
 
     def going(now: Iterate) -> Bool[Array, ""]:
         far = optax.tree.norm(now.residual) > tolerance * size
         return far & (now.steps < iterations) & ~now.negative
 
-    start = begin(optax.tree.zeros_like(slope), optax.tree.scale(-1, slope), improve)
-    end = jax.lax.while_loop(going, functools.partial(advance, image, improve), start)
-    bent = bend(end.step)
-    left = optax.tree.add(bent, optax.tree.mul(scaling, end.step), slope)
+    start = begin(optax.tree.zeros_like(grad), optax.tree.scale(-1, grad), improve)
+    end = jax.lax.while_loop(going, functools.partial(following, image, improve), start)
+    product = undamped(end.step)
+    imbalance = optax.tree.add(product, optax.tree.mul(shift, end.step), grad)
     return conclude(
         system,
         end.step,
-        slope=inner(slope, end.step),
-        bend=inner(end.step, bent),
-        residual=optax.tree.norm(left),
+        slope=inner(grad, end.step),
+        curvature_along=inner(end.step, product),
+        residual=optax.tree.norm(imbalance),
         scale=size,
         counts=Counts.of(
             rejected=end.negative & (end.steps <= 1), negative=end.negative, iterations=end.steps
@@ -159,16 +171,7 @@ def _iterate(
 
 
 def begin(step: PyTree, residual: PyTree, improve: Callable[[PyTree], PyTree]) -> Iterate:
-    """The first iterate.
-
-    Args:
-        step: Where to start, a tree in the working dtype.
-        residual: `-g - (C + D) step`.
-        improve: The preconditioner.
-
-    Returns:
-        The iterate.
-    """
+    """The first iterate, with `residual = -g - (C + D) step` and `improve` the preconditioner."""
     direction = improve(residual)
     product = inner(residual, direction)
     return Iterate(
@@ -182,19 +185,10 @@ def begin(step: PyTree, residual: PyTree, improve: Callable[[PyTree], PyTree]) -
     )
 
 
-def advance(
+def following(
     image: Callable[[PyTree], PyTree], improve: Callable[[PyTree], PyTree], now: Iterate
 ) -> Iterate:
-    """One iteration of conjugate gradients.
-
-    Args:
-        image: `v -> (C + D) v`.
-        improve: The preconditioner.
-        now: The iterate before.
-
-    Returns:
-        The next; the same step, marked as negative, where there is no positive curvature.
-    """
+    """The next iterate, `image` being `v -> (C + D) v`; the same step where p is negative."""
     product = image(now.direction)
     curvature = inner(now.direction, product)
     square = inner(now.direction, now.direction)

@@ -2,27 +2,29 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from fnn.solvers.ladder import Spectrum, ladder, positive
+from fnn.solvers.ladder import Rungs, Spectrum, ladder, positive
 from fnn.solvers.system import (
     RightHandSide,
     Solution,
     Solver,
     System,
     cast,
-    check,
     conclude,
-    diagonal,
+    flat_shift,
     gradient,
     inner,
     is_number,
     needs,
+    require_matching,
+    shift_of,
     widen,
     working_dtype,
 )
@@ -54,31 +56,26 @@ def primal(spectrum: Spectrum = positive) -> Solver:
 
 
 def _primal(spectrum: Spectrum, system: System) -> Callable[[RightHandSide, PyTree], Solution]:
+    """Forms C, and returns the trial that solves with it."""
     (normal,) = needs(system, "primal", "normal")
     curvature = normal().astype(working_dtype(system))
 
     def trial(rhs: RightHandSide, damping: PyTree) -> Solution:
-        flat, unravel = ravel_pytree(gradient(system, check(system, rhs, damping)))
-        scaling, _ = ravel_pytree(
-            jax.tree.map(
-                lambda number, leaf: jnp.broadcast_to(number, leaf.shape),
-                diagonal(system, damping),
-                system.like,
-            )
+        grad, unravel = ravel_pytree(gradient(system, require_matching(system, rhs, damping)))
+        shift = flat_shift(system, damping)
+        solved = ladder(
+            curvature + jnp.diag(shift), -grad[:, None], spectrum=spectrum, dtype=system.solve
         )
-        found = ladder(
-            curvature + jnp.diag(scaling), -flat[:, None], spectrum=spectrum, dtype=system.solve
-        )
-        step = found.inverse[:, 0]
-        bent = jnp.matmul(curvature, step, precision=_HIGHEST)
+        step = solved.inverse[:, 0]
+        image = jnp.matmul(curvature, step, precision=_HIGHEST)
         return conclude(
             system,
             unravel(step),
-            slope=inner(flat, step),
-            bend=inner(step, bent),
-            residual=jnp.linalg.norm(bent + scaling * step + flat),
-            scale=jnp.linalg.norm(flat),
-            counts=found.counts,
+            slope=inner(grad, step),
+            curvature_along=inner(step, image),
+            residual=jnp.linalg.norm(image + shift * step + grad),
+            scale=jnp.linalg.norm(grad),
+            counts=solved.counts,
             convex=spectrum is positive,
         )
 
@@ -122,8 +119,40 @@ def dual() -> Solver:
     return Solver("dual", _dual)
 
 
+class _Rows(NamedTuple):
+    """A system's rows in the working dtype: products with A, and a Gram matrix for each penalty."""
+
+    system: System
+    kinds: list[int]
+    grams: Float[Array, "kinds rows rows"]
+
+    def forward(self, v: PyTree) -> Array:
+        """The product `A v`."""
+        (product,) = needs(self.system, "dual", "product")
+        return product(cast(v, self.system.like)).astype(self.grams.dtype)
+
+    def back(self, u: Array) -> PyTree:
+        """The product `A^T u`."""
+        (transpose,) = needs(self.system, "dual", "transpose")
+        return widen(self.system, transpose(u))
+
+
+class _Pencil(NamedTuple):
+    """`m S + F` in the words of `dual`; S is None for the identity, where nothing can be held.
+
+    `free` tells where D is m; `over_held` is 1/D where it is not, and 0 where it is.
+    """
+
+    m: Array
+    F: Array
+    S: Array | None
+    free: PyTree
+    over_held: PyTree
+
+
 def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
-    product, transpose, gram = needs(system, "dual", "product", "transpose", "gram")
+    """Forms the Gram matrices, and returns the trial that solves with them."""
+    *_, gram = needs(system, "dual", "product", "transpose", "gram")
     dtype = working_dtype(system)
     structure = jax.tree.structure(system.like)
     kinds = kinds_of(system)
@@ -132,113 +161,119 @@ def _dual(system: System) -> Callable[[RightHandSide, PyTree], Solution]:
         grams = gram(structure.unflatten([masks[0, 0]] * len(kinds)))[None].astype(dtype)
     else:
         grams = jax.vmap(gram)(structure.unflatten([masks[kind] for kind in kinds])).astype(dtype)
+    return functools.partial(_dual_trial, _Rows(system, kinds, grams))
 
-    def forward(tree: PyTree) -> Array:
-        return product(cast(tree, system.like)).astype(dtype)
 
-    def back(u: Array) -> PyTree:
-        return widen(system, transpose(u))
-
-    # F and S; S is None where nothing can be held.
-    def pencil(free: PyTree, held: PyTree, damping: PyTree) -> tuple[Array, Array | None]:
-        pairs = jax.tree.map(lambda *pair: jnp.stack([x.astype(dtype) for x in pair]), free, held)
-        scales = jax.tree.leaves(pairs)
-        if is_number(damping) and all(scale.ndim == 1 for scale in scales):
-            if len(grams) == 1:
-                return grams[0], None
-            weights = jnp.stack([scales[kinds.index(kind)] for kind in range(len(grams))], axis=1)
-            reached, fixed = jnp.tensordot(weights, grams, 1, precision=_HIGHEST)
-        else:
-            reached, fixed = jax.vmap(gram)(pairs).astype(dtype)
-        return reached, jnp.eye(system.rows, dtype=dtype) + fixed
-
-    def trial(rhs: RightHandSide, damping: PyTree) -> Solution:
-        rhs = check(system, rhs, damping)
-        s, h, _ = rhs
-        if s is None:
-            raise TypeError("dual: expected s in the right-hand side, got None; try zeros")
-        scaling = diagonal(system, damping)
-        floor = functools.reduce(
-            jnp.minimum, [jnp.min(leaf, initial=jnp.inf) for leaf in jax.tree.leaves(scaling)]
+def _dual_trial(rows: _Rows, rhs: RightHandSide, damping: PyTree) -> Solution:
+    """The step of one damping."""
+    system = rows.system
+    rhs = require_matching(system, rhs, damping)
+    s, h, _ = rhs
+    if s is None:
+        raise TypeError("dual: expected s in the right-hand side, got None; try zeros")
+    shift = shift_of(system, damping)
+    pencil = _pencil(rows, shift, damping)
+    columns = [s]
+    if h is not None:
+        columns.append(
+            rows.forward(jax.tree.map(lambda f, x: jnp.where(f, x, 0.0), pencil.free, h))
         )
-        free = jax.tree.map(lambda number: number == floor, scaling)
-        held = jax.tree.map(  # the division is safe on both sides, for derivatives see both
-            lambda number, is_free: jnp.where(is_free, 0.0, 1 / jnp.where(is_free, 1.0, number)),
-            scaling,
-            free,
-        )
-        matrix, metric = pencil(free, held, damping)
+        if pencil.S is not None:
+            columns[0] = s - rows.forward(optax.tree.mul(pencil.over_held, h))
+    solved = ladder(pencil.F, jnp.stack(columns, axis=1), pencil.m, pencil.S, dtype=system.solve)
+    d, Ad = _free_step(rows, pencil, solved, h)
+    if pencil.S is not None:
+        d, Ad = _with_held_step(rows, pencil, solved, h, d, Ad - (s - columns[0]))
 
-        def times(left: Array | None, right: Array) -> Array:
-            return right if left is None else jnp.matmul(left, right, precision=_HIGHEST)
+    # A d is known, so that neither the slope nor the curvature along d needs a product with A.
+    slope = inner(s, Ad)
+    imbalance = optax.tree.add(rows.back(Ad + s), optax.tree.mul(shift, d))
+    if h is not None:
+        slope = slope + inner(h, d)
+        imbalance = optax.tree.add(imbalance, h)
+    return conclude(
+        system,
+        d,
+        slope=slope,
+        curvature_along=inner(Ad, Ad),
+        residual=optax.tree.norm(imbalance),
+        scale=optax.tree.norm(gradient(system, rhs)),
+        counts=solved.counts,
+    )
 
-        right = s
-        columns = []
-        if h is not None:
-            columns = [forward(jax.tree.map(lambda f, leaf: jnp.where(f, leaf, 0.0), free, h))]
-            if metric is not None:
-                right = s - forward(optax.tree.mul(held, h))
-        columns = jnp.stack([right, *columns], axis=1)
-        found = ladder(matrix, columns, floor, metric, dtype=system.solve)
 
-        x, rest = found.inverse[:, 0], found.remainder[:, 0]
-        if h is None:
-            step = optax.tree.scale(-1, back(x))
-            image = -times(matrix, x)
-        else:
-            c = found.inverse[:, 1]
-            rest = rest - c
-            lost = floor <= jnp.finfo(dtype).eps * jnp.trace(matrix)
-            divisor = jnp.where(lost, 1.0, floor)
-            x = x + jnp.where(lost, found.square[:, 1], 0.0)
-            step = jax.tree.map(
-                lambda leaf, inside, outside: (
-                    -inside - jnp.where(lost, 0.0, (leaf - outside) / divisor)
-                ),
-                h,
-                back(x),
-                back(c),
-            )
-            image = -times(matrix, x) - jnp.where(lost, 0.0, times(metric, c))
-        if metric is not None:
-            moved = back(rest) if h is None else optax.tree.add(h, back(rest))
-            step = jax.tree.map(
-                lambda f, one, other, number: jnp.where(f, one, -other * number),
-                free,
-                step,
-                moved,
-                held,
-            )
-            image = image - (s - right) - (times(metric, rest) - rest)
+def _pencil(rows: _Rows, shift: PyTree, damping: PyTree) -> _Pencil:
+    """The pencil of `D = shift`, from the Gram matrices at hand where the damping is one number."""
+    m = functools.reduce(
+        jnp.minimum, [jnp.min(leaf, initial=jnp.inf) for leaf in jax.tree.leaves(shift)]
+    )
+    free = jax.tree.map(lambda number: number == m, shift)
+    over_held = jax.tree.map(  # the division is safe on both sides, for derivatives see both
+        lambda number, is_free: jnp.where(is_free, 0.0, 1 / jnp.where(is_free, 1.0, number)),
+        shift,
+        free,
+    )
+    dtype = rows.grams.dtype
+    pairs = jax.tree.map(lambda *pair: jnp.stack([x.astype(dtype) for x in pair]), free, over_held)
+    scales = jax.tree.leaves(pairs)
+    if not is_number(damping) or any(scale.ndim > 1 for scale in scales):
+        (gram,) = needs(rows.system, "dual", "gram")
+        F, held = jax.vmap(gram)(pairs).astype(dtype)
+    elif len(rows.grams) == 1:
+        return _Pencil(m, rows.grams[0], None, free, over_held)
+    else:
+        first_leaves = map(rows.kinds.index, range(len(rows.grams)))
+        weights = jnp.stack([scales[leaf] for leaf in first_leaves], axis=1)
+        F, held = jnp.tensordot(weights, rows.grams, 1, precision=_HIGHEST)
+    return _Pencil(m, F, jnp.eye(rows.system.rows, dtype=dtype) + held, free, over_held)
 
-        # `image` is A d, so that neither slope nor bend needs a product with A
-        slope = inner(s, image)
-        left = optax.tree.add(back(image + s), optax.tree.mul(scaling, step))
-        if h is not None:
-            slope = slope + inner(h, step)
-            left = optax.tree.add(left, h)
-        return conclude(
-            system,
-            step,
-            slope=slope,
-            bend=inner(image, image),
-            residual=optax.tree.norm(left),
-            scale=optax.tree.norm(gradient(system, rhs)),
-            counts=found.counts,
-        )
 
-    return trial
+def _free_step(
+    rows: _Rows, pencil: _Pencil, solved: Rungs, h: PyTree
+) -> tuple[PyTree, Float[Array, " rows"]]:
+    """`d_f`, on every leaf as if it were free, and `A_f d_f`."""
+    m, F, S, *_ = pencil
+    x = solved.inverse[:, 0]
+    if h is None:
+        return optax.tree.scale(-1, rows.back(x)), -_times(F, x)
+    c = solved.inverse[:, 1]
+    lost = m <= jnp.finfo(F.dtype).eps * jnp.trace(F)
+    safe_m = jnp.where(lost, 1.0, m)
+    x = x + jnp.where(lost, solved.square[:, 1], 0.0)
+    d = jax.tree.map(
+        lambda h, back_x, back_c: -back_x - jnp.where(lost, 0.0, (h - back_c) / safe_m),
+        h,
+        rows.back(x),
+        rows.back(c),
+    )
+    return d, -_times(F, x) - jnp.where(lost, 0.0, _times(S, c))
+
+
+def _with_held_step(
+    rows: _Rows, pencil: _Pencil, solved: Rungs, h: PyTree, d: PyTree, Ad: Array
+) -> tuple[PyTree, Float[Array, " rows"]]:
+    """The step d with `d_h` where leaves are held; `A d` from what is there without `m x - c`."""
+    mx_c = solved.remainder[:, 0]
+    if h is not None:
+        mx_c = mx_c - solved.inverse[:, 1]
+    pull = rows.back(mx_c) if h is None else optax.tree.add(h, rows.back(mx_c))
+    d = jax.tree.map(
+        lambda is_free, d_f, pull, over_held: jnp.where(is_free, d_f, -pull * over_held),
+        pencil.free,
+        d,
+        pull,
+        pencil.over_held,
+    )
+    return d, Ad - (_times(pencil.S, mx_c) - mx_c)
+
+
+def _times(matrix: Array | None, vector: Array) -> Array:
+    """A product in the highest precision; None is the identity."""
+    return vector if matrix is None else jnp.matmul(matrix, vector, precision=_HIGHEST)
 
 
 def kinds_of(system: System) -> list[int]:
-    """For each leaf, which penalty it is under; one object is one penalty.
-
-    Args:
-        system: The system.
-
-    Returns:
-        Numbers from 0.
-    """
+    """For each leaf the number of its penalty, from 0; the same object is the same penalty."""
     structure = jax.tree.structure(system.like)
     if system.penalty is None or is_number(system.penalty):
         return [0] * structure.num_leaves

@@ -8,16 +8,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fnn.solvers.conjugate_gradients import Iterate, Preconditioner, advance, begin
+from fnn.solvers.conjugate_gradients import Iterate, Preconditioner, begin, following
 from fnn.solvers.system import (
     RightHandSide,
     System,
     all_finite,
     cast,
-    check,
-    diagonal,
     gradient,
     inner,
+    require_matching,
+    shift_of,
     widen,
 )
 
@@ -91,14 +91,14 @@ def descend(
     """
     if iterations < 1:
         raise ValueError(f"descend: expected iterations >= 1, got {iterations}; try 250")
-    grad = gradient(system, check(system, rhs, damping))
-    scaling = diagonal(system, damping)
-    improve = precondition(system, scaling) if precondition else lambda residual: residual
+    grad = gradient(system, require_matching(system, rhs, damping))
+    shift = shift_of(system, damping)
+    improve = precondition(system, shift) if precondition else lambda residual: residual
     kept = _kept(iterations)
 
     def image(v: PyTree) -> PyTree:
         bent = widen(system, system.multiply(cast(v, system.like)))
-        return optax.tree.add(bent, optax.tree.mul(scaling, v))
+        return optax.tree.add(bent, optax.tree.mul(shift, v))
 
     def model(now: Iterate) -> Array:  # (C + D) d = -g - residual
         return inner(now.step, optax.tree.sub(grad, now.residual)) / 2
@@ -113,7 +113,7 @@ def descend(
         return far & ~enough & (i < iterations) & ~now.negative
 
     def walk_on(walk: _Walk) -> _Walk:
-        now = advance(image, improve, walk.now)
+        now = following(image, improve, walk.now)
         slot, reached = jnp.searchsorted(kept, now.steps), model(now)
         return _Walk(
             now,
@@ -143,7 +143,7 @@ def descend(
     return Descent(steps, end.models, last, end.now.steps, ok)
 
 
-# The iterations up to which the kept iterates are: powers of 1.3.
 def _kept(iterations: int) -> np.ndarray:
+    """The iterations whose iterates are stored, or the next that was made: powers of 1.3."""
     powers = np.ceil(1.3 ** np.arange(1 + np.log(iterations) / np.log(1.3)))
     return np.unique(np.minimum(powers, iterations)).astype(np.int32)

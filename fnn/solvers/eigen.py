@@ -44,13 +44,13 @@ from fnn.solvers.system import (
     Solver,
     System,
     cast,
-    check,
     conclude,
-    diagonal,
     entries,
+    flat_shift,
     gradient,
     is_number,
     over,
+    require_matching,
     widen,
     working_dtype,
 )
@@ -63,6 +63,9 @@ SUBSPACE = 32
 
 _MATRICES = 4
 """Float64 matrices alive at once in an eigendecomposition: C, the eigenvectors, the workspace."""
+
+_WORD = 8
+"""Bytes of a float64."""
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -126,53 +129,44 @@ def eigenbasis(
         raise ValueError(
             f"eigenbasis: expected subspace >= 1, got {subspace}; try None for a choice by size"
         )
-    slope, unravel = ravel_pytree(gradient(system, check(system, rhs, 0.0)))
-    weights = jax.tree.map(
-        lambda number, leaf: jnp.broadcast_to(number, leaf.shape),
-        diagonal(system, 0.0),
-        system.like,
-    )
-    penalty, _ = ravel_pytree(weights)
+    grad, unravel = ravel_pytree(gradient(system, require_matching(system, rhs, 0.0)))
+    penalty = flat_shift(system, 0.0)
 
     def product(flat: Array) -> Array:
         image = system.multiply(cast(unravel(flat), system.like))
         return ravel_pytree(widen(system, image))[0] + penalty * flat
 
-    word = 8
-    fits = size <= DENSE and _MATRICES * word * size**2 <= memory_budget
+    fits = size <= DENSE and _MATRICES * _WORD * size**2 <= memory_budget
     if subspace is None and fits and system.normal is not None:
-        matrix, lift, iterations = system.normal() + jnp.diag(penalty), lambda c: c, 0
-        matrix, seen = matrix.astype(slope.dtype), slope
+        matrix = (system.normal() + jnp.diag(penalty)).astype(grad.dtype)
+        basis, projected, iterations = None, grad, 0
     else:
-        most = max(1, int(memory_budget / (word * size)))
+        most = max(1, int(memory_budget / (_WORD * size)))
         iterations = min(size, min(SUBSPACE, most) if subspace is None else subspace)
-        vectors, matrix = lanczos(product, slope, iterations)
-        lift, seen = functools.partial(_dot, vectors.T), _dot(vectors, slope)
+        basis, matrix = lanczos(product, grad, iterations)
+        projected = _dot(basis, grad)
     values, vectors, finite = diagonalize(matrix)
-    slopes = _dot(vectors.T, seen)
     eps = jnp.finfo(working_dtype(system)).eps
     cut = len(values) * eps * jnp.max(jnp.abs(values))
+    slopes = _dot(vectors.T, projected)
     # Where neither curvature nor slope is more than rounding their ratio would be anything.
-    noise = (jnp.abs(values) <= cut) & (jnp.abs(slopes) <= size * eps * jnp.linalg.norm(slope))
+    noise = (jnp.abs(values) <= cut) & (jnp.abs(slopes) <= size * eps * jnp.linalg.norm(grad))
     slopes = jnp.where(noise, 0.0, slopes)
-    ok = finite & jnp.all(jnp.isfinite(slope))
-    bare = system._replace(penalty=None)
+    ok = finite & jnp.all(jnp.isfinite(grad))
+    counts = Counts.of(
+        eigen=ok, rejected=~ok, negative=ok & (values[0] < -cut), iterations=jnp.asarray(iterations)
+    )
 
     def solution(c: Float[Array, " k"], damping: Array | float = 0.0) -> Solution:
-        step = lift(_dot(vectors, c))
+        step = _dot(vectors, c) if basis is None else _dot(basis.T, _dot(vectors, c))
         return conclude(
-            bare,
+            system._replace(penalty=None),  # it is part of the values
             unravel(step),
             slope=jnp.sum(slopes * c),
-            bend=jnp.sum(values * c**2),
-            residual=jnp.linalg.norm(product(step) + damping * step + slope),
-            scale=jnp.linalg.norm(slope),
-            counts=Counts.of(
-                eigen=ok,
-                rejected=~ok,
-                negative=ok & (values[0] < -cut),
-                iterations=jnp.asarray(iterations),
-            ),
+            curvature_along=jnp.sum(values * c**2),
+            residual=jnp.linalg.norm(product(step) + damping * step + grad),
+            scale=jnp.linalg.norm(grad),
+            counts=counts,
         )
 
     return Eigenbasis(values, slopes, cut, ok, solution)
@@ -206,7 +200,9 @@ def absolute(subspace: int | None = None, memory_budget: float = 2**30) -> Solve
                     "absolute: expected one number for the damping, got a tree; try "
                     "solvers.primal(), which takes any"
                 )
-            basis = eigenbasis(system, check(system, rhs, damping), subspace, memory_budget)
+            basis = eigenbasis(
+                system, require_matching(system, rhs, damping), subspace, memory_budget
+            )
             weights = positive(jnp.abs(basis.values) + damping, basis.cut)
             return basis.solution(-basis.slopes * weights, damping)
 
@@ -266,17 +262,16 @@ def cubic(basis: Eigenbasis, weight: Array | float) -> Float[Array, " k"]:
     return _secular(basis, least, lambda x: (x + pole) / weight, 1 / weight)
 
 
-# Shift = pole + x, values + shift = gaps + x, x >= 0.
 def _above_the_pole(basis: Eigenbasis) -> tuple[Array, Array, Array]:
+    """Gaps, pole and slopes: with x >= 0, `shift = pole + x` and `values + shift = gaps + x`."""
     lowest = jnp.minimum(basis.values[0], 0.0)
     return basis.values - lowest, -lowest, basis.slopes
 
 
-# The c whose length is `target(x)`, or shorter at x = 0. `least`: for every part of c the x below
-# which it alone would be too long.
 def _secular(
     basis: Eigenbasis, least: Array, target: Callable[[Array], Array], slope: Array | float
 ) -> Array:
+    """The c of length `target(x)`, or shorter at x = 0; below `least` a part alone is too long."""
     gaps, pole, slopes = _above_the_pole(basis)
     tolerance = jnp.finfo(slopes.dtype).eps ** 0.75
 
@@ -288,7 +283,7 @@ def _secular(
         too_long = jnp.linalg.norm(at(x)) > (1 + tolerance) * target(x)
         return too_long & (x > before) & (count < 100)
 
-    def advance(now: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def newton(now: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         _, x, count = now
         c, aim = at(x), target(x)
         length = jnp.linalg.norm(c)
@@ -297,7 +292,7 @@ def _secular(
 
     start = jnp.maximum(jnp.max(least), 0.0)
     first = -jnp.ones_like(start), start, jnp.zeros((), jnp.int32)
-    _, x, _ = jax.lax.while_loop(going, advance, first)
+    _, x, _ = jax.lax.while_loop(going, newton, first)
     c, aim = at(x), target(x)
     length = jnp.linalg.norm(c)
     c = c * jnp.where(length > aim, over(aim, length), 1.0)
@@ -329,11 +324,13 @@ def diagonalize(
 
 @jax.custom_jvp
 def _differentiable(matrix: Array) -> tuple[Array, Array, Array]:
+    """What `diagonalize` returns, with the derivative below."""
     return _in_turn(matrix)
 
 
 @_differentiable.defjvp
 def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, tuple]:
+    """First-order perturbation theory."""
     values, vectors, finite = _differentiable(*primals)
     (change,) = tangents
     change = _dot(vectors.T, _dot((change + change.T) / 2, vectors))
@@ -347,13 +344,15 @@ def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, t
 
 @sequential_vmap
 def _in_turn(matrix: Array) -> tuple[Array, Array, Array]:
+    """The eigendecomposition, of one lane of a `vmap` after the other."""
     (values, vectors), finite = _eigh(matrix)
     return values, vectors, finite
 
 
 @in_float64
 def _eigh(eps: float, matrix: Array) -> tuple[tuple[Array, Array], Array]:
-    del eps
+    """Values and vectors, and whether the matrix is finite."""
+    del eps  # nothing is judged here
     finite = jnp.all(jnp.isfinite(matrix))
     return jnp.linalg.eigh(jnp.where(finite, matrix, 0.0), symmetrize_input=True), finite
 
@@ -388,20 +387,20 @@ def lanczos(
         key = jax.random.fold_in(jax.random.key(0), index)
         return jax.random.normal(key, start.shape, start.dtype)
 
-    def advance(index: Array, now: tuple) -> tuple:
-        vectors, matrix, rest, largest = now
-        invariant = jnp.linalg.norm(rest) <= rounding * largest
-        rest = jax.lax.cond(invariant, another, lambda _: rest, index)
-        vector = outside(vectors, rest)
+    def extend(index: Array, state: tuple) -> tuple:
+        vectors, matrix, remainder, largest = state
+        invariant = jnp.linalg.norm(remainder) <= rounding * largest
+        remainder = jax.lax.cond(invariant, another, lambda _: remainder, index)
+        vector = outside(vectors, remainder)
         vectors = vectors.at[index].set(vector)
         image = product(vector)
         row = _dot(vectors, image)
-        rest = image - _dot(vectors.T, row)
+        remainder = image - _dot(vectors.T, row)
         largest = jnp.maximum(largest, jnp.linalg.norm(image))
-        return vectors, matrix.at[index].set(row), rest, largest
+        return vectors, matrix.at[index].set(row), remainder, largest
 
     none = jnp.zeros((count, start.size), start.dtype)
     square = jnp.zeros((count, count), start.dtype)
     begin = none, square, start, jnp.zeros((), start.dtype)
-    vectors, matrix, *_ = jax.lax.fori_loop(0, count, advance, begin)
+    vectors, matrix, *_ = jax.lax.fori_loop(0, count, extend, begin)
     return vectors, jnp.tril(matrix) + jnp.tril(matrix, -1).T

@@ -40,6 +40,7 @@ from fnn import devices
 from fnn.solvers.system import Counts, all_finite
 
 _HAVE_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
+"""The backends that compute in float64; a TPU does not."""
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -133,8 +134,8 @@ def ladder(
         below `sqrt(n eps)` of the largest, and here they are cut off.
 
     >>> singular = jnp.array([[1.0, 1.0], [1.0, 1.0]])
-    >>> found = ladder(singular, jnp.array([[1.0], [3.0]]))
-    >>> found.inverse.ravel().round(4).tolist(), int(found.counts.eigen)
+    >>> solved = ladder(singular, jnp.array([[1.0], [3.0]]))
+    >>> solved.inverse.ravel().round(4).tolist(), int(solved.counts.eigen)
     ([1.0, 1.0], 1)
     """
     dtype = None if dtype is None else jnp.dtype(dtype)
@@ -143,25 +144,18 @@ def ladder(
 
 
 def in_float64(function: Callable, dtype: Any = None) -> Callable:
-    """Runs a function in float64 where the device has it.
-
-    Args:
-        function: `(eps, matrix, *arrays) -> (arrays, flag)`, eps being that of the matrix as given.
-        dtype: another in its place; of a matrix that is wider, that of the matrix.
-
-    Returns:
-        `(matrix, *arrays) -> (arrays, flag)`, the results in the dtype of the matrix as given.
-    """
+    """`(matrix, *arrays) -> (arrays, flag)`, run in float64 (or `dtype`) where it is there."""
 
     @functools.wraps(function)
-    def wide(matrix: Array, *rest: Any) -> Any:
+    def wide(matrix: Array, *others: Any) -> Any:
         given = matrix.dtype
         has = jax.default_backend() in _HAVE_FLOAT64
         asked = (jnp.float64 if has else given) if dtype is None else dtype
         working = max(jnp.dtype(asked), given, key=lambda one: one.itemsize)
         double = working == jnp.float64
         with jax.enable_x64(double), jax.default_matmul_precision("highest"):
-            cast = jax.tree.map(lambda array: array.astype(working), (matrix, *rest))
+            cast = jax.tree.map(lambda array: array.astype(working), (matrix, *others))
+            # The eps by which it is judged is that of the matrix as it was given.
             solutions, flag = function(float(jnp.finfo(given).eps), *cast)
             return tuple(solution.astype(given) for solution in solutions), flag
 
@@ -171,11 +165,14 @@ def in_float64(function: Callable, dtype: Any = None) -> Callable:
 def _cholesky(
     eps: float, matrix: Array, rhs: Array, damping: Array, metric: Array | None
 ) -> tuple[tuple[Array, Array, Array], Array]:
+    """The first rung, and whether it holds."""
+
     def times(right: Array) -> Array:
         return matrix @ right + damping * (right if metric is None else metric @ right)
 
-    shift = jnp.eye(len(matrix), dtype=matrix.dtype) if metric is None else metric
-    full = matrix + damping * shift
+    full = matrix + damping * (
+        jnp.eye(len(matrix), dtype=matrix.dtype) if metric is None else metric
+    )
     diagonal = jnp.diagonal(full)
     scale = jnp.where(diagonal > 0, jax.lax.rsqrt(diagonal), 1.0)[:, None]
     # LAPACK reads columns: of a symmetric matrix it may have the rows for them, and spares a copy.
@@ -188,8 +185,8 @@ def _cholesky(
     solved = jnp.ones((), bool)
     if eps <= jnp.finfo(matrix.dtype).eps:  # else the factorization has digits to spare
         inverse = inverse + solve(rhs - times(inverse))
-        left = jnp.linalg.norm(rhs - times(inverse), axis=0)
-        solved = jnp.all(left <= 0.1 * jnp.linalg.norm(rhs, axis=0))
+        residual = jnp.linalg.norm(rhs - times(inverse), axis=0)
+        solved = jnp.all(residual <= 0.1 * jnp.linalg.norm(rhs, axis=0))
     square = solve(inverse if metric is None else metric @ inverse)
 
     # A small pivot proves a small eigenvalue, but a small eigenvalue may hide behind larger pivots:
@@ -198,8 +195,7 @@ def _cholesky(
     pivots = jnp.diagonal(factor)
     start = (pivots == jnp.min(pivots)).astype(pivots.dtype)
     vector = solve_triangular(factor, start, trans=1, lower=True)
-    grown = cho_solve((factor, True), vector)
-    least = jnp.linalg.norm(vector) / jnp.linalg.norm(grown)
+    least = jnp.linalg.norm(vector) / jnp.linalg.norm(cho_solve((factor, True), vector))
 
     good = solved & (least > 10 * eps) & jnp.all(jnp.isfinite(inverse))
     return (inverse, square, damping * inverse), good
@@ -213,6 +209,7 @@ def _eigen(
     damping: Array,
     metric: Array | None,
 ) -> tuple[tuple[Array, Array, Array], Array]:
+    """The second rung, and whether an eigenvalue was negative by more than rounding."""
     if metric is None:
         inward = outward = lambda right: right
     else:
@@ -223,18 +220,19 @@ def _eigen(
     total = values + damping
     cut = len(matrix) * eps * jnp.max(jnp.abs(total))
     inverse = spectrum(total, cut)[:, None]
-    remains = jnp.where(inverse == 0, 1.0, damping * inverse)
+    unreached = jnp.where(inverse == 0, 1.0, damping * inverse)
     parts = vectors.T @ inward(rhs)
-    first, square, rest = (outward(vectors @ (f * parts)) for f in (inverse, inverse**2, remains))
-    return (first, square, rest), jnp.min(total) < -cut
+    factors = inverse, inverse**2, unreached
+    inverse, square, remainder = (outward(vectors @ (factor * parts)) for factor in factors)
+    return (inverse, square, remainder), jnp.min(total) < -cut
 
 
 def _symmetric(matrix: Array) -> Array:
     return (matrix + matrix.T) / 2
 
 
-# Keeps the Cholesky rung where it held; else climbs on.
 def _settle(spectrum: Spectrum, dtype: Any, first: tuple, *system: Any) -> Rungs:
+    """The Cholesky rung where it held; else the next ones."""
     solutions, good = first
     eigen = in_float64(functools.partial(_eigen, spectrum), dtype)
     usable = all_finite(system)
@@ -249,19 +247,21 @@ def _settle(spectrum: Spectrum, dtype: Any, first: tuple, *system: Any) -> Rungs
 
 
 def _climb(spectrum: Spectrum, dtype: Any, *system: Any) -> Rungs:
+    """All rungs for one system."""
     return _settle(spectrum, dtype, in_float64(_cholesky, dtype)(*system), *system)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _differentiable(spectrum: Spectrum, dtype: Any, *system: Any) -> Rungs:
+    """What `ladder` returns, with the derivative below."""
     return _climb_or_lanes(spectrum, dtype)(*system)
 
 
-# Linear in the tangents, so that it can be transposed.
 @_differentiable.defjvp
 def _derivative(
     spectrum: Spectrum, dtype: Any, system: Sequence, tangents: Sequence
 ) -> tuple[Rungs, Rungs]:
+    """The derivative of the module's docstring: linear in the tangents, so it can be transposed."""
     matrix, _, damping, metric = system
     d_matrix, d_rhs, d_damping, d_metric = tangents
     found = _differentiable(spectrum, dtype, *system)
@@ -320,6 +320,7 @@ def _derivative(
 
 @functools.cache
 def _climb_or_lanes(spectrum: Spectrum, dtype: Any) -> Any:
+    """All rungs, with a rule for the lanes of a `vmap`; made once for each spectrum and dtype."""
     climb = custom_vmap(functools.partial(_climb, spectrum, dtype))
 
     @climb.def_vmap
@@ -336,8 +337,8 @@ def _climb_or_lanes(spectrum: Spectrum, dtype: Any) -> Any:
     return climb
 
 
-# Where factorizations may be batched: Cholesky in all lanes at once, the rest mapped.
 def _batched(spectrum: Spectrum, dtype: Any, axes: tuple, *system: Any) -> Rungs:
+    """All rungs where factorizations may be batched: Cholesky at once, the others in turn."""
     first = jax.vmap(in_float64(_cholesky, dtype), in_axes=axes)(*system)
     settle = sequential_vmap(functools.partial(_settle, spectrum, dtype))
     return jax.vmap(settle, in_axes=(0, *axes))(first, *system)

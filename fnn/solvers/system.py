@@ -240,33 +240,16 @@ def from_rows(matrix: Float[Array, "rows P"], like: PyTree, penalty: PyTree = No
     )
 
 
-# What the solvers share.
+# --- what the solvers share ---------------------------------------------------------------------
 
 
 def entries(like: PyTree) -> int:
-    """The number of parameters.
-
-    Args:
-        like: Tree of arrays or `jax.ShapeDtypeStruct`.
-
-    Returns:
-        P.
-    """
+    """The number P of parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like))
 
 
 def working_dtype(system: System) -> Any:
-    """The dtype of the algebra: the widest of the leaves, at least float32 and `precision`.
-
-    Args:
-        system: The system.
-
-    Returns:
-        The dtype.
-
-    Raises:
-        TypeError: If a parameter is not real.
-    """
+    """The dtype of the algebra: the widest of the leaves, at least float32 and `precision`."""
     for leaf in jax.tree.leaves(system.like):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
@@ -313,28 +296,12 @@ def over(number: Array, divisor: Array) -> Array:
 
 
 def cast(tree: PyTree, like: PyTree) -> PyTree:
-    """A tree in the dtypes of another.
-
-    Args:
-        tree: Tree of arrays.
-        like: Tree of arrays or `jax.ShapeDtypeStruct`.
-
-    Returns:
-        The cast tree.
-    """
+    """A tree with the dtypes of another."""
     return jax.tree.map(lambda leaf, model: leaf.astype(model.dtype), tree, like)
 
 
 def widen(system: System, tree: PyTree) -> PyTree:
-    """A tree in the working dtype.
-
-    Args:
-        system: The system.
-        tree: Tree of numbers or arrays; None has no leaves and stays None.
-
-    Returns:
-        The cast tree.
-    """
+    """A tree in the working dtype; None has no leaves and stays None."""
     dtype = working_dtype(system)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
@@ -372,21 +339,8 @@ def needs(system: System, solver: str, *fields: str) -> list[Callable]:
     return [getattr(system, field) for field in fields]
 
 
-def check(system: System, rhs: RightHandSide, damping: PyTree) -> RightHandSide:
-    """The right-hand side in the working dtype.
-
-    Args:
-        system: The system.
-        rhs: The right-hand side as given.
-        damping: The damping as given.
-
-    Returns:
-        The right-hand side.
-
-    Raises:
-        TypeError: If both s and h are missing.
-        ValueError: If shapes or trees do not match, or the damping is a negative number.
-    """
+def require_matching(system: System, rhs: RightHandSide, damping: PyTree) -> RightHandSide:
+    """The right-hand side in the working dtype, if it and the damping fit the system."""
     for number in jax.tree.leaves(damping):
         if isinstance(number, (int, float)) and not number >= 0:
             raise ValueError(f"solvers: expected damping >= 0, got {number}; try 0.0 for none")
@@ -409,27 +363,12 @@ def check(system: System, rhs: RightHandSide, damping: PyTree) -> RightHandSide:
 
 
 def inner(left: PyTree, right: PyTree) -> Float[Array, ""]:
-    """`<left, right>` in the highest precision.
-
-    Args:
-        left: Tree of arrays.
-        right: Tree like it.
-
-    Returns:
-        The number.
-    """
+    """The inner product `<left, right>` in the highest precision."""
     return jnp.asarray(optax.tree.vdot(left, right))
 
 
 def is_number(numbers: PyTree) -> bool:
-    """Whether one number stands for all leaves.
-
-    Args:
-        numbers: A number or a tree.
-
-    Returns:
-        True for a number, traced or not.
-    """
+    """Whether one number, traced or not, stands for all leaves."""
     return jax.tree_util.all_leaves([numbers]) and jnp.ndim(numbers) == 0
 
 
@@ -461,32 +400,23 @@ def spread(system: System, numbers: PyTree) -> PyTree:
     return widen(system, numbers)
 
 
-def diagonal(system: System, damping: PyTree) -> PyTree:
-    """`D = P + damping`, a tree with a number or an array for each leaf.
+def shift_of(system: System, damping: PyTree) -> PyTree:
+    """`D = P + damping`, a tree with a number or an array for each leaf."""
+    shift = spread(system, damping)
+    if system.penalty is None:
+        return shift
+    return optax.tree.add(shift, spread(system, system.penalty))
 
-    Args:
-        system: The system.
-        damping: Number or tree.
 
-    Returns:
-        D.
-    """
-    total = spread(system, damping)
-    return (
-        total if system.penalty is None else optax.tree.add(total, spread(system, system.penalty))
-    )
+def flat_shift(system: System, damping: PyTree) -> Float[Array, " P"]:
+    """D as one array, with an entry for each parameter."""
+    shift = shift_of(system, damping)
+    whole = jax.tree.map(lambda d, leaf: jnp.broadcast_to(d, leaf.shape), shift, system.like)
+    return ravel_pytree(whole)[0]
 
 
 def gradient(system: System, rhs: RightHandSide) -> PyTree:
-    """`g = A^T s + h`.
-
-    Args:
-        system: The system.
-        rhs: The right-hand side, checked.
-
-    Returns:
-        The gradient in the working dtype.
-    """
+    """`g = A^T s + h`, in the working dtype."""
     s, h, inside = rhs
     if s is None or system.transpose is None:
         return h
@@ -500,35 +430,21 @@ def conclude(
     step: PyTree,
     *,
     slope: Array,
-    bend: Array,
+    curvature_along: Array,
     residual: Array,
     scale: Array,
     counts: Counts,
     convex: bool = True,
 ) -> Solution:
-    """The solution of a step d, if it is one.
-
-    Args:
-        system: The curvature.
-        step: d in the working dtype.
-        slope: `g . d`.
-        bend: `d . C d`.
-        residual: `|(C + D) d + g|`.
-        scale: `|g|`.
-        counts: What was done; `rejected` is completed here.
-        convex: Whether a model that promises a loss was solved wrongly.
-
-    Returns:
-        The solution, a rejected one where something is not finite, or where a convex model promises
-        a loss.
-    """
+    """The solution of a step d from g . d, d . C d, |(C + D) d + g| and |g|, in this order."""
     if system.penalty is not None:
         weighted = optax.tree.mul(spread(system, system.penalty), step)
-        bend = bend + inner(weighted, step)
-    reduction = -slope - bend / 2
+        curvature_along = curvature_along + inner(weighted, step)
+    reduction = -slope - curvature_along / 2
     step = cast(step, system.like)  # which may overflow
     # An exact step gains at least half its slope, and conjugate gradients never lose: a model that
     # promises a loss was solved wrongly (a singular system with no solution).
+    # A model that is not convex may promise one: its step may lead to a saddle.
     sound = (counts.rejected == 0) & (reduction >= 0 if convex else True)
     ok = all_finite((step, reduction)) & sound
     relative = over(residual, scale)

@@ -130,7 +130,7 @@ def ask(case, params, x, y):
     flat, unravel = ravel_pytree(params)
     v = unravel(jnp.cos(jnp.arange(flat.size)))
     matrix, added = oracle(value_fn, params)
-    numbers = solvers.system.diagonal(system, 0.0)
+    numbers = solvers.system.shift_of(system, 0.0)
     pairs = {
         "value": (value, value_fn(params)),
         "gradient": (inside if h is None else jax.tree.map(jnp.add, inside, h), grad),
