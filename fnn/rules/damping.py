@@ -40,8 +40,22 @@ __all__ = [
 __dir__ = __all__.copy
 
 
+class DampingState(NamedTuple):
+    """What a rule remembers of its damping; of a trust region, of the radius or the weight.
+
+    Attributes:
+        value: For the next trial.
+        growth: What a rejection would multiply it by; None where that depends on the step.
+        unit: What its bounds are measured in; 0 until a finite one is measured.
+    """
+
+    value: Float[Array, ""]
+    growth: Any  # a number or None
+    unit: Float[Array, ""]
+
+
 class Damping(NamedTuple):
-    """A damping policy: plain data, hashable, equal to its like.
+    """A damping policy, `init` and `update`: plain data, hashable, equal to its like.
 
     Attributes:
         shrink: `(policy, gain) -> factor` after an accepted step; None keeps the damping as the
@@ -62,6 +76,25 @@ class Damping(NamedTuple):
     tau: Scalar = 1e-3
     minimum: Scalar = 1e-40
     maximum: Scalar = 1e16
+
+    def init(
+        self, given: Scalar | None, before: DampingState, unit: Float[Array, ""]
+    ) -> DampingState:
+        """The damping of an update's first trial, see `first_damping`."""
+        value = first_damping(self, given, before.value, before.unit, unit)
+        growth = jnp.where(before.unit > 0, before.growth, self.increase).astype(unit.dtype)
+        return DampingState(value, growth, unit)
+
+    def update(
+        self, state: DampingState, gain: Float[Array, ""], accepted: Bool[Array, ""]
+    ) -> DampingState:
+        """The damping after a trial, see `next_damping`."""
+        value, growth = next_damping(self, gain, accepted, *state)
+        return DampingState(value, growth, state.unit)
+
+    def is_spent(self, state: DampingState) -> Bool[Array, ""]:
+        """Whether the damping cannot grow any more, see `is_at_maximum`."""
+        return is_at_maximum(self, state.value, state.unit)
 
 
 def constant(tau: Scalar = 1e-3) -> Damping:

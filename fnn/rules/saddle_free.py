@@ -38,7 +38,7 @@ def saddle_free_newton(
         is scaled, nor when all parameters are measured in another unit.
 
     Returns:
-        A rule; its state has the fields `steps` and `counts`.
+        A rule; its state has the field `info`.
 
     Source:
         Dauphin et al. (2014), "Identifying and attacking the saddle point problem in

@@ -14,7 +14,7 @@ the difference; neither `value` nor, then, `grad` is read, and under `jit` the b
 loop is deleted. (Compile the whole step: `jax.jit(rule.update)` alone makes two arguments of one
 array, whose difference of zeros it cannot know.)
 
-A step that is not finite is a step of zero, counted in `state.counts.rejected`.
+A step that is not finite is a step of zero, counted in `state.info.rejected`.
 
 `optax.MultiSteps` calls the rule in every mini-step and gives it the last mini-batch alone; use
 `objective.on(data, chunk=n)`, which is exact. Under `optax.masked` and `optax.partition` no model
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from fnn import solvers
 from fnn.curvature import Quadratic, gauss_newton_system, hessian_system
@@ -38,18 +38,17 @@ from fnn.dtypes import widest
 from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import Scalar, Schedule, aligned, checked, rates, within
+from fnn.rules.trials import Info, info_after, no_info
 
 
 class CurvatureState(NamedTuple):
     """What a rule with fixed damping remembers.
 
     Attributes:
-        steps: Steps taken.
-        counts: What the solver did, rejected steps among it.
+        info: What came of the steps; rejected are those that are not finite.
     """
 
-    steps: Int[Array, ""]
-    counts: solvers.Counts
+    info: Info
 
 
 @interned
@@ -81,7 +80,7 @@ def newton(
         when the loss is scaled.
 
     Returns:
-        A rule; its state has the fields `steps` and `counts`.
+        A rule; its state has the field `info`.
 
     Source:
         Nocedal and Wright, Numerical Optimization (2006), section 3.3. Goodfellow, Bengio and
@@ -110,8 +109,8 @@ def newton(
         _, system, _ = hessian_system(value_fn, params, memory_budget=memory_budget)
         solve = _for_hessian(params) if solver is None else solver
         rhs = solvers.RightHandSide(None, updates)
-        solution = solve.solve(system, rhs, now(damping, state.steps))
-        return _taken(solution, state, now(learning_rate, state.steps))
+        solution = solve.solve(system, rhs, now(damping, state.info.steps))
+        return _taken(solution, state, now(learning_rate, state.info.steps))
 
     return second_order(_init, update)
 
@@ -145,7 +144,7 @@ def gauss_newton(
         invertible affine map nor when the loss is scaled.
 
     Returns:
-        A rule; its state has the fields `steps` and `counts`.
+        A rule; its state has the field `info`.
 
     Source:
         Nocedal and Wright, Numerical Optimization (2006), section 10.3. Schraudolph (2002),
@@ -175,8 +174,8 @@ def gauss_newton(
     ) -> tuple[PyTree, CurvatureState]:
         del extra_args
         _, system, rhs = quadratic(value_fn, params, updates, grad, memory_budget)
-        solution = solve.solve(system, rhs, now(damping, state.steps))
-        return _taken(solution, state, now(learning_rate, state.steps))
+        solution = solve.solve(system, rhs, now(damping, state.info.steps))
+        return _taken(solution, state, now(learning_rate, state.info.steps))
 
     return second_order(_init, update)
 
@@ -190,15 +189,15 @@ def _for_hessian(params: PyTree) -> solvers.Solver:
 
 def _init(params: PyTree) -> CurvatureState:
     del params
-    return CurvatureState(jnp.zeros((), jnp.int32), solvers.Counts.of())
+    return CurvatureState(no_info())
 
 
 def _taken(
     solution: solvers.Solution, state: CurvatureState, rate: Scalar
 ) -> tuple[PyTree, CurvatureState]:
-    counts = jax.tree.map(jnp.add, state.counts, solution.counts)
-    after = CurvatureState(state.steps + 1, counts)
-    return optax.tree.scale(rate, solution.step), after
+    counts = jax.tree.map(jnp.add, state.info.counts, solution.counts)
+    info = info_after(state.info, solution.ok, counts=counts)
+    return optax.tree.scale(rate, solution.step), CurvatureState(info)
 
 
 # What all rules with curvature share --------------------------------------------------------------
@@ -317,33 +316,6 @@ def quadratic(
     change, h = jax.tree.map(jnp.subtract, updates, grad), model.rhs.h
     h = change if h is None else optax.tree.add(h, change)
     return model._replace(rhs=model.rhs._replace(h=h))
-
-
-def is_lower(reached: Array, value: Array) -> Bool[Array, ""]:
-    """Whether a value is lower by more than rounding: at a minimum, where all is rounding, none is.
-
-    Args:
-        reached: the new value; NaN and infinity are not lower.
-        value: the old one.
-
-    Returns:
-        True or False.
-    """
-    return jnp.isfinite(reached) & (value - reached > jnp.finfo(value.dtype).eps * jnp.abs(value))
-
-
-def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
-    """Whether any two numbers differ.
-
-    Args:
-        one: tree of arrays.
-        other: tree like it.
-
-    Returns:
-        True or False.
-    """
-    changed = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.any(a != b), one, other))
-    return functools.reduce(jnp.logical_or, changed)
 
 
 def _is_masked(leaf: Any) -> bool:
