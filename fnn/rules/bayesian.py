@@ -27,8 +27,9 @@ from fnn import solvers
 from fnn.curvature import Quadratic, evidence, half_squared_norm
 from fnn.interned import interned
 from fnn.objective import ValueFunction, l2
-from fnn.rules.contract import Scalar, Schedule, within
+from fnn.rules.contract import Scalar, Schedule, second_order, within
 from fnn.rules.damping import Damping, DampingState
+from fnn.rules.gauss_newton import quadratic
 from fnn.rules.levenberg_marquardt import (
     LevenbergMarquardtState,
     checked_method,
@@ -36,7 +37,6 @@ from fnn.rules.levenberg_marquardt import (
     step_on,
 )
 from fnn.rules.scaling import identity
-from fnn.rules.second_order import quadratic, second_order
 from fnn.rules.trials import Info
 
 SETTLED = 1e-2

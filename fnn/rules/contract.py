@@ -28,6 +28,7 @@ leaves that cannot be trained in `init`, trees that do not match in `update`. Tr
 checked. `updates` have the dtypes of the gradient, whatever those of the hyperparameters.
 """
 
+import functools
 import inspect
 import math
 import types
@@ -39,7 +40,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
+
+from fnn.dtypes import widest
 
 Scalar = float | Array
 Schedule = optax.Schedule
@@ -149,14 +152,63 @@ def checked(
         if params is not None:
             aligned(updates, params, "params")
         grad = jax.tree.map(jnp.asarray, updates)
-        if "grad" in extra_args:  # what is the same object stays the same
-            leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(grad), strict=True)
-            same = {id(leaf): array for leaf, array in leaves}
-            extra_args["grad"] = jax.tree.map(lambda g: same.get(id(g), g), extra_args["grad"])
+        if "grad" in extra_args and not was_transformed(updates, extra_args["grad"]):
+            extra_args["grad"] = grad  # the same objects stay the same
         updates, state = inner.update(grad, state, params, **extra_args)
         return jax.tree.map(lambda g, u: cast(u, g.dtype), grad, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def second_order(
+    init: Callable[[PyTree], Any], update: Callable[..., tuple[PyTree, Any]]
+) -> optax.GradientTransformationExtraArgs:
+    """A rule that calls the model: parameters must be there, whole, and real."""
+    bare: Any = init, update
+    inner = checked(optax.GradientTransformationExtraArgs(*bare), jnp.floating)
+
+    def init_whole(params: PyTree) -> Any:
+        _require_whole(params)
+        return inner.init(params)
+
+    @functools.wraps(update)
+    def update_whole(
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, optax.OptState]:
+        if params is None:
+            raise ValueError(
+                "update: expected params, where the curvature is, got None; try "
+                "rule.update(updates, state, params, ...)"
+            )
+        _require_whole(params)
+        _require_gradients(updates, params)
+        return inner.update(updates, state, jax.tree.map(jnp.asarray, params), **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init_whole, update_whole)
+
+
+def was_transformed(updates: PyTree, grad: PyTree) -> bool:
+    """Whether something changed the gradient before it came to the rule.
+
+    Told while tracing, by the identity of the arrays and not by their numbers: where the leaves are
+    the same objects nothing has to be computed for their difference.
+
+    Args:
+        updates: the gradient as it came to the rule.
+        grad: the gradient as the loop made it.
+
+    Returns:
+        False where both trees hold the same objects.
+
+    Example:
+        >>> grad = {"w": jnp.ones(2)}
+        >>> was_transformed(dict(grad), grad), was_transformed(optax.tree.scale(0.5, grad), grad)
+        (False, True)
+    """
+    ours, theirs = jax.tree.leaves(updates), jax.tree.leaves(grad)
+    return len(ours) != len(theirs) or any(
+        one is not other for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 def owned(state: State) -> State:
@@ -238,6 +290,16 @@ def cast(x: Array, dtype: Any) -> Array:
     return x.astype(dtype)
 
 
+def now(number: Scalar | Schedule, steps: Int[Array, ""]) -> Scalar:
+    """A hyperparameter after so many steps."""
+    return jnp.asarray(number(steps)) if callable(number) else number
+
+
+def state_dtype(params: PyTree) -> Any:
+    """The dtype of the numbers that a rule remembers: the widest of the parameters', not half."""
+    return widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+
+
 def fitting(rule: str, size: int, dtype: Any, memory_budget: int, remedy: str) -> None:
     """Require a state of P x P numbers to fit.
 
@@ -298,6 +360,38 @@ def _require_trainable(params: PyTree, leaves: type) -> None:
                 f"{getattr(dtype, '__name__', dtype)} at {_name(path)}; try to cast it, to keep it "
                 "out of params (None in its place), or optax.masked around the rule"
             )
+
+
+def _require_whole(params: PyTree) -> None:
+    """Require parameters that no mask has holes in."""
+    masked = [*map(_is_masked, jax.tree.leaves(params, is_leaf=_is_masked))]
+    if any(masked):
+        raise TypeError(
+            "rules: expected parameters that the model can be called with, got MaskedNode in "
+            f"{sum(masked)} of {len(masked)} places; in place of optax.masked or "
+            "optax.partition try rules.only(rule, mask), True where a leaf is trained"
+        )
+
+
+def _require_gradients(updates: PyTree, params: PyTree) -> None:
+    """Require parameters, and a gradient of each of them."""
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            "update: expected parameters to train, got a tree without leaves; try a mask with "
+            "at least one True"
+        )
+    leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
+    without = {path for path, leaf in leaves if leaf is None}
+    for path, _ in jax.tree.leaves_with_path(params):
+        if path in without:
+            raise ValueError(
+                f"update: expected a gradient of every parameter, got None at {_name(path)}; try "
+                "rules.only(rule, mask), True where a leaf is trained"
+            )
+
+
+def _is_masked(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def _name(path: tuple) -> str:

@@ -15,9 +15,17 @@ from fnn.branches import where_due
 from fnn.curvature import Quadratic, gauss_newton_system
 from fnn.interned import interned
 from fnn.objective import ValueFunction
-from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    aligned,
+    now,
+    rates,
+    second_order,
+    state_dtype,
+    within,
+)
 from fnn.rules.damping import Damping, DampingState, trust_ratio
-from fnn.rules.second_order import now, second_order, state_dtype
 from fnn.rules.trials import (
     Info,
     Proposal,

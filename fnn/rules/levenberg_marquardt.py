@@ -28,10 +28,19 @@ from fnn.dtypes import widest
 from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
-from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    aligned,
+    now,
+    rates,
+    second_order,
+    state_dtype,
+    within,
+)
 from fnn.rules.damping import Damping, DampingState, nielsen
+from fnn.rules.gauss_newton import quadratic
 from fnn.rules.scaling import Scaling
-from fnn.rules.second_order import now, quadratic, second_order, state_dtype
 from fnn.rules.trials import Info, Proposal, by_gain, first_accepted, info_after_trial, no_info
 
 
@@ -85,7 +94,7 @@ def levenberg_marquardt(
     others: the value is judged on the batch at hand, before and after.
 
     The value before the step comes from the same pass through the model as the curvature; `value`
-    is not read, and `grad` only to see whether `updates` are it (see `second_order`). Whatever
+    is not read, and `grad` only to see whether `updates` are it (see `gauss_newton`). Whatever
     changes the update after the rule (a learning rate, a mask) makes the gain ratio a statement
     about another step.
 

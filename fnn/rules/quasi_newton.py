@@ -29,9 +29,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, fitting, same_size, within
+from fnn.rules.contract import Scalar, fitting, same_size, second_order, state_dtype, within
 from fnn.rules.line_search import strong_wolfe
-from fnn.rules.second_order import second_order, state_dtype
 from fnn.rules.trials import Info, info_after, is_lower, no_info, where_accepted
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)

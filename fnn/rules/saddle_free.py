@@ -5,7 +5,7 @@ import optax
 from fnn import solvers
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, Schedule, rates, within
-from fnn.rules.second_order import newton
+from fnn.rules.newton import newton
 
 
 @interned

@@ -11,8 +11,8 @@ from jaxtyping import PyTree
 from fnn import solvers
 from fnn.interned import interned
 from fnn.objective import ValueFunction
-from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
-from fnn.rules.second_order import now, quadratic, second_order
+from fnn.rules.contract import Scalar, Schedule, aligned, now, rates, second_order, within
+from fnn.rules.gauss_newton import quadratic
 from fnn.rules.trials import Info, info_after, no_info
 
 

@@ -34,9 +34,8 @@ from jaxtyping import Array, PyTree
 from fnn import solvers
 from fnn.curvature import hessian_system
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, within
+from fnn.rules.contract import Scalar, second_order, state_dtype, within
 from fnn.rules.damping import DampingState
-from fnn.rules.second_order import second_order, state_dtype
 from fnn.rules.trials import Info, Policy, Proposal, first_accepted, info_after_trial, no_info
 
 LEAST = 0.1

@@ -20,11 +20,13 @@ from fnn.rules.contract import (
     Schedule,
     aligned,
     fitting,
+    now,
     rates,
     same_size,
+    second_order,
+    state_dtype,
     within,
 )
-from fnn.rules.second_order import now, second_order, state_dtype
 from fnn.rules.trials import Info, info_after, no_info
 
 

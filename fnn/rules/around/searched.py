@@ -8,8 +8,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, within
-from fnn.rules.second_order import second_order, state_dtype
+from fnn.rules.contract import Scalar, second_order, state_dtype, within
 from fnn.rules.trials import Info, info_after, is_lower, no_info
 
 

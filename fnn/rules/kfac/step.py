@@ -11,7 +11,16 @@ from jaxtyping import Array, Bool, Int, PyTree
 from fnn import solvers
 from fnn.curvature import Blocks, Structure, kronecker_blocks
 from fnn.objective import ValueFunction
-from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    aligned,
+    now,
+    rates,
+    second_order,
+    state_dtype,
+    within,
+)
 from fnn.rules.damping import Damping, DampingState, trust_ratio
 from fnn.rules.kfac.blocks import (
     Block,
@@ -25,7 +34,6 @@ from fnn.rules.kfac.blocks import (
     with_moments,
 )
 from fnn.rules.kfac.two_step_sizes import lowest, plane, promise
-from fnn.rules.second_order import now, second_order, state_dtype
 from fnn.rules.trials import (
     Info,
     Proposal,
