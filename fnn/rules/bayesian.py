@@ -27,7 +27,7 @@ from fnn import solvers
 from fnn.curvature import Quadratic, evidence, half_squared_norm
 from fnn.interned import interned
 from fnn.objective import ValueFunction, l2
-from fnn.rules.contract import Scalar, Schedule, second_order, within
+from fnn.rules.contract import Scalar, Schedule, require_within, second_order
 from fnn.rules.damping import Damping, DampingState
 from fnn.rules.gauss_newton import quadratic
 from fnn.rules.levenberg_marquardt import (
@@ -125,7 +125,7 @@ def bayesian_levenberg_marquardt(
         (True, True)
     """
     name = "bayesian_levenberg_marquardt"
-    within(name, 1, math.inf, memory_budget=memory_budget, trials=trials)
+    require_within(name, 1, math.inf, memory_budget=memory_budget, trials=trials)
     solver = solvers.automatic(memory_budget)
     method = checked_method(name, damping, policy, identity, solver, trials, acceleration=None)
 

@@ -81,19 +81,8 @@ def static_arguments(rule: Callable[..., optax.GradientTransformation]) -> tuple
     return tuple(name for name, p in parameters.items() if float not in _choices(p.annotation))
 
 
-def within(rule: str, low: float, high: float, **scalars: Any) -> None:
-    """Require numbers in [low, high); traced values pass.
-
-    Args:
-        rule: the name that begins the error.
-        low: the least value allowed.
-        high: the least value above `low` that is not allowed any more.
-        **scalars: the values by the names of their arguments.
-
-    Raises:
-        ValueError: if a number lies outside.
-        TypeError: if a value is neither a number nor a scalar array.
-    """
+def require_within(rule: str, low: float, high: float, **scalars: Any) -> None:
+    """Require numbers in [low, high), the error naming rule and argument; traced values pass."""
     for name, value in scalars.items():
         if isinstance(value, Real):  # NumPy's numbers too
             value = float(value)
@@ -115,31 +104,16 @@ def within(rule: str, low: float, high: float, **scalars: Any) -> None:
             )
 
 
-def rates(rule: str, **scalars: Any) -> None:
-    """Require non-negative numbers; schedules and traced values pass.
-
-    Args:
-        rule: the name that begins the error.
-        **scalars: the values by the names of their arguments.
-    """
+def require_rates(rule: str, **scalars: Any) -> None:
+    """Require non-negative numbers; schedules and traced values pass."""
     fixed = {name: value for name, value in scalars.items() if not callable(value)}
-    within(rule, 0, math.inf, **fixed)
+    require_within(rule, 0, math.inf, **fixed)
 
 
 def checked(
     transformation: optax.GradientTransformation, leaves: type = jnp.inexact
 ) -> optax.GradientTransformationExtraArgs:
-    """The same transformation with its parameters, trees and dtypes guarded.
-
-    Args:
-        transformation: any transformation of optax or ours.
-        leaves: the kind of dtype it can train: `jnp.inexact`, or `jnp.floating` where complex
-            numbers have no meaning.
-
-    Returns:
-        A rule: `init` raises TypeError for a leaf of another kind, `update` ValueError where
-        gradient and parameters differ in structure or shape; updates have the gradient's dtypes.
-    """
+    """The same transformation with its parameters, trees and dtypes guarded."""
     inner = optax.with_extra_args_support(transformation)
 
     def init(params: PyTree) -> optax.OptState:
@@ -150,7 +124,7 @@ def checked(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, optax.OptState]:
         if params is not None:
-            aligned(updates, params, "params")
+            require_aligned(updates, params, "params")
         grad = jax.tree.map(jnp.asarray, updates)
         if "grad" in extra_args and not was_transformed(updates, extra_args["grad"]):
             extra_args["grad"] = grad  # the same objects stay the same
@@ -195,7 +169,7 @@ def was_transformed(updates: PyTree, grad: PyTree) -> bool:
 
     Args:
         updates: the gradient as it came to the rule.
-        grad: the gradient as the loop made it.
+        grad: the gradient of the loop.
 
     Returns:
         False where both trees hold the same objects.
@@ -217,11 +191,8 @@ def owned(state: State) -> State:
     A buffer that two arguments share can be donated only once, and `init` likes to put one zero
     into many fields. (What a compiled function returns shares nothing.)
 
-    Args:
-        state: what `init` made.
-
     Returns:
-        The same, each array copied; what is no array, as it is.
+        The state, each array copied; what is no array, as it is.
 
     Example:
         >>> zero = jnp.zeros(())
@@ -232,20 +203,8 @@ def owned(state: State) -> State:
     return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
 
-def aligned(updates: PyTree, tree: PyTree, name: str) -> list:
-    """The leaves of a tree that belong to those of the gradient.
-
-    Args:
-        updates: the gradient. A leaf that is None has no gradient and matches anything.
-        tree: a tree of the same structure, its leaves of the same shapes.
-        name: what the error calls `tree`.
-
-    Returns:
-        One leaf for each leaf of `updates`, Nones among them.
-
-    Raises:
-        ValueError: if the structures or the shapes of two leaves differ.
-    """
+def require_aligned(updates: PyTree, tree: PyTree, name: str) -> list:
+    """The leaves of a tree that belong to those of the gradient, in whose place None fits any."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda g: g is None)
     remedy = f"try updates and {name} that come from the same parameters"
     try:
@@ -270,18 +229,7 @@ def aligned(updates: PyTree, tree: PyTree, name: str) -> list:
 
 
 def cast(x: Array, dtype: Any) -> Array:
-    """The array in another dtype, never dropping an imaginary part.
-
-    Args:
-        x: an array.
-        dtype: the dtype wanted.
-
-    Returns:
-        The array.
-
-    Raises:
-        TypeError: if `x` is complex and `dtype` is not.
-    """
+    """The array in another dtype, never dropping an imaginary part."""
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
             f"update: expected gradient and accumulator both real or both complex, got {x.dtype} "
@@ -300,19 +248,8 @@ def state_dtype(params: PyTree) -> Any:
     return widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
 
 
-def fitting(rule: str, size: int, dtype: Any, memory_budget: int, remedy: str) -> None:
-    """Require a state of P x P numbers to fit.
-
-    Args:
-        rule: the name that begins the error.
-        size: P.
-        dtype: of the numbers.
-        memory_budget: bytes.
-        remedy: what to try in its place.
-
-    Raises:
-        ValueError: if it does not fit.
-    """
+def require_fit(rule: str, size: int, dtype: Any, memory_budget: int, remedy: str) -> None:
+    """Require a state of size x size numbers to fit in a budget of bytes."""
     needed = size**2 * jnp.dtype(dtype).itemsize
     if needed > memory_budget:
         raise ValueError(
@@ -321,16 +258,8 @@ def fitting(rule: str, size: int, dtype: Any, memory_budget: int, remedy: str) -
         )
 
 
-def same_size(matrix: Array, size: int) -> None:
-    """Require the matrix in a state to be of the parameters.
-
-    Args:
-        matrix: P x P.
-        size: the number of parameters.
-
-    Raises:
-        ValueError: if it is not P.
-    """
+def require_same_size(matrix: Array, size: int) -> None:
+    """Require the matrix in a state to be of so many parameters."""
     if len(matrix) != size:
         raise ValueError(
             f"update: expected updates and state of one number of parameters, got {size} and "
@@ -352,6 +281,7 @@ def _inside(value: float, low: float, high: float) -> str:
 
 
 def _require_trainable(params: PyTree, leaves: type) -> None:
+    """Require leaves of a kind of dtype: `inexact`, or `floating` where complex has no meaning."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", type(leaf))
         if not jnp.issubdtype(dtype, leaves):

@@ -28,12 +28,12 @@ from fnn.objective import ValueFunction
 from fnn.rules.contract import (
     Scalar,
     Schedule,
-    aligned,
     now,
-    rates,
+    require_aligned,
+    require_rates,
+    require_within,
     second_order,
     was_transformed,
-    within,
 )
 from fnn.rules.newton import CurvatureState, first_state, solved
 
@@ -82,8 +82,8 @@ def gauss_newton(
         >>> print(u.round(4))
         2.0
     """
-    rates("gauss_newton", learning_rate=learning_rate, damping=damping)
-    within("gauss_newton", 1, math.inf, memory_budget=memory_budget)
+    require_rates("gauss_newton", learning_rate=learning_rate, damping=damping)
+    require_within("gauss_newton", 1, math.inf, memory_budget=memory_budget)
     solve = solvers.automatic(memory_budget) if solver is None else solver
 
     def update(
@@ -108,7 +108,7 @@ def quadratic(
 ) -> Quadratic:
     """The Gauss-Newton model; `updates - grad` is added to its h where something changed it."""
     model = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
-    aligned(updates, grad, "grad")
+    require_aligned(updates, grad, "grad")
     if not was_transformed(updates, grad):
         return model
     if widest(*jax.tree.leaves(updates)) != jnp.float64:

@@ -18,12 +18,12 @@ from fnn.objective import ValueFunction
 from fnn.rules.contract import (
     Scalar,
     Schedule,
-    aligned,
     now,
-    rates,
+    require_aligned,
+    require_rates,
+    require_within,
     second_order,
     state_dtype,
-    within,
 )
 from fnn.rules.damping import Damping, DampingState, trust_ratio
 from fnn.rules.trials import (
@@ -137,11 +137,11 @@ def hessian_free(
         1 4 True
     """
     if damping is not None:
-        rates("hessian_free", damping=damping)
-    within("hessian_free", 0, 1, decay=decay)
+        require_rates("hessian_free", damping=damping)
+    require_within("hessian_free", 0, 1, decay=decay)
     if precondition is not None:
-        within("hessian_free", 0, math.inf, precondition=precondition)
-    within("hessian_free", 1, math.inf, iterations=iterations, memory_budget=memory_budget)
+        require_within("hessian_free", 0, math.inf, precondition=precondition)
+    require_within("hessian_free", 1, math.inf, iterations=iterations, memory_budget=memory_budget)
     policy = trust_ratio(3 / 2, 2 / 3) if policy is None else policy
     improve = None
     if precondition is not None:
@@ -157,7 +157,7 @@ def hessian_free(
         **extra_args: Any,
     ) -> tuple[PyTree, HessianFreeState]:
         del extra_args
-        aligned(updates, state.last, "state")
+        require_aligned(updates, state.last, "state")
         model = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
         return _step_on(model, options, value_fn, params, updates, state)
 

@@ -31,12 +31,12 @@ from fnn.rules import scaling as scalings
 from fnn.rules.contract import (
     Scalar,
     Schedule,
-    aligned,
     now,
-    rates,
+    require_aligned,
+    require_rates,
+    require_within,
     second_order,
     state_dtype,
-    within,
 )
 from fnn.rules.damping import Damping, DampingState, nielsen
 from fnn.rules.gauss_newton import quadratic
@@ -155,7 +155,7 @@ def levenberg_marquardt(
         >>> print(info.accepted, round(float(value), 2), value == info.value)
         1 6.6 True
     """
-    within("levenberg_marquardt", 1, math.inf, memory_budget=memory_budget)
+    require_within("levenberg_marquardt", 1, math.inf, memory_budget=memory_budget)
     if trials < 1:
         raise ValueError(f"levenberg_marquardt: expected trials >= 1, got {trials}; try 1")
     method = checked_method(
@@ -198,9 +198,9 @@ def checked_method(
 ) -> Method:
     """The method, or an error that begins with the name of the rule."""
     if damping is not None:
-        rates(name, damping=damping)
+        require_rates(name, damping=damping)
     if acceleration is not None:
-        within(name, 0, math.inf, acceleration=acceleration)
+        require_within(name, 0, math.inf, acceleration=acceleration)
     policy = nielsen() if policy is None else policy
     most = 1 if policy.shrink is None else trials  # the same trial again would be in vain
     return Method(damping, policy, scaling, solver, most, acceleration)
@@ -270,7 +270,7 @@ def _measure(
     unit = state.damping.unit
     if scaling.scale is not None:
         diagonal = diagonal_of()
-        aligned(diagonal, state.scale, "state")
+        require_aligned(diagonal, state.scale, "state")
         scale = jax.tree.map(functools.partial(_next_scale, scaling.scale), diagonal, state.scale)
         return jnp.ones_like(unit), scale
 

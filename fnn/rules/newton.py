@@ -25,7 +25,7 @@ from jaxtyping import Array, PyTree
 from fnn import solvers
 from fnn.curvature import hessian_system
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, Schedule, now, rates, second_order, within
+from fnn.rules.contract import Scalar, Schedule, now, require_rates, require_within, second_order
 from fnn.rules.trials import Info, info_after, no_info
 
 
@@ -82,8 +82,8 @@ def newton(
         >>> print(u.round(4))
         [ 1. -1.]
     """
-    rates("newton", learning_rate=learning_rate, damping=damping)
-    within("newton", 1, math.inf, memory_budget=memory_budget)
+    require_rates("newton", learning_rate=learning_rate, damping=damping)
+    require_within("newton", 1, math.inf, memory_budget=memory_budget)
 
     def update(
         updates: PyTree,

@@ -29,7 +29,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, fitting, same_size, second_order, state_dtype, within
+from fnn.rules.contract import (
+    Scalar,
+    require_fit,
+    require_same_size,
+    require_within,
+    second_order,
+    state_dtype,
+)
 from fnn.rules.line_search import strong_wolfe
 from fnn.rules.trials import Info, info_after, is_lower, no_info, where_accepted
 
@@ -209,9 +216,9 @@ class _Options(NamedTuple):
 def _require_options(name: str, options: _Options) -> None:
     """Require numbers in their ranges."""
     first_step, decrease, flatness, trials, memory_budget = options
-    within(name, 0, math.inf, first_step=first_step)
-    within(name, 0, 1, decrease=decrease, flatness=flatness)
-    within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
+    require_within(name, 0, math.inf, first_step=first_step)
+    require_within(name, 0, 1, decrease=decrease, flatness=flatness)
+    require_within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
     if isinstance(decrease, Real) and isinstance(flatness, Real) and not decrease < flatness:
         raise ValueError(
             f"{name}: expected decrease < flatness, got {decrease} and {flatness}; try 1e-4 and 0.9"
@@ -226,7 +233,7 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
         dtype = state_dtype(params)
         size = sum(map(jnp.size, jax.tree.leaves(params)))
         remedy = "optax.lbfgs(), which keeps a few vectors"
-        fitting(name, size, dtype, options.memory_budget, remedy)
+        require_fit(name, size, dtype, options.memory_budget, remedy)
         return QuasiNewtonState(
             inverse=jnp.eye(size, dtype=dtype),
             is_new=jnp.ones((), bool),
@@ -249,13 +256,9 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
         dtype, before = state.inverse.dtype, jnp.asarray(value).astype(state.info.value.dtype)
         start, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(dtype), params))
         asked, slope = (ravel_pytree(tree)[0].astype(dtype) for tree in (updates, grad))
-        same_size(state.inverse, start.size)
+        require_same_size(state.inverse, start.size)
 
-        def value_at(point: Array) -> Array:
-            leaves = unravel(point.astype(dtype))
-            here = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), leaves, params)
-            return jnp.asarray(value_fn(here)).astype(dtype)
-
+        value_at = functools.partial(_value_at, value_fn, params, unravel, dtype)
         _, decrease, flatness, trials, _ = options
         direction = _downhill(state, asked, options.first_step)
         search = strong_wolfe(value_at, start, direction, before, slope, decrease, flatness, trials)
@@ -273,6 +276,19 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
         return unravel(where_accepted(accepted, step)), state
 
     return second_order(init, update)
+
+
+def _value_at(
+    value_fn: Callable[[PyTree], Array],
+    params: PyTree,
+    unravel: Callable[[Array], PyTree],
+    dtype: Any,
+    point: Array,
+) -> Array:
+    """The value at a point given as one vector, in the dtypes of the parameters."""
+    leaves = unravel(point.astype(dtype))
+    here = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), leaves, params)
+    return jnp.asarray(value_fn(here)).astype(dtype)
 
 
 def _learned(

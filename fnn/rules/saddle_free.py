@@ -4,7 +4,7 @@ import optax
 
 from fnn import solvers
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, Schedule, rates, within
+from fnn.rules.contract import Scalar, Schedule, require_rates, require_within
 from fnn.rules.newton import newton
 
 
@@ -57,9 +57,9 @@ def saddle_free_newton(
         True
     """
     name = "saddle_free_newton"
-    rates(name, learning_rate=learning_rate, damping=damping)
-    within(name, 1, float("inf"), memory_budget=memory_budget)
+    require_rates(name, learning_rate=learning_rate, damping=damping)
+    require_within(name, 1, float("inf"), memory_budget=memory_budget)
     if subspace is not None:
-        within(name, 1, float("inf"), subspace=subspace)
+        require_within(name, 1, float("inf"), subspace=subspace)
     solver = solvers.absolute(subspace, memory_budget)
     return newton(learning_rate, damping, solver, memory_budget)

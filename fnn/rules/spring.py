@@ -11,7 +11,15 @@ from jaxtyping import PyTree
 from fnn import solvers
 from fnn.interned import interned
 from fnn.objective import ValueFunction
-from fnn.rules.contract import Scalar, Schedule, aligned, now, rates, second_order, within
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    now,
+    require_aligned,
+    require_rates,
+    require_within,
+    second_order,
+)
 from fnn.rules.gauss_newton import quadratic
 from fnn.rules.trials import Info, info_after, no_info
 
@@ -94,11 +102,11 @@ def spring(
         >>> print(u.round(1))
         [2. 3.]
     """
-    rates("spring", learning_rate=learning_rate, damping=damping)
-    within("spring", 0, 1, decay=decay)
-    within("spring", 1, math.inf, memory_budget=memory_budget)
+    require_rates("spring", learning_rate=learning_rate, damping=damping)
+    require_within("spring", 0, 1, decay=decay)
+    require_within("spring", 1, math.inf, memory_budget=memory_budget)
     if max_norm is not None:
-        within("spring", 0, math.inf, max_norm=max_norm)
+        require_within("spring", 0, math.inf, max_norm=max_norm)
     solve = solvers.automatic(memory_budget) if solver is None else solver
 
     def init(params: PyTree) -> SpringState:
@@ -114,11 +122,13 @@ def spring(
         **extra_args: Any,
     ) -> tuple[PyTree, SpringState]:
         del extra_args
-        aligned(updates, state.last, "state")
+        require_aligned(updates, state.last, "state")
         _, system, rhs = quadratic(value_fn, params, updates, grad, memory_budget)
-        kept = jax.tree.map(lambda leaf: (decay * leaf).astype(leaf.dtype), state.last)
-        solution = solve.solve(system, _moved(system, rhs, kept), now(damping, state.info.steps))
-        step = optax.tree.add(kept, solution.step)
+        last = jax.tree.map(lambda leaf: (decay * leaf).astype(leaf.dtype), state.last)
+        solution = solve.solve(
+            system, _with_origin(system, rhs, last), now(damping, state.info.steps)
+        )
+        step = optax.tree.add(last, solution.step)
         ok = solution.ok & jnp.isfinite(optax.tree.norm(step))
         step = jax.tree.map(lambda leaf: jnp.where(ok, leaf, 0), step)
         counts = solution.counts._replace(rejected=(~ok).astype(jnp.int32))
@@ -138,7 +148,7 @@ def spring(
     return second_order(init, update)
 
 
-def _moved(
+def _with_origin(
     system: solvers.System, rhs: solvers.RightHandSide, step: PyTree
 ) -> solvers.RightHandSide:
     """The right-hand side of the same model, its origin moved to `step`."""

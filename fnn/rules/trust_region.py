@@ -9,13 +9,13 @@ even from the very point. What came of it is compared with what the model promis
     gain = (value(params) - value(params + d)) / promise
 
 and where the gain is below `LEAST`, or the value no lower than by rounding, the step is rejected:
-the update is zero. The gain also moves the trust, a radius or a weight, between `1 / RANGE` and
-`RANGE` times the unit in which it is measured: what makes the first step as long as a step of
-gradient descent at the largest curvature,
+the update is zero. The gain also moves the radius or the weight, between `1 / RANGE` and `RANGE`
+times the unit in which it is measured: what makes the first step as long as a step of gradient
+descent at the largest curvature,
 
     radius = |g| / max |eigenvalue|           weight = max |eigenvalue| / radius
 
-The trust's arrival at its mistrustful end is a reason to stop.
+The arrival at the end of the shortest steps is a reason to stop.
 
 For full batches, or batches large enough that a step which is good for one is good for the others.
 H is diagonalized once for all trials of an update (see `solvers.eigenbasis`); a further trial costs
@@ -34,7 +34,7 @@ from jaxtyping import Array, PyTree
 from fnn import solvers
 from fnn.curvature import hessian_system
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, second_order, state_dtype, within
+from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
 from fnn.rules.damping import DampingState
 from fnn.rules.trials import Info, Policy, Proposal, first_accepted, info_after_trial, no_info
 
@@ -42,7 +42,7 @@ LEAST = 0.1
 """The gain ratio of an accepted step is at least this."""
 
 RANGE = 1e16
-"""How far the trust moves from its unit."""
+"""How far radius and weight move from their units."""
 
 
 class TrustState(NamedTuple):
@@ -185,7 +185,7 @@ class _Method(NamedTuple):
         weights: `(eigenbasis, damping) -> ` the step, as weights of the eigenvectors.
         penalty: `(damping, length) ->` what of the model's promise is kept back.
         next: `(damping, gain, accepted, length) -> damping`.
-        is_spent: `(damping, unit) -> ` whether it arrived at its mistrustful end.
+        is_spent: `(damping, unit) -> ` whether it arrived at the end of the shortest steps.
     """
 
     unit: Callable[[Array, Array], Array]
@@ -227,10 +227,10 @@ def _require_arguments(
 ) -> None:
     """Require arguments in their ranges; `damping` is a radius or a weight, by its name."""
     given = {argument: value for argument, value in damping.items() if value is not None}
-    within(name, 0, math.inf, **given)
-    within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
+    require_within(name, 0, math.inf, **given)
+    require_within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
     if subspace is not None:
-        within(name, 1, math.inf, subspace=subspace)
+        require_within(name, 1, math.inf, subspace=subspace)
 
 
 def _rule(method: _Method, arguments: _Arguments) -> optax.GradientTransformationExtraArgs:

@@ -18,14 +18,14 @@ from fnn.objective import Block, ValueFunction
 from fnn.rules.contract import (
     Scalar,
     Schedule,
-    aligned,
-    fitting,
     now,
-    rates,
-    same_size,
+    require_aligned,
+    require_fit,
+    require_rates,
+    require_same_size,
+    require_within,
     second_order,
     state_dtype,
-    within,
 )
 from fnn.rules.trials import Info, info_after, no_info
 
@@ -107,13 +107,13 @@ def accumulate(
     """
     if k < 1:
         raise ValueError(f"accumulate: expected k >= 1, got {k}; try 1")
-    rates("accumulate", learning_rate=learning_rate, damping=damping)
-    within("accumulate", 1, math.inf, memory_budget=memory_budget)
+    require_rates("accumulate", learning_rate=learning_rate, damping=damping)
+    require_within("accumulate", 1, math.inf, memory_budget=memory_budget)
 
     def init(params: PyTree) -> AccumulateState:
         dtype = state_dtype(params)
         size = sum(map(jnp.size, jax.tree.leaves(params)))
-        fitting("accumulate", size, dtype, memory_budget, "gauss_newton() on larger batches")
+        require_fit("accumulate", size, dtype, memory_budget, "gauss_newton() on larger batches")
         return AccumulateState(
             batches=jnp.zeros((), jnp.int32),
             weight=jnp.zeros((), dtype),
@@ -131,8 +131,8 @@ def accumulate(
         **extra_args: Any,
     ) -> tuple[PyTree, AccumulateState]:
         del extra_args
-        aligned(updates, state.grad, "state")
-        same_size(state.curvature, ravel_pytree(params)[0].size)
+        require_aligned(updates, state.grad, "state")
+        require_same_size(state.curvature, ravel_pytree(params)[0].size)
         operator = gauss_newton(value_fn, params, memory_budget=memory_budget)
         state = _with_batch(state, updates, operator.dense(), _examples(value_fn))
         rate, shift = now(learning_rate, state.info.steps), now(damping, state.info.steps)

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, second_order, state_dtype, within
+from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
 from fnn.rules.trials import Info, info_after, is_lower, no_info
 
 
@@ -84,7 +84,7 @@ def searched(
     """
     if halvings < 0:
         raise ValueError(f"searched: expected halvings >= 0, got {halvings}; try 30")
-    within("searched", 0, 1, decrease=decrease)
+    require_within("searched", 0, 1, decrease=decrease)
     inner = optax.with_extra_args_support(rule)
 
     def init(params: PyTree) -> SearchedState:
@@ -105,14 +105,7 @@ def searched(
         given = {"value": value, "grad": grad, "value_fn": value_fn} | extra_args
         direction, after = inner.update(updates, state.rule, params, **given)
         sizes = 2.0 ** -jnp.arange(halvings + 1, dtype=state.size.dtype)
-
-        def reached(size: Array) -> Array:
-            step = jax.tree.map(lambda u: (size * u).astype(u.dtype), direction)
-            return value_fn(optax.apply_updates(params, step))
-
-        values = jax.vmap(reached)(sizes)
-        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        size, least = sizes[best], values[best]
+        size, least = _lowest(value_fn, params, direction, sizes)
         promised = decrease * size * jnp.abs(optax.tree.vdot(grad, direction))
         accepted = is_lower(least, jnp.asarray(value)) & (value - least >= promised)
         step = jax.tree.map(lambda u: jnp.where(accepted, size * u, 0).astype(u.dtype), direction)
@@ -121,3 +114,15 @@ def searched(
         return step, SearchedState(after, jnp.where(accepted, size, 0), info)
 
     return second_order(init, update)
+
+
+def _lowest(value_fn: Any, params: PyTree, direction: PyTree, sizes: Array) -> tuple[Array, Array]:
+    """The size that leads to the lowest value, and this value."""
+
+    def reached(size: Array) -> Array:
+        step = jax.tree.map(lambda u: (size * u).astype(u.dtype), direction)
+        return value_fn(optax.apply_updates(params, step))
+
+    values = jax.vmap(reached)(sizes)
+    best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+    return sizes[best], values[best]

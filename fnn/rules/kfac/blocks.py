@@ -113,12 +113,14 @@ def refreshing(measure: Measure) -> Callable[[Array, dict[str, Block]], dict[str
     @jax.jit
     @sequential_vmap
     def refreshed(due: Array, blocks: dict[str, Block]) -> dict[str, Block]:
-        def all_anew() -> dict[str, Block]:
-            return {path: _anew(measure, block) for path, block in blocks.items()}
-
-        return jax.lax.cond(due, all_anew, lambda: blocks)
+        return jax.lax.cond(due, functools.partial(_all_anew, measure), lambda same: same, blocks)
 
     return refreshed
+
+
+def _all_anew(measure: Measure, blocks: dict[str, Block]) -> dict[str, Block]:
+    """All blocks along their factors' present eigenvectors."""
+    return {path: _anew(measure, block) for path, block in blocks.items()}
 
 
 def _anew(measure: Measure, block: Block) -> Block:

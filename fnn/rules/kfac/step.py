@@ -14,12 +14,12 @@ from fnn.objective import ValueFunction
 from fnn.rules.contract import (
     Scalar,
     Schedule,
-    aligned,
     now,
-    rates,
+    require_aligned,
+    require_rates,
+    require_within,
     second_order,
     state_dtype,
-    within,
 )
 from fnn.rules.damping import Damping, DampingState, trust_ratio
 from fnn.rules.kfac.blocks import (
@@ -112,7 +112,7 @@ def kronecker(
         **extra_args: Any,
     ) -> tuple[PyTree, KroneckerState]:
         del extra_args
-        aligned(updates, state.velocity, "state")
+        require_aligned(updates, state.velocity, "state")
         sampled = _sampled(options, value_fn, params, state.info.steps)
         is_finite = solvers.all_finite((sampled.factors, sampled.diagonals))
         state = _with_batch(measure, options, sampled, is_finite, state)
@@ -147,10 +147,10 @@ def _require_options(name: str, options: Options) -> None:
             "curvature.structure(model, params, x) with one example x"
         )
     given = {key: number for key, number in options._asdict().items() if number is not None}
-    rates(name, **{key: given[key] for key in ("learning_rate", "damping") if key in given})
-    within(name, 0, 1, **{key: given[key] for key in ("decay", "momentum") if key in given})
+    require_rates(name, **{key: given[key] for key in ("learning_rate", "damping") if key in given})
+    require_within(name, 0, 1, **{key: given[key] for key in ("decay", "momentum") if key in given})
     counts = "refresh", "memory_budget", "samples", "examples"
-    within(name, 1, math.inf, **{key: given[key] for key in counts if key in given})
+    require_within(name, 1, math.inf, **{key: given[key] for key in counts if key in given})
 
 
 def _sampled(
