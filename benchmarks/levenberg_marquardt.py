@@ -156,12 +156,13 @@ def ours(problem):
     _, state = jax.block_until_ready(steps(carry, value_fn))
     first = time.perf_counter() - first
     if problem.steps == 1:
-        carry = params, state._replace(damping=jax.numpy.full_like(state.damping, DAMPING))
+        number = jax.numpy.full_like(state.damping.value, DAMPING)
+        carry = params, state._replace(damping=state.damping._replace(value=number))
 
     def run():
         _, state = jax.block_until_ready(steps(carry, value_fn))
-        assert state.accepted > 0
-        return float(state.value)
+        assert state.info.accepted > 0
+        return float(state.info.value)
 
     return run, first
 

@@ -60,7 +60,7 @@ def test_an_infinite_gradient_ends_a_run_of_adam_and_is_a_rejected_step_of_gauss
     assert fitted.stopped == Stop.NON_FINITE
     assert_equal(fitted.params, START)
     fitted = fit(rules.gauss_newton(), objective, START, (INPUTS, TARGETS), steps=5)
-    assert fitted.state.counts.rejected == 5
+    assert fitted.state.info.counts.rejected == 5
     assert_equal(fitted.params, START)
 
 
@@ -71,7 +71,7 @@ def test_a_gram_matrix_that_is_not_positive_definite_is_solved_by_least_squares(
     for solver in (fnn.solvers.dual(), fnn.solvers.primal()):
         rule = rules.gauss_newton(damping=0.0, solver=solver)
         fitted = fit(rule, twice, start, (INPUTS, TARGETS), steps=2)
-        assert fitted.state.counts.eigen == 2
+        assert fitted.state.info.counts.eigen == 2
         np.testing.assert_allclose(fitted.params["bias"], 0.5, rtol=1e-9)
         np.testing.assert_allclose(fitted.params["weight"], [1.0, -2.0, 0.5], rtol=1e-9)
 

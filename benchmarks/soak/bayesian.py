@@ -77,8 +77,8 @@ def run(key, updates=UPDATES):
         "noise": state.beta**-0.5,
         "log evidence": state.log_evidence,
         "band covers": jnp.mean(inside),
-        "accepted": state.inner.accepted,
-        "stalled": state.inner.stalled,
+        "accepted": state.info.accepted,
+        "stalled": state.info.stalled,
     }
     return row, params
 

@@ -411,7 +411,9 @@ def _outcome(program, kind, seed):
     if found.stopped == Stop.NON_FINITE:
         return "stopped"
     assert found.stopped in (Stop.BUDGET, Stop.STALLED), f"{what}: {found.stopped}"
-    looks = hasattr(found.state, "accepted") and program.batch_size is None
+    info = getattr(found.state, "info", None)
+    looks = getattr(info, "value", None) is not None and program.batch_size is None
+    looks &= not hasattr(found.state, "alpha")  # there the value has a decay in it
     if looks and not _draws(program):
         eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
         assert (np.diff(values) <= 8 * eps * abs(values[1:])).all(), f"{what}: {values}"

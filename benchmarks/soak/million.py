@@ -54,7 +54,7 @@ def one_step(objective, params, data):
         updates, state = rule.update(
             grad, rule.init(params), params, value=value, grad=grad, value_fn=value_fn
         )
-        return optax.apply_updates(params, updates), value, state.value
+        return optax.apply_updates(params, updates), value, state.info.value
 
     return jax.jit(step)(params, data)
 

@@ -66,15 +66,15 @@ from fnn.rules.first_order import nesterov as nesterov
 from fnn.rules.first_order import rmsprop as rmsprop
 from fnn.rules.first_order import rprop as rprop
 from fnn.rules.first_order import sgd as sgd
+from fnn.rules.gauss_newton import gauss_newton as gauss_newton
 from fnn.rules.hessian_free import hessian_free as hessian_free
 from fnn.rules.kfac import ekfac as ekfac
 from fnn.rules.kfac import kfac as kfac
 from fnn.rules.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
+from fnn.rules.newton import newton as newton
 from fnn.rules.quasi_newton import bfgs as bfgs
 from fnn.rules.quasi_newton import sr1 as sr1
 from fnn.rules.saddle_free import saddle_free_newton as saddle_free_newton
-from fnn.rules.second_order import gauss_newton as gauss_newton
-from fnn.rules.second_order import newton as newton
 from fnn.rules.spring import spring as spring
 from fnn.rules.trust_region import cubic_newton as cubic_newton
 from fnn.rules.trust_region import trust_region_newton as trust_region_newton

@@ -16,20 +16,28 @@ much as ten of its factorizations.
 """
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from fnn import solvers
 from fnn.curvature import Quadratic, evidence, half_squared_norm
 from fnn.interned import interned
 from fnn.objective import ValueFunction, l2
-from fnn.rules.contract import Scalar, Schedule, rates, within
-from fnn.rules.damping import Damping
-from fnn.rules.levenberg_marquardt import LevenbergMarquardtState, levenberg_marquardt
-from fnn.rules.second_order import quadratic, second_order
+from fnn.rules.contract import Scalar, Schedule, require_within, second_order
+from fnn.rules.damping import Damping, DampingState
+from fnn.rules.gauss_newton import quadratic
+from fnn.rules.levenberg_marquardt import (
+    LevenbergMarquardtState,
+    checked_method,
+    first_state,
+    step_on,
+)
+from fnn.rules.scaling import identity
+from fnn.rules.trials import Info
 
 SETTLED = 1e-2
 """What a step lowers the objective by, as a part of it, counts as little below this."""
@@ -46,14 +54,16 @@ class BayesianState(NamedTuple):
         beta: Precision of the noise, for the next step; 0 before the first.
         gamma: Effective number of parameters, before the last step.
         log_evidence: Of the last step's alpha and beta, before it.
-        inner: Levenberg-Marquardt's; its `value` has the decay in it.
+        damping: Levenberg-Marquardt's.
+        info: Levenberg-Marquardt's; its `value` has the decay in it.
     """
 
     alpha: Float[Array, ""]
     beta: Float[Array, ""]
     gamma: Float[Array, ""]
     log_evidence: Float[Array, ""]
-    inner: LevenbergMarquardtState
+    damping: DampingState
+    info: Info
 
 
 @interned
@@ -114,15 +124,15 @@ def bayesian_levenberg_marquardt(
         >>> bool(0 < state.gamma < 2), bool(value_fn(w + u) < value_fn(w))
         (True, True)
     """
-    if damping is not None:
-        rates("bayesian_levenberg_marquardt", damping=damping)
-    within("bayesian_levenberg_marquardt", 1, math.inf, memory_budget=memory_budget, trials=trials)
-    inner = levenberg_marquardt(damping, policy, trials=trials, memory_budget=memory_budget)
+    name = "bayesian_levenberg_marquardt"
+    require_within(name, 1, math.inf, memory_budget=memory_budget, trials=trials)
+    solver = solvers.automatic(memory_budget)
+    method = checked_method(name, damping, policy, identity, solver, trials, acceleration=None)
 
     def init(params: PyTree) -> BayesianState:
-        state = cast("LevenbergMarquardtState", inner.init(params))
-        zero = jnp.zeros_like(state.damping)
-        return BayesianState(zero, zero, zero, zero, state)
+        state = first_state(method, params)
+        zero = jnp.zeros_like(state.damping.value)
+        return BayesianState(zero, zero, zero, zero, state.damping, state.info)
 
     def update(
         updates: PyTree,
@@ -135,35 +145,29 @@ def bayesian_levenberg_marquardt(
     ) -> tuple[PyTree, BayesianState]:
         del extra_args
         model = quadratic(value_fn, params, updates, grad, memory_budget)
-        before, _, dense = evidence(
-            "bayesian_levenberg_marquardt", value_fn, params, model, memory_budget
-        )
+        before, _, dense = evidence(name, value_fn, params, model, memory_budget)
         alpha, beta = _select(state.beta > 0, (state.alpha, state.beta), before.start(noise=NOISE))
         decay = alpha / (beta * before.examples)
         model = _decayed(model._replace(system=dense.system), params, decay, before.weights)
-        step, reached = inner.update(
-            updates,
-            state.inner,
-            params,
-            grad=grad,
-            value_fn=value_fn + l2(decay),
-            known=model,
-        )
-        after = cast("LevenbergMarquardtState", reached)
+        inner = LevenbergMarquardtState(state.damping, None, state.info)
+        step, inner = step_on(model, method, value_fn + l2(decay), params, inner)
         weights = half_squared_norm(optax.apply_updates(params, step)).astype(decay.dtype)
-        data = before.examples * (after.value - decay * weights)
-        accepted = after.accepted > state.inner.accepted
-        settled = accepted & (model.value - after.value < SETTLED * model.value)
-        better = before._replace(data=data, weights=weights).reestimate(alpha, beta)
-        kept = _select(jnp.isfinite(before.data), (alpha, beta), (state.alpha, state.beta))
-        found = *_select(settled, better, kept), before.gamma(alpha, beta), before.log(alpha, beta)
-        return step, BayesianState(*(a.astype(state.alpha.dtype) for a in found), inner=after)
+        after = before._replace(
+            data=before.examples * (inner.info.value - decay * weights), weights=weights
+        )
+        is_settled = inner.info.accepted > state.info.accepted
+        is_settled &= model.value - inner.info.value < SETTLED * model.value
+        known = _select(jnp.isfinite(before.data), (alpha, beta), (state.alpha, state.beta))
+        estimates = _select(is_settled, after.reestimate(alpha, beta), known)
+        numbers = *estimates, before.gamma(alpha, beta), before.log(alpha, beta)
+        numbers = (number.astype(state.alpha.dtype) for number in numbers)
+        return step, BayesianState(*numbers, inner.damping, inner.info)
 
     return second_order(init, update)
 
 
-# The model of the value with decay/2 |params|^2 added.
 def _decayed(model: Quadratic, params: PyTree, decay: Array, weights: Array) -> Quadratic:
+    """The model of the value with decay/2 |params|^2 added."""
     value, system, rhs = model
     pull = jax.tree.map(lambda leaf: decay.astype(leaf.dtype) * leaf, params)
     return Quadratic(

@@ -28,6 +28,7 @@ leaves that cannot be trained in `init`, trees that do not match in `update`. Tr
 checked. `updates` have the dtypes of the gradient, whatever those of the hyperparameters.
 """
 
+import functools
 import inspect
 import math
 import types
@@ -39,7 +40,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
+
+from fnn.dtypes import widest
 
 Scalar = float | Array
 Schedule = optax.Schedule
@@ -78,19 +81,8 @@ def static_arguments(rule: Callable[..., optax.GradientTransformation]) -> tuple
     return tuple(name for name, p in parameters.items() if float not in _choices(p.annotation))
 
 
-def within(rule: str, low: float, high: float, **scalars: Any) -> None:
-    """Require numbers in [low, high); traced values pass.
-
-    Args:
-        rule: the name that begins the error.
-        low: the least value allowed.
-        high: the least value above `low` that is not allowed any more.
-        **scalars: the values by the names of their arguments.
-
-    Raises:
-        ValueError: if a number lies outside.
-        TypeError: if a value is neither a number nor a scalar array.
-    """
+def require_within(rule: str, low: float, high: float, **scalars: Any) -> None:
+    """Require numbers in [low, high), the error naming rule and argument; traced values pass."""
     for name, value in scalars.items():
         if isinstance(value, Real):  # NumPy's numbers too
             value = float(value)
@@ -112,31 +104,16 @@ def within(rule: str, low: float, high: float, **scalars: Any) -> None:
             )
 
 
-def rates(rule: str, **scalars: Any) -> None:
-    """Require non-negative numbers; schedules and traced values pass.
-
-    Args:
-        rule: the name that begins the error.
-        **scalars: the values by the names of their arguments.
-    """
+def require_rates(rule: str, **scalars: Any) -> None:
+    """Require non-negative numbers; schedules and traced values pass."""
     fixed = {name: value for name, value in scalars.items() if not callable(value)}
-    within(rule, 0, math.inf, **fixed)
+    require_within(rule, 0, math.inf, **fixed)
 
 
 def checked(
     transformation: optax.GradientTransformation, leaves: type = jnp.inexact
 ) -> optax.GradientTransformationExtraArgs:
-    """The same transformation with its parameters, trees and dtypes guarded.
-
-    Args:
-        transformation: any transformation of optax or ours.
-        leaves: the kind of dtype it can train: `jnp.inexact`, or `jnp.floating` where complex
-            numbers have no meaning.
-
-    Returns:
-        A rule: `init` raises TypeError for a leaf of another kind, `update` ValueError where
-        gradient and parameters differ in structure or shape; updates have the gradient's dtypes.
-    """
+    """The same transformation with its parameters, trees and dtypes guarded."""
     inner = optax.with_extra_args_support(transformation)
 
     def init(params: PyTree) -> optax.OptState:
@@ -147,16 +124,65 @@ def checked(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, optax.OptState]:
         if params is not None:
-            aligned(updates, params, "params")
+            require_aligned(updates, params, "params")
         grad = jax.tree.map(jnp.asarray, updates)
-        if "grad" in extra_args:  # what is the same object stays the same
-            leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(grad), strict=True)
-            same = {id(leaf): array for leaf, array in leaves}
-            extra_args["grad"] = jax.tree.map(lambda g: same.get(id(g), g), extra_args["grad"])
+        if "grad" in extra_args and not was_transformed(updates, extra_args["grad"]):
+            extra_args["grad"] = grad  # the same objects stay the same
         updates, state = inner.update(grad, state, params, **extra_args)
         return jax.tree.map(lambda g, u: cast(u, g.dtype), grad, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def second_order(
+    init: Callable[[PyTree], Any], update: Callable[..., tuple[PyTree, Any]]
+) -> optax.GradientTransformationExtraArgs:
+    """A rule that calls the model: parameters must be there, whole, and real."""
+    bare: Any = init, update
+    inner = checked(optax.GradientTransformationExtraArgs(*bare), jnp.floating)
+
+    def init_whole(params: PyTree) -> Any:
+        _require_whole(params)
+        return inner.init(params)
+
+    @functools.wraps(update)
+    def update_whole(
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, optax.OptState]:
+        if params is None:
+            raise ValueError(
+                "update: expected params, where the curvature is, got None; try "
+                "rule.update(updates, state, params, ...)"
+            )
+        _require_whole(params)
+        _require_gradients(updates, params)
+        return inner.update(updates, state, jax.tree.map(jnp.asarray, params), **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init_whole, update_whole)
+
+
+def was_transformed(updates: PyTree, grad: PyTree) -> bool:
+    """Whether something changed the gradient before it came to the rule.
+
+    Told while tracing, by the identity of the arrays and not by their numbers: where the leaves are
+    the same objects nothing has to be computed for their difference.
+
+    Args:
+        updates: the gradient as it came to the rule.
+        grad: the gradient of the loop.
+
+    Returns:
+        False where both trees hold the same objects.
+
+    Example:
+        >>> grad = {"w": jnp.ones(2)}
+        >>> was_transformed(dict(grad), grad), was_transformed(optax.tree.scale(0.5, grad), grad)
+        (False, True)
+    """
+    ours, theirs = jax.tree.leaves(updates), jax.tree.leaves(grad)
+    return len(ours) != len(theirs) or any(
+        one is not other for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 def owned(state: State) -> State:
@@ -165,11 +191,8 @@ def owned(state: State) -> State:
     A buffer that two arguments share can be donated only once, and `init` likes to put one zero
     into many fields. (What a compiled function returns shares nothing.)
 
-    Args:
-        state: what `init` made.
-
     Returns:
-        The same, each array copied; what is no array, as it is.
+        The state, each array copied; what is no array, as it is.
 
     Example:
         >>> zero = jnp.zeros(())
@@ -180,20 +203,8 @@ def owned(state: State) -> State:
     return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, Array) else leaf, state)
 
 
-def aligned(updates: PyTree, tree: PyTree, name: str) -> list:
-    """The leaves of a tree that belong to those of the gradient.
-
-    Args:
-        updates: the gradient. A leaf that is None has no gradient and matches anything.
-        tree: a tree of the same structure, its leaves of the same shapes.
-        name: what the error calls `tree`.
-
-    Returns:
-        One leaf for each leaf of `updates`, Nones among them.
-
-    Raises:
-        ValueError: if the structures or the shapes of two leaves differ.
-    """
+def require_aligned(updates: PyTree, tree: PyTree, name: str) -> list:
+    """The leaves of a tree that belong to those of the gradient, in whose place None fits any."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda g: g is None)
     remedy = f"try updates and {name} that come from the same parameters"
     try:
@@ -218,18 +229,7 @@ def aligned(updates: PyTree, tree: PyTree, name: str) -> list:
 
 
 def cast(x: Array, dtype: Any) -> Array:
-    """The array in another dtype, never dropping an imaginary part.
-
-    Args:
-        x: an array.
-        dtype: the dtype wanted.
-
-    Returns:
-        The array.
-
-    Raises:
-        TypeError: if `x` is complex and `dtype` is not.
-    """
+    """The array in another dtype, never dropping an imaginary part."""
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
             f"update: expected gradient and accumulator both real or both complex, got {x.dtype} "
@@ -238,19 +238,18 @@ def cast(x: Array, dtype: Any) -> Array:
     return x.astype(dtype)
 
 
-def fitting(rule: str, size: int, dtype: Any, memory_budget: int, remedy: str) -> None:
-    """Require a state of P x P numbers to fit.
+def now(number: Scalar | Schedule, steps: Int[Array, ""]) -> Scalar:
+    """A hyperparameter after so many steps."""
+    return jnp.asarray(number(steps)) if callable(number) else number
 
-    Args:
-        rule: the name that begins the error.
-        size: P.
-        dtype: of the numbers.
-        memory_budget: bytes.
-        remedy: what to try in its place.
 
-    Raises:
-        ValueError: if it does not fit.
-    """
+def state_dtype(params: PyTree) -> Any:
+    """The dtype of the numbers that a rule remembers: the widest of the parameters', not half."""
+    return widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+
+
+def require_fit(rule: str, size: int, dtype: Any, memory_budget: int, remedy: str) -> None:
+    """Require a state of size x size numbers to fit in a budget of bytes."""
     needed = size**2 * jnp.dtype(dtype).itemsize
     if needed > memory_budget:
         raise ValueError(
@@ -259,16 +258,8 @@ def fitting(rule: str, size: int, dtype: Any, memory_budget: int, remedy: str) -
         )
 
 
-def same_size(matrix: Array, size: int) -> None:
-    """Require the matrix in a state to be of the parameters.
-
-    Args:
-        matrix: P x P.
-        size: the number of parameters.
-
-    Raises:
-        ValueError: if it is not P.
-    """
+def require_same_size(matrix: Array, size: int) -> None:
+    """Require the matrix in a state to be of so many parameters."""
     if len(matrix) != size:
         raise ValueError(
             f"update: expected updates and state of one number of parameters, got {size} and "
@@ -290,6 +281,7 @@ def _inside(value: float, low: float, high: float) -> str:
 
 
 def _require_trainable(params: PyTree, leaves: type) -> None:
+    """Require leaves of a kind of dtype: `inexact`, or `floating` where complex has no meaning."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", type(leaf))
         if not jnp.issubdtype(dtype, leaves):
@@ -298,6 +290,38 @@ def _require_trainable(params: PyTree, leaves: type) -> None:
                 f"{getattr(dtype, '__name__', dtype)} at {_name(path)}; try to cast it, to keep it "
                 "out of params (None in its place), or optax.masked around the rule"
             )
+
+
+def _require_whole(params: PyTree) -> None:
+    """Require parameters that no mask has holes in."""
+    masked = [*map(_is_masked, jax.tree.leaves(params, is_leaf=_is_masked))]
+    if any(masked):
+        raise TypeError(
+            "rules: expected parameters that the model can be called with, got MaskedNode in "
+            f"{sum(masked)} of {len(masked)} places; in place of optax.masked or "
+            "optax.partition try rules.only(rule, mask), True where a leaf is trained"
+        )
+
+
+def _require_gradients(updates: PyTree, params: PyTree) -> None:
+    """Require parameters, and a gradient of each of them."""
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            "update: expected parameters to train, got a tree without leaves; try a mask with "
+            "at least one True"
+        )
+    leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
+    without = {path for path, leaf in leaves if leaf is None}
+    for path, _ in jax.tree.leaves_with_path(params):
+        if path in without:
+            raise ValueError(
+                f"update: expected a gradient of every parameter, got None at {_name(path)}; try "
+                "rules.only(rule, mask), True where a leaf is trained"
+            )
+
+
+def _is_masked(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def _name(path: tuple) -> str:

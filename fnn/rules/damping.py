@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fnn.rules.contract import Scalar, within
+from fnn.rules.contract import Scalar, require_within
 
 __all__ = [
     "Damping",
@@ -40,8 +40,22 @@ __all__ = [
 __dir__ = __all__.copy
 
 
+class DampingState(NamedTuple):
+    """What a rule remembers of its damping; of a trust region, of the radius or the weight.
+
+    Attributes:
+        value: For the next trial.
+        growth: What a rejection would multiply it by; None where that depends on the step.
+        unit: What its bounds are measured in; 0 until a finite one is measured.
+    """
+
+    value: Float[Array, ""]
+    growth: Any  # a number or None
+    unit: Float[Array, ""]
+
+
 class Damping(NamedTuple):
-    """A damping policy: plain data, hashable, equal to its like.
+    """A damping policy, `init` and `update`: plain data, hashable, equal to its like.
 
     Attributes:
         shrink: `(policy, gain) -> factor` after an accepted step; None keeps the damping as the
@@ -63,6 +77,25 @@ class Damping(NamedTuple):
     minimum: Scalar = 1e-40
     maximum: Scalar = 1e16
 
+    def init(
+        self, given: Scalar | None, before: DampingState, unit: Float[Array, ""]
+    ) -> DampingState:
+        """The damping of an update's first trial, see `first_damping`."""
+        value = first_damping(self, given, before.value, before.unit, unit)
+        growth = jnp.where(before.unit > 0, before.growth, self.increase).astype(unit.dtype)
+        return DampingState(value, growth, unit)
+
+    def update(
+        self, state: DampingState, gain: Float[Array, ""], accepted: Bool[Array, ""]
+    ) -> DampingState:
+        """The damping after a trial, see `next_damping`."""
+        value, growth = next_damping(self, gain, accepted, *state)
+        return DampingState(value, growth, state.unit)
+
+    def is_spent(self, state: DampingState) -> Bool[Array, ""]:
+        """Whether the damping cannot grow any more, see `is_at_maximum`."""
+        return is_at_maximum(self, state.value, state.unit)
+
 
 def constant(tau: Scalar = 1e-3) -> Damping:
     """The damping that the rule is given, step after step; a schedule is followed.
@@ -77,7 +110,7 @@ def constant(tau: Scalar = 1e-3) -> Damping:
         >>> from fnn import rules
         >>> rule = rules.levenberg_marquardt(1e-2, policy=constant())
     """
-    within("constant", 0, math.inf, tau=tau)
+    require_within("constant", 0, math.inf, tau=tau)
     return Damping(None, tau=tau)
 
 
@@ -113,9 +146,9 @@ def multiplicative(
         >>> float(multiplicative().increase)
         10.0
     """
-    within("multiplicative", 1, math.inf, increase=increase)
-    within("multiplicative", 0, 1, decrease=decrease)
-    _bounds("multiplicative", tau, minimum, maximum)
+    require_within("multiplicative", 1, math.inf, increase=increase)
+    require_within("multiplicative", 0, 1, decrease=decrease)
+    _require_bounds("multiplicative", tau, minimum, maximum)
     return Damping(_always, decrease, increase, 1.0, tau, minimum, maximum)
 
 
@@ -151,9 +184,9 @@ def nielsen(
         >>> [round(float(policy.shrink(policy, gain)), 3) for gain in (0.01, 0.5, 1.0)]
         [1.941, 1.0, 0.333]
     """
-    within("nielsen", 1, math.inf, increase=increase)
-    within("nielsen", 0, 1, decrease=decrease)
-    _bounds("nielsen", tau, minimum, maximum)
+    require_within("nielsen", 1, math.inf, increase=increase)
+    require_within("nielsen", 0, 1, decrease=decrease)
+    _require_bounds("nielsen", tau, minimum, maximum)
     return Damping(_cubic, decrease, increase, increase, tau, minimum, maximum)
 
 
@@ -187,9 +220,9 @@ def trust_ratio(
         >>> [float(policy.shrink(policy, gain)) for gain in (0.1, 0.5, 1.0)]
         [4.0, 1.0, 0.5]
     """
-    within("trust_ratio", 1, math.inf, increase=increase)
-    within("trust_ratio", 0, 1, decrease=decrease)
-    _bounds("trust_ratio", tau, minimum, maximum)
+    require_within("trust_ratio", 1, math.inf, increase=increase)
+    require_within("trust_ratio", 0, 1, decrease=decrease)
+    _require_bounds("trust_ratio", tau, minimum, maximum)
     return Damping(_three_way, decrease, increase, 1.0, tau, minimum, maximum)
 
 
@@ -208,16 +241,17 @@ def first_damping(
     Args:
         policy: The policy.
         given: The rule's argument, now; None to start from `tau * unit`.
-        before: What the last update left.
+        before: The damping after the last update.
         last_unit: The unit then; 0 in the first update.
         unit: The unit now.
 
     Returns:
-        What is left, if there is something left and the policy keeps it; else the start.
+        The damping after the last update, where there was one and the policy changes it; else the
+        start.
     """
     begin = policy.tau * jnp.where(unit > 0, unit, 1) if given is None else given
-    keeps = policy.shrink is not None
-    return jnp.where((last_unit > 0) & keeps, before, begin).astype(unit.dtype)
+    changes = policy.shrink is not None
+    return jnp.where((last_unit > 0) & changes, before, begin).astype(unit.dtype)
 
 
 def next_damping(
@@ -271,21 +305,25 @@ def is_at_maximum(
 
 
 def _always(policy: Damping, gain: Array) -> Array:
+    """One factor, whatever the gain."""
     del gain
     return jnp.asarray(policy.decrease)
 
 
 def _cubic(policy: Damping, gain: Array) -> Array:
+    """Nielsen's factor."""
     # Clipped, because where rounding makes the ratio huge its cube would overflow.
     return jnp.maximum(policy.decrease, 1 - (2 * jnp.clip(gain, 0, 1) - 1) ** 3)
 
 
 def _three_way(policy: Damping, gain: Array) -> Array:
+    """More below a gain of 1/4, less above 3/4."""
     return jnp.where(gain < 0.25, policy.increase, jnp.where(gain > 0.75, policy.decrease, 1.0))
 
 
-def _bounds(policy: str, tau: Scalar, minimum: Scalar, maximum: Scalar) -> None:
-    within(policy, 0, math.inf, tau=tau, minimum=minimum, maximum=maximum)
+def _require_bounds(policy: str, tau: Scalar, minimum: Scalar, maximum: Scalar) -> None:
+    """Require bounds in their ranges and in their order."""
+    require_within(policy, 0, math.inf, tau=tau, minimum=minimum, maximum=maximum)
     if isinstance(minimum, Real) and isinstance(maximum, Real) and minimum > maximum:
         raise ValueError(
             f"{policy}: expected minimum <= maximum, got {minimum} and {maximum}; try to exchange "

@@ -27,7 +27,15 @@ from jaxtyping import Array, PyTree
 
 from fnn.dtypes import widest
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, Schedule, aligned, cast, checked, rates, within
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    cast,
+    checked,
+    require_aligned,
+    require_rates,
+    require_within,
+)
 
 # Steepest descent, and its memory -----------------------------------------------------------------
 
@@ -77,11 +85,11 @@ def sgd(
         >>> print(updates)
         [-0.1  0.2]
     """
-    rates("sgd", learning_rate=learning_rate)
+    require_rates("sgd", learning_rate=learning_rate)
     if momentum is None:
         memory = optax.identity()
     else:
-        within("sgd", 0, 1, momentum=momentum)
+        require_within("sgd", 0, 1, momentum=momentum)
         memory = _trace(momentum, nesterov, accumulator_dtype)
     return checked(optax.chain(memory, optax.scale_by_learning_rate(learning_rate)))
 
@@ -123,8 +131,8 @@ def momentum(
         >>> float(u)
         -0.5
     """
-    rates("momentum", learning_rate=learning_rate)
-    within("momentum", 0, 1, decay=decay)
+    require_rates("momentum", learning_rate=learning_rate)
+    require_within("momentum", 0, 1, decay=decay)
     return checked(optax.chain(optax.scale_by_learning_rate(learning_rate), _trace(decay)))
 
 
@@ -167,8 +175,8 @@ def nesterov(
         >>> print(f"{u:.2f}")
         -0.15
     """
-    rates("nesterov", learning_rate=learning_rate)
-    within("nesterov", 0, 1, decay=decay)
+    require_rates("nesterov", learning_rate=learning_rate)
+    require_within("nesterov", 0, 1, decay=decay)
     rate = optax.scale_by_learning_rate(learning_rate)
     return checked(optax.chain(rate, _trace(decay, nesterov=True)))
 
@@ -239,8 +247,10 @@ def adagrad(
         >>> print(updates, state[0].sum_of_squares)
         [-0.1  0.1] [ 9. 16.]
     """
-    rates("adagrad", learning_rate=learning_rate)
-    within("adagrad", 0, math.inf, initial_accumulator_value=initial_accumulator_value, eps=eps)
+    require_rates("adagrad", learning_rate=learning_rate)
+    require_within(
+        "adagrad", 0, math.inf, initial_accumulator_value=initial_accumulator_value, eps=eps
+    )
     scale = _by_sum_of_squares(initial_accumulator_value, eps, eps_in_sqrt)
     return checked(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
 
@@ -322,13 +332,13 @@ def rmsprop(
         >>> print(updates)
         [-0.2  0.2]
     """
-    rates("rmsprop", learning_rate=learning_rate)
-    within("rmsprop", 0, 1, decay=decay)
-    within("rmsprop", 0, math.inf, eps=eps, initial_scale=initial_scale)
+    require_rates("rmsprop", learning_rate=learning_rate)
+    require_within("rmsprop", 0, 1, decay=decay)
+    require_within("rmsprop", 0, math.inf, eps=eps, initial_scale=initial_scale)
     if momentum is None:
         memory = optax.identity()
     else:
-        within("rmsprop", 0, 1, momentum=momentum)
+        require_within("rmsprop", 0, 1, momentum=momentum)
         memory = _trace(momentum, nesterov)
     scale = _by_mean_square(decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction)
     return checked(optax.chain(scale, optax.scale_by_learning_rate(learning_rate), memory))
@@ -432,9 +442,9 @@ def adam(
         >>> print(updates.round(3))
         [-0.1  0.1]
     """
-    rates("adam", learning_rate=learning_rate)
-    within("adam", 0, 1, b1=b1, b2=b2)
-    within("adam", 0, math.inf, eps=eps, eps_root=eps_root)
+    require_rates("adam", learning_rate=learning_rate)
+    require_within("adam", 0, 1, b1=b1, b2=b2)
+    require_within("adam", 0, math.inf, eps=eps, eps_root=eps_root)
     scale = _by_moments(b1, b2, eps, eps_root, mu_dtype, nesterov)
     return checked(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
 
@@ -498,9 +508,9 @@ def adamw(
         >>> print(updates.round(3))
         [-0.6 -0.4]
     """
-    rates("adamw", learning_rate=learning_rate, weight_decay=weight_decay)
-    within("adamw", 0, 1, b1=b1, b2=b2)
-    within("adamw", 0, math.inf, eps=eps, eps_root=eps_root)
+    require_rates("adamw", learning_rate=learning_rate, weight_decay=weight_decay)
+    require_within("adamw", 0, 1, b1=b1, b2=b2)
+    require_within("adamw", 0, math.inf, eps=eps, eps_root=eps_root)
     if callable(mask):
         raise TypeError(
             f"adamw: expected mask to be a tree of booleans, got {mask!r}; try mask(params)"
@@ -605,9 +615,9 @@ def rprop(
         0.00
         0.06
     """
-    within("rprop", 0, 1, eta_minus=eta_minus)
-    within("rprop", 1, math.inf, eta_plus=eta_plus)
-    within(
+    require_within("rprop", 0, 1, eta_minus=eta_minus)
+    require_within("rprop", 1, math.inf, eta_plus=eta_plus)
+    require_within(
         "rprop",
         0,
         math.inf,
@@ -670,7 +680,7 @@ def _lift(init: Callable, recurrence: Callable) -> optax.GradientTransformation:
             return direction, *(cast(n, o.dtype) for n, o in zip(new, old, strict=True))
 
         leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
-        columns = [aligned(updates, slot, "state") for slot in slots]
+        columns = [require_aligned(updates, slot, "state") for slot in slots]
         rows = [advance(*row) for row in zip(leaves, *columns, strict=True)]
         direction, *slots = (
             treedef.unflatten([row[i] for row in rows]) for i in range(1 + len(slots))

@@ -2,21 +2,39 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from fnn import solvers
 from fnn.branches import where_due
-from fnn.curvature import gauss_newton_system
+from fnn.curvature import Quadratic, gauss_newton_system
 from fnn.interned import interned
 from fnn.objective import ValueFunction
-from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
-from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, trust_ratio
-from fnn.rules.second_order import differ, is_lower, now, second_order, state_dtype
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    now,
+    require_aligned,
+    require_rates,
+    require_within,
+    second_order,
+    state_dtype,
+)
+from fnn.rules.damping import Damping, DampingState, trust_ratio
+from fnn.rules.trials import (
+    Info,
+    Proposal,
+    by_gain,
+    first_accepted,
+    info_after_trial,
+    no_info,
+    where_accepted,
+)
 
 SLOPE = 1e-2
 """An accepted step lowers the value by at least this part of what its slope says (Armijo)."""
@@ -29,33 +47,29 @@ class HessianFreeState(NamedTuple):
     """What Hessian-free optimization remembers.
 
     Attributes:
-        steps: Updates, accepted or not.
-        accepted: Steps accepted, at their whole length or shortened.
-        rejected: Steps rejected.
-        damping: For the next step.
-        growth: What a rejection would multiply it by.
-        unit: The curvature along the gradient at the start, in which the damping's bounds are
-            measured; 0 until a finite one is seen.
+        damping: Its unit is the curvature along the gradient at the start.
         last: Where the last conjugate gradients ended.
-        value: Of the parameters that the last update led to.
-        gain: Gain ratio of the last step at its whole length.
-        stalled: Whether the damping arrived at its maximum: no step lowers the value.
         products: With the Gauss-Newton matrix.
         evaluations: Of the value function, to judge steps.
+        info: What came of the steps, accepted at their whole length or shortened; `gain` of the
+            last one at its whole length; `stalled` where the damping arrived at its maximum.
     """
 
-    steps: Int[Array, ""]
-    accepted: Int[Array, ""]
-    rejected: Int[Array, ""]
-    damping: Float[Array, ""]
-    growth: Float[Array, ""]
-    unit: Float[Array, ""]
+    damping: DampingState
     last: PyTree
-    value: Float[Array, ""]
-    gain: Float[Array, ""]
-    stalled: Bool[Array, ""]
     products: Int[Array, ""]
     evaluations: Int[Array, ""]
+    info: Info
+
+
+class _Options(NamedTuple):
+    """The arguments of `hessian_free`, checked, their defaults filled in."""
+
+    damping: Scalar | Schedule | None
+    decay: Scalar
+    policy: Damping
+    improve: Callable[..., Any] | None
+    iterations: int
 
 
 @interned
@@ -119,37 +133,20 @@ def hessian_free(
         >>> rule = hessian_free()
         >>> step = jax.jit(lambda g, state: rule.update(g, state, p, value_fn=value_fn))
         >>> u, state = step(jax.grad(value_fn)(p), rule.init(p))
-        >>> print(state.accepted, state.products, value_fn(p + u) < value_fn(p))
+        >>> print(state.info.accepted, state.products, value_fn(p + u) < value_fn(p))
         1 4 True
     """
     if damping is not None:
-        rates("hessian_free", damping=damping)
-    within("hessian_free", 0, 1, decay=decay)
+        require_rates("hessian_free", damping=damping)
+    require_within("hessian_free", 0, 1, decay=decay)
     if precondition is not None:
-        within("hessian_free", 0, math.inf, precondition=precondition)
-    within("hessian_free", 1, math.inf, iterations=iterations, memory_budget=memory_budget)
+        require_within("hessian_free", 0, math.inf, precondition=precondition)
+    require_within("hessian_free", 1, math.inf, iterations=iterations, memory_budget=memory_budget)
     policy = trust_ratio(3 / 2, 2 / 3) if policy is None else policy
     improve = None
     if precondition is not None:
         improve = functools.partial(solvers.jacobi, power=precondition)
-
-    def init(params: PyTree) -> HessianFreeState:
-        dtype = state_dtype(params)
-        zero, number = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        return HessianFreeState(
-            steps=number,
-            accepted=number,
-            rejected=number,
-            damping=zero,
-            growth=zero,
-            unit=zero,
-            last=optax.tree.zeros_like(params),
-            value=zero,
-            gain=zero,
-            stalled=jnp.zeros((), bool),
-            products=number,
-            evaluations=number,
-        )
+    options = _Options(damping, decay, policy, improve, iterations)
 
     def update(
         updates: PyTree,
@@ -160,76 +157,112 @@ def hessian_free(
         **extra_args: Any,
     ) -> tuple[PyTree, HessianFreeState]:
         del extra_args
-        aligned(updates, state.last, "state")
-        value, system, _ = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
-        unit = _measure(system, updates, state.unit)
-        given = None if damping is None else now(damping, state.steps)
-        strength = first_damping(policy, given, state.damping, state.unit, unit)
-        start = jax.tree.map(lambda leaf: (decay * leaf).astype(leaf.dtype), state.last)
-        rhs = solvers.RightHandSide(None, updates)
-        path = solvers.descend(system, rhs, strength, start, iterations, improve)
+        require_aligned(updates, state.last, "state")
+        model = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
+        return _step_on(model, options, value_fn, params, updates, state)
 
-        def iterate(index: Array) -> PyTree:
-            return jax.tree.map(lambda leaf: leaf[index], path.steps)
-
-        def judge(step: PyTree) -> Array:
-            reached = value_fn(optax.apply_updates(params, step)).astype(value.dtype)
-            return jnp.where(jnp.isfinite(reached), reached, jnp.inf)
-
-        index, whole, looked = _backtrack(path.last, lambda index: judge(iterate(index)))
-        step = iterate(index)
-        slope = jnp.asarray(optax.tree.vdot(updates, step)).astype(value.dtype)
-
-        def bound(length: Array) -> Array:
-            return value + SLOPE * length * jnp.minimum(slope, 0)
-
-        length, reached, halved = _halve(
-            whole, lambda length: judge(_shortened(step, length)), bound
-        )
-        square = optax.tree.norm(step, squared=True)
-        step = _shortened(step, length)
-
-        promise = (strength * square / 2 - path.models[index]).astype(value.dtype)
-        gain = solvers.over(value - whole, promise)
-        gain = jnp.where(jnp.isfinite(gain), gain, 0).astype(unit.dtype)
-        moved = differ(optax.apply_updates(params, step), params)
-        accepted = path.ok & (reached <= bound(length)) & is_lower(reached, value) & moved
-        growth = jnp.where(state.unit > 0, state.growth, policy.increase).astype(unit.dtype)
-        strength, growth = next_damping(policy, gain, accepted, strength, growth, unit)
-        return jax.tree.map(lambda leaf: jnp.where(accepted, leaf, 0), step), HessianFreeState(
-            steps=state.steps + 1,
-            accepted=state.accepted + accepted.astype(jnp.int32),
-            rejected=state.rejected + (~accepted).astype(jnp.int32),
-            damping=strength,
-            growth=growth,
-            unit=unit,
-            last=jax.tree.map(lambda leaf: jnp.where(path.ok, leaf, 0), iterate(path.last)),
-            value=jnp.where(accepted, reached, value).astype(state.value.dtype),
-            gain=gain,
-            stalled=~accepted & is_at_maximum(policy, strength, unit),
-            products=state.products + path.iterations + 1 + (state.unit == 0).astype(jnp.int32),
-            evaluations=state.evaluations + looked + halved,
-        )
-
-    return second_order(init, update)
+    return second_order(_init, update)
 
 
-# The curvature along the gradient, measured until it is found; what is not finite is not kept.
+def _init(params: PyTree) -> HessianFreeState:
+    """The state before the first step."""
+    dtype = state_dtype(params)
+    zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    return HessianFreeState(
+        damping=DampingState(zero, zero, zero),
+        last=optax.tree.zeros_like(params),
+        products=count,
+        evaluations=count,
+        info=no_info(dtype),
+    )
+
+
+def _step_on(
+    model: Quadratic,
+    options: _Options,
+    value_fn: ValueFunction,
+    params: PyTree,
+    grad: PyTree,
+    state: HessianFreeState,
+) -> tuple[PyTree, HessianFreeState]:
+    """The step on a model of the value function at the parameters, and the state after it."""
+    value, system, _ = model
+    unit = _measure(system, grad, state.damping.unit)
+    given = None if options.damping is None else now(options.damping, state.info.steps)
+    damping = options.policy.init(given, state.damping, unit)
+    start = jax.tree.map(lambda leaf: (options.decay * leaf).astype(leaf.dtype), state.last)
+    rhs = solvers.RightHandSide(None, grad)
+    path = solvers.descend(system, rhs, damping.value, start, options.iterations, options.improve)
+
+    def reached(step: PyTree) -> Array:
+        value_there = value_fn(optax.apply_updates(params, step)).astype(value.dtype)
+        return jnp.where(jnp.isfinite(value_there), value_there, jnp.inf)
+
+    proposal, evaluations = _search(path, reached, value, grad, damping.value)
+    policy = by_gain(options.policy)
+    trial = first_accepted(lambda _: proposal, policy, params, value, damping, state.info.counts)
+    return trial.step, HessianFreeState(
+        damping=trial.damping,
+        last=where_accepted(path.ok, _iterate(path, path.last)),
+        products=state.products + path.iterations + 1 + (state.damping.unit == 0).astype(jnp.int32),
+        evaluations=state.evaluations + evaluations,
+        info=info_after_trial(state.info, trial, policy),
+    )
+
+
+def _search(
+    path: solvers.Descent,
+    reached: Callable[[PyTree], Array],
+    value: Array,
+    grad: PyTree,
+    damping: Array,
+) -> tuple[Proposal, Array]:
+    """The iterate where going back along the path ends, shortened; values that this took."""
+    index, whole, back = _backtrack(path.last, lambda index: reached(_iterate(path, index)))
+    step = _iterate(path, index)
+    slope = jnp.asarray(optax.tree.vdot(grad, step)).astype(value.dtype)
+
+    def bound(length: Array) -> Array:
+        return value + SLOPE * length * jnp.minimum(slope, 0)
+
+    length, least, halved = _halve(whole, lambda length: reached(_shortened(step, length)), bound)
+    square = optax.tree.norm(step, squared=True)
+    promise = (damping * square / 2 - path.models[index]).astype(value.dtype)
+    gain = solvers.over(value - whole, promise)
+    proposal = Proposal(
+        step=_shortened(step, length),
+        value=least,
+        gain=jnp.where(jnp.isfinite(gain), gain, 0).astype(damping.dtype),
+        ok=path.ok & (least <= bound(length)),
+        counts=solvers.Counts.of(rejected=~path.ok, iterations=path.iterations),
+    )
+    return proposal, back + halved
+
+
+def _iterate(path: solvers.Descent, index: Array) -> PyTree:
+    """One of the steps on a path."""
+    return jax.tree.map(lambda leaf: leaf[index], path.steps)
+
+
 def _measure(system: solvers.System, grad: PyTree, unit: Array) -> Array:
-    def along() -> Array:
+    """The curvature along the gradient, measured until it is finite."""
+
+    def curvature_along() -> Array:
         square = optax.tree.norm(grad, squared=True)
-        bend = optax.tree.vdot(grad, system.multiply(grad)) / jnp.where(square > 0, square, 1)
-        bend = jnp.where(jnp.isfinite(bend), jnp.where(bend > 0, bend, 1), 0)
-        return bend.astype(unit.dtype)
+        curved = optax.tree.vdot(grad, system.multiply(grad))
+        curvature = curved / jnp.where(square > 0, square, 1)
+        positive = jnp.where(curvature > 0, curvature, 1)
+        return jnp.where(jnp.isfinite(curvature), positive, 0).astype(unit.dtype)
 
-    return where_due(unit == 0, along, unit)
+    return where_due(unit == 0, curvature_along, unit)
 
 
-# From the last iterate back as long as the value falls, or is not finite: index, value, count.
-def _backtrack(last: Array, judge: Any) -> tuple[Array, Array, Array]:
-    def back(now: tuple) -> tuple:
-        index, value, count, _ = now
-        earlier = judge(index - 1)
+def _backtrack(last: Array, value_at: Callable[[Array], Array]) -> tuple[Array, Array, Array]:
+    """Index, value and count, from the last iterate back while the value falls or is infinite."""
+
+    def back(search: tuple) -> tuple:
+        index, value, count, _ = search
+        earlier = value_at(index - 1)
         better = (earlier < value) | jnp.isinf(value)
         return (
             index - better.astype(jnp.int32),
@@ -238,22 +271,27 @@ def _backtrack(last: Array, judge: Any) -> tuple[Array, Array, Array]:
             better,
         )
 
-    begin = last, judge(last), jnp.ones((), jnp.int32), jnp.ones((), bool)
-    return jax.lax.while_loop(lambda now: now[3] & (now[0] > 0), back, begin)[:3]
+    first = last, value_at(last), jnp.ones((), jnp.int32), jnp.ones((), bool)
+    return jax.lax.while_loop(lambda search: search[3] & (search[0] > 0), back, first)[:3]
 
 
-# The longest of 1, 1/2, 1/4, ... whose value is below its bound: length, value, count.
-def _halve(whole: Array, judge: Any, bound: Any) -> tuple[Array, Array, Array]:
-    def half(now: tuple) -> tuple:
-        length, _, count = now
-        return length / 2, judge(length / 2), count + 1
+def _halve(
+    whole: Array, value_at: Callable[[Array], Array], bound: Callable[[Array], Array]
+) -> tuple[Array, Array, Array]:
+    """Length, value and count of the longest of 1, 1/2, 1/4, ... with a value in its bound."""
 
-    def high(now: tuple) -> Array:
-        return ~(now[1] <= bound(now[0])) & (now[2] < HALVINGS)
+    def half(search: tuple) -> tuple:
+        length, _, count = search
+        return length / 2, value_at(length / 2), count + 1
 
-    begin = jnp.ones_like(whole), whole, jnp.zeros((), jnp.int32)
-    return jax.lax.while_loop(high, half, begin)
+    def is_high(search: tuple) -> Array:
+        length, value, count = search
+        return ~(value <= bound(length)) & (count < HALVINGS)
+
+    first = jnp.ones_like(whole), whole, jnp.zeros((), jnp.int32)
+    return jax.lax.while_loop(is_high, half, first)
 
 
 def _shortened(step: PyTree, length: Array) -> PyTree:
+    """So much of a step, in its dtypes."""
     return jax.tree.map(lambda leaf: (length * leaf).astype(leaf.dtype), step)

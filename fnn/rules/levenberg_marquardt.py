@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from fnn import solvers
 from fnn.branches import where_due
@@ -28,54 +28,54 @@ from fnn.dtypes import widest
 from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
-from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
-from fnn.rules.damping import Damping, first_damping, is_at_maximum, next_damping, nielsen
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    now,
+    require_aligned,
+    require_rates,
+    require_within,
+    second_order,
+    state_dtype,
+)
+from fnn.rules.damping import Damping, DampingState, nielsen
+from fnn.rules.gauss_newton import quadratic
 from fnn.rules.scaling import Scaling
-from fnn.rules.second_order import differ, is_lower, now, quadratic, second_order, state_dtype
+from fnn.rules.trials import Info, Proposal, by_gain, first_accepted, info_after_trial, no_info
 
 
 class LevenbergMarquardtState(NamedTuple):
     """What Levenberg-Marquardt remembers.
 
     Attributes:
-        steps: Updates, accepted or not.
-        accepted: Trials accepted; at most one in an update.
-        rejected: Trials rejected.
-        damping: For the next trial.
-        growth: What a rejection would multiply it by.
-        unit: The largest curvature at the start, in which the damping's bounds are measured; 0
-            until a finite one is seen.
+        damping: Its unit is the largest curvature at the start.
         scale: The diagonal of the scaling; None for the identity.
-        value: Of the parameters that the last update led to.
-        gain: Gain ratio of the last trial.
-        stalled: Whether the damping arrived at its maximum: no step lowers the value.
-        counts: What the solver did.
+        info: What came of the trials; `stalled` where the damping arrived at its maximum.
     """
 
-    steps: Int[Array, ""]
-    accepted: Int[Array, ""]
-    rejected: Int[Array, ""]
-    damping: Float[Array, ""]
-    growth: Float[Array, ""]
-    unit: Float[Array, ""]
+    damping: DampingState
     scale: PyTree
-    value: Float[Array, ""]
-    gain: Float[Array, ""]
-    stalled: Bool[Array, ""]
-    counts: solvers.Counts
+    info: Info
 
 
-class _Trial(NamedTuple):
-    """The last trial of an update, and the damping for the next."""
+class Method(NamedTuple):
+    """The arguments of `levenberg_marquardt`, checked, their defaults filled in.
 
-    step: PyTree
-    value: Array
-    gain: Array
-    accepted: Array
-    damping: Array
-    growth: Array
-    trials: Array
-    counts: solvers.Counts
+    Attributes:
+        damping: Number, schedule or None.
+        policy: Of the damping.
+        scaling: Of the length of a step.
+        solver: Of the damped system.
+        trials: The most in one update.
+        acceleration: The most of |a| / |v|; None does without.
+    """
+
+    damping: Scalar | Schedule | None
+    policy: Damping
+    scaling: Scaling
+    solver: solvers.Solver
+    trials: int
+    acceleration: Scalar | None
 
 
 @interned
@@ -94,7 +94,7 @@ def levenberg_marquardt(
     others: the value is judged on the batch at hand, before and after.
 
     The value before the step comes from the same pass through the model as the curvature; `value`
-    is not read, and `grad` only to see whether `updates` are it (see `second_order`). Whatever
+    is not read, and `grad` only to see whether `updates` are it (see `gauss_newton`). Whatever
     changes the update after the rule (a learning rate, a mask) makes the gain ratio a statement
     about another step.
 
@@ -141,8 +141,8 @@ def levenberg_marquardt(
     Differs:
         The sources stop at a small gradient or a small step. Here a step that lowers the value by
         no more than its rounding is rejected, so that at a minimum the damping runs to its maximum
-        and `stalled` says so. The gain of a bent step is measured by what v promises, and |a| and
-        |v| are plain lengths, whatever the scaling, as in the GNU Scientific Library.
+        and `info.stalled` says so. The gain of a bent step is measured by what v promises, and |a|
+        and |v| are plain lengths, whatever the scaling, as in the GNU Scientific Library.
 
     Example:
         >>> import fnn
@@ -151,37 +151,25 @@ def levenberg_marquardt(
         >>> rule = levenberg_marquardt()
         >>> state, grad = rule.init(params), jax.grad(value_fn)(params)
         >>> u, state = rule.update(grad, state, params, grad=grad, value_fn=value_fn)
-        >>> print(state.accepted, round(float(state.value), 2), value_fn(params + u) == state.value)
+        >>> info, value = state.info, value_fn(params + u)
+        >>> print(info.accepted, round(float(value), 2), value == info.value)
         1 6.6 True
     """
-    if damping is not None:
-        rates("levenberg_marquardt", damping=damping)
-    if acceleration is not None:
-        within("levenberg_marquardt", 0, math.inf, acceleration=acceleration)
-    within("levenberg_marquardt", 1, math.inf, memory_budget=memory_budget)
+    require_within("levenberg_marquardt", 1, math.inf, memory_budget=memory_budget)
     if trials < 1:
         raise ValueError(f"levenberg_marquardt: expected trials >= 1, got {trials}; try 1")
-    solve = solvers.automatic(memory_budget) if solver is None else solver
-    policy = nielsen() if policy is None else policy
-    most = 1 if policy.shrink is None else trials  # the same trial again would be in vain
+    method = checked_method(
+        "levenberg_marquardt",
+        damping,
+        policy,
+        scaling,
+        solvers.automatic(memory_budget) if solver is None else solver,
+        trials,
+        acceleration,
+    )
 
     def init(params: PyTree) -> LevenbergMarquardtState:
-        dtype = state_dtype(params)
-        zero = jnp.zeros((), dtype)
-        number = jnp.zeros((), jnp.int32)
-        return LevenbergMarquardtState(
-            steps=number,
-            accepted=number,
-            rejected=number,
-            damping=zero,
-            growth=zero,
-            unit=zero,
-            scale=None if scaling.scale is None else jax.tree.map(_wide_zeros, params),
-            value=zero,
-            gain=zero,
-            stalled=jnp.zeros((), bool),
-            counts=solvers.Counts.of(),
-        )
+        return first_state(method, params)
 
     def update(
         updates: PyTree,
@@ -190,118 +178,125 @@ def levenberg_marquardt(
         *,
         grad: PyTree,
         value_fn: ValueFunction,
-        known: Quadratic | None = None,  # by a rule around this one that has it already
         **extra_args: Any,
     ) -> tuple[PyTree, LevenbergMarquardtState]:
         del extra_args
-        known = known or quadratic(value_fn, params, updates, grad, memory_budget)
-        value, system, rhs = known
-        solution_for = solve.prepare(system)
-        unit, scale = _measure(system, state, scaling)
-        given = None if damping is None else now(damping, state.steps)
-
-        def attempt(last: _Trial) -> _Trial:
-            strength = _scaled(last.damping, scale)
-            solution = solution_for(rhs, strength)
-            if acceleration is not None and rhs.s is not None:
-                # The compiler sees that both are solved with one factorization.
-                bends = accelerations(value_fn, params, solution.step)
-                bent = solution_for(solvers.RightHandSide(bends), strength)
-                solution = _bend(solution, bent, acceleration)
-            after = optax.apply_updates(params, solution.step)
-            reached = value_fn(after).astype(value.dtype)
-            gain = solvers.over(value - reached, solution.reduction).astype(value.dtype)
-            accepted = solution.ok & is_lower(reached, value) & differ(after, params)
-            trusted, growth = next_damping(policy, gain, accepted, last.damping, last.growth, unit)
-            return _Trial(
-                step=jax.tree.map(lambda leaf: jnp.where(accepted, leaf, 0), solution.step),
-                value=jnp.where(accepted, reached, value),
-                gain=gain,
-                accepted=accepted,
-                damping=trusted,
-                growth=growth,
-                trials=last.trials + 1,
-                counts=jax.tree.map(jnp.add, last.counts, solution.counts),
-            )
-
-        def undecided(last: _Trial) -> Array:
-            return (
-                ~last.accepted & (last.trials < most) & ~is_at_maximum(policy, last.damping, unit)
-            )
-
-        first = _Trial(
-            step=optax.tree.zeros_like(params),
-            value=value,
-            gain=jnp.zeros_like(value),
-            accepted=jnp.zeros((), bool),
-            damping=first_damping(policy, given, state.damping, state.unit, unit),
-            growth=jnp.where(state.unit > 0, state.growth, policy.increase).astype(unit.dtype),
-            trials=jnp.zeros((), jnp.int32),
-            counts=state.counts,
-        )
-        trial = attempt(first) if most == 1 else jax.lax.while_loop(undecided, attempt, first)
-
-        return trial.step, LevenbergMarquardtState(
-            steps=state.steps + 1,
-            accepted=state.accepted + trial.accepted.astype(jnp.int32),
-            rejected=state.rejected + trial.trials - trial.accepted.astype(jnp.int32),
-            damping=trial.damping,
-            growth=trial.growth,
-            unit=unit,
-            scale=scale,
-            value=trial.value.astype(state.value.dtype),
-            gain=trial.gain.astype(state.gain.dtype),
-            stalled=~trial.accepted & is_at_maximum(policy, trial.damping, unit),
-            counts=trial.counts,
-        )
+        model = quadratic(value_fn, params, updates, grad, memory_budget)
+        return step_on(model, method, value_fn, params, state)
 
     return second_order(init, update)
 
 
-# A step v with its acceleration a, good where its path bends little: |a| <= bound |v|.
-def _bend(straight: solvers.Solution, bent: solvers.Solution, bound: Scalar) -> solvers.Solution:
-    step = optax.tree.add_scale(straight.step, 0.5, bent.step)
-    little = optax.tree.norm(bent.step) <= bound * optax.tree.norm(straight.step)
-    finite = jnp.isfinite(optax.tree.norm(step))
-    iterations = straight.counts.iterations + bent.counts.iterations
+def checked_method(
+    name: str,
+    damping: Scalar | Schedule | None,
+    policy: Damping | None,
+    scaling: Scaling,
+    solver: solvers.Solver,
+    trials: int,
+    acceleration: Scalar | None,
+) -> Method:
+    """The method, or an error that begins with the name of the rule."""
+    if damping is not None:
+        require_rates(name, damping=damping)
+    if acceleration is not None:
+        require_within(name, 0, math.inf, acceleration=acceleration)
+    policy = nielsen() if policy is None else policy
+    most = 1 if policy.shrink is None else trials  # the same trial again would be in vain
+    return Method(damping, policy, scaling, solver, most, acceleration)
+
+
+def first_state(method: Method, params: PyTree) -> LevenbergMarquardtState:
+    """The state before the first step."""
+    dtype = state_dtype(params)
+    zero = jnp.zeros((), dtype)
+    scale = None if method.scaling.scale is None else jax.tree.map(_wide_zeros, params)
+    return LevenbergMarquardtState(DampingState(zero, zero, zero), scale, no_info(dtype))
+
+
+def step_on(
+    model: Quadratic,
+    method: Method,
+    value_fn: ValueFunction,
+    params: PyTree,
+    state: LevenbergMarquardtState,
+) -> tuple[PyTree, LevenbergMarquardtState]:
+    """The step on a model of the value function at the parameters, and the state after it."""
+    value, system, rhs = model
+    solution_for = method.solver.prepare(system)
+    unit, scale = _measure(system, state, method.scaling)
+
+    def propose(damping: DampingState) -> Proposal:
+        shift = _scaled(damping.value, scale)
+        solution = solution_for(rhs, shift)
+        if method.acceleration is not None and rhs.s is not None:
+            # The compiler sees that both are solved with one factorization.
+            second = solvers.RightHandSide(accelerations(value_fn, params, solution.step))
+            solution = _accelerated(solution, solution_for(second, shift), method.acceleration)
+        reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
+        gain = solvers.over(value - reached, solution.reduction).astype(value.dtype)
+        return Proposal(solution.step, reached, gain, solution.ok, solution.counts)
+
+    given = None if method.damping is None else now(method.damping, state.info.steps)
+    damping = method.policy.init(given, state.damping, unit)
+    policy = by_gain(method.policy)
+    trial = first_accepted(
+        propose, policy, params, value, damping, state.info.counts, method.trials
+    )
+    info = info_after_trial(state.info, trial, policy)
+    return trial.step, LevenbergMarquardtState(trial.damping, scale, info)
+
+
+def _accelerated(
+    straight: solvers.Solution, acceleration: solvers.Solution, bound: Scalar
+) -> solvers.Solution:
+    """A step v with its acceleration a, good where its path curves little: |a| <= bound |v|."""
+    step = optax.tree.add_scale(straight.step, 0.5, acceleration.step)
+    is_small = optax.tree.norm(acceleration.step) <= bound * optax.tree.norm(straight.step)
+    is_finite = jnp.isfinite(optax.tree.norm(step))
+    iterations = straight.counts.iterations + acceleration.counts.iterations
     return straight._replace(
         step=step,
-        ok=straight.ok & bent.ok & little & finite,
+        ok=straight.ok & acceleration.ok & is_small & is_finite,
         counts=straight.counts._replace(iterations=iterations),
     )
 
 
-# The unit of damping, measured until it is found, and the scale. What is not finite is not kept.
 def _measure(
     system: solvers.System, state: LevenbergMarquardtState, scaling: Scaling
 ) -> tuple[Array, PyTree]:
-    (measure,) = solvers.needs(system, "levenberg_marquardt", "diagonal")
+    """The unit of damping, measured until it is finite, and the scale."""
+    (diagonal_of,) = solvers.needs(system, "levenberg_marquardt", "diagonal")
+    unit = state.damping.unit
     if scaling.scale is not None:
-        diagonal = measure()
-        aligned(diagonal, state.scale, "state")
+        diagonal = diagonal_of()
+        require_aligned(diagonal, state.scale, "state")
         scale = jax.tree.map(functools.partial(_next_scale, scaling.scale), diagonal, state.scale)
-        return jnp.ones_like(state.unit), scale
+        return jnp.ones_like(unit), scale
 
     def largest() -> Array:
-        entries = [jnp.max(leaf, initial=0) for leaf in jax.tree.leaves(measure())]
-        found = functools.reduce(jnp.maximum, entries).astype(state.unit.dtype)
-        return jnp.where(jnp.isfinite(found), jnp.where(found > 0, found, 1), 0)
+        entries = [jnp.max(leaf, initial=0) for leaf in jax.tree.leaves(diagonal_of())]
+        entry = functools.reduce(jnp.maximum, entries).astype(unit.dtype)
+        return jnp.where(jnp.isfinite(entry), jnp.where(entry > 0, entry, 1), 0)
 
-    return where_due(state.unit == 0, largest, state.unit), None
+    return where_due(unit == 0, largest, unit), None
 
 
 def _next_scale(
     rescale: Callable[[Array, Array], Array], diagonal: Array, previous: Array
 ) -> Array:
+    """The scale of a leaf; the previous one where the new one is not finite."""
     scale = rescale(diagonal.astype(previous.dtype), previous)
     return jnp.where(jnp.isfinite(scale), scale, previous)
 
 
 def _scaled(damping: Array, scale: PyTree) -> PyTree:
+    """The damping times the scale, in which a parameter without curvature counts as one of 1."""
     if scale is None:
         return damping
     return jax.tree.map(lambda leaf: damping * jnp.where(leaf > 0, leaf, 1), scale)
 
 
 def _wide_zeros(leaf: Array) -> Array:
+    """Zeros like a leaf, of at least single precision."""
     return jnp.zeros(jnp.shape(leaf), widest(jnp.result_type(leaf), jnp.float32))

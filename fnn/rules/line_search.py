@@ -22,8 +22,8 @@ from fnn.rules.contract import Scalar
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-class Searched(NamedTuple):
-    """What a search found.
+class Step(NamedTuple):
+    """What a search arrived at.
 
     Attributes:
         size: The step size; 0 if none was short enough.
@@ -47,7 +47,7 @@ class _Place(NamedTuple):
 
 
 class _Search(NamedTuple):
-    found: Searched  # at `low`
+    best: Step  # at `low`
     low: _Place
     high: _Place
     trial: Array
@@ -62,7 +62,7 @@ def strong_wolfe(
     decrease: Scalar = 1e-4,
     flatness: Scalar = 0.9,
     trials: int = 20,
-) -> Searched:
+) -> Step:
     """A step size along a direction that satisfies the strong Wolfe conditions; 1 is tried first.
 
     Args:
@@ -95,11 +95,11 @@ def strong_wolfe(
     none = jnp.zeros_like(slope)
     high = _Place(none + jnp.inf, none, none)
 
-    def going(search: _Search) -> Array:
-        return ~search.found.is_flat & (search.found.trials < trials) & (slope < 0)
+    def is_searching(search: _Search) -> Array:
+        return ~search.best.is_flat & (search.best.trials < trials) & (slope < 0)
 
     def advance(search: _Search) -> _Search:
-        found, low, high, size = search
+        best, low, high, size = search
         reached, uphill = jax.value_and_grad(value_fn)(params + size * direction)
         here = _Place(size, reached.astype(value.dtype), _dot(uphill, direction))
         is_finite = jnp.isfinite(here.value) & jnp.all(jnp.isfinite(uphill))
@@ -108,25 +108,26 @@ def strong_wolfe(
         is_flat = is_lower & (jnp.abs(here.slope) <= flatness * jnp.abs(slope))
         turned = here.slope * (high.size - low.size) >= 0
         high = _where(is_lower, _where(turned, low, high), here)
-        taken = Searched(here.size, here.value, uphill, is_flat, found.trials)
-        found = _where(is_lower, taken, found)._replace(trials=found.trials + 1)
+        new = Step(here.size, here.value, uphill, is_flat, best.trials)
+        best = _where(is_lower, new, best)._replace(trials=best.trials + 1)
         low = _where(is_lower, here, low)
         trial = jnp.where(jnp.isinf(high.size), 2 * size, _between(low, high))
-        return _Search(found, low, high, trial)
+        return _Search(best, low, high, trial)
 
-    begin = Searched(none, value, grad, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    begin = Step(none, value, grad, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
     first = _Search(begin, _Place(none, value, slope), high, none + 1)
-    return jax.lax.while_loop(going, advance, first).found
+    return jax.lax.while_loop(is_searching, advance, first).best
 
 
-# Where the cubic through two points is least.
 def _between(low: _Place, high: _Place) -> Array:
+    """Where the cubic through two points is least."""
     length = high.size - low.size
-    bend = low.slope + high.slope - 3 * (high.value - low.value) / length
-    root = jnp.sign(length) * jnp.sqrt(bend**2 - low.slope * high.slope)
-    share = 1 - (high.slope + root - bend) / (high.slope - low.slope + 2 * root)
+    excess = low.slope + high.slope - 3 * (high.value - low.value) / length
+    root = jnp.sign(length) * jnp.sqrt(excess**2 - low.slope * high.slope)
+    share = 1 - (high.slope + root - excess) / (high.slope - low.slope + 2 * root)
     return low.size + length * jnp.where(jnp.isfinite(share), jnp.clip(share, 0.1, 0.9), 0.5)
 
 
 def _where(condition: Array, one: NamedTuple, other: NamedTuple):
+    """One of two tuples of arrays."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)

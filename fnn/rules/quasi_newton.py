@@ -12,8 +12,8 @@ every trial of the search, and some P^2 flops; the state is P x P numbers. `opta
 parameters.
 
 A search that does not lower the value is a rejected step: the update is zero, and the next one
-starts over from the identity. If that is rejected too, `stalled` says so: along the very gradient
-no step lowers the value, up to rounding.
+starts over from the identity. If that is rejected too, `info.stalled` says so: along the very
+gradient no step lowers the value, up to rounding.
 """
 
 import functools
@@ -29,9 +29,16 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, fitting, same_size, within
+from fnn.rules.contract import (
+    Scalar,
+    require_fit,
+    require_same_size,
+    require_within,
+    second_order,
+    state_dtype,
+)
 from fnn.rules.line_search import strong_wolfe
-from fnn.rules.second_order import is_lower, second_order, state_dtype
+from fnn.rules.trials import Info, info_after, is_lower, no_info, where_accepted
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -40,26 +47,19 @@ class QuasiNewtonState(NamedTuple):
     """What a quasi-Newton rule remembers.
 
     Attributes:
-        steps: Updates, accepted or not.
-        accepted: Steps accepted.
-        rejected: Searches that did not lower the value.
-        skipped: Accepted steps that the matrix learned nothing from.
-        trials: Values and gradients that the searches evaluated.
         inverse: The inverse of the Hessian, in the order of `jax.flatten_util.ravel_pytree`.
         is_new: Whether the matrix has learned nothing yet.
-        value: Of the parameters that the last update led to.
-        stalled: Whether no step along the gradient lowers the value.
+        skipped: Accepted steps that the matrix learned nothing from.
+        trials: Values and gradients that the searches evaluated.
+        info: What came of the searches, each of them one trial; `stalled` where no step along the
+            gradient lowers the value.
     """
 
-    steps: Int[Array, ""]
-    accepted: Int[Array, ""]
-    rejected: Int[Array, ""]
-    skipped: Int[Array, ""]
-    trials: Int[Array, ""]
     inverse: Float[Array, "P P"]
     is_new: Bool[Array, ""]
-    value: Float[Array, ""]
-    stalled: Bool[Array, ""]
+    skipped: Int[Array, ""]
+    trials: Int[Array, ""]
+    info: Info
 
 
 @interned
@@ -110,10 +110,11 @@ def bfgs(
         >>> rule, x = bfgs(), jnp.zeros(2)
         >>> value, grad = jax.value_and_grad(bowl)(x)
         >>> u, state = rule.update(grad, rule.init(x), x, value=value, grad=grad, value_fn=bowl)
-        >>> print(u, state.value, state.trials)
+        >>> print(u, state.info.value, state.trials)
         [ 1. -0.] 1.0 1
     """
-    return _rule("bfgs", _bfgs, first_step, decrease, flatness, trials, memory_budget)
+    options = _Options(first_step, decrease, flatness, trials, memory_budget)
+    return _rule("bfgs", _bfgs, options)
 
 
 @interned
@@ -164,70 +165,81 @@ def sr1(
         >>> rule, x = sr1(), jnp.zeros(2)
         >>> value, grad = jax.value_and_grad(bowl)(x)
         >>> u, state = rule.update(grad, rule.init(x), x, value=value, grad=grad, value_fn=bowl)
-        >>> print(u, state.value, state.trials)
+        >>> print(u, state.info.value, state.trials)
         [ 1. -0.] 1.0 1
     """
-    return _rule("sr1", _sr1, first_step, decrease, flatness, trials, memory_budget)
+    options = _Options(first_step, decrease, flatness, trials, memory_budget)
+    return _rule("sr1", _sr1, options)
 
 
-# The inverse after a step s along which the gradient changed by y, and whether it learned anything.
+_Learn = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+"""`(inverse, is_new, s, y) -> ` the inverse after a step s along which the gradient changed by y,
+and whether it learned anything."""
+
+
 def _bfgs(inverse: Array, is_new: Array, s: Array, y: Array) -> tuple[Array, Array]:
     eps = jnp.finfo(s.dtype).eps
-    bent = _dot(s, y)
-    learns = bent > eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
-    bent = jnp.where(learns, bent, 1)
+    curvature_along = _dot(s, y)
+    learns = curvature_along > eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
+    curvature_along = jnp.where(learns, curvature_along, 1)
     image = _dot(inverse, y)
     size = _dot(y, image)
-    scale = jnp.where(is_new & (size > 0), bent / jnp.where(size > 0, size, 1), 1)
+    scalable = is_new & (size > 0)
+    scale = jnp.where(scalable, curvature_along / jnp.where(size > 0, size, 1), 1)
     inverse, image, size = scale * inverse, scale * image, scale * size
     cross = jnp.outer(image, s)
-    grown = inverse + ((1 + size / bent) * jnp.outer(s, s) - cross - cross.T) / bent
-    return grown, learns
+    square = (1 + size / curvature_along) * jnp.outer(s, s)
+    return inverse + (square - cross - cross.T) / curvature_along, learns
 
 
 def _sr1(inverse: Array, is_new: Array, s: Array, y: Array) -> tuple[Array, Array]:
     image = _dot(inverse, y)
-    bent, size = _dot(s, y), _dot(y, image)
-    scalable = is_new & (bent > 0) & (size > 0)
-    scale = jnp.where(scalable, bent / jnp.where(size > 0, size, 1) / 2, 1)
-    inverse, rest = scale * inverse, s - scale * image
-    gap = _dot(rest, y)
-    learns = jnp.abs(gap) > 1e-8 * jnp.linalg.norm(rest) * jnp.linalg.norm(y)
-    return inverse + jnp.outer(rest, rest) / jnp.where(learns, gap, 1), learns
+    curvature_along, size = _dot(s, y), _dot(y, image)
+    scalable = is_new & (curvature_along > 0) & (size > 0)
+    scale = jnp.where(scalable, curvature_along / jnp.where(size > 0, size, 1) / 2, 1)
+    inverse, error = scale * inverse, s - scale * image
+    gap = _dot(error, y)
+    learns = jnp.abs(gap) > 1e-8 * jnp.linalg.norm(error) * jnp.linalg.norm(y)
+    return inverse + jnp.outer(error, error) / jnp.where(learns, gap, 1), learns
 
 
-def _rule(
-    name: str,
-    learn: Callable[[Array, Array, Array, Array], tuple[Array, Array]],
-    first_step: Scalar,
-    decrease: Scalar,
-    flatness: Scalar,
-    trials: int,
-    memory_budget: int,
-) -> optax.GradientTransformationExtraArgs:
-    within(name, 0, math.inf, first_step=first_step)
-    within(name, 0, 1, decrease=decrease, flatness=flatness)
-    within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
+class _Options(NamedTuple):
+    """The arguments of a quasi-Newton rule, see there."""
+
+    first_step: Scalar
+    decrease: Scalar
+    flatness: Scalar
+    trials: int
+    memory_budget: int
+
+
+def _require_options(name: str, options: _Options) -> None:
+    """Require numbers in their ranges."""
+    first_step, decrease, flatness, trials, memory_budget = options
+    require_within(name, 0, math.inf, first_step=first_step)
+    require_within(name, 0, 1, decrease=decrease, flatness=flatness)
+    require_within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
     if isinstance(decrease, Real) and isinstance(flatness, Real) and not decrease < flatness:
         raise ValueError(
             f"{name}: expected decrease < flatness, got {decrease} and {flatness}; try 1e-4 and 0.9"
         )
 
+
+def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransformationExtraArgs:
+    """The rule that learns so."""
+    _require_options(name, options)
+
     def init(params: PyTree) -> QuasiNewtonState:
         dtype = state_dtype(params)
         size = sum(map(jnp.size, jax.tree.leaves(params)))
-        fitting(name, size, dtype, memory_budget, "optax.lbfgs(), which keeps a few vectors")
-        zero, number = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        remedy = "optax.lbfgs(), which keeps a few vectors"
+        require_fit(name, size, dtype, options.memory_budget, remedy)
         return QuasiNewtonState(
-            steps=number,
-            accepted=number,
-            rejected=number,
-            skipped=number,
-            trials=number,
             inverse=jnp.eye(size, dtype=dtype),
             is_new=jnp.ones((), bool),
-            value=zero,
-            stalled=jnp.zeros((), bool),
+            skipped=jnp.zeros((), jnp.int32),
+            trials=jnp.zeros((), jnp.int32),
+            info=no_info(dtype, gain=False, counts=False),
         )
 
     def update(
@@ -241,46 +253,65 @@ def _rule(
         **extra_args: Any,
     ) -> tuple[PyTree, QuasiNewtonState]:
         del extra_args
-        dtype, before = state.inverse.dtype, jnp.asarray(value).astype(state.value.dtype)
+        dtype, before = state.inverse.dtype, jnp.asarray(value).astype(state.info.value.dtype)
         start, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(dtype), params))
-        wanted, slope = (ravel_pytree(tree)[0].astype(dtype) for tree in (updates, grad))
-        same_size(state.inverse, start.size)
+        asked, slope = (ravel_pytree(tree)[0].astype(dtype) for tree in (updates, grad))
+        require_same_size(state.inverse, start.size)
 
-        def value_at(point: Array) -> Array:
-            leaves = unravel(point.astype(dtype))
-            here = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), leaves, params)
-            return jnp.asarray(value_fn(here)).astype(dtype)
-
-        direction = _downhill(state, wanted, first_step)
-        found = strong_wolfe(value_at, start, direction, before, slope, decrease, flatness, trials)
-        s = (found.size * direction).astype(dtype)
-        accepted = is_lower(found.value, before) & jnp.any(start + s != start)
-        learned, learns = learn(state.inverse, state.is_new, s, found.grad - slope)
-        learns &= accepted & jnp.all(jnp.isfinite(learned))
-        kept = jnp.where(accepted, state.inverse, jnp.eye(len(s), dtype=dtype))
-        known = jnp.isfinite(before) & jnp.all(jnp.isfinite(wanted))
-        return unravel(jnp.where(accepted, s, 0)), QuasiNewtonState(
-            steps=state.steps + 1,
-            accepted=state.accepted + accepted.astype(jnp.int32),
-            rejected=state.rejected + (~accepted).astype(jnp.int32),
-            skipped=state.skipped + (accepted & ~learns).astype(jnp.int32),
-            trials=state.trials + found.trials,
-            inverse=jnp.where(learns, learned, kept),
-            is_new=jnp.where(accepted, state.is_new & ~learns, True),
-            value=jnp.where(accepted, found.value, before).astype(state.value.dtype),
-            stalled=~accepted & state.is_new & known,
+        value_at = functools.partial(_value_at, value_fn, params, unravel, dtype)
+        _, decrease, flatness, trials, _ = options
+        direction = _downhill(state, asked, options.first_step)
+        search = strong_wolfe(value_at, start, direction, before, slope, decrease, flatness, trials)
+        step = (search.size * direction).astype(dtype)
+        accepted = is_lower(search.value, before) & jnp.any(start + step != start)
+        is_finite = jnp.isfinite(before) & jnp.all(jnp.isfinite(asked))
+        info = info_after(
+            state.info,
+            accepted,
+            value=jnp.where(accepted, search.value, before).astype(state.info.value.dtype),
+            stalled=~accepted & state.is_new & is_finite,
         )
+        state = _learned(learn, state, accepted, step, search.grad - slope)
+        state = state._replace(trials=state.trials + search.trials, info=info)
+        return unravel(where_accepted(accepted, step)), state
 
     return second_order(init, update)
 
 
-# -B g, or where that is not downhill, -g of the same length; at first as long as it is told.
+def _value_at(
+    value_fn: Callable[[PyTree], Array],
+    params: PyTree,
+    unravel: Callable[[Array], PyTree],
+    dtype: Any,
+    point: Array,
+) -> Array:
+    """The value at a point given as one vector, in the dtypes of the parameters."""
+    leaves = unravel(point.astype(dtype))
+    here = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), leaves, params)
+    return jnp.asarray(value_fn(here)).astype(dtype)
+
+
+def _learned(
+    learn: _Learn, state: QuasiNewtonState, accepted: Array, s: Array, y: Array
+) -> QuasiNewtonState:
+    """The state after a step; the matrix starts over where the step was rejected."""
+    inverse, learns = learn(state.inverse, state.is_new, s, y)
+    learns &= accepted & jnp.all(jnp.isfinite(inverse))
+    before = jnp.where(accepted, state.inverse, jnp.eye(len(s), dtype=state.inverse.dtype))
+    return state._replace(
+        inverse=jnp.where(learns, inverse, before),
+        is_new=jnp.where(accepted, state.is_new & ~learns, True),
+        skipped=state.skipped + (accepted & ~learns).astype(jnp.int32),
+    )
+
+
 def _downhill(state: QuasiNewtonState, grad: Array, first_step: Scalar) -> Array:
+    """-B g, or where that is not downhill, -g of the same length; at first of the length given."""
     image = _dot(state.inverse, grad)
-    bend = _dot(grad, image)
+    slope = _dot(grad, image)
     lengths = jnp.linalg.norm(grad), jnp.linalg.norm(image)
     ratio = jnp.where(lengths[0] > 0, lengths[1] / jnp.where(lengths[0] > 0, lengths[0], 1), 0)
-    leads = bend > jnp.finfo(grad.dtype).eps * lengths[0] * lengths[1]
+    leads = slope > jnp.finfo(grad.dtype).eps * lengths[0] * lengths[1]
     image = jnp.where(leads, image, ratio * grad)
-    unit = first_step / jnp.sqrt(jnp.where(leads, bend, 1))
+    unit = first_step / jnp.sqrt(jnp.where(leads, slope, 1))
     return -(image * jnp.where(state.is_new, unit, 1)).astype(grad.dtype)

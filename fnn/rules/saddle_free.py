@@ -4,8 +4,8 @@ import optax
 
 from fnn import solvers
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, Schedule, rates, within
-from fnn.rules.second_order import newton
+from fnn.rules.contract import Scalar, Schedule, require_rates, require_within
+from fnn.rules.newton import newton
 
 
 @interned
@@ -38,7 +38,7 @@ def saddle_free_newton(
         is scaled, nor when all parameters are measured in another unit.
 
     Returns:
-        A rule; its state has the fields `steps` and `counts`.
+        A rule; its state has the field `info`.
 
     Source:
         Dauphin et al. (2014), "Identifying and attacking the saddle point problem in
@@ -57,9 +57,9 @@ def saddle_free_newton(
         True
     """
     name = "saddle_free_newton"
-    rates(name, learning_rate=learning_rate, damping=damping)
-    within(name, 1, float("inf"), memory_budget=memory_budget)
+    require_rates(name, learning_rate=learning_rate, damping=damping)
+    require_within(name, 1, float("inf"), memory_budget=memory_budget)
     if subspace is not None:
-        within(name, 1, float("inf"), subspace=subspace)
+        require_within(name, 1, float("inf"), subspace=subspace)
     solver = solvers.absolute(subspace, memory_budget)
     return newton(learning_rate, damping, solver, memory_budget)

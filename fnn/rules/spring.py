@@ -6,27 +6,34 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from fnn import solvers
 from fnn.interned import interned
 from fnn.objective import ValueFunction
-from fnn.rules.contract import Scalar, Schedule, aligned, rates, within
-from fnn.rules.second_order import now, quadratic, second_order
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    now,
+    require_aligned,
+    require_rates,
+    require_within,
+    second_order,
+)
+from fnn.rules.gauss_newton import quadratic
+from fnn.rules.trials import Info, info_after, no_info
 
 
 class SpringState(NamedTuple):
     """What SPRING remembers.
 
     Attributes:
-        steps: Updates.
         last: The last step that was solved, before the learning rate.
-        counts: What the solver did, rejected steps among it.
+        info: What came of the steps; rejected are those that are not finite.
     """
 
-    steps: Int[Array, ""]
     last: PyTree
-    counts: solvers.Counts
+    info: Info
 
 
 @interned
@@ -49,7 +56,7 @@ def spring(
     earlier batches have found. With `decay` 0 it is the damped Gauss-Newton step of least norm. The
     dual solver, which the automatic choice takes for few rows, forms nothing but the Gram matrix.
 
-    A step that is not finite is a step of zero, counted in `state.counts.rejected`; what was
+    A step that is not finite is a step of zero, counted in `state.info.rejected`; what was
     remembered stays.
 
     Args:
@@ -95,16 +102,15 @@ def spring(
         >>> print(u.round(1))
         [2. 3.]
     """
-    rates("spring", learning_rate=learning_rate, damping=damping)
-    within("spring", 0, 1, decay=decay)
-    within("spring", 1, math.inf, memory_budget=memory_budget)
+    require_rates("spring", learning_rate=learning_rate, damping=damping)
+    require_within("spring", 0, 1, decay=decay)
+    require_within("spring", 1, math.inf, memory_budget=memory_budget)
     if max_norm is not None:
-        within("spring", 0, math.inf, max_norm=max_norm)
+        require_within("spring", 0, math.inf, max_norm=max_norm)
     solve = solvers.automatic(memory_budget) if solver is None else solver
 
     def init(params: PyTree) -> SpringState:
-        zeros = optax.tree.zeros_like(params)
-        return SpringState(jnp.zeros((), jnp.int32), zeros, solvers.Counts.of())
+        return SpringState(optax.tree.zeros_like(params), no_info())
 
     def update(
         updates: PyTree,
@@ -116,33 +122,36 @@ def spring(
         **extra_args: Any,
     ) -> tuple[PyTree, SpringState]:
         del extra_args
-        aligned(updates, state.last, "state")
+        require_aligned(updates, state.last, "state")
         _, system, rhs = quadratic(value_fn, params, updates, grad, memory_budget)
-        kept = jax.tree.map(lambda leaf: (decay * leaf).astype(leaf.dtype), state.last)
-        solution = solve.solve(system, _moved(system, rhs, kept), now(damping, state.steps))
-        step = optax.tree.add(kept, solution.step)
+        last = jax.tree.map(lambda leaf: (decay * leaf).astype(leaf.dtype), state.last)
+        solution = solve.solve(
+            system, _with_origin(system, rhs, last), now(damping, state.info.steps)
+        )
+        step = optax.tree.add(last, solution.step)
         ok = solution.ok & jnp.isfinite(optax.tree.norm(step))
         step = jax.tree.map(lambda leaf: jnp.where(ok, leaf, 0), step)
         counts = solution.counts._replace(rejected=(~ok).astype(jnp.int32))
 
-        rate = now(learning_rate, state.steps)
+        rate = now(learning_rate, state.info.steps)
         if max_norm is not None:
             length = rate * optax.tree.norm(step)
             shortened = rate * max_norm / jnp.where(length > 0, length, 1)
             rate = jnp.where(length > max_norm, shortened, rate)
         return optax.tree.scale(rate, step), SpringState(
-            steps=state.steps + 1,
             last=jax.tree.map(lambda new, old: jnp.where(ok, new, old), step, state.last),
-            counts=jax.tree.map(jnp.add, state.counts, counts),
+            info=info_after(
+                state.info, ok, counts=jax.tree.map(jnp.add, state.info.counts, counts)
+            ),
         )
 
     return second_order(init, update)
 
 
-# The right-hand side of the same model, its origin moved to `step`.
-def _moved(
+def _with_origin(
     system: solvers.System, rhs: solvers.RightHandSide, step: PyTree
 ) -> solvers.RightHandSide:
+    """The right-hand side of the same model, its origin moved to `step`."""
     s, h, _ = rhs
     if s is not None and system.product is not None:
         s = s + system.product(step)

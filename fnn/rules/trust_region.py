@@ -9,65 +9,53 @@ even from the very point. What came of it is compared with what the model promis
     gain = (value(params) - value(params + d)) / promise
 
 and where the gain is below `LEAST`, or the value no lower than by rounding, the step is rejected:
-the update is zero. The gain also moves the trust, a radius or a weight, between `1 / RANGE` and
-`RANGE` times the unit in which it is measured: what makes the first step as long as a step of
-gradient descent at the largest curvature,
+the update is zero. The gain also moves the radius or the weight, between `1 / RANGE` and `RANGE`
+times the unit in which it is measured: what makes the first step as long as a step of gradient
+descent at the largest curvature,
 
     radius = |g| / max |eigenvalue|           weight = max |eigenvalue| / radius
 
-The trust's arrival at its mistrustful end is a reason to stop.
+The arrival at the end of the shortest steps is a reason to stop.
 
 For full batches, or batches large enough that a step which is good for one is good for the others.
 H is diagonalized once for all trials of an update (see `solvers.eigenbasis`); a further trial costs
 an evaluation of the value.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from fnn import solvers
 from fnn.curvature import hessian_system
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, within
-from fnn.rules.second_order import differ, is_lower, second_order, state_dtype
+from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
+from fnn.rules.damping import DampingState
+from fnn.rules.trials import Info, Policy, Proposal, first_accepted, info_after_trial, no_info
 
 LEAST = 0.1
 """The gain ratio of an accepted step is at least this."""
 
 RANGE = 1e16
-"""How far the trust moves from its unit."""
+"""How far radius and weight move from their units."""
 
 
 class TrustState(NamedTuple):
-    """What a rule with a gain ratio remembers.
+    """What a rule with a trust region, or a cubic term, remembers.
 
     Attributes:
-        steps: Updates, accepted or not.
-        accepted: Trials accepted; at most one in an update.
-        rejected: Trials rejected.
-        trust: For the next trial: the radius, or the weight of the cubic term.
-        unit: Of the trust's bounds, its automatic start; 0 until a finite one is seen.
-        value: Of the parameters that the last update led to.
-        gain: Gain ratio of the last trial.
-        stalled: Whether the trust arrived at its end: no step lowers the value.
-        counts: What the eigenbasis did.
+        damping: Its value is the radius, or the weight of the cubic term; its unit the automatic
+            start of that.
+        info: What came of the trials; `stalled` where the damping arrived at its end.
     """
 
-    steps: Int[Array, ""]
-    accepted: Int[Array, ""]
-    rejected: Int[Array, ""]
-    trust: Float[Array, ""]
-    unit: Float[Array, ""]
-    value: Float[Array, ""]
-    gain: Float[Array, ""]
-    stalled: Bool[Array, ""]
-    counts: solvers.Counts
+    damping: DampingState
+    info: Info
 
 
 @interned
@@ -117,24 +105,11 @@ def trust_region_newton(
         >>> saddle = lambda p: p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
         >>> rule, p = trust_region_newton(radius=0.5), jnp.zeros(2)
         >>> u, state = rule.update(jax.grad(saddle)(p), rule.init(p), p, value_fn=saddle)
-        >>> print(jnp.abs(u), state.accepted)  # off the very saddle
+        >>> print(jnp.abs(u), state.info.accepted)  # off the very saddle
         [0.  0.5] 1
     """
-    return _rule(
-        "trust_region_newton",
-        _Method(
-            unit=lambda length, _: length,
-            weights=solvers.trust_region,
-            penalty=lambda _, length: jnp.zeros_like(length),
-            next=_next_radius,
-            is_spent=lambda radius, unit: radius <= unit / RANGE,
-        ),
-        "radius",
-        radius,
-        subspace,
-        trials,
-        memory_budget,
-    )
+    _require_arguments("trust_region_newton", subspace, trials, memory_budget, radius=radius)
+    return _rule(_RADIUS, _Arguments(radius, subspace, trials, memory_budget))
 
 
 @interned
@@ -186,35 +161,31 @@ def cubic_newton(
         >>> saddle = lambda p: p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
         >>> rule, p = cubic_newton(weight=4.0), jnp.zeros(2)
         >>> u, state = rule.update(jax.grad(saddle)(p), rule.init(p), p, value_fn=saddle)
-        >>> print(jnp.abs(u), state.accepted)  # off the very saddle
+        >>> print(jnp.abs(u), state.info.accepted)  # off the very saddle
         [0.  0.5] 1
     """
-    return _rule(
-        "cubic_newton",
-        _Method(
-            unit=lambda length, largest: jnp.where(largest > 0, largest, 1) / length,
-            weights=solvers.cubic,
-            penalty=lambda weight, length: weight * length**3 / 3,
-            next=_next_weight,
-            is_spent=lambda weight, unit: weight >= unit * RANGE,
-        ),
-        "weight",
-        weight,
-        subspace,
-        trials,
-        memory_budget,
-    )
+    _require_arguments("cubic_newton", subspace, trials, memory_budget, weight=weight)
+    return _rule(_WEIGHT, _Arguments(weight, subspace, trials, memory_budget))
+
+
+class _Arguments(NamedTuple):
+    """The arguments of both rules, checked."""
+
+    damping: Scalar | None
+    subspace: int | None
+    trials: int
+    memory_budget: int
 
 
 class _Method(NamedTuple):
     """What the two rules differ in.
 
     Attributes:
-        unit: `(length of the first step, largest curvature) -> trust`.
-        weights: `(eigenbasis, trust) -> ` the step, as weights of the eigenvectors.
-        penalty: `(trust, length) ->` what of the model's promise is kept back.
-        next: `(trust, gain, accepted, length) -> trust`.
-        is_spent: `(trust, unit) -> ` whether there is no trust left.
+        unit: `(length of the first step, largest curvature) -> damping`.
+        weights: `(eigenbasis, damping) -> ` the step, as weights of the eigenvectors.
+        penalty: `(damping, length) ->` what of the model's promise is kept back.
+        next: `(damping, gain, accepted, length) -> damping`.
+        is_spent: `(damping, unit) -> ` whether it arrived at the end of the shortest steps.
     """
 
     unit: Callable[[Array, Array], Array]
@@ -235,39 +206,40 @@ def _next_weight(weight: Array, gain: Array, accepted: Array, length: Array) -> 
     return weight * jnp.where(accepted, jnp.where(gain > 0.9, 0.5, 1.0), 2.0)
 
 
-class _Trial(NamedTuple):
-    """The last trial of an update, and the trust for the next."""
+_RADIUS = _Method(
+    unit=lambda length, _: length,
+    weights=solvers.trust_region,
+    penalty=lambda _, length: jnp.zeros_like(length),
+    next=_next_radius,
+    is_spent=lambda radius, unit: radius <= unit / RANGE,
+)
+_WEIGHT = _Method(
+    unit=lambda length, largest: jnp.where(largest > 0, largest, 1) / length,
+    weights=solvers.cubic,
+    penalty=lambda weight, length: weight * length**3 / 3,
+    next=_next_weight,
+    is_spent=lambda weight, unit: weight >= unit * RANGE,
+)
 
-    step: PyTree
-    value: Array
-    gain: Array
-    accepted: Array
-    trust: Array
-    trials: Array
-    counts: solvers.Counts
 
-
-def _rule(
-    name: str,
-    method: _Method,
-    argument: str,
-    given: Scalar | None,
-    subspace: int | None,
-    trials: int,
-    memory_budget: int,
-) -> optax.GradientTransformationExtraArgs:
-    if given is not None:
-        within(name, 0, math.inf, **{argument: given})
-    within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
+def _require_arguments(
+    name: str, subspace: int | None, trials: int, memory_budget: int, **damping: Scalar | None
+) -> None:
+    """Require arguments in their ranges; `damping` is a radius or a weight, by its name."""
+    given = {argument: value for argument, value in damping.items() if value is not None}
+    require_within(name, 0, math.inf, **given)
+    require_within(name, 1, math.inf, trials=trials, memory_budget=memory_budget)
     if subspace is not None:
-        within(name, 1, math.inf, subspace=subspace)
+        require_within(name, 1, math.inf, subspace=subspace)
+
+
+def _rule(method: _Method, arguments: _Arguments) -> optax.GradientTransformationExtraArgs:
+    """The rule of a method."""
 
     def init(params: PyTree) -> TrustState:
         dtype = state_dtype(params)
-        zero, number = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        counts = solvers.Counts.of()
-        no = jnp.zeros((), bool)
-        return TrustState(number, number, number, zero, zero, zero, zero, no, counts)
+        zero = jnp.zeros((), dtype)
+        return TrustState(DampingState(zero, None, zero), no_info(dtype))
 
     def update(
         updates: PyTree,
@@ -278,68 +250,73 @@ def _rule(
         **extra_args: Any,
     ) -> tuple[PyTree, TrustState]:
         del extra_args
-        value, system, _ = hessian_system(value_fn, params, memory_budget=memory_budget)
-        rhs = solvers.RightHandSide(None, updates)
-        basis = solvers.eigenbasis(system, rhs, subspace, memory_budget)
-        dtype = state.trust.dtype
-        unit = jnp.where(state.unit > 0, state.unit, _unit(method, basis).astype(dtype))
-        bounds = unit / RANGE, unit * RANGE
-
-        def attempt(last: _Trial) -> _Trial:
-            weights = method.weights(basis, last.trust)
-            length = jnp.linalg.norm(weights)
-            solution = basis.solution(weights)
-            promise = solution.reduction - method.penalty(last.trust, length)
-            after = optax.apply_updates(params, solution.step)
-            reached = value_fn(after).astype(value.dtype)
-            gain = solvers.over(value - reached, promise).astype(dtype)
-            lowers = is_lower(reached, value) & (gain >= LEAST)
-            accepted = solution.ok & lowers & differ(after, params)
-            trust = jnp.clip(method.next(last.trust, gain, accepted, length), *bounds)
-            return _Trial(
-                step=jax.tree.map(lambda leaf: jnp.where(accepted, leaf, 0), solution.step),
-                value=jnp.where(accepted, reached, value),
-                gain=gain,
-                accepted=accepted,
-                # Where there is no length, nothing was learned.
-                trust=jnp.where(jnp.isfinite(trust), trust, last.trust).astype(dtype),
-                trials=last.trials + 1,
-                counts=jax.tree.map(jnp.add, last.counts, solution.counts),
-            )
-
-        def undecided(last: _Trial) -> Array:
-            spent = method.is_spent(last.trust, unit)
-            return ~last.accepted & (last.trials < trials) & ~spent
-
-        start = unit if given is None else jnp.asarray(given, dtype)
-        first = _Trial(
-            step=optax.tree.zeros_like(params),
-            value=value,
-            gain=jnp.zeros_like(state.gain),
-            accepted=jnp.zeros((), bool),
-            trust=jnp.clip(jnp.where(state.unit > 0, state.trust, start), *bounds),
-            trials=jnp.zeros((), jnp.int32),
-            counts=state.counts,
-        )
-        trial = attempt(first) if trials == 1 else jax.lax.while_loop(undecided, attempt, first)
-        return trial.step, TrustState(
-            steps=state.steps + 1,
-            accepted=state.accepted + trial.accepted.astype(jnp.int32),
-            rejected=state.rejected + trial.trials - trial.accepted.astype(jnp.int32),
-            trust=trial.trust,
-            unit=unit,
-            value=trial.value.astype(state.value.dtype),
-            gain=trial.gain,
-            stalled=~trial.accepted & (unit > 0) & method.is_spent(trial.trust, unit),
-            counts=trial.counts,
-        )
+        return _step(method, arguments, updates, state, params, value_fn)
 
     return second_order(init, update)
 
 
-# The trust whose first step is as long as one of gradient descent at the largest curvature, where
-# there is one; 0 if it is not finite.
+def _step(
+    method: _Method,
+    arguments: _Arguments,
+    updates: PyTree,
+    state: TrustState,
+    params: PyTree,
+    value_fn: Callable[[PyTree], Array],
+) -> tuple[PyTree, TrustState]:
+    """The step of a method and the state after it."""
+    budget = arguments.memory_budget
+    value, system, _ = hessian_system(value_fn, params, memory_budget=budget)
+    rhs = solvers.RightHandSide(None, updates)
+    basis = solvers.eigenbasis(system, rhs, arguments.subspace, budget)
+    damping = _first_damping(method, arguments.damping, state.damping, basis)
+
+    def propose(damping: DampingState) -> Proposal:
+        weights = method.weights(basis, damping.value)
+        length = jnp.linalg.norm(weights)
+        solution = basis.solution(weights)
+        promise = solution.reduction - method.penalty(damping.value, length)
+        reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
+        gain = solvers.over(value - reached, promise).astype(value.dtype)
+        ok = solution.ok & (gain >= LEAST)
+        return Proposal(solution.step, reached, gain, ok, solution.counts, length)
+
+    policy = Policy(
+        update=functools.partial(_next_damping, method),
+        is_spent=lambda damping: method.is_spent(damping.value, damping.unit),
+    )
+    trial = first_accepted(
+        propose, policy, params, value, damping, state.info.counts, arguments.trials
+    )
+    return trial.step, TrustState(trial.damping, info_after_trial(state.info, trial, policy))
+
+
+def _first_damping(
+    method: _Method, given: Scalar | None, before: DampingState, basis: solvers.Eigenbasis
+) -> DampingState:
+    """The damping of an update's first trial."""
+    dtype = before.value.dtype
+    unit = jnp.where(before.unit > 0, before.unit, _unit(method, basis).astype(dtype))
+    start = unit if given is None else jnp.asarray(given, dtype)
+    return _bounded(jnp.where(before.unit > 0, before.value, start), unit)
+
+
+def _next_damping(
+    method: _Method, damping: DampingState, proposal: Proposal, accepted: Array
+) -> DampingState:
+    """The damping after a trial, unchanged where there is no length: nothing was learned."""
+    number = method.next(damping.value, proposal.gain, accepted, proposal.length)
+    after = _bounded(number, damping.unit)
+    number = jnp.where(jnp.isfinite(after.value), after.value, damping.value)
+    return damping._replace(value=number.astype(damping.value.dtype))
+
+
+def _bounded(number: Array, unit: Array) -> DampingState:
+    """A damping within `RANGE` of its unit."""
+    return DampingState(jnp.clip(number, unit / RANGE, unit * RANGE), None, unit)
+
+
 def _unit(method: _Method, basis: solvers.Eigenbasis) -> Array:
+    """The damping whose first step is as long as one of gradient descent; 0 if not finite."""
     largest = jnp.max(jnp.abs(basis.values))
     length = jnp.linalg.norm(basis.slopes) / jnp.where(largest > 0, largest, 1)
     unit = method.unit(jnp.where(length > 0, length, 1), largest)

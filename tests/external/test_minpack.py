@@ -64,7 +64,7 @@ def walk(rule, residual, m, starts, until, steps=STEPS):
 
     def going(carry):
         x, state = carry
-        return (state.steps < steps) & ~until(x, state, jax.grad(value_fn))
+        return (state.info.steps < steps) & ~until(x, state, jax.grad(value_fn))
 
     @jax.jit
     def run(starts):
@@ -78,7 +78,7 @@ def test_reaches_the_norms_of_minpack(name):
     (residual, start, m), (factors, norms) = CASES[name], NORMS[name]
     starts = np.stack([f * start if start.any() else np.full_like(start, f) for f in factors])
     starts[0] = start if factors[0] == 1 else starts[0]
-    xs, _ = walk(RULE, residual, m, starts, lambda _x, state, _grad: state.stalled)
+    xs, _ = walk(RULE, residual, m, starts, lambda _x, state, _grad: state.info.stalled)
     for first, last, norm in zip(starts, xs, norms, strict=True):
         before, after = (np.linalg.norm(residual(jnp.asarray(x), m)) for x in (first, last))
         assert after <= (1 + 1e-6) * norm if norm else after < 1e-10 * before
@@ -96,7 +96,7 @@ def test_madsen_and_nielsen_count_the_same_iterations():
     rule = rules.levenberg_marquardt()
     (x,), state = walk(rule, scaled, 2, np.array([[-1.2, 1.0]]), until)
     np.testing.assert_allclose(x - 1, [-4.07e-9, -8.16e-9], atol=1e-11)  # their digits
-    assert abs(int(state.steps[0]) - 16) <= 2
+    assert abs(int(state.info.steps[0]) - 16) <= 2
 
 
 def test_what_is_raced_aims_at_these_norms():

@@ -53,8 +53,8 @@ def test_the_runs_that_gsl_prints(acceleration, iterations, evaluations, cost):
     params, state = jax.jit(
         lambda carry: jax.lax.while_loop(lambda carry: ~flat(carry[0]), advance, carry)
     )((start, rule.init(start)))
-    assert int(state.accepted) == iterations
-    assert 1 + int(state.accepted) + int(state.rejected) == evaluations
+    assert int(state.info.accepted) == iterations
+    assert 1 + int(state.info.accepted) + int(state.info.rejected) == evaluations
     np.testing.assert_allclose(2 * value_fn(params), cost, rtol=1e-6)
 
 
@@ -127,8 +127,8 @@ def test_the_step_is_bent_by_half_the_acceleration():
     bends = jax.jit(lambda p: accelerations(value_fn, p, straight))(PARAMS)
     a = -np.linalg.solve(rows.T @ rows + weight * np.eye(flat.size), rows.T @ bends)
     np.testing.assert_allclose(ravel_pytree(updates)[0], ravel_pytree(straight)[0] + a / 2)
-    assert (int(state.accepted), int(state.counts.cholesky)) == (1, 1)
-    np.testing.assert_allclose(state.value, value_fn(optax.apply_updates(PARAMS, updates)))
+    assert (int(state.info.accepted), int(state.info.counts.cholesky)) == (1, 1)
+    np.testing.assert_allclose(state.info.value, value_fn(optax.apply_updates(PARAMS, updates)))
 
 
 def test_what_bends_too_much_is_rejected_and_a_linear_model_never_does():
@@ -142,15 +142,15 @@ def test_what_bends_too_much_is_rejected_and_a_linear_model_never_does():
         return step(rule, start, bends), step(rule, start, linear)
 
     (updates, state), (even, flat) = lanes(jnp.array([0.0, 0.75]))
-    assert state.rejected.tolist() == [1, 0]
+    assert state.info.rejected.tolist() == [1, 0]
     np.testing.assert_array_equal(updates[0], 0)
     assert np.any(updates[1])
-    assert state.damping[0] > state.damping[1]
-    assert flat.accepted.tolist() == [1, 1]
+    assert state.damping.value[0] > state.damping.value[1]
+    assert flat.info.accepted.tolist() == [1, 1]
     np.testing.assert_array_equal(even[0], even[1])
 
 
 def test_a_value_function_without_rows_is_not_bent():
     updates, state = step(rules.levenberg_marquardt(1.0, acceleration=0.75), jnp.ones(2), l2(1.0))
     np.testing.assert_allclose(updates, -0.5)
-    assert int(state.accepted) == 1
+    assert int(state.info.accepted) == 1

@@ -80,13 +80,13 @@ def test_the_recurrence():
     before, accepted, settled = np.inf, 0, 0
     for i in range(25):
         after = beta * data[i] + alpha * weights[i]
-        moved = states.inner.accepted[i] > accepted
+        moved = states.info.accepted[i] > accepted
         if i and moved and before - after < 0.01 * before:
             settled += 1
             gamma = float(states.gamma[i])
             alpha, beta = gamma / (2 * weights[i]), (20 - gamma) / (2 * data[i])
         close((states.alpha[i], states.beta[i]), (alpha, beta), rtol=1e-6)
-        before, accepted = beta * data[i] + alpha * weights[i], states.inner.accepted[i]
+        before, accepted = beta * data[i] + alpha * weights[i], states.info.accepted[i]
     assert 3 < settled < 24
 
 
@@ -197,8 +197,12 @@ def test_nan_in_one_example_is_a_step_of_zero():
     value_fn, start = line(broken, np.ones(3), np.ones(3))
     xs, states = walk(BAYESIAN, start, value_fn, steps=40)
     close(xs, np.tile(start, (40, 1)))
-    assert states.inner.accepted[-1] == 0
-    for found in (states.alpha, states.beta, states.inner.unit):  # a whole batch would start afresh
+    assert states.info.accepted[-1] == 0
+    for found in (
+        states.alpha,
+        states.beta,
+        states.damping.unit,
+    ):  # a whole batch would start afresh
         close(found, np.zeros(40))
 
 

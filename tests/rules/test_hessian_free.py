@@ -86,7 +86,7 @@ def test_few_parameters_are_solved_and_products_counted():
     np.testing.assert_allclose(
         after[0], np.linalg.solve(matrix, inputs.T @ targets / 12), rtol=1e-6
     )
-    np.testing.assert_allclose(state.gain[0], 1, rtol=1e-6)
+    np.testing.assert_allclose(state.info.gain[0], 1, rtol=1e-6)
     assert int(state.products[0]) == 5 + 2  # the iterations, the start and the unit of damping
     assert int(state.evaluations[0]) == 2  # the end, and that the iterate before it is no better
 
@@ -97,13 +97,13 @@ VALLEY = Objective(lambda p, _: jnp.array([10 * (p[1] - p[0] ** 2), 1 - p[0]])).
 def test_the_valley_is_walked_down_and_the_damping_follows_the_gain():
     start = jnp.array([-1.2, 1.0])
     after, state = walk(rules.hessian_free(1.0), start, VALLEY, steps=60)
-    assert np.all(np.diff(state.value) <= 0)
-    assert state.value[-1] < 1e-12
-    np.testing.assert_allclose(state.value, jax.vmap(VALLEY)(after))
-    np.testing.assert_array_equal(state.accepted + state.rejected, state.steps)
+    assert np.all(np.diff(state.info.value) <= 0)
+    assert state.info.value[-1] < 1e-12
+    np.testing.assert_allclose(state.info.value, jax.vmap(VALLEY)(after))
+    np.testing.assert_array_equal(state.info.accepted + state.info.rejected, state.info.steps)
     # The gain is that of the whole step, which is taken shorter where it is too long.
-    ratio, gain = state.damping[1:] / state.damping[:-1], state.gain[1:]
-    good = np.diff(state.accepted) == 1
+    ratio, gain = state.damping.value[1:] / state.damping.value[:-1], state.info.gain[1:]
+    good = np.diff(state.info.accepted) == 1
     expected = np.where(gain > 0.75, 2 / 3, np.where(gain < 0.25, 1.5, 1.0))
     np.testing.assert_allclose(ratio, np.where(good, expected, 1.5))
     assert {0.67, 1.5} <= set(np.round(ratio, 2).tolist())
@@ -114,7 +114,7 @@ def test_a_minimum_stalls_and_a_start_without_a_promise_is_dropped():
     rule = rules.hessian_free(policy=rules.damping.trust_ratio(10.0, 0.5, maximum=1e3))
     after, state = walk(rule, jnp.array([1.0, 1.0]), VALLEY, steps=8)
     np.testing.assert_array_equal(after, 1)
-    assert bool(state.stalled[-1])
+    assert bool(state.info.stalled[-1])
     assert not np.any(state.last)
 
 
@@ -150,7 +150,7 @@ def test_bad_input_is_a_rejected_step_or_a_good_one(name):
         value_fn = Objective(model).on(jnp.array([x]))
         after, state = walk(rule, start, value_fn, steps=3)
         counted = name.startswith("spring")  # it judges no step by its value
-        rejected = (state.counts if counted else state).rejected[-1]
+        rejected = state.info.rejected[-1]
         if what in ("not a number", "infinite", "no curvature"):
             np.testing.assert_array_equal(after, start)
             assert rejected == (0 if counted and what == "no curvature" else 3)

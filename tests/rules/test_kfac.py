@@ -123,7 +123,7 @@ def test_one_linear_layer_is_gauss_newton_and_solved_in_one_step(shape):
     (exact, _), *others = steps(made, w, value_fn)
     for step, state in others:
         close(step, exact)
-        np.testing.assert_allclose(state.gain, 1, rtol=1e-8)
+        np.testing.assert_allclose(state.info.gain, 1, rtol=1e-8)
 
 
 # Blocks -------------------------------------------------------------------------------------------
@@ -232,10 +232,10 @@ def test_learning_rate_and_momentum_are_where_the_model_is_least(rate, momentum)
     root, slope = normal(2, 2), normal(2)
     model = Plane(slope, root @ root.T, 0.1 * jnp.eye(2))
     found = jnp.stack(lowest(model, rate, momentum))
-    left = slope - (model.bend + model.damped) @ found
+    left = slope - (model.curvature + model.damping) @ found
     for given, number, rest in zip((rate, momentum), found, left, strict=True):
         close(*((rest, 0.0) if given is None else (number, given)))
-    close(promise(model, *found), found @ slope - found @ model.bend @ found / 2)
+    close(promise(model, *found), found @ slope - found @ model.curvature @ found / 2)
 
 
 def test_velocities_that_are_parallel_or_missing_bring_no_momentum():
@@ -263,7 +263,7 @@ def test_the_plane_sees_the_whole_matrix_and_the_penalties():
 
     slope, bend, length, fall = along(params, step)
     close(slope + bend + 0.2 * length, 0.0)
-    close(state.gain, fall / (-slope - bend / 2))
+    close(state.info.gain, fall / (-slope - bend / 2))
 
 
 # Memory -------------------------------------------------------------------------------------------
@@ -370,8 +370,8 @@ def test_what_is_not_finite_is_rejected_and_leaves_no_trace():
     broken = inputs.at[1].set(jnp.nan), inputs.at[1, 0].set(jnp.inf), inputs
     batches = jnp.stack(broken), jnp.stack([targets, targets, targets.at[1].set(jnp.nan)])
     states = jax.jit(jax.vmap(lambda *lane: stream(rule, lane, ONCE, FITTED)))(*batches)
-    np.testing.assert_array_equal(states.rejected[:, :2], [[0, 1]] * 3)
-    assert np.all(states.accepted[:, -1] > states.accepted[:, 1])
+    np.testing.assert_array_equal(states.info.rejected[:, :2], [[0, 1]] * 3)
+    assert np.all(states.info.accepted[:, -1] > states.info.accepted[:, 1])
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(states))
     np.testing.assert_array_equal(states.batches, [[1, 1, 2, 3], [1, 1, 2, 3], [1, 2, 3, 4]])
     close(*(jax.tree.map(lambda x, k=k: x[:2, k], states.blocks) for k in (0, 1)))
@@ -403,10 +403,10 @@ def test_one_parameter_one_example_and_steps_that_do_not_lower_the_value():
         return update(rule, w, value_fn)
 
     step, state = jax.jit(jax.vmap(run))(jnp.array([2.0, 0.1, 0.1]), jnp.array([1.0, 1.0, 0.0]))
-    assert state.accepted.tolist() == [0, 1, 0]
+    assert state.info.accepted.tolist() == [0, 1, 0]
     close(step, jnp.array([0.0, -0.1, 0.0]), atol=1e-3)
-    close(state.damping[0], 1.5e-6)
-    assert state.gain[0] < 0
+    close(state.damping.value[0], 1.5e-6)
+    assert state.info.gain[0] < 0
 
 
 def test_misuse_is_named():

@@ -197,7 +197,7 @@ def test_batches_are_the_full_batch():
                 assert all(map(np.array_equal, jax.tree.leaves(params), jax.tree.leaves(START)))
                 params, state = accumulated(3, damping, params, state, piece)
             close(params, expected)
-        assert (int(state.steps), int(state.batches), float(state.weight)) == (2, 0, 0.0)
+        assert (int(state.info.steps), int(state.batches), float(state.weight)) == (2, 0, 0.0)
 
 
 def test_an_epoch_of_fit_is_a_step():
@@ -208,7 +208,7 @@ def test_an_epoch_of_fit_is_a_step():
     exact = rules.gauss_newton(damping=0.1)
     path, _ = jax.jit(functools.partial(walk, exact, steps=3))(START)
     close(trained.params, at(path, -1), rtol=1e-8)
-    assert trained.state.steps == 3
+    assert trained.state.info.steps == 3
 
 
 def test_accumulated_nan_is_a_rejected_step():
@@ -217,7 +217,7 @@ def test_accumulated_nan_is_a_rejected_step():
     params, state = accumulated(2, 0.0, START, rules.accumulate(2).init(START), first * jnp.nan)
     params, state = accumulated(2, 0.0, params, state, second)
     close(params, START)
-    assert (int(state.counts.rejected), int(state.steps)) == (1, 1)
+    assert (int(state.info.counts.rejected), int(state.info.steps)) == (1, 1)
     _, state = accumulated(2, 0.0, params, state, first * 1.0)
     lanes = jax.vmap(lambda damping: accumulated(2, damping, params, state, second))
     close(at(lanes(jnp.array([1.0, 0.0])), 1), accumulated(2, 0.0, params, state, second))

@@ -67,8 +67,8 @@ def test_rosenbrock_as_scipy(make, allowance):
     assert np.sum(arrived) <= allowance * sum(found.nit for found in theirs)
     assert np.sum(trials) <= allowance * sum(found.nfev for found in theirs)
     np.testing.assert_allclose(paths[:, -1], 1, rtol=1e-7)
-    assert np.all(states.stalled[:, -1])
-    values = np.asarray(states.value)
+    assert np.all(states.info.stalled[:, -1])
+    values = np.asarray(states.info.value)
     assert np.all(np.diff(values, axis=1) <= 0)
     np.testing.assert_allclose(values[:, -1], jax.vmap(rosenbrock)(paths[:, -1]), atol=1e-25)
 
@@ -82,7 +82,7 @@ def test_bfgs_with_exact_search_solves_a_quadratic_in_n_steps():
     np.testing.assert_allclose(grams / np.outer(norms, norms), np.eye(SIZE), atol=1e-5)
     np.testing.assert_allclose(path[-1], MINIMUM, atol=1e-7)
     np.testing.assert_allclose(states.inverse[-1] @ HESSIAN, np.eye(SIZE), atol=1e-4)
-    assert states.skipped[-1] == states.rejected[-1] == 0
+    assert states.skipped[-1] == states.info.rejected[-1] == 0
 
 
 def test_sr1_knows_the_hessian_after_n_steps_of_any_search():
@@ -132,7 +132,7 @@ def test_sr1_learns_negative_curvature_and_still_descends():
 
     path, states = walk(rules.sr1(first_step=0.1), value_fn, jnp.array([1.0, 0.05]), 30)
     assert np.linalg.eigvalsh(states.inverse)[:, 0].min() < 0
-    assert np.all(np.diff(states.value) <= 0)
+    assert np.all(np.diff(states.info.value) <= 0)
     np.testing.assert_allclose(np.abs(path[-1]), [0, 2**0.5], atol=1e-6)
 
 
@@ -160,8 +160,8 @@ def test_bad_input_never_reaches_the_parameters(make):
 
     path, states = jax.jit(jax.vmap(run))(a, b, c, d, starts)
     np.testing.assert_array_equal(path[:, -1], starts)
-    np.testing.assert_array_equal(states.rejected[:, -1], 2)
-    np.testing.assert_array_equal(states.stalled[:, -1], [False, False, True, True, True])
+    np.testing.assert_array_equal(states.info.rejected[:, -1], 2)
+    np.testing.assert_array_equal(states.info.stalled[:, -1], [False, False, True, True, True])
     assert np.all(np.isfinite(states.inverse))
 
 
@@ -193,7 +193,7 @@ def test_a_rejected_step_starts_over_from_the_identity():
     np.testing.assert_array_equal(states.is_new, [False, False, True, False])
     np.testing.assert_array_equal(states.inverse[2], np.eye(2))
     np.testing.assert_array_equal(path[2], path[1])
-    assert not np.any(states.stalled)
+    assert not np.any(states.info.stalled)
 
 
 def test_stops_at_a_minimum_of_a_network():

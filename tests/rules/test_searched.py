@@ -39,10 +39,10 @@ def test_the_size_is_the_best_on_the_grid():
     lower = np.min(values, axis=1) < before
     np.testing.assert_array_equal(state.size, np.where(lower, sizes, 0))
     np.testing.assert_array_equal(updates, np.where(lower, sizes * direction, 0))
-    np.testing.assert_array_equal(state.value, np.where(lower, np.min(values, axis=1), before))
+    np.testing.assert_array_equal(state.info.value, np.where(lower, np.min(values, axis=1), before))
     assert len(set(sizes.tolist())) > 1  # far out the whole step overshoots
-    np.testing.assert_array_equal(state.stalled, ~lower)
-    np.testing.assert_array_equal(state.accepted + state.rejected, 1)
+    np.testing.assert_array_equal(state.info.stalled, ~lower)
+    np.testing.assert_array_equal(state.info.accepted + state.info.rejected, 1)
 
 
 def test_armijo_wants_its_share_of_the_promise():
@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_not_taken():
     lost = rules.searched(optax.scale(jnp.inf))
     updates, state = step(lost, w, lost.init(w), value_fn)
     assert updates == 0
-    assert state.stalled
+    assert state.info.stalled
 
 
 SEARCHES = {

@@ -53,7 +53,7 @@ def test_every_step_is_that_of_the_paper(solver, decay):
         phi = rows.T @ np.linalg.solve(gram, residuals - decay * rows @ phi) + decay * phi
         np.testing.assert_allclose(update, -rate * phi, rtol=1e-8)
     np.testing.assert_allclose(state.last, -phi, rtol=1e-8)
-    assert (int(state.steps), int(state.counts.cholesky)) == (STEPS, STEPS)
+    assert (int(state.info.steps), int(state.info.counts.cholesky)) == (STEPS, STEPS)
 
 
 def test_without_memory_it_is_gauss_newton():
@@ -100,7 +100,7 @@ def test_a_batch_that_is_not_finite_moves_nothing_and_nothing_is_forgotten():
     updates, after = step(before, jnp.asarray(BATCHES[1]).at[1, 2].set(jnp.nan))
     assert not np.any(updates)
     np.testing.assert_array_equal(after.last, before.last)
-    assert (int(after.counts.rejected), int(after.steps)) == (1, 2)
+    assert (int(after.info.counts.rejected), int(after.info.steps)) == (1, 2)
 
 
 def test_random_rows_are_learned_in_fewer_steps_than_without_memory():

@@ -79,9 +79,9 @@ def test_the_first_trust_is_a_gradient_step_at_the_largest_curvature():
     length = jnp.linalg.norm(jax.grad(bowl)(jnp.zeros(N)))
     largest = np.linalg.norm(FACTOR, 2) ** 2
     _, state = walk(rules.trust_region_newton(), jnp.zeros(N), bowl)
-    close(state.unit[0], length / largest)
+    close(state.damping.unit[0], length / largest)
     first, state = walk(rules.cubic_newton(), jnp.zeros(N), bowl)
-    close(state.unit[0], largest**2 / length)
+    close(state.damping.unit[0], largest**2 / length)
     assert length / largest / 2 < jnp.linalg.norm(first) < length / largest
 
 
@@ -128,7 +128,7 @@ def test_path_is_unchanged_exactly_where_claimed(name):
         def advance(carry, _):
             y, state = carry
             updates, state = step(rule, y, f, state)
-            return (y + updates, state), (turn @ (y + updates), state.counts.negative)
+            return (y + updates, state), (turn @ (y + updates), state.info.counts.negative)
 
         start = jnp.linalg.solve(turn, jnp.linspace(-0.3, 0.4, N))
         return jax.lax.scan(advance, (start, rule.init(start)), length=5)[1]
@@ -192,39 +192,39 @@ VALLEY_START = jnp.array([-1.2, 1.0])
 @both
 def test_the_value_never_rises_and_the_trust_is_followed(make):
     xs, states = walk(make(), VALLEY_START, valley, steps=60)
-    close(states.value, jax.vmap(valley)(xs))
-    assert jnp.all(jnp.diff(states.value) <= 0)
+    close(states.info.value, jax.vmap(valley)(xs))
+    assert jnp.all(jnp.diff(states.info.value) <= 0)
     close(xs[-1], jnp.ones(2), atol=1e-6)
-    assert states.stalled[-1] or make is rules.cubic_newton
-    trust, before, x = states.unit[0], 0, VALLEY_START
-    assert 0 < states.rejected[29] < 15
+    assert states.info.stalled[-1] or make is rules.cubic_newton
+    trust, before, x = states.damping.unit[0], 0, VALLEY_START
+    assert 0 < states.info.rejected[29] < 15
     for i in range(25):
-        moved = states.accepted[i] > before
-        assert bool(moved) == bool(states.gain[i] >= 0.1)
-        gain, length = states.gain[i], jnp.linalg.norm(xs[i] - x)
+        moved = states.info.accepted[i] > before
+        assert bool(moved) == bool(states.info.gain[i] >= 0.1)
+        gain, length = states.info.gain[i], jnp.linalg.norm(xs[i] - x)
         if make is rules.cubic_newton:
             factor = (0.5 if gain > 0.9 else 1) if moved else 2
-            close(states.trust[i], trust * factor)
+            close(states.damping.value[i], trust * factor)
         elif moved and gain >= 0.25:
             grows = gain > 0.75 and length > 0.99 * trust
-            close(states.trust[i], 2 * trust if grows else trust)
+            close(states.damping.value[i], 2 * trust if grows else trust)
         elif moved:
-            close(states.trust[i], length / 4)
+            close(states.damping.value[i], length / 4)
         else:
-            assert states.trust[i] <= trust / 4
+            assert states.damping.value[i] <= trust / 4
         assert make is rules.cubic_newton or length <= trust * (1 + 1e-9)
-        trust, before, x = states.trust[i], states.accepted[i], xs[i]
+        trust, before, x = states.damping.value[i], states.info.accepted[i], xs[i]
 
 
 @both
 def test_several_trials_are_several_updates_on_one_basis(make):
     wild = 1e3 if make is rules.trust_region_newton else 1e-9
     xs, states = walk(make(wild), VALLEY_START, valley, steps=60)
-    moved = np.flatnonzero(np.diff(states.accepted, prepend=0))[:6]
+    moved = np.flatnonzero(np.diff(states.info.accepted, prepend=0))[:6]
     ys, others = walk(make(wild, trials=50), VALLEY_START, valley, steps=6)
     close(ys, xs[moved])
-    close(others.trust, states.trust[moved])
-    assert others.rejected[-1] == states.rejected[moved][-1] > 0
+    close(others.damping.value, states.damping.value[moved])
+    assert others.info.rejected[-1] == states.info.rejected[moved][-1] > 0
 
 
 @both
@@ -238,7 +238,7 @@ def test_a_trial_that_is_not_finite_is_rejected(make, trials):
     wild = 1e3 if make is rules.trust_region_newton else 1e-9
     start = jnp.array([9.0])
     xs, states = walk(make(wild, trials=trials), start, value_fn, steps=60 if trials == 1 else 12)
-    assert states.rejected[0] >= 1
+    assert states.info.rejected[0] >= 1
     if trials == 1:
         close(xs[0], start)
     assert jnp.all(jnp.isfinite(xs))
@@ -250,7 +250,7 @@ def test_a_minimum_is_where_it_stalls_and_fit_says_so(make):
     for dtype in (jnp.float32, float):
         fitted = fnn.fit(make(), value_fn_of(dtype), VALLEY_START.astype(dtype), steps=300)
         assert fitted.stopped == Stop.STALLED
-        assert fitted.params.dtype == fitted.state.trust.dtype == dtype
+        assert fitted.params.dtype == fitted.state.damping.value.dtype == dtype
         close(fitted.params, 1.0, atol=1e-2 if dtype == jnp.float32 else 1e-6)
 
 
@@ -278,7 +278,7 @@ def test_bad_points_are_steps_of_zero(make):
 
     updates, state = run(1.0, rule.init(start))
     close(updates, 0.0)
-    assert state.counts.rejected == 1
+    assert state.info.counts.rejected == 1
     assert jax.tree.all(jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), state))
     close(run(0.0, state)[0], run(0.0, rule.init(start))[0])
     assert jnp.any(run(0.0, state)[0] != 0)
@@ -291,10 +291,10 @@ def test_without_curvature_the_step_is_downhill_and_one_parameter_is_enough(make
 
     xs, states = walk(make(), jnp.array(1.0), slope, steps=5)
     assert jnp.all(jnp.diff(xs) < 0)
-    assert states.accepted[-1] == 5
+    assert states.info.accepted[-1] == 5
     xs, states = walk(make(), jnp.ones(2), lambda p: jnp.sum(0 * p), steps=2)
     close(xs, 1.0)
-    assert states.accepted[-1] == 0
+    assert states.info.accepted[-1] == 0
     close(walk(rules.saddle_free_newton(), jnp.array(1.0), slope)[0], 1.0)
 
 

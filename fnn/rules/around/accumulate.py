@@ -1,5 +1,6 @@
 """Accumulation: one exact Gauss-Newton step from many batches."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -17,34 +18,36 @@ from fnn.objective import Block, ValueFunction
 from fnn.rules.contract import (
     Scalar,
     Schedule,
-    aligned,
-    fitting,
-    rates,
-    same_size,
-    within,
+    now,
+    require_aligned,
+    require_fit,
+    require_rates,
+    require_same_size,
+    require_within,
+    second_order,
+    state_dtype,
 )
-from fnn.rules.second_order import now, second_order, state_dtype
+from fnn.rules.trials import Info, info_after, no_info
 
 
 class AccumulateState(NamedTuple):
     """What an accumulated step remembers.
 
     Attributes:
-        steps: Steps taken, one for every k batches.
-        batches: Batches seen since the last.
+        batches: Batches since the last step.
         weight: Examples in them.
         grad: The sum of their gradients.
         curvature: The sum of their Gauss-Newton matrices, in the order of
             `jax.flatten_util.ravel_pytree`.
-        counts: What the solver did, rejected steps among it.
+        info: What came of the steps, one for every k batches; rejected are those that are not
+            finite.
     """
 
-    steps: Int[Array, ""]
     batches: Int[Array, ""]
     weight: Float[Array, ""]
     grad: PyTree
     curvature: Float[Array, "P P"]
-    counts: solvers.Counts
+    info: Info
 
 
 @interned
@@ -104,21 +107,19 @@ def accumulate(
     """
     if k < 1:
         raise ValueError(f"accumulate: expected k >= 1, got {k}; try 1")
-    rates("accumulate", learning_rate=learning_rate, damping=damping)
-    within("accumulate", 1, math.inf, memory_budget=memory_budget)
+    require_rates("accumulate", learning_rate=learning_rate, damping=damping)
+    require_within("accumulate", 1, math.inf, memory_budget=memory_budget)
 
     def init(params: PyTree) -> AccumulateState:
         dtype = state_dtype(params)
         size = sum(map(jnp.size, jax.tree.leaves(params)))
-        fitting("accumulate", size, dtype, memory_budget, "gauss_newton() on larger batches")
-        number = jnp.zeros((), jnp.int32)
+        require_fit("accumulate", size, dtype, memory_budget, "gauss_newton() on larger batches")
         return AccumulateState(
-            steps=number,
-            batches=number,
+            batches=jnp.zeros((), jnp.int32),
             weight=jnp.zeros((), dtype),
             grad=optax.tree.zeros_like(params, dtype=dtype),
             curvature=jnp.zeros((size, size), dtype),
-            counts=solvers.Counts.of(),
+            info=no_info(),
         )
 
     def update(
@@ -130,47 +131,63 @@ def accumulate(
         **extra_args: Any,
     ) -> tuple[PyTree, AccumulateState]:
         del extra_args
-        flat, _ = ravel_pytree(params)
-        aligned(updates, state.grad, "state")
-        same_size(state.curvature, flat.size)
+        require_aligned(updates, state.grad, "state")
+        require_same_size(state.curvature, ravel_pytree(params)[0].size)
         operator = gauss_newton(value_fn, params, memory_budget=memory_budget)
-        count = _examples(value_fn).astype(state.weight.dtype)
-        weight = state.weight + count
-        grad = jax.tree.map(
-            lambda total, g: total + count * g.astype(total.dtype), state.grad, updates
-        )
-        curvature = state.curvature + (count * operator.dense()).astype(state.curvature.dtype)
-        rate, extra = now(learning_rate, state.steps), now(damping, state.steps)
-
-        def solve() -> tuple[PyTree, solvers.Counts]:
-            mean, unravel = ravel_pytree(optax.tree.scale(1 / weight, grad))
-            matrix = curvature / weight
-            system = solvers.System(
-                like=jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), grad),
-                multiply=lambda v: unravel(matrix @ ravel_pytree(v)[0]),
-                normal=lambda: matrix,
-            )
-            rhs = solvers.RightHandSide(None, unravel(mean))
-            solution = solvers.primal().solve(system, rhs, extra)
-            return solution.step, solution.counts
-
-        due = state.batches + 1 >= k
-        none = optax.tree.zeros_like(grad), solvers.Counts.of()
-        step, counts = where_due(due, solve, none)
-        return optax.tree.scale(rate, step), AccumulateState(
-            steps=state.steps + due.astype(jnp.int32),
-            batches=jnp.where(due, 0, state.batches + 1),
-            weight=jnp.where(due, 0, weight),
-            grad=jax.tree.map(lambda total: jnp.where(due, 0, total), grad),
-            curvature=jnp.where(due, 0, curvature),
-            counts=jax.tree.map(jnp.add, state.counts, counts),
-        )
+        state = _with_batch(state, updates, operator.dense(), _examples(value_fn))
+        rate, shift = now(learning_rate, state.info.steps), now(damping, state.info.steps)
+        is_due = state.batches >= k
+        none = optax.tree.zeros_like(state.grad), jnp.zeros((), bool), solvers.Counts.of()
+        step, ok, counts = where_due(is_due, functools.partial(_solve, state, shift), none)
+        return optax.tree.scale(rate, step), _after(state, is_due, ok, counts)
 
     return second_order(init, update)
 
 
-# Of the batches in a value function; 1 if it has none.
+def _with_batch(
+    state: AccumulateState, grad: PyTree, curvature: Array, examples: Array
+) -> AccumulateState:
+    """The state with the sums of one more batch in it."""
+    count = examples.astype(state.weight.dtype)
+    return state._replace(
+        batches=state.batches + 1,
+        weight=state.weight + count,
+        grad=jax.tree.map(lambda total, g: total + count * g.astype(total.dtype), state.grad, grad),
+        curvature=state.curvature + (count * curvature).astype(state.curvature.dtype),
+    )
+
+
+def _solve(state: AccumulateState, damping: Scalar) -> tuple[PyTree, Array, solvers.Counts]:
+    """The step of all batches since the last, whether it is finite, and what the solver did."""
+    mean, unravel = ravel_pytree(optax.tree.scale(1 / state.weight, state.grad))
+    matrix = state.curvature / state.weight
+    system = solvers.System(
+        like=jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), state.grad),
+        multiply=lambda v: unravel(matrix @ ravel_pytree(v)[0]),
+        normal=lambda: matrix,
+    )
+    rhs = solvers.RightHandSide(None, unravel(mean))
+    solution = solvers.primal().solve(system, rhs, damping)
+    return solution.step, solution.ok, solution.counts
+
+
+def _after(
+    state: AccumulateState, is_due: Array, ok: Array, counts: solvers.Counts
+) -> AccumulateState:
+    """The state after an update, without its sums where they were solved for."""
+    trials, total = is_due.astype(jnp.int32), jax.tree.map(jnp.add, state.info.counts, counts)
+    info = info_after(state.info, ok, trials, counts=total)
+    return AccumulateState(
+        batches=jnp.where(is_due, 0, state.batches),
+        weight=jnp.where(is_due, 0, state.weight),
+        grad=jax.tree.map(lambda sums: jnp.where(is_due, 0, sums), state.grad),
+        curvature=jnp.where(is_due, 0, state.curvature),
+        info=info._replace(steps=state.info.steps + trials),
+    )
+
+
 def _examples(value_fn: ValueFunction) -> Array:
+    """The examples in the batches of a value function; 1 if it has none."""
     blocks = [term.block for term in value_fn.terms if isinstance(term.block, Block)]
     counts = [block.count if block.weights is None else block.weights.sum() for block in blocks]
     return jnp.asarray(sum(counts) if counts else 1)

@@ -12,6 +12,7 @@ number of steps they are; while some lanes are in one and some in another it cos
 lane keeps its own.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from fnn.branches import where_due
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, owned, within
+from fnn.rules.contract import Scalar, owned, require_within
 
 
 class Until(NamedTuple):
@@ -76,8 +77,8 @@ def plateau(patience: int = 20, rtol: Scalar = 1e-3) -> Until:
         >>> print(done)
         True
     """
-    within("plateau", 1, float("inf"), patience=patience)
-    within("plateau", 0, float("inf"), rtol=rtol)
+    require_within("plateau", 1, float("inf"), patience=patience)
+    require_within("plateau", 0, float("inf"), rtol=rtol)
 
     def start() -> tuple[Array, Array]:
         # Not infinity, which under jax_debug_infs may leave no compiled program.
@@ -156,28 +157,20 @@ def phases(
                 "phases: expected params, from which the next rule starts, got None; try "
                 "rule.update(updates, state, params, ...)"
             )
-        steps, moved = state.steps + 1, optax.tree.zeros_like(updates)
+        steps, step = state.steps + 1, optax.tree.zeros_like(updates)
         done, states, memories = jnp.zeros((), bool), [], []
         for index, (rule, until) in enumerate(stages):
-
-            def turn(index: int = index, rule: Any = rule) -> tuple[PyTree, Any]:
-                own = state.states[index]
-                if index:
-                    own = _select(state.steps == 0, rule.init(params), own)
-                step, own = rule.update(updates, own, params, **extra_args)
-                step = jax.tree.map(lambda u, g: u.astype(g.dtype), step, updates)
-                return step, own
-
-            here = state.phase == index
-            moved, own = where_due(here, turn, (moved, state.states[index]))
+            is_here = state.phase == index
+            turn = functools.partial(_turn, rule, index, state, updates, params, extra_args)
+            step, own = where_due(is_here, turn, (step, state.states[index]))
             states.append(own)
             memory = state.memories[index]
             if until is not None:
-                seen, over = until.look(memory, extra_args.get("value"), steps)
-                memory = _select(here, seen, memory)
-                done |= here & over
+                after, is_over = until.look(memory, extra_args.get("value"), steps)
+                memory = _select(is_here, after, memory)
+                done |= is_here & is_over
             memories.append(memory)
-        return moved, PhasesState(
+        return step, PhasesState(
             phase=state.phase + done.astype(jnp.int32),
             steps=jnp.where(done, 0, steps),
             memories=tuple(memories),
@@ -188,7 +181,24 @@ def phases(
     return optax.GradientTransformationExtraArgs(*bare)
 
 
+def _turn(
+    rule: optax.GradientTransformationExtraArgs,
+    index: int,
+    state: PhasesState,
+    updates: PyTree,
+    params: PyTree,
+    extra_args: dict[str, Any],
+) -> tuple[PyTree, Any]:
+    """The step of one phase's rule and its state, which is made new where the phase begins."""
+    own = state.states[index]
+    if index:
+        own = _select(state.steps == 0, rule.init(params), own)
+    step, own = rule.update(updates, own, params, **extra_args)
+    return jax.tree.map(lambda u, g: u.astype(g.dtype), step, updates), own
+
+
 def _until(until: int | Until | None) -> Until | None:
+    """The condition, of a number of steps as well."""
     if not isinstance(until, int):
         return until
     if until < 1:

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, within
-from fnn.rules.second_order import is_lower, second_order, state_dtype
+from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
+from fnn.rules.trials import Info, info_after, is_lower, no_info
 
 
 class SearchedState(NamedTuple):
@@ -17,19 +17,14 @@ class SearchedState(NamedTuple):
 
     Attributes:
         rule: The state of the rule whose direction it is.
-        size: The step size taken last; 0 where none lowered the value.
-        accepted: Steps taken.
-        rejected: Searches that lowered nothing; the update is zero.
-        value: Of the parameters that the last update led to.
-        stalled: Whether the last search lowered nothing.
+        size: The step size of the last step; 0 where none lowered the value.
+        info: What came of the searches, each of them one trial; `stalled` where the last one
+            lowered nothing.
     """
 
     rule: PyTree
     size: Float[Array, ""]
-    accepted: Int[Array, ""]
-    rejected: Int[Array, ""]
-    value: Float[Array, ""]
-    stalled: Bool[Array, ""]
+    info: Info
 
 
 @interned
@@ -65,8 +60,8 @@ def searched(
         Those of `rule`; scaling the loss changes no size.
 
     Returns:
-        A rule; its state is a `SearchedState`. Where no size lowers the value, `stalled` is true
-        and `fit` stops.
+        A rule; its state is a `SearchedState`. Where no size lowers the value, `info.stalled` is
+        true and `fit` stops.
 
     Raises:
         ValueError: if `halvings` or `decrease` is out of range.
@@ -89,20 +84,13 @@ def searched(
     """
     if halvings < 0:
         raise ValueError(f"searched: expected halvings >= 0, got {halvings}; try 30")
-    within("searched", 0, 1, decrease=decrease)
+    require_within("searched", 0, 1, decrease=decrease)
     inner = optax.with_extra_args_support(rule)
 
     def init(params: PyTree) -> SearchedState:
         dtype = state_dtype(params)
-        zero, number = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        return SearchedState(
-            rule=inner.init(params),
-            size=zero,
-            accepted=number,
-            rejected=number,
-            value=zero,
-            stalled=jnp.zeros((), bool),
-        )
+        info = no_info(dtype, gain=False, counts=False)
+        return SearchedState(inner.init(params), jnp.zeros((), dtype), info)
 
     def update(
         updates: PyTree,
@@ -117,24 +105,24 @@ def searched(
         given = {"value": value, "grad": grad, "value_fn": value_fn} | extra_args
         direction, after = inner.update(updates, state.rule, params, **given)
         sizes = 2.0 ** -jnp.arange(halvings + 1, dtype=state.size.dtype)
-
-        def reached(size: Array) -> Array:
-            moved = jax.tree.map(lambda u: (size * u).astype(u.dtype), direction)
-            return value_fn(optax.apply_updates(params, moved))
-
-        values = jax.vmap(reached)(sizes)
-        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        size, least = sizes[best], values[best]
+        size, least = _lowest(value_fn, params, direction, sizes)
         promised = decrease * size * jnp.abs(optax.tree.vdot(grad, direction))
-        taken = is_lower(least, jnp.asarray(value)) & (value - least >= promised)
-        step = jax.tree.map(lambda u: jnp.where(taken, size * u, 0).astype(u.dtype), direction)
-        return step, SearchedState(
-            rule=after,
-            size=jnp.where(taken, size, 0),
-            accepted=state.accepted + taken.astype(jnp.int32),
-            rejected=state.rejected + (~taken).astype(jnp.int32),
-            value=jnp.where(taken, least, value).astype(state.value.dtype),
-            stalled=~taken,
-        )
+        accepted = is_lower(least, jnp.asarray(value)) & (value - least >= promised)
+        step = jax.tree.map(lambda u: jnp.where(accepted, size * u, 0).astype(u.dtype), direction)
+        value = jnp.where(accepted, least, value).astype(state.info.value.dtype)
+        info = info_after(state.info, accepted, value=value, stalled=~accepted)
+        return step, SearchedState(after, jnp.where(accepted, size, 0), info)
 
     return second_order(init, update)
+
+
+def _lowest(value_fn: Any, params: PyTree, direction: PyTree, sizes: Array) -> tuple[Array, Array]:
+    """The size that leads to the lowest value, and this value."""
+
+    def reached(size: Array) -> Array:
+        step = jax.tree.map(lambda u: (size * u).astype(u.dtype), direction)
+        return value_fn(optax.apply_updates(params, step))
+
+    values = jax.vmap(reached)(sizes)
+    best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+    return sizes[best], values[best]

@@ -2,6 +2,7 @@
 
 rule              `kfac` and `ekfac`
 step              what both do in one step
+blocks            what both remember of a leaf: factors, eigenvectors, curvature
 two_step_sizes    how far along the step, and how far along the one before
 """
 

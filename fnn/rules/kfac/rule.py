@@ -44,7 +44,8 @@ from fnn.curvature import Factors, Structure
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, Schedule
 from fnn.rules.damping import Damping
-from fnn.rules.kfac.step import Block, Measure, inverse, kronecker, times
+from fnn.rules.kfac.blocks import Block, Measure, inverse, times
+from fnn.rules.kfac.step import Options, kronecker
 
 
 @interned
@@ -120,9 +121,7 @@ def kfac(
         >>> u.round(4).tolist()
         [[1.0], [3.0]]
     """
-    return kronecker(
-        "kfac",
-        _EIGENVALUES,
+    options = Options(
         structure,
         learning_rate,
         damping,
@@ -134,6 +133,7 @@ def kfac(
         examples,
         memory_budget,
     )
+    return kronecker("kfac", _EIGENVALUES, options)
 
 
 @interned
@@ -201,9 +201,7 @@ def ekfac(
         >>> jax.eval_shape(rule.init, w).blocks[""].curvature.shape
         (1, 3, 2)
     """
-    return kronecker(
-        "ekfac",
-        _MOMENTS,
+    options = Options(
         structure,
         learning_rate,
         damping,
@@ -215,6 +213,7 @@ def ekfac(
         examples,
         memory_budget,
     )
+    return kronecker("ekfac", _MOMENTS, options)
 
 
 # Products of eigenvalues --------------------------------------------------------------------------
@@ -223,15 +222,17 @@ _Eigenvalues = tuple[Float[Array, "b i"], Float[Array, "b o"]]
 
 
 def _eigenvalues(block: Block, basis: Factors, eigenvalues: _Eigenvalues) -> _Eigenvalues:
+    """The eigenvalues themselves."""
     del block, basis
     return eigenvalues
 
 
 def _shared_inverse(eigenvalues: _Eigenvalues, damping: Array) -> Float[Array, "b i o"]:
+    """The inverse of both factors, the damping shared out between them."""
     inputs, outputs = eigenvalues
-    one, other = jnp.mean(inputs, 1, keepdims=True), jnp.mean(outputs, 1, keepdims=True)
-    known = (one > 0) & (other > 0)
-    share = jnp.sqrt(jnp.where(known, one, 1) / jnp.where(known, other, 1))
+    of_a, of_d = jnp.mean(inputs, 1, keepdims=True), jnp.mean(outputs, 1, keepdims=True)
+    are_positive = (of_a > 0) & (of_d > 0)
+    share = jnp.sqrt(jnp.where(are_positive, of_a, 1) / jnp.where(are_positive, of_d, 1))
     root = jnp.sqrt(damping)
     return inverse(inputs, share * root)[:, :, None] * inverse(outputs, root / share)[:, None]
 
@@ -247,6 +248,7 @@ _EIGENVALUES = Measure(
 
 
 def _carried(block: Block, basis: Factors, eigenvalues: _Eigenvalues) -> Float[Array, "b i o"]:
+    """The moments along new eigenvectors, of the matrix that the old ones stood for."""
     del eigenvalues
     (old_u, old_v), (u, v) = block.basis, basis
     return times(jnp.square(times(u.mT, old_u)), block.curvature, jnp.square(times(old_v.mT, v)))

@@ -20,73 +20,50 @@ class Plane(NamedTuple):
     """The quadratic model in the plane of a direction and a velocity.
 
     Attributes:
-        slope: the gradient's parts along them, negative, so that what descends is positive.
-        bend: the curvature, (direction, velocity) x (direction, velocity).
-        damped: what the damping adds to it.
+        slope: The gradient's parts along them, negative, so that what descends is positive.
+        curvature: (direction, velocity) x (direction, velocity).
+        damping: What the damping adds to it.
     """
 
     slope: Float[Array, " 2"]
-    bend: Float[Array, "2 2"]
-    damped: Float[Array, "2 2"]
+    curvature: Float[Array, "2 2"]
+    damping: Float[Array, "2 2"]
 
 
 def plane(
-    grad: PyTree, direction: PyTree, velocity: PyTree, bend: Float[Array, "2 2"], damping: Scalar
+    grad: PyTree,
+    direction: PyTree,
+    velocity: PyTree,
+    curvature: Float[Array, "2 2"],
+    damping: Scalar,
 ) -> Plane:
-    """The model from its parts.
-
-    Args:
-        grad: the gradient.
-        direction: one side of the plane.
-        velocity: the other.
-        bend: the curvature along both.
-        damping: added to the curvature of every parameter.
-
-    Returns:
-        The model.
-    """
+    """The model from the curvature along both sides of the plane, and the damping of parameters."""
     grad, *sides = (jax.tree.map(wide, tree) for tree in (grad, direction, velocity))
     slope = -jnp.array([optax.tree.vdot(grad, side) for side in sides])
     lengths = jnp.array([[optax.tree.vdot(one, other) for other in sides] for one in sides])
-    return Plane(slope, bend, damping * lengths)
+    return Plane(slope, curvature, damping * lengths)
 
 
-def lowest(model: Plane, rate: Scalar | None, momentum: Scalar | None) -> tuple[Array, Array]:
-    """Where the damped model is least.
-
-    Args:
-        model: of a plane.
-        rate: None to be found.
-        momentum: None to be found.
-
-    Returns:
-        Rate and momentum. Momentum is 0 where the velocity shows no other direction.
-
-    Source:
-        Martens and Grosse (2015), arXiv:1503.05671, sections 6.4 and 7.
-    """
+def lowest(
+    model: Plane, learning_rate: Scalar | None, momentum: Scalar | None
+) -> tuple[Array, Array]:
+    """Learning rate and momentum, at the least of the damped model where they are None."""
+    # Martens and Grosse (2015), arXiv:1503.05671, sections 6.4 and 7.
     down, along = model.slope
-    (first, cross), (_, last) = model.bend + model.damped
-    if momentum is None and rate is None:
+    (first, cross), (_, last) = model.curvature + model.damping
+    if momentum is None and learning_rate is None:
         area = first * last - cross * cross
-        apart = area > jnp.sqrt(jnp.finfo(area.dtype).eps) * first * last
-        momentum = solvers.over(first * along - cross * down, jnp.where(apart, area, 0))
+        is_plane = area > jnp.sqrt(jnp.finfo(area.dtype).eps) * first * last
+        # Momentum is 0 where the velocity shows no other direction.
+        momentum = solvers.over(first * along - cross * down, jnp.where(is_plane, area, 0))
     elif momentum is None:
-        momentum = solvers.over(along - rate * cross, last)
-    rate = solvers.over(down - momentum * cross, first) if rate is None else rate
-    return jnp.asarray(rate, down.dtype), jnp.asarray(momentum, down.dtype)
+        momentum = solvers.over(along - learning_rate * cross, last)
+    if learning_rate is None:
+        learning_rate = solvers.over(down - momentum * cross, first)
+    return jnp.asarray(learning_rate, down.dtype), jnp.asarray(momentum, down.dtype)
 
 
-def promise(model: Plane, rate: Scalar | None, momentum: Scalar | None) -> Float[Array, ""]:
-    """By how much the undamped model falls.
-
-    Args:
-        model: of a plane.
-        rate: along the direction, found.
-        momentum: along the velocity, found.
-
-    Returns:
-        The fall, negative where it rises.
-    """
-    moved = jnp.array([rate, momentum])
-    return moved @ model.slope - moved @ model.bend @ moved / 2
+def promise(model: Plane, learning_rate: Scalar, momentum: Scalar) -> Float[Array, ""]:
+    """By how much the undamped model falls, negative where it rises."""
+    sizes = jnp.array([learning_rate, momentum])
+    return sizes @ model.slope - sizes @ model.curvature @ sizes / 2
