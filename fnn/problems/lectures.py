@@ -1,7 +1,19 @@
-"""What lectures show: functions that no straight line computes, and fits by a few units."""
+"""What lectures show: functions that no straight line computes, and fits by three units.
+
+Of two units XOR has a solution too, but then most starts end in a local minimum, where two of the
+cases are confounded; of three units a few starts still do. In a parity every input matters in every
+case, so that no unit alone is of any use. All cases train, validate and test. The points of a fit
+train and validate, a finer grid tests; the weights of the step grow without bound as it is
+approached.
+
+Source:
+    XOR, parity  Minsky and Papert, "Perceptrons" (1969); Rumelhart, Hinton and Williams, "Learning
+                 internal representations by error propagation" (1986)
+    fits         Bishop, "Pattern recognition and machine learning" (2006), figure 5.3
+"""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,54 +21,20 @@ import numpy as np
 
 from fnn import losses
 from fnn.data import Data
-from fnn.problems.problem import Budget, Problem
+from fnn.problems.problem import Budget, Problem, described
 from fnn.problems.supervised import ERROR, RIGHT_SIGNS, network, supervised
 
 NORMAL = jax.nn.initializers.normal(1.0)
 
 
 def xor() -> Problem:
-    """Either, but not both: the four cases of two bits, a 2-3-1 network of tanh units.
-
-    Two units are enough, but then most starts end in a local minimum, where two of the cases are
-    confounded; of three units a few starts still do.
-
-    Returns:
-        The problem; all cases train, validate and test.
-
-    Source:
-        Rumelhart, Hinton and Williams, "Learning internal representations by error propagation"
-        (1986).
-
-    Example:
-        >>> xor().train.targets[:, 0].tolist()
-        [0.0, 1.0, 1.0, 0.0]
-    """
+    """Either, but not both: the four cases of two bits, a 2-3-1 network of tanh units."""
     inputs = np.array([*itertools.product([0.0, 1.0], repeat=2)])
     return _logic("xor", "either, but not both, of two bits, 2-3-1", inputs, 3, 0.02)
 
 
-def parity(n: int = 3) -> Problem:
-    """Whether an odd number of n signs is +1: all 2^n cases, an n-2n-1 network of tanh units.
-
-    Every input matters in every case, so that no unit alone is of any use.
-
-    Args:
-        n: how many signs, from 1 to 16.
-
-    Returns:
-        The problem; all cases train, validate and test.
-
-    Raises:
-        ValueError: if n is out of range.
-
-    Source:
-        Minsky and Papert, "Perceptrons" (1969); Rumelhart, Hinton and Williams (1986).
-
-    Example:
-        >>> parity(2).train.targets[:, 0].tolist()
-        [0.0, 1.0, 1.0, 0.0]
-    """
+def parity(n: int) -> Problem:
+    """Whether an odd number of n signs, 1 to 16, is +1: all cases, an n-2n-1 network."""
     if not 1 <= n <= 16:
         raise ValueError(f"parity: expected 1 to 16 signs, got {n}; try 3")
     inputs = np.array([*itertools.product([-1.0, 1.0], repeat=n)])
@@ -80,82 +58,16 @@ def _logic(name: str, summary: str, inputs: np.ndarray, hidden: int, seconds: fl
     )
 
 
-def fit_square() -> Problem:
-    """x^2 by a 1-3-1 network of tanh units, from 50 points.
-
-    Returns:
-        The problem; the points train and validate, a finer grid tests.
-
-    Source:
-        Bishop, "Pattern recognition and machine learning" (2006), figure 5.3.
-
-    Example:
-        >>> fit_square().train.inputs.shape
-        (50, 1)
-    """
-    return _fit("fit-square", "x^2", np.square, 1e-4)
-
-
-def fit_sine() -> Problem:
-    """sin(pi x) by a 1-3-1 network of tanh units, from 50 points.
-
-    Returns:
-        The problem; the points train and validate, a finer grid tests.
-
-    Source:
-        Bishop, "Pattern recognition and machine learning" (2006), figure 5.3.
-
-    Example:
-        >>> float(fit_sine().train.targets.max().round(2))
-        1.0
-    """
-    return _fit("fit-sine", "sin(pi x)", lambda x: np.sin(np.pi * x), 1e-4)
-
-
-def fit_abs() -> Problem:
-    """|x| by a 1-3-1 network of tanh units, from 50 points.
-
-    Returns:
-        The problem; the points train and validate, a finer grid tests.
-
-    Source:
-        Bishop, "Pattern recognition and machine learning" (2006), figure 5.3.
-
-    Example:
-        >>> float(fit_abs().train.targets.min().round(3))
-        0.02
-    """
-    return _fit("fit-abs", "|x|", np.abs, 4e-4)
-
-
-def fit_step() -> Problem:
-    """The Heaviside step by a 1-3-1 network of tanh units, from 50 points.
-
-    Weights grow without bound as the step is approached.
-
-    Returns:
-        The problem; the points train and validate, a finer grid tests.
-
-    Source:
-        Bishop, "Pattern recognition and machine learning" (2006), figure 5.3.
-
-    Example:
-        >>> float(fit_step().train.targets.mean())
-        0.5
-    """
-    return _fit("fit-step", "the step at 0", lambda x: np.heaviside(x, 0.5), 1e-3)
-
-
 def _fit(
-    name: str, function: str, of: Callable[[np.ndarray], np.ndarray], target: float
+    name: str, formula: str, function: Callable[[np.ndarray], np.ndarray], target: float
 ) -> Problem:
     def points(n: int) -> Data:
         x = (2 * np.arange(n)[:, None] + 1) / n - 1
-        return Data(x, of(x))
+        return Data(x, function(x))
 
     return supervised(
         name,
-        f"{function} from 50 points in (-1, 1), 1-3-1",
+        f"{formula} from 50 points in (-1, 1), 1-3-1",
         "Bishop (2006), figure 5.3",
         model=network([3, 1], jnp.tanh, start=NORMAL),
         loss=losses.half_squared_error,
@@ -165,3 +77,25 @@ def _fit(
         budget=Budget(0.1),
         target=target,
     )
+
+
+_BY_THREE_UNITS = "by a 1-3-1 network of tanh units, from 50 points."
+
+PROBLEMS: Mapping[str, Callable[..., Problem]] = {
+    "xor": xor,
+    **{
+        f"parity-{n}": described(f"Whether an odd number of {n} signs is +1.", parity, n)
+        for n in (2, 3, 4, 5)
+    },
+    "fit-square": described(f"x^2 {_BY_THREE_UNITS}", _fit, "fit-square", "x^2", np.square, 1e-4),
+    "fit-sine": described(
+        f"sin(pi x) {_BY_THREE_UNITS}", _fit, "fit-sine", "sin(pi x)",
+        lambda x: np.sin(np.pi * x), 1e-4,
+    ),
+    "fit-abs": described(f"|x| {_BY_THREE_UNITS}", _fit, "fit-abs", "|x|", np.abs, 4e-4),
+    "fit-step": described(
+        f"The Heaviside step {_BY_THREE_UNITS}", _fit, "fit-step", "the step at 0",
+        lambda x: np.heaviside(x, 0.5), 1e-3,
+    ),
+}  # fmt: skip
+"""The problems by their names."""

@@ -5,7 +5,8 @@ so there is no validation but the training examples themselves. The objective he
 examples of half the *sum* over outputs, so that a goal is multiplied by outputs / 2.
 
 Source: MathWorks, "Choose a multilayer neural network training function", Deep Learning Toolbox
-documentation: networks and goals of SIN, PARITY and CANCER.
+documentation: networks and goals of SIN, PARITY and CANCER. The data of the last two: Prechelt,
+"Proben1" (1994); Mangasarian and Wolberg, SIAM News 23 (1990).
 
 Differs: MATLAB draws its starts otherwise.
 Not verified, because the table does not say or no copy of it was seen: the points of SIN; tanh
@@ -14,7 +15,7 @@ Proben1's files; network and goal of DIABETES.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -22,40 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn import data, layers, losses
-from fnn.problems.problem import Budget, Problem
+from fnn.problems.problem import Budget, Problem, described
 from fnn.problems.supervised import ACCURACY, ERROR, RIGHT_SIGNS, Score, network, supervised
 
 _SOURCE = "MathWorks, Choose a multilayer neural network training function"
 _START = jax.nn.initializers.normal(0.5)
 
 
-def goal(mean_squared_error: float, outputs: int) -> float:
-    """The value of the objective at which the mean of squares is that of the table.
-
-    Args:
-        mean_squared_error: the goal, a mean over examples and outputs.
-        outputs: how many outputs there are.
-
-    Returns:
-        The mean over examples of half the sum over outputs.
-
-    Example:
-        >>> goal(0.002, outputs=1)
-        0.001
-    """
-    return mean_squared_error * outputs / 2
-
-
 def sin() -> Problem:
-    """SIN: one period of a sine by a 1-5-1 network, to a mean squared error of 0.002.
-
-    Returns:
-        The problem, on 41 points in [-1, 1].
-
-    Example:
-        >>> sin().target
-        0.001
-    """
+    """SIN: one period of a sine by a 1-5-1 network, to a mean squared error of 0.002."""
     x = np.linspace(-1, 1, 41)[:, None]
     points = data.Data(x, np.sin(np.pi * x))
     model = network([5, 1], start=_START)
@@ -65,72 +41,19 @@ def sin() -> Problem:
 
 
 def parity() -> Problem:
-    """PARITY: the parity of three bits by a 3-10-10-1 network, to a mean squared error of 0.001.
-
-    Returns:
-        The problem.
-
-    Example:
-        >>> parity().train.targets[:, 0].tolist()
-        [-1.0, 1.0, 1.0, -1.0, 1.0, -1.0, -1.0, 1.0]
-    """
+    """PARITY: the parity of three bits by a 3-10-10-1 network, to a mean squared error of 0.001."""
     bits = np.array([*itertools.product([-1.0, 1.0], repeat=3)])
-    cases = data.Data(bits, bits.prod(axis=1, keepdims=True))
+    cases = [data.Data(bits, bits.prod(axis=1, keepdims=True))] * 3
     model = network([10, 10, 1], last=jnp.tanh)
     return _table(
-        "matlab-parity",
-        "parity of three bits, 3-10-10-1",
-        model,
-        [cases] * 3,
-        0.001,
-        RIGHT_SIGNS,
-        0.1,
+        "matlab-parity", "parity of three bits, 3-10-10-1", model, cases, 0.001, RIGHT_SIGNS, 0.1
     )
 
 
-def cancer(file: str | Path) -> Problem:
-    """CANCER: Proben1's breast tumors by a 9-5-5-2 network, to a mean squared error of 0.012.
-
-    Args:
-        file: Proben1's cancer1.dt, or another permutation; other data are a ValueError.
-
-    Returns:
-        The problem. The training examples also validate; the test examples give the accuracy.
-
-    Source:
-        The data: Prechelt, "Proben1" (1994); Mangasarian and Wolberg, SIAM News 23 (1990).
-
-    Example:
-        >>> cancer("no such file")
-        Traceback (most recent call last):
-        FileNotFoundError: ...
-    """
-    return _proben1("matlab-cancer", "breast tumors", file, (9, 5, 5, 2), 0.012)
-
-
-def diabetes(file: str | Path) -> Problem:
-    """DIABETES: Proben1's by an 8-15-15-2 network, to a mean squared error of 0.05 (unverified).
-
-    Args:
-        file: Proben1's diabetes1.dt, or another permutation; other data are a ValueError.
-
-    Returns:
-        The problem. The training examples also validate; the test examples give the accuracy.
-
-    Source:
-        The data: Prechelt, "Proben1" (1994).
-
-    Example:
-        >>> diabetes("no such file")
-        Traceback (most recent call last):
-        FileNotFoundError: ...
-    """
-    return _proben1("matlab-diabetes", "diabetes or none", file, (8, 15, 15, 2), 0.05)
-
-
 def _proben1(
-    name: str, what: str, file: str | Path, sizes: tuple[int, ...], mean_squared_error: float
+    name: str, what: str, sizes: tuple[int, ...], mean_squared_error: float, file: str | Path
 ) -> Problem:
+    """Data of a file of Proben1's; the training examples validate, the test examples test."""
     train, _, test = data.proben1(file)
     columns = train.inputs.shape[1], train.targets.shape[1]
     if columns != (sizes[0], sizes[-1]):
@@ -153,6 +76,7 @@ def _table(
     score: Score,
     seconds: float,
 ) -> Problem:
+    """A row of MATLAB's table, whose goal is a mean over outputs where the loss is half a sum."""
     return supervised(
         name,
         summary,
@@ -163,5 +87,22 @@ def _table(
         score=score,
         batch_size=None,
         budget=Budget(seconds),
-        target=goal(mean_squared_error, parts[0].targets.shape[1]),
+        target=mean_squared_error * parts[0].targets.shape[1] / 2,
     )
+
+
+cancer = described(
+    "CANCER: Proben1's breast tumors by a 9-5-5-2 network, to a mean squared error of 0.012.",
+    *(_proben1, "matlab-cancer", "breast tumors", (9, 5, 5, 2), 0.012),
+)
+diabetes = described(
+    "DIABETES: Proben1's by an 8-15-15-2 network, to a mean squared error of 0.05 (unverified).",
+    *(_proben1, "matlab-diabetes", "diabetes or none", (8, 15, 15, 2), 0.05),
+)
+PROBLEMS: Mapping[str, Callable[..., Problem]] = {
+    "matlab-sin": sin,
+    "matlab-parity": parity,
+    "matlab-cancer": cancer,
+    "matlab-diabetes": diabetes,
+}
+"""The problems by their names."""

@@ -4,6 +4,10 @@ Each residual is a function of the parameters x and of the number m of residuals
 and the numbering of the source; `CASES` puts them together with their standard starts. Those in
 `PUBLISHED` can be raced.
 
+A race moves each coordinate of the start by 2 % of itself, or of 1 where it is 0, times a Gaussian
+number: from farther away some systems end in another minimum. What counts as having arrived is 5 %
+above the half sum of squares that MINPACK ends with.
+
 Source: Moré, Garbow and Hillstrom, "Testing unconstrained optimization software", ACM Transactions
 on Mathematical Software 7 (1981), doi:10.1145/355934.355936.
 """
@@ -17,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Scalar
 
 from fnn.objective import Objective
-from fnn.problems.problem import Budget, Measure, Problem
+from fnn.problems.problem import Budget, Measure, Problem, described
 
 SPREAD = 0.02  # of the starts, as a share of each coordinate
 
@@ -215,25 +219,7 @@ PUBLISHED: Mapping[str, float] = {
 
 
 def least_squares(case: str) -> Problem:
-    """Half the sum of squares of one system of residuals, from near its standard start.
-
-    Each coordinate of the start is moved by 2 % of itself, or of 1 where it is 0, times a Gaussian
-    number: from farther away some systems end in another minimum. What counts as having arrived is
-    5 % above the half sum of squares that MINPACK ends with.
-
-    Args:
-        case: one of `PUBLISHED`.
-
-    Returns:
-        The problem.
-
-    Source:
-        Moré, Garbow and Hillstrom (1981); final norms of MINPACK's reference output for LMDER1.
-
-    Example:
-        >>> least_squares("osborne 2").init(jax.random.key(0)).shape
-        (11,)
-    """
+    """Half the sum of squares of one system of `PUBLISHED`, from near its standard start."""
     (residual, start, m), norm = CASES[case], PUBLISHED[case]
     value_fn = Objective(lambda x, _: residual(x, m)).on(np.zeros(1))  # one example, not looked at
 
@@ -245,9 +231,8 @@ def least_squares(case: str) -> Problem:
     def share(x: Float[Array, " n"], published: Scalar) -> Scalar:
         return jnp.linalg.norm(residual(x, m)) / published
 
-    name = case.split(",")[0].replace(" ", "-")
     return Problem(
-        name=f"minpack-{name}",
+        name=_name(case),
         summary=f"{m} residuals of {len(start)} parameters of the MINPACK suite",
         source="Moré, Garbow and Hillstrom (1981)",
         init=init,
@@ -260,3 +245,14 @@ def least_squares(case: str) -> Problem:
         budget=Budget(500, "steps"),
         target=1.05 * norm**2 / 2,
     )
+
+
+def _name(case: str) -> str:
+    return f"minpack-{case.split(',')[0].replace(' ', '-')}"
+
+
+PROBLEMS: Mapping[str, Callable[..., Problem]] = {
+    _name(case): described(f"{case} of the MINPACK suite of least squares.", least_squares, case)
+    for case in PUBLISHED
+}
+"""The problems by their names."""

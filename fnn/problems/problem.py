@@ -1,5 +1,6 @@
 """What a problem is: something to train, how it is measured, and what may be spent on it."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -88,3 +89,12 @@ def accuracy(outputs: Array, targets: Array) -> Scalar:
         0.5
     """
     return jnp.mean(jnp.argmax(outputs, axis=-1) == targets)
+
+
+def described(
+    description: str, make: Callable[..., Problem], *arguments: object, **named: object
+) -> Callable[..., Problem]:
+    """A row of a table: a maker of one problem, with the line that a list of problems shows."""
+    maker = functools.partial(make, *arguments, **named)
+    maker.__doc__ = description
+    return maker

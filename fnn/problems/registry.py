@@ -21,61 +21,22 @@ from fnn.problems import (
 )
 from fnn.problems.problem import Problem
 
-
-def _fixed(maker: Callable[..., Problem], summary: str, *arguments: object) -> Callable:
-    """A maker without arguments, whose first line of documentation is the summary."""
-
-    def make() -> Problem:
-        return maker(*arguments)
-
-    make.__doc__ = summary
-    return make
-
-
 PROBLEMS: Mapping[str, Callable[..., Problem]] = {
-    "xor": lectures.xor,
-    **{
-        f"parity-{n}": _fixed(lectures.parity, f"Whether an odd number of {n} signs is +1.", n)
-        for n in (2, 3, 4, 5)
-    },
-    "fit-square": lectures.fit_square,
-    "fit-sine": lectures.fit_sine,
-    "fit-abs": lectures.fit_abs,
-    "fit-step": lectures.fit_step,
-    "digits": classification.digits,
-    "iris": classification.iris,
-    "wine": classification.wine,
-    "breast-cancer": classification.breast_cancer,
-    "moons": classification.moons,
-    "circles": classification.circles,
-    "diabetes": regression.diabetes,
-    "mackey-glass": regression.mackey_glass,
-    "mackey-glass-85": _fixed(
-        regression.mackey_glass, "A chaotic series 85 ahead from four values of its past.", 85
-    ),
+    **lectures.PROBLEMS,
+    **classification.PROBLEMS,
+    **regression.PROBLEMS,
     "autoencoder": images.autoencoder,
-    "bowl": surfaces.bowl,
-    "ravine": surfaces.ravine,
-    "saddle": surfaces.saddle,
-    "rosenbrock": surfaces.rosenbrock,
-    "beale": surfaces.beale,
-    **{
-        f"minpack-{case.split(',')[0].replace(' ', '-')}": _fixed(
-            minpack.least_squares, f"{case} of the MINPACK suite of least squares.", case
-        )
-        for case in minpack.PUBLISHED
-    },
+    **surfaces.PROBLEMS,
+    **minpack.PROBLEMS,
     "deepobs-quadratic": deepobs.quadratic,
-    "matlab-sin": matlab.sin,
-    "matlab-parity": matlab.parity,
-    "matlab-cancer": matlab.cancer,
-    "matlab-diabetes": matlab.diabetes,
+    **matlab.PROBLEMS,
     "poisson": poisson.poisson,
     "mnist": images.mnist,
     "fashion-mnist": images.fashion_mnist,
     "char-rnn": text.char_rnn,
 }
-"""Name to maker. A maker takes nothing, or one path where `DATA` says what of."""
+"""The maker of each problem. It takes nothing, or one path where `DATA` says what of; the first
+line of its documentation is what a list of problems shows."""
 
 DATA: Mapping[str, str] = {
     "matlab-cancer": "Proben1's cancer1.dt or another permutation",

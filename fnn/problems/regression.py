@@ -1,31 +1,35 @@
-"""Numbers to predict from real measurements, and from a chaotic past."""
+"""Numbers to predict from real measurements, and from a chaotic past.
+
+Inputs and targets are standardized by the training examples, so that the root mean square error of
+the best constant is about 1, and that of the chaotic series is the non-dimensional one of the
+literature. Most of the progress of diabetes is noise to its inputs. The series is predicted from
+x(t), x(t - 6), x(t - 12) and x(t - 18) at x(t + horizon), for t = 118 to 1117: the first 500
+examples train, the next 250 validate, the last 250 test.
+
+Source:
+    diabetes      Efron, Hastie, Johnstone and Tibshirani, "Least angle regression", Annals of
+                  Statistics 32 (2004), as scikit-learn carries the data
+    mackey-glass  Mackey and Glass, "Oscillation and chaos in physiological control systems",
+                  Science 197 (1977), doi:10.1126/science.267326; the embedding and the range of t
+                  of Jang, "ANFIS", IEEE Transactions on Systems, Man, and Cybernetics 23 (1993),
+                  doi:10.1109/21.256541
+
+Differs: Jang's last 500 examples all test; here half of them validate.
+"""
+
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from fnn import data, losses
-from fnn.problems.problem import Budget, Problem
+from fnn.problems.problem import Budget, Problem, described
 from fnn.problems.supervised import ERROR, network, standardized, supervised
 
 
 def diabetes() -> Problem:
-    """442 patients and the progress of their diabetes after a year, a 10-16-1 network.
-
-    Inputs and target are standardized by the training examples, so that the root mean square error
-    of the best constant is about 1. Most of the progress is noise to these inputs.
-
-    Returns:
-        The problem.
-
-    Source:
-        Efron, Hastie, Johnstone and Tibshirani, "Least angle regression", Annals of Statistics 32
-        (2004), as scikit-learn carries the data.
-
-    Example:
-        >>> diabetes().train.targets.shape
-        (265, 1)
-    """
+    """442 patients and the progress of their diabetes after a year, a 10-16-1 network."""
     patients = data.diabetes()
     column = patients._replace(targets=patients.targets[:, None])
     parts = data.split(column, (0.6, 0.2, 0.2), jax.random.key(0))
@@ -44,30 +48,7 @@ def diabetes() -> Problem:
 
 
 def mackey_glass(horizon: int = 6) -> Problem:
-    """A chaotic series some time ahead from four values of its past, a 4-16-1 network.
-
-    From x(t), x(t - 6), x(t - 12) and x(t - 18) to x(t + horizon), for t = 118 to 1117: the first
-    500 train, the next 250 validate, the last 250 test. All are standardized by the training
-    examples, so that the root mean square error is the non-dimensional one of the literature.
-
-    Args:
-        horizon: how far ahead; 6 and 85 are usual.
-
-    Returns:
-        The problem.
-
-    Source:
-        Mackey and Glass, "Oscillation and chaos in physiological control systems", Science 197
-        (1977), doi:10.1126/science.267326; the embedding and the range of t of Jang, "ANFIS",
-        IEEE Transactions on Systems, Man, and Cybernetics 23 (1993), doi:10.1109/21.256541.
-
-    Differs:
-        Jang's last 500 examples all test; here half of them validate.
-
-    Example:
-        >>> mackey_glass().train.inputs.shape
-        (500, 4)
-    """
+    """A chaotic series some time ahead from four values of its past, a 4-16-1 network."""
     times = np.arange(118, 1118)
     series = mackey_glass_series(int(times[-1]) + horizon)
     past = series[times[:, None] - np.array([0, 6, 12, 18])]
@@ -91,26 +72,9 @@ def mackey_glass(horizon: int = 6) -> Problem:
 def mackey_glass_series(
     end: int, *, delay: float = 17.0, steps: int = 10
 ) -> Float[np.ndarray, " times"]:
-    """x'(t) = 0.2 x(t - delay) / (1 + x(t - delay)^10) - x(t) / 10 at t = 0, 1, ..., end.
-
-    By the classical Runge-Kutta method. x(0) = 1.2, and x(t) = 0 before; between two steps the
-    delayed value is the cubic of their values and slopes.
-
-    Args:
-        end: the last time; >= 0.
-        delay: a multiple of 1 / steps.
-        steps: in one unit of time.
-
-    Returns:
-        end + 1 values.
-
-    Source:
-        Mackey and Glass (1977).
-
-    Example:
-        >>> mackey_glass_series(1).round(4).tolist()  # 1.2 exp(-t / 10) while the past is 0
-        [1.2, 1.0858]
-    """
+    """x'(t) = 0.2 x(t - delay) / (1 + x(t - delay)^10) - x(t) / 10 at t = 0, 1, ..., end."""
+    # The method is the classical Runge-Kutta one. x(0) = 1.2, and x(t) = 0 before; between two
+    # steps the delayed value is the cubic of their values and slopes.
     h, lag = 1 / steps, round(delay * steps)
 
     def slope(x: float, past: float) -> float:
@@ -129,3 +93,13 @@ def mackey_glass_series(
         slopes.append(a)
         x.append(x[k] + h / 6 * (a + 2 * b + 2 * c + d))
     return np.array(x[::steps])
+
+
+PROBLEMS: Mapping[str, Callable[..., Problem]] = {
+    "diabetes": diabetes,
+    "mackey-glass": mackey_glass,
+    "mackey-glass-85": described(
+        "A chaotic series 85 ahead from four values of its past.", mackey_glass, 85
+    ),
+}
+"""The problems by their names."""

@@ -1,4 +1,16 @@
-"""Surfaces over the plane, whose paths can be drawn: a bowl, a ravine, a saddle, two valleys."""
+"""Surfaces over the plane, whose paths can be drawn: a bowl, a ravine, a saddle, two valleys.
+
+The ravine is momentum's textbook case. The paths of the saddle begin near the ridge that leads into
+it; its minima, at y = +-sqrt(2), have the value -1. Rosenbrock's bent valley is easy to find and
+hard to follow; it and Beale's are sums of squares, whose parts Gauss-Newton and Levenberg-Marquardt
+see.
+
+Source:
+    rosenbrock  Rosenbrock, "An automatic method for finding the greatest or least value of a
+                function", Computer Journal 3 (1960), doi:10.1093/comjnl/3.3.175
+    beale       Beale, "On an iterative method for finding a local minimum of a function of more
+                than one variable" (1958); More, Garbow and Hillstrom (1981), problem 5
+"""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -10,7 +22,7 @@ from jaxtyping import Array, Float, Key, Scalar
 
 from fnn.objective import Objective, ValueFunction, penalty
 from fnn.problems.minpack import CASES
-from fnn.problems.problem import Budget, Measure, Problem
+from fnn.problems.problem import Budget, Measure, Problem, described
 
 SPREAD = 0.05  # standard deviation of the starts
 
@@ -69,85 +81,6 @@ SURFACES: Mapping[str, Surface] = {
 """The surfaces by their names, for drawing."""
 
 
-def bowl() -> Problem:
-    """x^2 + 2 y^2, which every rule descends.
-
-    Returns:
-        The problem.
-
-    Example:
-        >>> bowl().train(jnp.array([1.0, 1.0])).item()
-        3.0
-    """
-    return _surface("bowl", "x^2 + 2 y^2", "lectures", 1e-4)
-
-
-def ravine() -> Problem:
-    """x^2 / 2 + 50 y^2, a hundred times as steep across as along: momentum's textbook case.
-
-    Returns:
-        The problem.
-
-    Example:
-        >>> ravine().train(jnp.array([2.0, 1.0])).item()
-        52.0
-    """
-    return _surface("ravine", "x^2 / 2 + 50 y^2", "lectures", 1e-4)
-
-
-def saddle() -> Problem:
-    """x^2 - y^2 + y^4 / 4, from near the ridge that leads into the saddle.
-
-    Returns:
-        The problem. The two minima, at y = +-sqrt(2), have the value -1.
-
-    Example:
-        >>> saddle().train(jnp.array([1.0, 2.0])).item()
-        1.0
-    """
-    return _surface("saddle", "x^2 - y^2 + y^4 / 4", "lectures", -0.999)
-
-
-def rosenbrock() -> Problem:
-    """100 (y - x^2)^2 + (1 - x)^2: a bent valley, easy to find and hard to follow.
-
-    A sum of squares, whose parts Gauss-Newton and Levenberg-Marquardt see.
-
-    Returns:
-        The problem.
-
-    Source:
-        Rosenbrock, "An automatic method for finding the greatest or least value of a function",
-        Computer Journal 3 (1960), doi:10.1093/comjnl/3.3.175.
-
-    Example:
-        >>> rosenbrock().train(jnp.array([0.0, 1.0])).item()
-        101.0
-    """
-    summary = "100 (y - x^2)^2 + (1 - x)^2"
-    return _surface("rosenbrock", summary, "Rosenbrock (1960)", 0.1, _rosenbrock_residual)
-
-
-def beale() -> Problem:
-    """Beale's function, the sum of (c_i - x (1 - y^i))^2: steep walls around a flat floor.
-
-    A sum of squares, whose parts Gauss-Newton and Levenberg-Marquardt see.
-
-    Returns:
-        The problem.
-
-    Source:
-        Beale, "On an iterative method for finding a local minimum of a function of more than one
-        variable" (1958); More, Garbow and Hillstrom (1981), problem 5.
-
-    Example:
-        >>> beale().train(jnp.array([3.0, 0.5])).item()
-        0.0
-    """
-    summary = "sum of (c_i - x (1 - y^i))^2 for c = 1.5, 2.25, 2.625"
-    return _surface("beale", summary, "Beale (1958)", 1e-3, _beale_residual)
-
-
 def _surface(
     name: str,
     summary: str,
@@ -155,6 +88,7 @@ def _surface(
     target: float,
     residual: Callable[[Array, int], Array] | None = None,
 ) -> Problem:
+    """The problem of finding the lowest point of one of `SURFACES`."""
     surface = SURFACES[name]
     value_fn: ValueFunction = penalty(surface.fn)
     if residual is not None:  # on one example, which it does not look at
@@ -181,3 +115,29 @@ def _surface(
         budget=Budget(200, "steps"),
         target=target,
     )
+
+
+PROBLEMS: Mapping[str, Callable[..., Problem]] = {
+    "bowl": described(
+        "x^2 + 2 y^2, which every rule descends.",
+        _surface, "bowl", "x^2 + 2 y^2", "lectures", 1e-4,
+    ),
+    "ravine": described(
+        "x^2 / 2 + 50 y^2, a hundred times as steep across as along: momentum's textbook case.",
+        _surface, "ravine", "x^2 / 2 + 50 y^2", "lectures", 1e-4,
+    ),
+    "saddle": described(
+        "x^2 - y^2 + y^4 / 4, from near the ridge that leads into the saddle.",
+        _surface, "saddle", "x^2 - y^2 + y^4 / 4", "lectures", -0.999,
+    ),
+    "rosenbrock": described(
+        "100 (y - x^2)^2 + (1 - x)^2: a bent valley, easy to find and hard to follow.", _surface,
+        "rosenbrock", "100 (y - x^2)^2 + (1 - x)^2", "Rosenbrock (1960)", 0.1, _rosenbrock_residual,
+    ),
+    "beale": described(
+        "Beale's function, the sum of (c_i - x (1 - y^i))^2: steep walls around a flat floor.",
+        _surface, "beale", "sum of (c_i - x (1 - y^i))^2 for c = 1.5, 2.25, 2.625",
+        "Beale (1958)", 1e-3, _beale_residual,
+    ),
+}  # fmt: skip
+"""The problems by their names."""

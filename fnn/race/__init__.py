@@ -1,5 +1,9 @@
 """The race: rules on one problem by equal terms, and what can be said of it.
 
+Users find in `__all__` what a race is run and read by. The command line also draws reports and
+trajectories and names a race's folder, for which this page shows it `report`, `trajectories` and
+`new_folder`.
+
 entrants       who races: rules, what is tuned of each, their batches
 protocol       the terms: trials, seeds, a budget in any of five costs
 lanes          one rule on one problem as compiled programs
@@ -7,6 +11,8 @@ runner         `run`, from rules and terms to a store
 remote         the same across machines, as tasks on Ray
 store          what a race leaves on disk, and goes on from
 result         what tables and figures are made of
+report         tables, figures and the page of a race
+trajectories   the paths of rules over a plane, which are drawn and not raced
 """
 
 from fnn.requirements import require
@@ -14,7 +20,6 @@ from fnn.requirements import require
 __requires__ = require("race", "matplotlib", "plotly", "rich", "scipy")
 
 from fnn.race import report as report
-from fnn.race import store as store
 from fnn.race import trajectories as trajectories
 from fnn.race.entrants import CLASSIC as CLASSIC
 from fnn.race.entrants import ENTRANTS as ENTRANTS
@@ -24,6 +29,7 @@ from fnn.race.protocol import Protocol as Protocol
 from fnn.race.result import Race as Race
 from fnn.race.result import Result as Result
 from fnn.race.runner import run as run
+from fnn.race.store import new_folder as new_folder
 from fnn.race.store import read as read
 
 __all__ = [
