@@ -36,7 +36,7 @@ from jaxtyping import Array, PyTree
 from fnn import requirements
 from fnn.locks import locked
 from fnn.training.loop import History, Progress
-from fnn.training.sources import Position
+from fnn.training.snapshot import Position, Snapshot
 
 
 class Checkpoints(NamedTuple):
@@ -59,15 +59,6 @@ class Checkpoints(NamedTuple):
     keep: int = 3
 
 
-class Snapshot(NamedTuple):
-    """All that a run needs to go on, and how much of it lies behind."""
-
-    progress: Progress
-    history: History
-    position: Position
-    fraction: float
-
-
 class _Mark(NamedTuple):
     """By which a snapshot is told from the others of its run, without being held."""
 
@@ -80,7 +71,7 @@ def _mark(snapshot: Snapshot) -> _Mark:
 
 
 @contextlib.contextmanager
-def kept(
+def checkpointed(
     checkpoint: str | Path | Checkpoints | None,
     begin: Snapshot,
     arrays: Mapping[str, PyTree],
@@ -206,7 +197,7 @@ def _numbers(folder: Path) -> list[int]:
 
 def _described(arrays: Mapping[str, PyTree], terms: Mapping[str, Any]) -> dict[str, Any]:
     """Every leaf by its path, and the terms."""
-    leaves = {name: _kind(leaf) for name, leaf in named(arrays).items()}
+    leaves = {name: _kind(leaf) for name, leaf in leaves_by_path(arrays).items()}
     plain = {
         name: f"{jax.random.key_impl(term)}{_data(term).tolist()}" if _is_array(term) else term
         for name, term in terms.items()
@@ -214,7 +205,7 @@ def _described(arrays: Mapping[str, PyTree], terms: Mapping[str, Any]) -> dict[s
     return leaves | plain
 
 
-def named(trees: Mapping[str, PyTree]) -> dict[str, Any]:
+def leaves_by_path(trees: Mapping[str, PyTree]) -> dict[str, Any]:
     """Leaves by their paths, such as params['weight'].
 
     Args:
@@ -305,10 +296,10 @@ class _Keeper:
     def _save(self, snapshot: Snapshot) -> None:
         self._finish()
         self.number += 1
-        progress = named(snapshot.progress._asdict())
+        progress = leaves_by_path(snapshot.progress._asdict())
         weak = [name for name, leaf in progress.items() if jax.typeof(leaf).weak_type]
         progress = {name: _data(leaf) for name, leaf in progress.items()}
-        history, loss = named(snapshot.history._asdict()), _loss(snapshot)
+        history, loss = leaves_by_path(snapshot.history._asdict()), _loss(snapshot)
         about = {
             "position": snapshot.position._asdict(),
             "fraction": snapshot.fraction,
@@ -383,7 +374,9 @@ class _Keeper:
         return json.loads(about["text"])
 
     def _read(self, number: int, about: dict[str, Any], begin: Snapshot) -> Snapshot:
-        fresh = {name: jnp.asarray(a) for name, a in named(begin.progress._asdict()).items()}
+        fresh = {
+            name: jnp.asarray(a) for name, a in leaves_by_path(begin.progress._asdict()).items()
+        }
         progress = {name: _data(leaf) for name, leaf in fresh.items()}
         kinds = about["history"].items()
         history = {name: np.zeros(shape, jnp.dtype(dtype)) for name, (dtype, *shape) in kinds}
