@@ -12,7 +12,7 @@ from jaxtyping import Array, Key, PyTree
 
 from fnn import devices
 from fnn.objective import Objective, ValueFunction
-from fnn.training.checkpoints import leaves_by_path
+from fnn.training.folder import leaves_by_path
 from fnn.training.loop import History, Limits, Progress
 from fnn.training.placement import everywhere, placed, placed_for_fit, sharding_of_examples
 from fnn.training.plan import Plan, start
