@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import pytest
 
 import fnn
 from fnn.training import Checkpoints, Stop, fit
-from tests.faults import FIT
 from tests.line import loss, model
 
 ROOT = Path(__file__).parents[1]
@@ -109,12 +109,14 @@ def test_a_training_goes_on_where_it_was_interrupted(tmp_path, rounds):
     assert_same(fit(RULE, OBJECTIVE, elsewhere, DATA, **options), whole)
 
 
-def test_a_training_that_is_over_is_not_run_again(tmp_path, monkeypatch):
+def test_a_training_that_is_over_is_not_run_again(tmp_path):
+    def never(params, x):
+        raise Interruption(params, x)
+
     options = MINI | {"epochs": 5, "checkpoint": tmp_path}
     whole = fit(RULE, OBJECTIVE, START, DATA, **options)
     before = content(tmp_path)
-    monkeypatch.setattr(FIT, "_advance", None)
-    assert_same(fit(RULE, OBJECTIVE, START, DATA, **options), whole)
+    assert_same(fit(RULE, fnn.Objective(never, loss), START, DATA, **options), whole)
     assert content(tmp_path) == before
 
 
@@ -176,30 +178,53 @@ def test_a_state_with_a_key_and_leaves_of_every_kind(tmp_path):
 # Streams ------------------------------------------------------------------------------------------
 
 BATCHES = [(INPUTS[i : i + 2], TARGETS[i : i + 2]) for i in range(0, 9, 2)]
+PASS = 8 * BATCHES  # 32 batches are trained on without a look, and then 8
+
+
+class Listed(list):
+    """A list that says which batch it gives."""
+
+    def __init__(self, give):
+        super().__init__(PASS)
+        self.give = give
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            self.give()
+            yield batch
 
 
 class Shuffled:
     """Another order in each pass, by a generator that knows how often it was asked."""
 
-    def __init__(self):
-        self.rng = np.random.default_rng(0)
+    def __init__(self, give):
+        self.rng, self.give = np.random.default_rng(0), give
 
     def __iter__(self):
-        return (BATCHES[i] for i in self.rng.permutation(5))
+        for i in self.rng.permutation(40):
+            self.give()
+            yield PASS[i]
+
+
+def ending(give):
+    """An iterator of two passes."""
+    for batch in PASS * 2:
+        give()
+        yield batch
 
 
 class Told:
     """An iterator without end that can be told where it is, as Grain's."""
 
-    def __init__(self, taken, spell=lambda place: place):
-        self.place, self.taken, self.spell = 0, taken, spell
+    def __init__(self, give, spell=lambda place: place):
+        self.place, self.give, self.spell = 0, give, spell
 
     def __iter__(self):
         return self
 
     def __next__(self):
+        self.give()
         self.place += 1
-        self.taken.append(self.place)
         return BATCHES[self.place * self.place % 5]
 
     def get_state(self):
@@ -209,48 +234,57 @@ class Told:
         self.place = (json.loads(state) if isinstance(state, bytes) else state)["place"]
 
 
-def told_in_bytes(taken):
-    return Told(taken, lambda state: json.dumps(state).encode())
+def told_in_bytes(give):
+    return Told(give, lambda state: json.dumps(state).encode())
 
 
 STREAMS = {
-    "a list": (lambda _: BATCHES, {"epochs": 3}),
-    "a list, cut short": (lambda _: BATCHES, {"steps": 12}),
-    "an iterable that shuffles": (lambda _: Shuffled(), {"epochs": 3}),
-    "an iterator that ends": (lambda _: iter(BATCHES * 2), {"epochs": 3}),
-    "an iterator with a state": (Told, {"steps": 9}),
-    "one with a state in bytes": (told_in_bytes, {"steps": 7}),
+    "a list": (Listed, {"epochs": 3}),
+    "a list, cut short": (Listed, {"steps": 95}),
+    "an iterable that shuffles": (Shuffled, {"epochs": 3}),
+    "an iterator that ends": (ending, {"epochs": 3}),
+    "an iterator with a state": (Told, {"steps": 70}),
+    "one with a state in bytes": (told_in_bytes, {"steps": 66}),
 }
 
 
+def interrupting(at):
+    """What raises where the batch after so many is given."""
+    given = itertools.count()
+
+    def give():
+        if next(given) == at:
+            raise Interruption
+
+    return give
+
+
+def with_places(stream):
+    """A stream made anew, and where it was when it gave each batch, if it can tell."""
+    places = []
+    data = stream(lambda: places.append(getattr(data, "place", None)))
+    return data, places
+
+
 @pytest.mark.parametrize(("stream", "budget"), STREAMS.values(), ids=STREAMS)
-def test_a_stream_goes_on_from_every_place(tmp_path, monkeypatch, stream, budget):
-    """Interrupted after every chunk in turn, in a pass and between passes."""
-    monkeypatch.setattr("fnn.training.sources._BATCHES", 2)
+def test_a_stream_goes_on_from_every_place(tmp_path, stream, budget):
+    """Interrupted in a pass, between two segments or amid one, and between passes."""
     options = {"validation": DATA, "patience": 9, "every": 2, **budget}
-    whole = fit(RULE, OBJECTIVE, START, stream([]), **options)
-    original = FIT._advance_block
-    for most in itertools.count(1):
-        calls = itertools.count()
-
-        def advance(*arguments, calls=calls, most=most):
-            if next(calls) == most:
-                raise Interruption
-            return original(*arguments)
-
-        monkeypatch.setattr(FIT, "_advance_block", advance)
-        folder, taken = tmp_path / str(most), []
+    whole = fit(RULE, OBJECTIVE, START, stream(lambda: None), **options)
+    for at in itertools.count(18, 18):
+        folder = tmp_path / str(at)
+        options["checkpoint"] = Checkpoints(folder, seconds=0)
         try:
-            fitted = fit(RULE, OBJECTIVE, START, stream([]), **options, checkpoint=folder)
-        except Interruption:
-            monkeypatch.setattr(FIT, "_advance_block", original)
-            fitted = fit(RULE, OBJECTIVE, START, stream(taken), **options, checkpoint=folder)
-            assert not taken or min(taken) == 2 * most + 1
-            assert_same(fitted, whole)
+            fit(RULE, OBJECTIVE, START, stream(interrupting(at)), **options)
+        except Interruption as error:
+            (steps,) = re.findall(r"the (\d+) steps before", " ".join(error.__notes__)) or [0]
+            again, places = with_places(stream)
+            assert_same(fit(RULE, OBJECTIVE, START, again, **options), whole)
+            assert places[0] in (None, int(steps))
         else:
             break
-    assert most > 3
-    assert_same(fit(RULE, OBJECTIVE, START, stream([]), **options, checkpoint=folder), whole)
+    assert at > 3 * 18
+    assert_same(fit(RULE, OBJECTIVE, START, stream(lambda: None), **options), whole)
 
 
 def test_a_stream_that_has_become_shorter(tmp_path):
@@ -266,7 +300,7 @@ def test_a_state_that_cannot_be_written(tmp_path):
     with pytest.raises(
         TypeError, match=r"get_state\(\) gives bytes or plain values, got set in it"
     ):
-        fit(RULE, OBJECTIVE, START, Told([], lambda _: {1}), steps=4, checkpoint=tmp_path)
+        fit(RULE, OBJECTIVE, START, Told(lambda: None, lambda _: {1}), steps=4, checkpoint=tmp_path)
 
 
 # What stays ---------------------------------------------------------------------------------------

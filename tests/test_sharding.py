@@ -325,5 +325,5 @@ def test_batches_that_devices_cannot_share_are_refused(objective, examples, opti
 def test_devices_of_different_kinds_are_refused():
     devices = [SimpleNamespace(device_kind=kind) for kind in ("H100", "A100", "H100")]
     with pytest.raises(ValueError, match="of one kind, got A100 and H100; try"):
-        placement.check_kinds(devices)
-    placement.check_kinds(devices[::2])
+        placement.require_one_kind(devices)
+    placement.require_one_kind(devices[::2])

@@ -14,8 +14,9 @@ import scipy.stats
 import fnn
 from fnn import rules, training
 from fnn.training import Stop, fit
+from fnn.training.job import job_of
+from fnn.training.segments import snapshots
 from fnn.training.sources import shuffled
-from tests.faults import FIT
 from tests.line import loss, model
 
 KEY = jax.random.key(0)
@@ -349,12 +350,11 @@ def test_ten_calls_with_rules_made_anew_compile_once(compilations, make):
     assert seen == seen[:1] * 10
 
 
-def test_python_looks_in_between_chunks_only(monkeypatch):
-    calls = itertools.count()
-    original = FIT._advance
-    monkeypatch.setattr(FIT, "_advance", lambda *args: (next(calls), original(*args))[1])
-    fit(RULE, OBJECTIVE, START, DATA, steps=4000)
-    assert next(calls) < 40
+def test_python_looks_in_between_segments_only():
+    job = job_of(RULE, OBJECTIVE, START, DATA, steps=4000)
+    looks = [here.steps for here in snapshots(job, job.begin)]
+    assert looks[-1] == 4000
+    assert len(looks) < 40
 
 
 def test_lanes_that_diverge_do_not_disturb_the_others():

@@ -11,6 +11,11 @@ which damage is noticed. Orbax writes it in the background while training goes o
 ever unpickled. The history is saved whole: a million steps are 4 to 8 MB, for which training waits
 some 20 ms (measured on two busy cores), ten million steps a quarter of a second.
 
+Orbax's `CheckpointManager` could number, write and delete them, but one file of metrics that is cut
+stops it from opening the folder, where damage here gives way to the checkpoint before; the best of
+an earlier process is known to it by these files alone; and on a full disk it forgets checkpoints
+that it failed to delete (tried with 0.12.8).
+
 What is random in the loop follows from the key and the number of the step, so that a run that goes
 on from a checkpoint ends with the bits of one that was never disturbed.
 """
@@ -18,8 +23,6 @@ on from a checkpoint ends with the bits of one that was never disturbed.
 import concurrent.futures
 import contextlib
 import json
-import os
-import shutil
 import time
 import warnings
 import zlib
@@ -30,13 +33,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree
 
 from fnn import requirements
-from fnn.locks import locked
+from fnn.training.folder import (
+    agreed,
+    delete,
+    described,
+    leaves_by_path,
+    numbers_in,
+    opened,
+    plain,
+)
 from fnn.training.loop import History, Progress
-from fnn.training.sources import Position
+from fnn.training.snapshot import Position, Snapshot
+from fnn.training.sums import sums_of
 
 
 class Checkpoints(NamedTuple):
@@ -59,17 +70,8 @@ class Checkpoints(NamedTuple):
     keep: int = 3
 
 
-class Snapshot(NamedTuple):
-    """All that a run needs to go on, and how much of it lies behind."""
-
-    progress: Progress
-    history: History
-    position: Position
-    fraction: float
-
-
 class _Mark(NamedTuple):
-    """By which a snapshot is told from the others of its run, without being held."""
+    """What tells a snapshot from the others of its run; a snapshot itself would hold memory."""
 
     steps: int
     rounds: int
@@ -80,26 +82,13 @@ def _mark(snapshot: Snapshot) -> _Mark:
 
 
 @contextlib.contextmanager
-def kept(
+def checkpointed(
     checkpoint: str | Path | Checkpoints | None,
     begin: Snapshot,
     arrays: Mapping[str, PyTree],
     terms: Mapping[str, Any],
 ) -> Generator[tuple[Snapshot, Callable[[Snapshot], None]]]:
-    """A run that is kept in a folder, if there is one.
-
-    Args:
-        checkpoint: the folder.
-        begin: the run before its first step.
-        arrays: what the run is made of; paths, shapes and dtypes make it the same job.
-        terms: plain values, and perhaps a key, that make it the same job.
-
-    Yields:
-        Where to go on, and a function to be called with every new snapshot.
-
-    Raises:
-        ValueError: if the folder cannot be used or holds anything else, nothing in it changed.
-    """
+    """Where a run goes on, and what saves its snapshots in a folder, if there is one."""
     if checkpoint is None:
         yield begin, lambda _: None
         return
@@ -108,143 +97,22 @@ def kept(
         raise ValueError(f"fit: expected Checkpoints of keep >= 1 and seconds >= 0, got {options}")
     _orbax()
     folder = Path(options.folder).absolute()
-    with _opened(folder, _described(arrays, terms)):
-        keeper = _Keeper(folder, options)
+    with opened(folder, described(arrays, terms)):
+        writer = _Writer(folder, options)
         try:
-            yield keeper.newest(begin), keeper.offer
+            yield writer.newest(begin), writer.offer
         except BaseException as error:
-            keeper.close(save=jax.process_count() == 1)  # the other processes may be gone
-            if keeper.saved is not None:
+            writer.close(save=jax.process_count() == 1)  # the other processes may be gone
+            if writer.saved is not None:
                 error.add_note(
-                    f"fit: the {keeper.saved.steps} steps before that are kept in "
+                    f"fit: the {writer.saved.steps} steps before that are kept in "
                     f"{folder}; the same call goes on from there"
                 )
             raise
-        keeper.close()
+        writer.close()
 
 
-# The folder ---------------------------------------------------------------------------------------
-
-_JOB, _LOCK, _MARK = "job.json", "lock", "a job of fnn.fit"
-_LEAVING = ".leaving"
-
-
-@contextlib.contextmanager
-def _opened(folder: Path, job: dict[str, Any]) -> Generator[None]:
-    """The folder for this process and this job alone; the first process looks after it."""
-    with contextlib.ExitStack() as stack:
-        problem = None
-        if jax.process_index() == 0:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                _stored(folder)
-                _require_alone(folder, stack.enter_context(open(folder / _LOCK, "ab")))
-                _require_same(folder, job)
-            except OSError as error:
-                problem = ValueError(
-                    "fit: expected a folder for checkpoints that can be written, got "
-                    f"{folder} ({error}); try another one"
-                )
-            except ValueError as error:
-                problem = error
-        if not _agreed(problem is None):
-            raise problem or ValueError(
-                "fit: the first process says what is wrong with checkpoint="
-            )
-        yield
-
-
-def _stored(folder: Path) -> dict[str, Any] | None:
-    """The job of a folder, if it has one; if it has anything else, an error."""
-    file, there = folder / _JOB, sorted(path.name for path in folder.iterdir())
-    if not file.exists():
-        if set(there) - {_LOCK, f"{_JOB}.tmp"}:
-            raise ValueError(
-                f"fit: expected {folder} to be empty or to hold checkpoints of this job, got "
-                f"{', '.join(there[:5])}{', ...' * (len(there) > 5)}; try a new folder"
-            )
-        return None
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        return dict(json.loads(file.read_text())[_MARK])
-    raise ValueError(
-        f"fit: expected {file} to describe a job of fit, got another file, or a damaged one; try a "
-        "new folder"
-    )
-
-
-def _require_alone(folder: Path, lock: Any) -> None:
-    if not locked(lock):
-        raise ValueError(
-            f"fit: expected {folder} for this process alone, got one in which another trains; try "
-            "a new folder, or wait for it"
-        )
-
-
-def _require_same(folder: Path, job: dict[str, Any]) -> None:
-    """Compares what the checkpoints are of; without a checkpoint the job is written down anew."""
-    theirs, mine = _stored(folder), json.loads(json.dumps(job))
-    if theirs is not None and _numbers(folder):
-        names = [name for name in theirs | mine if theirs.get(name) != mine.get(name)]
-        if names:
-            said = [f"{n} {theirs.get(n, 'absent')}, got {mine.get(n, 'absent')}" for n in names]
-            raise ValueError(
-                f"fit: expected the job whose checkpoints are in {folder}: {'; '.join(said[:4])}"
-                f"{'; ...' * (len(said) > 4)}; try a new folder, or the arguments of that job"
-            )
-        return
-    beside = folder / f"{_JOB}.tmp"
-    beside.write_text(json.dumps({_MARK: job}, indent=1))
-    os.replace(beside, folder / _JOB)
-
-
-def _numbers(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
-
-
-# What a job is ------------------------------------------------------------------------------------
-
-
-def _described(arrays: Mapping[str, PyTree], terms: Mapping[str, Any]) -> dict[str, Any]:
-    """Every leaf by its path, and the terms."""
-    leaves = {name: _kind(leaf) for name, leaf in named(arrays).items()}
-    plain = {
-        name: f"{jax.random.key_impl(term)}{_data(term).tolist()}" if _is_array(term) else term
-        for name, term in terms.items()
-    }
-    return leaves | plain
-
-
-def named(trees: Mapping[str, PyTree]) -> dict[str, Any]:
-    """Leaves by their paths, such as params['weight'].
-
-    Args:
-        trees: by their names.
-
-    Returns:
-        The leaves in the order of the trees.
-    """
-    leaves = jax.tree.leaves_with_path(dict(trees))
-    return {path[0].key + jax.tree_util.keystr(path[1:]): leaf for path, leaf in leaves}
-
-
-def _kind(leaf: Any) -> str:
-    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-
-
-def _is_array(term: Any) -> bool:
-    return isinstance(term, jax.Array | np.ndarray)
-
-
-def _data(leaf: Any) -> Any:
-    """The leaf as numbers: a typed key by its data."""
-    typed = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if typed else leaf
-
-
-# One checkpoint after the other -------------------------------------------------------------------
-
-
-class _Keeper:
+class _Writer:
     """Saves what it is offered when it is time, in the background and one at a time."""
 
     def __init__(self, folder: Path, options: Checkpoints) -> None:
@@ -254,35 +122,35 @@ class _Keeper:
         self.writing: tuple[concurrent.futures.Future[None], _Mark] | None = None
         self.offered: Snapshot | None = None
         self.saved: _Mark | None = None
-        self.number = max(_numbers(folder), default=0)
+        self.number = max(numbers_in(folder), default=0)
         self.losses: dict[int, float] = {}
         self.clock = time.monotonic()
-        self._sweep()
+        delete(self.folder)
 
     def newest(self, begin: Snapshot) -> Snapshot:
         """The newest checkpoint that is whole, or the beginning where there is none at all."""
-        damaged, found = [], None
-        for number in reversed(_numbers(self.folder)):
+        damaged, snapshot = [], None
+        for number in reversed(numbers_in(self.folder)):
             try:
                 about = self._about(number)
-                if found is None:
-                    found = self._read(number, about, begin)
+                if snapshot is None:
+                    snapshot = self._read(number, about, begin)
                 self._rank(number, about["loss"])
             except Exception as error:
-                if found is None:
+                if snapshot is None:
                     damaged.append(f"{number} ({_brief(error)})")
-        said = (
+        message = (
             f"fit: expected whole checkpoints in {self.folder}, got damaged: {', '.join(damaged)}"
         )
-        if damaged and found is None:
-            raise ValueError(f"{said}, and none that is whole; try a new folder")
-        if found is None:
+        if damaged and snapshot is None:
+            raise ValueError(f"{message}, and none that is whole; try a new folder")
+        if snapshot is None:
             return begin
-        self.saved = _mark(found)
+        self.saved = _mark(snapshot)
         if damaged:
-            said += f"; going on from the one after {self.saved.steps} steps"
-            warnings.warn(said, stacklevel=5)
-        return found
+            message += f"; going on from the one after {self.saved.steps} steps"
+            warnings.warn(message, stacklevel=5)
+        return snapshot
 
     def offer(self, snapshot: Snapshot) -> None:
         """Saves a snapshot if it is time and the last one is written."""
@@ -290,7 +158,7 @@ class _Keeper:
         if self.writing is not None and self.writing[0].done():
             self._finish()
         due = self.writing is None and time.monotonic() - self.clock >= self.options.seconds
-        if _agreed(due):
+        if agreed(due):
             self._save(snapshot)
 
     def close(self, *, save: bool = True) -> None:
@@ -305,10 +173,10 @@ class _Keeper:
     def _save(self, snapshot: Snapshot) -> None:
         self._finish()
         self.number += 1
-        progress = named(snapshot.progress._asdict())
+        progress = leaves_by_path(snapshot.progress._asdict())
         weak = [name for name, leaf in progress.items() if jax.typeof(leaf).weak_type]
-        progress = {name: _data(leaf) for name, leaf in progress.items()}
-        history, loss = named(snapshot.history._asdict()), _loss(snapshot)
+        progress = {name: plain(leaf) for name, leaf in progress.items()}
+        history, loss = leaves_by_path(snapshot.history._asdict()), _loss(snapshot)
         about = {
             "position": snapshot.position._asdict(),
             "fraction": snapshot.fraction,
@@ -316,7 +184,7 @@ class _Keeper:
             "history": {name: [str(a.dtype), *a.shape] for name, a in history.items()},
             "validation": list(snapshot.history.validation),
             "weak": weak,
-            "sums": _sums(progress, history),
+            "sums": sums_of(progress, history),
         }
         text = json.dumps(about, default=_spelled)
         arrays = {name: a for name, a in (progress | history).items() if a.size}  # for orbax
@@ -348,12 +216,10 @@ class _Keeper:
             self._failed(error, mark)
             return
         self.saved = mark
-        numbers = _numbers(self.folder)
+        numbers = numbers_in(self.folder)
         ranked = sorted(set(numbers) & set(self.losses), key=lambda n: self.losses[n])
-        leaving = set(numbers) - set(numbers[-self.options.keep :]) - set(ranked[:1])
-        for number in leaving if jax.process_index() == 0 else ():
-            os.replace(self.folder / str(number), self.folder / f"{number}{_LEAVING}")
-        self._sweep()
+        last = numbers[-self.options.keep :]
+        delete(self.folder, set(numbers) - set(last) - set(ranked[:1]))
 
     def _failed(self, error: BaseException, mark: _Mark) -> None:
         """Says so, and goes on: the parameters in memory are worth more than those on disk."""
@@ -361,20 +227,13 @@ class _Keeper:
             self.checkpointer.close()
         self.checkpointer = _orbax().StandardCheckpointer()
         self.losses.pop(self.number, None)
-        self._sweep()
+        delete(self.folder)
         warnings.warn(
             f"fit: the checkpoint after {mark.steps} steps could not be written "
             f"to {self.folder} ({_brief(error)}); training goes on, and those "
             "written before stay. Try to make room",
             stacklevel=5,
         )
-
-    def _sweep(self) -> None:
-        """Deletes what need not stay, and what a save left that did not come to its end."""
-        if jax.process_index() == 0:
-            for ending in (_LEAVING, ".orbax-checkpoint-tmp*"):
-                for path in self.folder.glob(f"*{ending}"):
-                    shutil.rmtree(path, ignore_errors=True)
 
     def _about(self, number: int) -> dict[str, Any]:
         about = self.checkpointer.metadata(self.folder / str(number)).custom_metadata
@@ -383,13 +242,15 @@ class _Keeper:
         return json.loads(about["text"])
 
     def _read(self, number: int, about: dict[str, Any], begin: Snapshot) -> Snapshot:
-        fresh = {name: jnp.asarray(a) for name, a in named(begin.progress._asdict()).items()}
-        progress = {name: _data(leaf) for name, leaf in fresh.items()}
+        fresh = {
+            name: jnp.asarray(a) for name, a in leaves_by_path(begin.progress._asdict()).items()
+        }
+        progress = {name: plain(leaf) for name, leaf in fresh.items()}
         kinds = about["history"].items()
         history = {name: np.zeros(shape, jnp.dtype(dtype)) for name, (dtype, *shape) in kinds}
         places = {name: _place(a) for name, a in (progress | history).items() if a.size}
         read = progress | history | self.checkpointer.restore(self.folder / str(number), places)
-        sums = _sums({n: jnp.asarray(read[n]) for n in progress}, {n: read[n] for n in history})
+        sums = sums_of({n: jnp.asarray(read[n]) for n in progress}, {n: read[n] for n in history})
         wrong = [name for name, total in sums.items() if total != about["sums"][name]]
         if wrong:
             raise ValueError(f"{', '.join(wrong[:4])} are not what was written")
@@ -405,13 +266,6 @@ class _Keeper:
 
 def _brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:300]}".splitlines()[0]
-
-
-def _agreed(due: bool) -> bool:
-    """What the first process says, for clocks differ."""
-    if jax.process_count() == 1:
-        return due
-    return bool(multihost_utils.broadcast_one_to_all(np.array(due)))
 
 
 def _loss(snapshot: Snapshot) -> float | None:
@@ -431,7 +285,7 @@ def _place(leaf: Any) -> Any:
 
 def _as(leaf: Array, value: Any, weak: bool) -> Array:
     """A restored leaf in the type of the fresh one, a typed key or weakly typed."""
-    if _data(leaf) is not leaf:
+    if plain(leaf) is not leaf:
         return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
     value = jnp.asarray(value)
     if weak and jax.typeof(leaf).weak_type:
@@ -455,34 +309,6 @@ def _unspelled(position: dict[str, Any]) -> dict[str, Any]:
     if isinstance(state, dict) and set(state) == {"bytes"}:
         position["state"] = state["bytes"].encode("latin-1")
     return position
-
-
-# Sums by which damage is noticed ------------------------------------------------------------------
-
-
-def _sums(fixed: Mapping[str, Array], growing: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """A sum over the bits of each array; those of one shape are summed where they are."""
-    sums = {name: int(total) for name, total in _sums_of_words(dict(fixed)).items()}
-    return sums | {name: zlib.crc32(a.view(np.uint8).data) for name, a in growing.items()}
-
-
-@jax.jit
-def _sums_of_words(arrays):
-    return jax.tree.map(_sum_of_words, arrays)
-
-
-def _sum_of_words(a: Array) -> Array:
-    """Words times odd numbers, modulo 2^32: no bit can flip unseen, on however many devices."""
-    if jnp.iscomplexobj(a):
-        a = jnp.stack([a.real, a.imag], -1)
-    if a.dtype == bool:
-        a = a.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(a, jnp.dtype(f"uint{8 * min(a.dtype.itemsize, 4)}"))
-    index, stride = jnp.zeros(bits.shape, jnp.uint32), 1
-    for axis in reversed(range(bits.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= bits.shape[axis]
-    return jnp.sum(bits.astype(jnp.uint32) * (2 * index + 1), dtype=jnp.uint32)
 
 
 def _orbax() -> Any:

@@ -14,23 +14,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from fnn.objective import Block, Term, ValueFunction
-from fnn.training.sources import Block as Batches
+from fnn.objective import Block, ValueFunction
+from fnn.training.streams import Batches
 
 
 def sharding_of_examples(sharding: Any) -> NamedSharding:
-    """A sharding that splits the first axis and nothing else, checked.
-
-    Args:
-        sharding: what is to be checked.
-
-    Returns:
-        The same, on a mesh whose other shardings are left to the compiler.
-
-    Raises:
-        TypeError: if it is no `NamedSharding`.
-        ValueError: if it does not split the first axis alone, or the devices are of several kinds.
-    """
+    """The same sharding, which splits the first axis alone, on a mesh of automatic axes."""
     if not isinstance(sharding, NamedSharding):
         raise TypeError(
             f"fit: expected sharding to be a jax.NamedSharding, got {type(sharding).__name__}; try "
@@ -43,19 +32,12 @@ def sharding_of_examples(sharding: Any) -> NamedSharding:
             f"the mesh, {', '.join(map(repr, mesh.axis_names))}, and of no other axis, got "
             f"{sharding.spec}; try jax.P({mesh.axis_names[0]!r})"
         )
-    check_kinds(_devices(sharding).flat)
+    require_one_kind(_devices(sharding).flat)
     return _automatic(sharding)
 
 
-def check_kinds(devices: Iterable[Any]) -> None:
-    """Refuses devices that differ, which would all wait for the slowest.
-
-    Args:
-        devices: of a mesh.
-
-    Raises:
-        ValueError: if they are of several kinds.
-    """
+def require_one_kind(devices: Iterable[Any]) -> None:
+    """Refuses devices that differ, which would all wait for the slowest."""
     kinds = sorted({device.device_kind for device in devices})
     if len(kinds) > 1:
         raise ValueError(
@@ -65,97 +47,51 @@ def check_kinds(devices: Iterable[Any]) -> None:
 
 
 def everywhere(sharding: NamedSharding) -> NamedSharding:
-    """The sharding of what is whole on every device.
-
-    Args:
-        sharding: any on the mesh.
-
-    Returns:
-        The sharding.
-    """
+    """The sharding of what is whole on every device of the same mesh."""
     return NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def placed(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Arrays on the devices of a mesh.
-
-    Args:
-        tree: arrays; numbers of Python stay what they are.
-        shardings: one for all of them, or a tree of shardings.
-
-    Returns:
-        The arrays as they are to lie; those that lie on the mesh already as they do.
-    """
+    """Arrays on the devices of a mesh, by one sharding for all of them or by a tree of them."""
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(_placed, tree, shardings)
 
 
 def placed_for_fit(
-    held: dict[str, PyTree], objective: Any, batch_size: int | None, sharding: NamedSharding
+    arrays: dict[str, PyTree], objective: Any, batch_size: int | None, sharding: NamedSharding
 ) -> dict[str, PyTree]:
-    """What `fit` holds, on the devices of a mesh.
-
-    Data are split, if every step takes all of them; if every step takes another batch each device
-    holds them whole, so that none have to travel. Validation data are split where that is even.
-
-    Args:
-        held: `params`; `data` and `validation`, arrays of examples, value functions, or None.
-        objective: of the arrays.
-        batch_size: examples in a batch; None is all of them.
-        sharding: of the examples.
-
-    Returns:
-        The same. (Batches that cannot be shared equally raise a ValueError.)
-    """
-    made = {name: _value_fn(held[name], objective) for name in ("data", "validation")}
-    shardings = {name: _shardings(held[name], made[name], sharding) for name in made}
-    sizes = [block.count for block in _blocks(made["data"])]
+    """The `params`, `data` and `validation` of `fit` on the devices of a mesh."""
+    value_fns = {name: _value_fn(arrays[name], objective) for name in ("data", "validation")}
+    shardings = {name: _shardings(arrays[name], fn, sharding) for name, fn in value_fns.items()}
+    sizes = [block.count for block in value_fns["data"].blocks]
     if batch_size is not None and batch_size < max(sizes, default=0):
+        # Every step takes another batch: each device holds all data, so that none have to travel.
         sizes = [batch_size]
         shardings["data"] = everywhere(sharding)
     for size in sizes:
-        _check(size, sharding)
-    return {
-        name: placed(tree, shardings.get(name, everywhere(sharding))) for name, tree in held.items()
-    }
+        _require_equal_shares(size, sharding)
+    whole = everywhere(sharding)
+    return {name: placed(tree, shardings.get(name, whole)) for name, tree in arrays.items()}
 
 
 def placed_batches(batches: Batches, sharding: NamedSharding) -> Batches:
-    """A block of batches of a stream, each of them split.
-
-    Args:
-        batches: the block.
-        sharding: of the examples.
-
-    Returns:
-        The block on the mesh. (Batches that cannot be shared equally raise a ValueError.)
-    """
-    _check(batches.weights.shape[1], sharding)
+    """Batches of a stream on the mesh, each of them split."""
+    _require_equal_shares(batches.weights.shape[1], sharding)
     each = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-    return Batches(batches.used, *placed((batches.batches, batches.weights), each))
+    return Batches(batches.used, *placed((batches.examples, batches.weights), each))
 
 
 def split(value_fn: ValueFunction, sharding: NamedSharding | None) -> ValueFunction:
-    """A value function, in compiled code, with its examples split.
-
-    Args:
-        value_fn: any.
-        sharding: of the examples; None leaves the value function as it is.
-
-    Returns:
-        The value function. (Blocks that cannot be shared equally raise a ValueError.)
-    """
+    """A value function, in compiled code, with its examples split if there is a sharding."""
     if sharding is None:
         return value_fn
 
-    def term_of(term: Term) -> Term:
-        if not isinstance(term.block, Block):
-            return term
-        _check(term.block.count, sharding)
-        return term._replace(block=jax.lax.with_sharding_constraint(term.block, sharding))
+    def constrain(block: Block) -> Block:
+        _require_equal_shares(block.count, sharding)
+        return jax.lax.with_sharding_constraint(block, sharding)
 
-    return ValueFunction(tuple(map(term_of, value_fn.terms)))
+    return value_fn.map_blocks(constrain)
 
 
 def _value_fn(data: PyTree, objective: Any) -> ValueFunction:
@@ -165,26 +101,19 @@ def _value_fn(data: PyTree, objective: Any) -> ValueFunction:
     return ValueFunction(()) if data is None else objective.on(data)
 
 
-def _blocks(value_fn: ValueFunction) -> list[Block]:
-    return [term.block for term in value_fn.terms if isinstance(term.block, Block)]
-
-
 def _shardings(data: PyTree, value_fn: ValueFunction, sharding: NamedSharding) -> PyTree:
-    """Of data, and of what they are as a value function."""
+    """The shardings of data, and of what they are as a value function."""
 
     def of(tree: PyTree, examples: int) -> PyTree:
         even = examples % _shares(sharding) == 0
         return jax.tree.map(lambda _: sharding if even else everywhere(sharding), tree)
 
     if not isinstance(data, ValueFunction):
-        return of(data, *(block.count for block in _blocks(value_fn))) if value_fn.terms else None
-    terms = []
-    for term in value_fn.terms:
-        shardings = jax.tree.map(lambda _: everywhere(sharding), term)
-        if isinstance(term.block, Block):
-            shardings = shardings._replace(block=of(term.block, term.block.count))
-        terms.append(shardings)
-    return ValueFunction(tuple(terms))
+        return of(data, *(block.count for block in value_fn.blocks)) if value_fn.terms else None
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, NamedSharding) else everywhere(sharding),
+        value_fn.map_blocks(lambda block: of(block, block.count)),
+    )
 
 
 def _shares(sharding: NamedSharding) -> int:
@@ -194,7 +123,7 @@ def _shares(sharding: NamedSharding) -> int:
     return math.prod(sharding.mesh.shape[name] for name in names)
 
 
-def _check(examples: int, sharding: NamedSharding) -> None:
+def _require_equal_shares(examples: int, sharding: NamedSharding) -> None:
     shares = _shares(sharding)
     if examples % shares:
         raise ValueError(

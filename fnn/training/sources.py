@@ -1,19 +1,16 @@
 """Where the loop's value functions come from, and what is evaluated between rounds."""
 
-import collections
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
+from jaxtyping import Array, Int, Key, PyTree, Scalar
 
-from fnn.objective import Block as Examples
-from fnn.objective import Objective, ValueFunction
+from fnn.objective import Block, Objective, ValueFunction
 from fnn.training.loop import Progress, Source
+from fnn.training.streams import Batches
 
 Metric = Callable[[PyTree, PyTree], Scalar]
 
@@ -75,19 +72,10 @@ def source_of(
 
 
 def shuffled(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
-    """A random order of n examples, on CPUs in a third of the time of `jax.random.permutation`.
-
-    XLA sorts bare whole numbers several times as fast as pairs, so the place of an example is kept
-    in the low bits of its random number. Sorting again by other numbers, until three times as many
-    random bits have been drawn as a place has, makes ties as rare as they are there.
-
-    Args:
-        key: of the order.
-        n: how many.
-
-    Returns:
-        Each number from 0 to n - 1 once.
-    """
+    """A random order of n examples, on CPUs in a third of the time of `jax.random.permutation`."""
+    # XLA sorts bare whole numbers several times as fast as pairs, so the low bits of an example's
+    # random number hold its place. Sorting again by other numbers, until three times as many random
+    # bits were drawn as a place has, makes ties as rare as they are in `permutation`.
     width = max(1, (n - 1).bit_length())
     if width > 20:
         return jax.random.permutation(key, n)
@@ -96,24 +84,6 @@ def shuffled(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
         keyed = jax.lax.sort(drawn << width | place, is_stable=False)
         order = order.at[keyed & (2**width - 1)].get(mode="promise_in_bounds")
     return order.astype(jnp.int32)
-
-
-def changed(source: Source, change: Callable[[ValueFunction], ValueFunction]) -> Source:
-    """A source whose value functions are changed, each when its step comes.
-
-    Args:
-        source: of value functions, as those of this module are.
-        change: what is done to each.
-
-    Returns:
-        A source of as many steps.
-    """
-
-    def epoch(number: Array) -> Callable[[Array], ValueFunction]:
-        value_fn_at: Any = source.epoch(number)
-        return lambda position: change(value_fn_at(position))
-
-    return Source(source.steps, epoch)
 
 
 def _fold(key: Array | None, number: int | Array) -> Array | None:
@@ -128,39 +98,21 @@ def _weighted(value_fn: ValueFunction, weights: Array | None) -> ValueFunction:
 
 
 def chunked(value_fn: ValueFunction, chunk: int | None) -> ValueFunction:
-    """The same function, of no more examples at a time than `chunk`.
-
-    Args:
-        value_fn: a value function.
-        chunk: the most examples; None leaves it as it is.
-
-    Returns:
-        A value function.
-    """
+    """The same function, of no more examples at a time than `chunk`."""
     if chunk is None:
         return value_fn
-    terms = (
-        term._replace(block=dataclasses.replace(term.block, chunk=chunk))
-        if isinstance(term.block, Examples) and examples_at_once(term.block) > chunk
-        else term
-        for term in value_fn.terms
+    return value_fn.map_blocks(
+        lambda block: dataclasses.replace(block, chunk=chunk) if _at_once(block) > chunk else block
     )
-    return ValueFunction(tuple(terms))
 
 
-def examples_at_once(value_fn: ValueFunction | Examples) -> int:
-    """The most examples that are evaluated together.
+def examples_at_once(value_fn: ValueFunction) -> int:
+    """The most examples that are evaluated together; 0 where there are none."""
+    return max(map(_at_once, value_fn.blocks), default=0)
 
-    Args:
-        value_fn: a value function, or a block of one.
 
-    Returns:
-        Their number; 0 where there are none.
-    """
-    if isinstance(value_fn, Examples):
-        return min(value_fn.count, value_fn.chunk or value_fn.count)
-    blocks = (term.block for term in value_fn.terms)
-    return max((examples_at_once(b) for b in blocks if isinstance(b, Examples)), default=0)
+def _at_once(block: Block) -> int:
+    return min(block.count, block.chunk or block.count)
 
 
 def evaluation_of(
@@ -197,137 +149,15 @@ def evaluation_of(
     return evaluate
 
 
-class Position(NamedTuple):
-    """Where training is in a stream of batches.
-
-    Attributes:
-        passes: through the batches that lie behind.
-        batches: of the next pass that lie behind.
-        examples: in the first batch of that pass; 0 before it.
-        value: summed over the steps since the last look.
-        steps: since the last look.
-        state: of the iterator, where it has `get_state` and `set_state`, as Grain's have.
-    """
-
-    passes: int = 0
-    batches: int = 0
-    examples: int = 0
-    value: float = 0.0
-    steps: int = 0
-    state: Any = None
-
-
-def iterator_at(data: Iterable[PyTree], position: Position) -> Iterator[PyTree]:
-    """The batches that come next.
-
-    An iterator that can tell its state is set to it. Any other is gone through again from the very
-    beginning, since what it gives may depend on how often it was asked; a list is not.
-
-    Args:
-        data: a fresh iterable, the one that the position is in.
-        position: where to go on.
-
-    Returns:
-        An iterator.
-
-    Raises:
-        ValueError: if there are fewer batches than lie behind.
-    """
-    iterator: Any = iter(data)
-    if position.state is not None:
-        iterator.set_state(position.state)
-        return iterator
-    if not isinstance(data, Sequence) and not hasattr(iterator, "set_state"):
-        for _ in range(position.passes):
-            collections.deque(iterator, maxlen=0)
-            iterator = iter(data)
-    taken = sum(1 for _ in itertools.islice(iterator, position.batches))
-    if taken < position.batches:
-        raise ValueError(
-            f"fit: expected the batches of the first call, {position.batches} of which lie behind "
-            f"in this pass, got {taken}; try a fresh iterator over the same data"
-        )
-    return iterator
-
-
-class Block(NamedTuple):
-    """Some batches of a stream, stacked and filled up to one shape; the first `used` are real."""
-
-    used: int
-    batches: PyTree
-    weights: Float[np.ndarray, "batches examples"]
-
-
-_BYTES = 2**26  # of batches stacked together
-_BATCHES = 32  # stacked together, at most
-
-
-def blocks_of(batches: Iterator[PyTree], examples: int = 0) -> Iterator[Block]:
-    """Stacks the batches of a stream.
-
-    Args:
-        batches: trees of arrays whose first axis counts the examples, none larger than the first
-            batch. A smaller one is filled up by its last example at weight 0.
-        examples: in the first batch, where that lies behind.
-
-    Yields:
-        Blocks of up to 32 batches or 64 MiB, all of one shape. A batch that is empty, larger than
-        the first, or of arrays that disagree is a ValueError.
-    """
-    first = next(batches, None)
-    if first is None:
-        return
-    leaves = jax.tree.leaves(first)
-    n = examples or len(leaves[0])
-    size = sum(np.asarray(leaf).nbytes for leaf in leaves) // max(len(leaves[0]), 1) * n
-    size = min(_BATCHES, max(1, _BYTES // max(size, 1)))
-    batches = itertools.chain([first], batches)
-    while group := list(itertools.islice(batches, size)):
-        lengths = [_length(batch, n) for batch in group]
-        used = len(group)
-        group += group[-1:] * (size - used)
-        lengths += lengths[-1:] * (size - used)
-        filled = [jax.tree.map(lambda leaf: _fill(leaf, n), batch) for batch in group]
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
-        weights = (np.arange(n) < np.array(lengths)[:, None]).astype(np.float32)
-        yield Block(used, stacked, weights)
-
-
-def _length(batch: PyTree, most: int) -> int:
-    """The number of examples in a batch of a stream."""
-    lengths = {len(leaf) for leaf in jax.tree.leaves(batch)}
-    if len(lengths) != 1 or not 1 <= max(lengths) <= most:
-        raise ValueError(
-            f"fit: expected batches of 1 to {most} examples ({most} being the first batch's) in "
-            f"all of their arrays, got arrays of {sorted(lengths)} examples"
-        )
-    return lengths.pop()
-
-
-def _fill(leaf: Any, n: int) -> np.ndarray:
-    leaf = np.asarray(leaf)
-    return leaf if len(leaf) == n else leaf[np.minimum(np.arange(n), len(leaf) - 1)]
-
-
-def source_of_block(
-    objective: Objective, block: Block, *, done: int | Array, key: Key[Array, ""] | None
+def source_of_batches(
+    objective: Objective, batches: Batches, *, first: int | Array, key: Key[Array, ""] | None
 ) -> Source:
-    """The value functions of a block of batches.
-
-    Args:
-        objective: the objective.
-        block: the batches.
-        done: the number of steps before it.
-        key: goes to the model if it takes a key.
-
-    Returns:
-        A source of one epoch.
-    """
+    """The value functions of some batches of a stream, one epoch; `first` steps came before."""
 
     def value_fn_at(position: Array) -> ValueFunction:
-        rows = jax.tree.map(jnp.asarray, (block.batches, block.weights))
+        rows = jax.tree.map(jnp.asarray, (batches.examples, batches.weights))
         batch, weights = jax.tree.map(lambda a: a[position], rows)
-        step_key = _fold(key if objective.takes_key else None, done + position)
+        step_key = _fold(key if objective.takes_key else None, first + position)
         return _weighted(objective.on(batch, key=step_key), weights)
 
-    return Source(len(block.weights), lambda _: value_fn_at)
+    return Source(len(batches.weights), lambda _: value_fn_at)

@@ -1,0 +1,45 @@
+"""A snapshot: all that a run needs to go on."""
+
+from typing import Any, NamedTuple
+
+from fnn.training.loop import History, Progress
+
+
+class Position(NamedTuple):
+    """Where training is in a stream of batches.
+
+    Attributes:
+        passes: how often the stream was gone through to its end.
+        batches: how many batches of the next pass were trained on.
+        examples: in the first batch of that pass; 0 before it.
+        value: summed over the steps since the last look.
+        steps: since the last look.
+        state: of the iterator, where it has `get_state` and `set_state`, as Grain's have.
+    """
+
+    passes: int = 0
+    batches: int = 0
+    examples: int = 0
+    value: float = 0.0
+    steps: int = 0
+    state: Any = None
+
+
+class Snapshot(NamedTuple):
+    """All that a run needs to go on, and the fraction of it that was done."""
+
+    progress: Progress
+    history: History
+    position: Position
+    fraction: float
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that were taken."""
+        return int(self.progress.step)
+
+    @property
+    def is_round_end(self) -> bool:
+        """Whether these very parameters were looked at."""
+        rounds = self.history.steps
+        return len(rounds) > 0 and int(rounds[-1]) == self.steps
