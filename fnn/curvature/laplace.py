@@ -45,8 +45,8 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import losses, solvers
 from fnn.capture import HIGHEST, Captured, capture, gram, jacobian
-from fnn.curvature.quadratic import Quadratic, gauss_newton_system
-from fnn.curvature.rows import Stack, stack
+from fnn.curvature.quadratic import Quadratic, quadratic_of
+from fnn.curvature.terms import terms_of
 from fnn.objective import EXAMPLES, Block, Term, ValueFunction, merge, wide
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
@@ -154,7 +154,7 @@ def evidence(
     Returns:
         The evidence; the eigenvectors that belong to its eigenvalues; the matrix they are of.
     """
-    blocks = _blocks(name, value_fn)
+    blocks = _require_blocks(name, value_fn)
     are_squares = _are_squares(name, blocks)
     dense = solvers.formed(model.system, memory_budget)
     eigenvalues, vectors = _eigenvectors(dense.matrix)
@@ -194,15 +194,15 @@ def _eigenvectors(matrix: Array) -> tuple[Array, Array]:
     return jnp.where(finite, values, jnp.nan), vectors
 
 
-def _blocks(name: str, value_fn: ValueFunction) -> list[Block]:
-    blocks = [term.block for term in value_fn.terms]
-    if not all(isinstance(block, Block) for block in blocks):
+def _require_blocks(name: str, value_fn: ValueFunction) -> list[Block]:
+    """The blocks of a value function that has no penalties."""
+    if len(value_fn.blocks) < len(value_fn.terms):
         raise ValueError(
             f"{name}: expected a value function without penalties, because the prior is alpha's "
             "alone; try objective.on(data) of the bare objective: l2(decay) is alpha = decay * "
             "beta * N"
         )
-    return cast("list[Block]", blocks)
+    return value_fn.blocks
 
 
 # Whether the losses are squares, or taken for them; else they are likelihoods.
@@ -333,7 +333,9 @@ def laplace(
                 f"laplace: expected {name} > 0, got {number}; try None, for the largest evidence"
             )
     params = jax.tree.map(jnp.asarray, params)
-    model = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
+    terms = terms_of(value_fn, params)
+    stacks = [source.stack() for source in terms.sources]
+    model = quadratic_of(terms, stacks, memory_budget)
     if not _are_squares("laplace", _blocks("laplace", value_fn)):
         if isinstance(beta, int | float) and beta != 1:
             raise ValueError(
@@ -348,7 +350,6 @@ def laplace(
 
     if dense.among_rows:
         forward, back = solvers.needs(dense.system, "laplace", "product", "transpose")
-        stacks = [cast("Stack", stack(term, params)) for term in value_fn.terms]
         shrunk = beta / (sure + alpha)
 
         def covariance(v: PyTree) -> PyTree:
@@ -356,7 +357,7 @@ def laplace(
             return jax.tree.map(lambda leaf, seen: (leaf - seen) / alpha, v, back(root * parts))
 
         def variance(captured: Captured) -> Array:
-            crosses = [one.each(lambda c: gram(captured, c)) for one in stacks]
+            crosses = [one.map(lambda c: gram(captured, c)) for one in stacks]
             rows = [jnp.moveaxis(cross, 0, 1).reshape(cross.shape[1], -1) for cross in crosses]
             seen = _dot(root * jnp.concatenate(rows, axis=1), vectors)
             prior = jnp.diagonal(gram(captured))

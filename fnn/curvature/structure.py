@@ -38,8 +38,9 @@ from fnn.capture import (
     settle,
     trace,
 )
-from fnn.curvature.quadratic import terms_of
-from fnn.curvature.rows import Stack, sketched
+from fnn.curvature.rows import Stack
+from fnn.curvature.sketch import sketch, with_all_rows
+from fnn.curvature.terms import terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction, wide
 
@@ -231,8 +232,9 @@ def kronecker_blocks(
         )
     drawn = value_fn
     if key is not None and isinstance(value_fn, ValueFunction):
-        drawn = sketched(value_fn, key, samples)
-    params, stacks, _, penalty = terms_of(drawn, params)
+        drawn = sketch(value_fn, key, samples)
+    params, sources, _, penalty = terms_of(drawn, params)
+    stacks = [source.stack() for source in sources]
     known = {leaf.path: leaf for leaf in structure.leaves}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
     leaves, tree = jax.tree.flatten(params)
@@ -248,7 +250,10 @@ def kronecker_blocks(
             {i: wide(whole[i]) for i in others},
         )
 
-    found = [s.sum(lambda c, part, s=s: parts(c, s.shares(part)), s.parts) for s in stacks]
+    found = [
+        stack.sum(lambda c, part, s=stack.source: parts(c, s.shares(part)), stack.source.parts)
+        for stack in stacks
+    ]
     factored, diagonals = reduce(partial(jax.tree.map, jnp.add), found)
     factors = {
         paths[i]: Factors(inputs / count, outputs)
@@ -266,7 +271,13 @@ def kronecker_blocks(
         return reduce(partial(jax.tree.map, jnp.add), [s.sum(of) for s in stacks])
 
     def bends(*vectors: PyTree) -> Array:
-        inside = reduce(jnp.add, [s.bends(vectors) for s in stacks])
+        inside = reduce(
+            jnp.add,
+            [
+                source.sum_parts(lambda p, s=source: s.inner_products(vectors, with_all_rows(p)))
+                for source in sources
+            ],
+        )
         if penalty is None:
             return inside
         sides = [jax.tree.map(wide, v) for v in vectors]
@@ -298,12 +309,7 @@ def _layouts(
 ) -> dict[int, Callable[[Array], Array]]:
     """For each leaf with factors, how it is laid out as matrices."""
     remedy = "try curvature.structure(model, params, x) of the model in value_fn"
-    programs = [
-        jax.eval_shape(s.capture, jax.tree.map(lambda a: a[0], s.parts)).program
-        if s.captured is None
-        else s.captured.program
-        for s in stacks
-    ]
+    programs = [stack.shapes().program for stack in stacks]
     if not programs:
         raise ValueError(
             "kronecker_blocks: expected a value function with a loss that has curvature, got "
