@@ -33,7 +33,7 @@ squares.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -45,8 +45,9 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import losses, solvers
 from fnn.capture import HIGHEST, Captured, capture, gram, jacobian
-from fnn.curvature.quadratic import Quadratic, gauss_newton_system
-from fnn.curvature.rows import Stack, stack
+from fnn.curvature.quadratic import Quadratic, quadratic_of
+from fnn.curvature.rows import Stack
+from fnn.curvature.terms import terms_of
 from fnn.objective import EXAMPLES, Block, Term, ValueFunction, merge, wide
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
@@ -133,8 +134,8 @@ class Evidence(NamedTuple):
         )
 
 
-# Above / below, if both are positive and the ratio is a positive number.
 def _ratio(above: Array, below: Array, otherwise: Array) -> Array:
+    """Above / below, where both and the ratio itself are positive numbers."""
     ratio = above / jnp.where(below > 0, below, 1)
     return jnp.where((below > 0) & (ratio > 0) & jnp.isfinite(ratio), ratio, otherwise)
 
@@ -142,19 +143,8 @@ def _ratio(above: Array, below: Array, otherwise: Array) -> Array:
 def evidence(
     name: str, value_fn: ValueFunction, params: PyTree, model: Quadratic, memory_budget: int
 ) -> tuple[Evidence, Array, solvers.Formed]:
-    """The evidence of a value function, and what it was made of.
-
-    Args:
-        name: who asks, for the errors.
-        value_fn: of blocks, all of squares or all of likelihoods.
-        params: where.
-        model: of the value function, there.
-        memory_budget: bytes.
-
-    Returns:
-        The evidence; the eigenvectors that belong to its eigenvalues; the matrix they are of.
-    """
-    blocks = _blocks(name, value_fn)
+    """The evidence of `model`, its eigenvectors and their matrix; `name` asks, for the errors."""
+    blocks = _require_blocks(name, value_fn)
     are_squares = _are_squares(name, blocks)
     dense = solvers.formed(model.system, memory_budget)
     eigenvalues, vectors = _eigenvectors(dense.matrix)
@@ -186,27 +176,27 @@ def half_squared_norm(params: PyTree) -> Scalar:
     return optax.tree.norm(jax.tree.map(wide, params), squared=True) / 2
 
 
-# Of a positive semi-definite matrix: what is rounding is 0, and NaN if the matrix is not finite.
 def _eigenvectors(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues, at least 0 or all NaN if the matrix is not finite, and eigenvectors."""
     values, vectors, finite = solvers.diagonalize(matrix)
     cut = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.abs(values))
     values = jnp.where(values > cut, values, 0)
     return jnp.where(finite, values, jnp.nan), vectors
 
 
-def _blocks(name: str, value_fn: ValueFunction) -> list[Block]:
-    blocks = [term.block for term in value_fn.terms]
-    if not all(isinstance(block, Block) for block in blocks):
+def _require_blocks(name: str, value_fn: ValueFunction) -> list[Block]:
+    """The blocks of a value function that has no penalties."""
+    if len(value_fn.blocks) < len(value_fn.terms):
         raise ValueError(
             f"{name}: expected a value function without penalties, because the prior is alpha's "
             "alone; try objective.on(data) of the bare objective: l2(decay) is alpha = decay * "
             "beta * N"
         )
-    return cast("list[Block]", blocks)
+    return value_fn.blocks
 
 
-# Whether the losses are squares, or taken for them; else they are likelihoods.
 def _are_squares(name: str, blocks: list[Block]) -> bool:
+    """Whether the losses are squares, or unknown and taken for them; else all are likelihoods."""
     gaussian = losses.sampler(losses.half_squared_error)
     samplers = [losses.sampler(block.loss or losses.half_squared_error) for block in blocks]
     kinds = {sampler in (None, gaussian) for sampler in samplers}
@@ -218,8 +208,8 @@ def _are_squares(name: str, blocks: list[Block]) -> bool:
     return kinds == {True}
 
 
-# How many numbers the model answers an example with.
 def _outputs(term: Term, params: PyTree) -> int:
+    """The number of outputs for one example."""
     block = cast("Block", term.block)
 
     def answer(x: PyTree, key: Array | None) -> PyTree:
@@ -333,8 +323,10 @@ def laplace(
                 f"laplace: expected {name} > 0, got {number}; try None, for the largest evidence"
             )
     params = jax.tree.map(jnp.asarray, params)
-    model = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
-    if not _are_squares("laplace", _blocks("laplace", value_fn)):
+    terms = terms_of(value_fn, params)
+    stacks = [source.stack() for source in terms.sources]
+    model = quadratic_of(terms, stacks, memory_budget)
+    if not _are_squares("laplace", _require_blocks("laplace", value_fn)):
         if isinstance(beta, int | float) and beta != 1:
             raise ValueError(
                 f"laplace: expected beta = 1 of a likelihood, got {beta}; try None, or scale the "
@@ -343,60 +335,102 @@ def laplace(
         beta = None
     facts, vectors, dense = evidence("laplace", value_fn, params, model, memory_budget)
     alpha, beta = _most_evident(facts, alpha, beta)
-    sure = beta * facts.eigenvalues
-    root = jnp.sqrt(facts.examples)
-
+    precisions = beta * facts.eigenvalues + alpha
     if dense.among_rows:
-        forward, back = solvers.needs(dense.system, "laplace", "product", "transpose")
-        stacks = [cast("Stack", stack(term, params)) for term in value_fn.terms]
-        shrunk = beta / (sure + alpha)
-
-        def covariance(v: PyTree) -> PyTree:
-            parts = _dot(vectors, shrunk * _dot(vectors.T, root * forward(v)))
-            return jax.tree.map(lambda leaf, seen: (leaf - seen) / alpha, v, back(root * parts))
-
-        def variance(captured: Captured) -> Array:
-            crosses = [one.each(lambda c: gram(captured, c)) for one in stacks]
-            rows = [jnp.moveaxis(cross, 0, 1).reshape(cross.shape[1], -1) for cross in crosses]
-            seen = _dot(root * jnp.concatenate(rows, axis=1), vectors)
-            prior = jnp.diagonal(gram(captured))
-            return jnp.maximum(prior - jnp.sum(shrunk * seen**2, axis=1), 0) / alpha
-
+        root = jnp.sqrt(facts.examples)
+        posterior = _AmongRows(dense.system, stacks, vectors, beta / precisions, root, alpha)
     else:
-        _, unravel = ravel_pytree(params)
+        posterior = _AmongParams(params, vectors, precisions)
+    predict = _Predictor(value_fn.terms[0], params, posterior, 1 / beta, memory_budget)
+    return Laplace(alpha, beta, facts, posterior.covariance, predict.predict)
 
-        def covariance(v: PyTree) -> PyTree:
-            flat, _ = ravel_pytree(v)
-            return unravel(_dot(vectors, _dot(vectors.T, flat) / (sure + alpha)))
 
-        def variance(captured: Captured) -> Array:
-            rows = captured.shape[1]
-            blocks = [leaf.reshape(rows, -1) for leaf in jax.tree.leaves(jacobian(captured))]
-            seen = _dot(jnp.concatenate(blocks, axis=1), vectors)
-            return jnp.sum(seen**2 / (sure + alpha), axis=1)
+class _AmongRows(NamedTuple):
+    """The posterior by the eigenvectors of N A A^T, with nothing P x P.
 
-    def predict(inputs: PyTree) -> Prediction:
-        term = value_fn.terms[0]
-        block = cast("Block", term.block)
+    Attributes:
+        system: the curvature C = A^T A.
+        stacks: the rows A.
+        vectors: the eigenvectors, in columns.
+        shrinkage: beta / (beta l + alpha) of each.
+        root: the square root of N.
+        alpha: the precision of the prior.
+    """
 
-        def answer(params: PyTree, x: PyTree) -> PyTree:
-            return block.answer(merge(params, term.held), x, None)
+    system: solvers.System
+    stacks: Sequence[Stack]
+    vectors: Array
+    shrinkage: Array
+    root: Scalar
+    alpha: Scalar
 
-        def flat(params: PyTree, x: PyTree) -> Array:
-            return ravel_pytree(answer(params, x))[0]
+    def covariance(self, v: PyTree) -> PyTree:
+        """Sigma v: the prior's covariance less what the data determine."""
+        forward, back = solvers.needs(self.system, "laplace", "product", "transpose")
+        components = _dot(self.vectors.T, self.root * forward(v))
+        determined = back(self.root * _dot(self.vectors, self.shrinkage * components))
+        return jax.tree.map(lambda leaf, less: (leaf - less) / self.alpha, v, determined)
 
-        def one(x: PyTree) -> tuple[PyTree, PyTree]:
-            outputs = jax.eval_shape(answer, params, x)
-            _, shaped = ravel_pytree(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), outputs))
-            captured = capture(flat, params, jax.tree.map(lambda a: a[None], x))
-            return shaped(captured.outputs[0]), shaped(variance(captured))
+    def variance(self, captured: Captured) -> Float[Array, " outputs"]:
+        """The variances of the outputs of one captured example."""
+        crosses = [stack.map(partial(gram, captured)) for stack in self.stacks]
+        rows = [jnp.moveaxis(cross, 0, 1).reshape(cross.shape[1], -1) for cross in crosses]
+        components = _dot(self.root * jnp.concatenate(rows, axis=1), self.vectors)
+        prior = jnp.diagonal(gram(captured))
+        determined = jnp.sum(self.shrinkage * components**2, axis=1)
+        return jnp.maximum(prior - determined, 0) / self.alpha
 
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        width = _outputs(term, params) * max(len(vectors), size)
-        some = max(1, int(memory_budget // (32 * width)))
-        return Prediction(*jax.lax.map(one, inputs, batch_size=some), noise=1 / beta)
 
-    return Laplace(alpha, beta, facts, covariance, predict)
+class _AmongParams(NamedTuple):
+    """The posterior by the eigenvectors of C, in columns, and the precision along each."""
+
+    params: PyTree
+    vectors: Array
+    precisions: Array
+
+    def covariance(self, v: PyTree) -> PyTree:
+        """Sigma v."""
+        _, unravel = ravel_pytree(self.params)
+        flat, _ = ravel_pytree(v)
+        return unravel(_dot(self.vectors, _dot(self.vectors.T, flat) / self.precisions))
+
+    def variance(self, captured: Captured) -> Float[Array, " outputs"]:
+        """The variances of the outputs of one captured example."""
+        rows = captured.shape[1]
+        blocks = [leaf.reshape(rows, -1) for leaf in jax.tree.leaves(jacobian(captured))]
+        components = _dot(jnp.concatenate(blocks, axis=1), self.vectors)
+        return jnp.sum(components**2 / self.precisions, axis=1)
+
+
+class _Predictor(NamedTuple):
+    """A trained model, with the posterior of its parameters."""
+
+    term: Term
+    params: PyTree
+    posterior: _AmongRows | _AmongParams
+    noise: Scalar
+    memory_budget: int
+
+    def predict(self, inputs: PyTree) -> Prediction:
+        """The outputs for inputs, examples first, and their variances."""
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        width = _outputs(self.term, self.params) * max(len(self.posterior.vectors), size)
+        at_once = max(1, int(self.memory_budget // (32 * width)))
+        pairs = jax.lax.map(self._predict_one, inputs, batch_size=at_once)
+        return Prediction(*pairs, noise=self.noise)
+
+    def _predict_one(self, x: PyTree) -> tuple[PyTree, PyTree]:
+        """The outputs for one example, and their variances."""
+        outputs = jax.eval_shape(self._answer, self.params, x)
+        _, unravel = ravel_pytree(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), outputs))
+        one = jax.tree.map(lambda a: a[None], x)
+        captured = capture(lambda p, x: ravel_pytree(self._answer(p, x))[0], self.params, one)
+        return unravel(captured.outputs[0]), unravel(self.posterior.variance(captured))
+
+    def _answer(self, params: PyTree, x: PyTree) -> PyTree:
+        """The model's outputs for one example, without a key."""
+        block = cast("Block", self.term.block)
+        return block.answer(merge(params, self.term.held), x, None)
 
 
 def _most_evident(

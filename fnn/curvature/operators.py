@@ -4,7 +4,7 @@
     product(v)
 
 All of it comes from one linearization (or one capture), made when the operator is; a product then
-costs about as much as a gradient. The same numbers as a system to solve are in `systems`.
+costs about as much as a gradient. The same numbers as a system to solve are in `quadratic`.
 
 | operator | of | is |
 |---|---|---|
@@ -35,6 +35,7 @@ from jaxtyping import Array, Float, Key, PyTree, Scalar
 
 from fnn import losses, solvers
 from fnn.curvature.quadratic import Quadratic, gauss_newton_system, hessian_system
+from fnn.curvature.terms import keys_of_blocks
 from fnn.objective import Block, ValueFunction
 
 
@@ -149,29 +150,24 @@ def fisher(
     if samples < 1:
         raise ValueError(f"fisher: expected samples >= 1, got {samples}; try more for less noise")
     exact = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
-    for term in value_fn.terms:
-        loss = getattr(term.block, "loss", None)
-        if loss is not None and losses.sampler(loss) is None:
+    for block in value_fn.blocks:
+        if block.loss is not None and losses.sampler(block.loss) is None:
             raise TypeError(
                 f"fisher: expected losses that are likelihoods, got "
-                f"{getattr(loss, '__name__', loss)}; try "
+                f"{getattr(block.loss, '__name__', block.loss)}; try "
                 "curvature.gauss_newton, or losses.with_curvature(loss, factor, sample=sample)"
             )
+    operator = _operator(exact)
     if key is None:
-        return _operator(exact)
-    drawn = []
-    for index, term in enumerate(value_fn.terms):
-        if isinstance(term.block, Block):
-            own = jax.random.fold_in(key, index)
-            term = term._replace(block=_drawn(term.block, own, samples))
-        drawn.append(term)
-    estimate = gauss_newton_system(ValueFunction(tuple(drawn)), params, memory_budget=memory_budget)
-    estimated = _operator(estimate)
-    return estimated._replace(value=exact.value, grad=_operator(exact).grad)
+        return operator
+    keys = iter(keys_of_blocks(value_fn, key))
+    drawn = value_fn.map_blocks(lambda block: _drawn_block(block, next(keys), samples))
+    estimate = gauss_newton_system(drawn, params, memory_budget=memory_budget)
+    return _operator(estimate)._replace(value=operator.value, grad=operator.grad)
 
 
-def _drawn(block: Block, key: Array, samples: int) -> Block:
-    """A block whose rows are gradients at targets drawn from the model, with keys for targets."""
+def _drawn_block(block: Block, key: Array, samples: int) -> Block:
+    """A block whose rows are gradients at targets that the model draws; its targets are keys."""
     loss = block.loss or losses.half_squared_error
     sample = cast("losses.Sampler", losses.sampler(loss))
 
@@ -193,15 +189,15 @@ def _drawn(block: Block, key: Array, samples: int) -> Block:
 
 
 def _operator(quadratic: Quadratic) -> Operator:
-    """The curvature of a system, its penalty included."""
-    value, system, (s, h, inside) = quadratic
-    normal, squares = solvers.needs(system, "operator", "normal", "diagonal")
-    grad = h
-    if s is not None and system.transpose is not None:
-        inside = system.transpose(s) if inside is None else inside
-        grad = inside if h is None else optax.tree.add(inside, h)
+    """The curvature of a quadratic with that of its penalty."""
+    value, system, rhs = quadratic
+    normal, diagonal = solvers.needs(system, "operator", "normal", "diagonal")
+    grad = rhs.h
+    if rhs.s is not None and system.transpose is not None:
+        reached = system.transpose(rhs.s) if rhs.inside is None else rhs.inside
+        grad = reached if rhs.h is None else optax.tree.add(reached, rhs.h)
     if system.penalty is None:
-        return Operator(value, grad, system.multiply, normal, squares)
+        return Operator(value, grad, system.multiply, normal, diagonal)
     weights = jax.tree.map(
         lambda number, leaf: jnp.broadcast_to(number, leaf.shape).astype(leaf.dtype),
         solvers.spread(system, system.penalty),
@@ -212,5 +208,5 @@ def _operator(quadratic: Quadratic) -> Operator:
         grad,
         product=lambda v: optax.tree.add(system.multiply(v), optax.tree.mul(weights, v)),
         dense=lambda: normal() + jnp.diag(ravel_pytree(weights)[0]),
-        diagonal=lambda: optax.tree.add(squares(), weights),
+        diagonal=lambda: optax.tree.add(diagonal(), weights),
     )

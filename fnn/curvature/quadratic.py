@@ -24,20 +24,23 @@ its Hessian: what is negative is cut off.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 from jax.flatten_util import ravel_pytree
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import flops, programs, solvers
 from fnn.capture import Captured, aval, diagonal, gram, product, transpose_product
-from fnn.curvature.rows import Stack, costs_of, judged, normal, stack
+from fnn.curvature.costs import costs_of
+from fnn.curvature.rows import Stack, ValueAndGradient, cross_gram, normal
+from fnn.curvature.terms import Terms, require_real, terms_of
 from fnn.dtypes import widest
-from fnn.objective import Block, Known, Penalty, Term, ValueFunction
-from fnn.precision import policy_of
+from fnn.objective import ValueFunction
+from fnn.precision import Policy, policy_of
 
 
 class Quadratic(NamedTuple):
@@ -83,29 +86,35 @@ def gauss_newton_system(
         >>> print(value, system.diagonal().round(4), system.transpose(rhs.s).round(4), rhs.h)
         1.25 2.5 -2.5 None
     """
-    params, stacks, rest, penalty = terms_of(value_fn, params)
+    terms = terms_of(value_fn, params)
+    return quadratic_of(terms, [source.stack() for source in terms.sources], memory_budget)
 
-    found = [judged(one) for one in stacks]
-    values = [one.value for one in found]
-    residues = [term for one in found for term in one.left]
-    h = inside = None
-    if any(one.inside is not None for one in found):
-        parts = [
-            stack.sum(transpose_product, one.s.reshape(stack.shape))
-            if one.inside is None
-            else one.inside
-            for stack, one in zip(stacks, found, strict=True)
-        ]
-        inside = reduce(partial(jax.tree.map, jnp.add), parts)
-    if rest:
-        value, h = jax.value_and_grad(ValueFunction(tuple(rest)))(params)
+
+def quadratic_of(terms: Terms, stacks: Sequence[Stack], memory_budget: int) -> Quadratic:
+    """The Gauss-Newton model of terms, from the stacks of their sources."""
+    evaluations = [stack.value_and_gradient() for stack in stacks]
+    values = [evaluation.value for evaluation in evaluations]
+    gradient = None
+    if any(evaluation.gradient is not None for evaluation in evaluations):
+        gradient = _sum(list(map(_reached, stacks, evaluations)))
+    h = None
+    if terms.without_rows:
+        value, h = jax.value_and_grad(ValueFunction(tuple(terms.without_rows)))(terms.params)
         values.append(value)
-    if residues:
-        part = jax.grad(ValueFunction(tuple(residues)))(params)
-        h = part if h is None else jax.tree.map(jnp.add, h, part)
-    s = jnp.concatenate([one.s for one in found]) if found else None
-    system = _system(params, stacks, penalty, memory_budget)
-    return Quadratic(reduce(jnp.add, values), system, solvers.RightHandSide(s, h, inside))
+    remainders = [e.remainder for e in evaluations if e.remainder is not None]
+    if remainders:
+        unreached = jax.grad(ValueFunction(tuple(remainders)))(terms.params)
+        h = unreached if h is None else _sum([h, unreached])
+    s = jnp.concatenate([e.s for e in evaluations]) if evaluations else None
+    system = _system(terms, stacks, memory_budget)
+    return Quadratic(reduce(jnp.add, values), system, solvers.RightHandSide(s, h, gradient))
+
+
+def _reached(stack: Stack, evaluation: ValueAndGradient) -> PyTree:
+    """A^T s of a stack."""
+    if evaluation.gradient is not None:
+        return evaluation.gradient
+    return stack.sum(transpose_product, evaluation.s.reshape(stack.source.shape))
 
 
 def hessian_system(
@@ -131,7 +140,7 @@ def hessian_system(
         >>> print(value, rhs.h, system.multiply(jnp.ones(2)), system.normal().tolist())
         9.0 [ 3. 12.] [ 6. 12.] [[6.0, 0.0], [0.0, 12.0]]
     """
-    params = _real("hessian_system", params)
+    params = require_real("hessian_system", params)
     (value, grad), linear = jax.linearize(jax.value_and_grad(fn), params)
 
     def multiply(v: PyTree) -> PyTree:
@@ -144,9 +153,9 @@ def hessian_system(
         return ravel_pytree(multiply(unravel(jnp.zeros_like(flat).at[index].set(1))))[0]
 
     def columns(of: Callable[[Array], Array]) -> Array:
-        made = _bytes(jax.make_jaxpr(column)(0).jaxpr)
-        some = max(1, min(size, int(memory_budget / made)))
-        return jax.lax.map(of, jnp.arange(size), batch_size=some)
+        bytes_each = _bytes(jax.make_jaxpr(column)(0).jaxpr)
+        at_once = max(1, min(size, int(memory_budget / bytes_each)))
+        return jax.lax.map(of, jnp.arange(size), batch_size=at_once)
 
     def dense() -> Array:
         matrix = columns(column)
@@ -185,66 +194,12 @@ def accelerations(value_fn: ValueFunction, params: PyTree, v: PyTree) -> Float[A
         >>> print(accelerations(value_fn, jnp.array(1.0), jnp.array(3.0)))  # 4 * 2 * 3^2
         [72.]
     """
-    return jnp.concatenate([s.accelerations(v) for s in terms_of(value_fn, params).stacks])
-
-
-class Terms(NamedTuple):
-    """The terms of a value function by what they give to its curvature.
-
-    Attributes:
-        params: where, as arrays.
-        stacks: the blocks that have rows.
-        rest: the terms whose gradient is outside the range of the rows.
-        penalty: the diagonal curvature of the `l2` among them; see `solvers.System`.
-    """
-
-    params: PyTree
-    stacks: list[Stack]
-    rest: list[Term]
-    penalty: PyTree
-
-
-def terms_of(value_fn: ValueFunction, params: PyTree) -> Terms:
-    """A value function taken apart, every block with a curvature captured.
-
-    Args:
-        value_fn: made by `Objective.on`, penalties and sums of them.
-        params: where; real floating-point leaves.
-
-    Returns:
-        Its terms.
-
-    Raises:
-        TypeError: for any other function, complex parameters, or outputs that are not real.
-        ValueError: for a block or an `l2` with a negative scale.
-    """
-    if not isinstance(value_fn, ValueFunction):
-        name = getattr(value_fn, "__name__", type(value_fn).__name__)
-        raise TypeError(
-            "gauss_newton_system: expected a value function made by Objective.on, got function "
-            f"{name}; its model and loss are hidden in it: try fnn.Objective(model, loss).on(data),"
-            " or rules.newton, which needs only a function"
-        )
-    for scale, block, _ in value_fn.terms:
-        if _is_curved(block) and isinstance(scale, int | float) and scale < 0:
-            raise ValueError(
-                f"gauss_newton_system: expected blocks and l2 with a scale of at least 0, got "
-                f"{scale}; its curvature is negative: try rules.newton"
-            )
-    params = _real("gauss_newton_system", params)
-    penalties = [term for term in value_fn.terms if isinstance(term.block, Penalty)]
-    data = [stack(term, params) for term in value_fn.terms if isinstance(term.block, Block)]
-    stacks = [d for d in data if isinstance(d, Stack)]
-    rest = [*(d for d in data if isinstance(d, Term)), *penalties]
-    return Terms(params, stacks, rest, _penalty(penalties, params))
-
-
-def _is_curved(block: Block | Penalty) -> bool:
-    return isinstance(block, Block) or block.is_half_squared_norm
+    sources = terms_of(value_fn, params).sources
+    return jnp.concatenate([source.second_derivatives(v) for source in sources])
 
 
 def _bytes(jaxpr: jex.Jaxpr) -> float:
-    """Of all results in a jaxpr, as if none were freed."""
+    """The bytes of all results in a jaxpr, as if none were freed."""
     total = 1.0
     for eqn in jaxpr.eqns:
         total += sum(math.prod(aval(v).shape) * aval(v).dtype.itemsize for v in eqn.outvars)
@@ -252,136 +207,124 @@ def _bytes(jaxpr: jex.Jaxpr) -> float:
     return total
 
 
-def _real(name: str, params: PyTree) -> PyTree:
-    """The parameters as arrays, all of them real."""
-    if not jax.tree.leaves(params):
-        raise ValueError(f"{name}: expected at least one parameter, got none; try to freeze fewer")
-    for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                f"{name}: expected real floating-point parameters, got {jnp.result_type(leaf)} at "
-                f"params{jax.tree_util.keystr(path)}; try its real and imaginary parts as two "
-                "leaves, or value_fn.freeze to leave it out"
-            )
-    return jax.tree.map(jnp.asarray, params)
-
-
 def _like(params: PyTree) -> PyTree:
+    """The shapes and dtypes of the parameters."""
     return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
 
 
-# --- penalties ----------------------------------------------------------------------------------
-
-
-def _penalty(terms: Sequence[Term], params: PyTree) -> PyTree:
-    """The weights of the l2 penalties on every leaf, one object where they are the same."""
-    structure = jax.tree.structure(params)
-    numbers: dict[tuple, Any] = {(): 0.0}
-    keys: list[tuple] = [()] * structure.num_leaves
-    for index, (scale, block, _) in enumerate(terms):
-        if not (isinstance(block, Penalty) and block.is_half_squared_norm):
-            continue
-        if not isinstance(scale, int | float):  # what is negative is rejected, as of a block
-            scale = jnp.where(scale >= 0, scale, jnp.nan)
-        masks: list[Any] = [Known(True)] * len(keys)
-        if block.where is not None:
-            free = jax.tree.map(
-                lambda p, m: None if p is None else m,
-                params,
-                block.where,
-                is_leaf=lambda p: p is None,
-            )
-            masks = structure.flatten_up_to(free)
-        for leaf, mask in enumerate(masks):
-            before = keys[leaf]
-            known = isinstance(mask, Known)
-            if known and not mask.value:
-                continue
-            keys[leaf] = (*before, index if known else (index, leaf))
-            if keys[leaf] not in numbers:
-                number = scale if known else scale * mask
-                numbers[keys[leaf]] = numbers[before] + number if before else number
-    if not any(keys):
-        return None
-    if len(set(keys)) == 1:
-        return numbers[keys[0]]
-    return structure.unflatten(numbers[key] for key in keys)
+def _sum(trees: Sequence[PyTree]) -> PyTree:
+    """The sum of at least one tree."""
+    return reduce(partial(jax.tree.map, jnp.add), trees)
 
 
 # --- the system ---------------------------------------------------------------------------------
 
 
-def _system(
-    params: PyTree, stacks: Sequence[Stack], penalty: PyTree, memory_budget: int
-) -> solvers.System:
-    like = _like(params)
-    zeros = partial(jax.tree.map, jnp.zeros_like, params)
-    size = sum(p.size for p in jax.tree.leaves(params))
-    policies = [policy for s in stacks if (policy := policy_of(s.block.model)) is not None]
-    gram_dtype = widest(*(p.gram for p in policies)) if policies else None
-    solves = {jnp.dtype(p.solve) for p in policies if p.solve is not None}
-    solve = max(solves, key=lambda dtype: dtype.itemsize, default=None)
+class _Rows(NamedTuple):
+    """All rows A of a system, with the operations that its solvers ask for.
 
-    # Captured numbers as they are multiplied in a matrix.
-    def summed(captured: Captured) -> Captured:
-        return captured if gram_dtype is None else captured.widened(gram_dtype)
+    Attributes:
+        params: where the rows are, as arrays.
+        stacks: the rows of each block, in the order of A.
+        gram_dtype: the dtype in which matrices are summed; None for that of the rows.
+        memory_budget: bytes that a tile of a matrix may take while it is made.
+    """
 
-    def total(trees: Sequence[PyTree]) -> PyTree:
-        return reduce(partial(jax.tree.map, jnp.add), trees) if trees else zeros()
+    params: PyTree
+    stacks: Sequence[Stack]
+    gram_dtype: DTypeLike | None
+    memory_budget: int
 
-    def multiply(v: PyTree) -> PyTree:
-        return total([s.multiply(v) for s in stacks])
+    def multiply(self, v: PyTree) -> PyTree:
+        """A^T A v, a tree like the parameters."""
+        return self._sum([stack.multiply(v) for stack in self.stacks])
 
-    def dense() -> Array:
-        blocks = [s.sum(lambda c: normal(summed(c), memory_budget)) for s in stacks]
-        return reduce(jnp.add, blocks) if blocks else jnp.zeros((size, size))
+    def normal(self) -> Float[Array, "P P"]:
+        """A^T A, dense."""
 
-    def squares() -> PyTree:
-        return total([s.sum(partial(diagonal, memory_budget=memory_budget)) for s in stacks])
+        def of_capture(captured: Captured) -> Array:
+            return normal(self._widened(captured), self.memory_budget)
 
-    if not stacks:
-        # Nothing to factor: the automatic choice is one iteration of conjugate gradients.
-        costs = solvers.Costs(multiply=solvers.Cost(0.0, 0.0))
-        return solvers.System(like, multiply, dense, squares, penalty=penalty, costs=costs)
+        size = sum(p.size for p in jax.tree.leaves(self.params))
+        matrices = [stack.sum(of_capture) for stack in self.stacks]
+        return reduce(jnp.add, matrices) if matrices else jnp.zeros((size, size))
 
-    ends = [sum(s.rows for s in stacks[: i + 1]) for i in range(len(stacks) - 1)]
+    def diagonal(self) -> PyTree:
+        """The diagonal of A^T A, a tree like the parameters."""
+        of_capture = partial(diagonal, memory_budget=self.memory_budget)
+        return self._sum([stack.sum(of_capture) for stack in self.stacks])
 
-    def forward(v: PyTree) -> Array:
-        return jnp.concatenate([s.each(lambda c: product(c, v)).ravel() for s in stacks])
-
-    def back(u: Array) -> PyTree:
-        pieces = zip(stacks, jnp.split(u, ends), strict=True)
-        return total([s.sum(transpose_product, piece.reshape(s.shape)) for s, piece in pieces])
-
-    def gram_of(inverse: PyTree) -> Array:
-        def corner(one: Stack, two: Stack) -> Array:
-            def tile(a: Captured, b: Captured | None) -> Array:
-                b = None if b is None else summed(b)
-                return gram(summed(a), b, scales=inverse, memory_budget=memory_budget)
-
-            if one is two and one.captured is not None:
-                return tile(one.captured, None)
-            tiles = one.each(lambda a: two.each(lambda b: tile(a, b)))
-            return tiles.swapaxes(1, 2).reshape(one.rows, two.rows)
-
-        lower = [[corner(one, two) for two in stacks[: i + 1]] for i, one in enumerate(stacks)]
-        matrix = jnp.block([
-            [lower[i][j] if j <= i else lower[j][i].T for j in range(len(stacks))]
-            for i in range(len(stacks))
+    def product(self, v: PyTree) -> Float[Array, " rows"]:
+        """A v, one number for each row."""
+        return jnp.concatenate([
+            stack.map(lambda captured: product(captured, v)).ravel() for stack in self.stacks
         ])
-        return matrix if len(stacks) == 1 and stacks[0].captured else (matrix + matrix.T) / 2
 
-    return solvers.System(
-        like=like,
-        multiply=multiply,
-        normal=dense,
-        diagonal=squares,
-        rows=sum(s.rows for s in stacks),
-        product=forward,
-        transpose=back,
-        gram=gram_of,
-        penalty=penalty,
+    def transpose(self, u: Float[Array, " rows"]) -> PyTree:
+        """A^T u, a tree like the parameters."""
+        counts = [stack.source.rows for stack in self.stacks]
+        ends = [sum(counts[: i + 1]) for i in range(len(counts) - 1)]
+        pieces = zip(self.stacks, jnp.split(u, ends), strict=True)
+        return self._sum([
+            stack.sum(transpose_product, piece.reshape(stack.source.shape))
+            for stack, piece in pieces
+        ])
+
+    def gram(self, inverse: PyTree) -> Float[Array, "rows rows"]:
+        """A diag(inverse) A^T, with one number of `inverse` for each leaf."""
+
+        def tile(one: Captured, two: Captured | None = None) -> Array:
+            two = None if two is None else self._widened(two)
+            budget = self.memory_budget
+            return gram(self._widened(one), two, scales=inverse, memory_budget=budget)
+
+        lower = [
+            [*(cross_gram(one, two, tile) for two in self.stacks[:i]), one.own_gram(tile)]
+            for i, one in enumerate(self.stacks)
+        ]
+        count = len(self.stacks)
+        matrix = jnp.block([
+            [lower[i][j] if j <= i else lower[j][i].T for j in range(count)] for i in range(count)
+        ])
+        return matrix if count == 1 else (matrix + matrix.T) / 2
+
+    def _widened(self, captured: Captured) -> Captured:
+        """A capture in the dtype in which its numbers are multiplied in a matrix."""
+        return captured if self.gram_dtype is None else captured.widened(self.gram_dtype)
+
+    def _sum(self, trees: Sequence[PyTree]) -> PyTree:
+        """The sum of trees like the parameters, perhaps of none."""
+        return _sum(trees) if trees else jax.tree.map(jnp.zeros_like, self.params)
+
+
+def _system(terms: Terms, stacks: Sequence[Stack], memory_budget: int) -> solvers.System:
+    """The curvature of the stacks and of the penalties."""
+    policies = [p for s in stacks if (p := policy_of(s.source.block.model)) is not None]
+    gram_dtype = widest(*(p.gram for p in policies)) if policies else None
+    rows = _Rows(terms.params, stacks, gram_dtype, memory_budget)
+    system = solvers.System(
+        like=_like(terms.params),
+        multiply=rows.multiply,
+        normal=rows.normal,
+        diagonal=rows.diagonal,
+        penalty=terms.penalty,
+    )
+    if not stacks:
+        # Nothing is to be factored: the automatic choice is one iteration of conjugate gradients.
+        return system._replace(costs=solvers.Costs(multiply=solvers.Cost(0.0, 0.0)))
+    size = sum(p.size for p in jax.tree.leaves(terms.params))
+    return system._replace(
+        rows=sum(stack.source.rows for stack in stacks),
+        product=rows.product,
+        transpose=rows.transpose,
+        gram=rows.gram,
         costs=costs_of(stacks, size, memory_budget),
         precision=gram_dtype,
-        solve=solve,
+        solve=_widest_solve(policies),
     )
+
+
+def _widest_solve(policies: Sequence[Policy]) -> DTypeLike | None:
+    """The widest dtype that a model asks to be solved in; None where none asks."""
+    dtypes = {jnp.dtype(policy.solve) for policy in policies if policy.solve is not None}
+    return max(dtypes, key=lambda dtype: dtype.itemsize, default=None)

@@ -38,8 +38,9 @@ from fnn.capture import (
     settle,
     trace,
 )
-from fnn.curvature.quadratic import terms_of
-from fnn.curvature.rows import Stack, sketched
+from fnn.curvature.rows import Source, Stack
+from fnn.curvature.sketch import sketch, with_all_rows
+from fnn.curvature.terms import terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction, wide
 
@@ -229,68 +230,135 @@ def kronecker_blocks(
         raise ValueError(
             f"kronecker_blocks: expected samples >= 1, got {samples}; try more for less noise"
         )
-    drawn = value_fn
     if key is not None and isinstance(value_fn, ValueFunction):
-        drawn = sketched(value_fn, key, samples)
-    params, stacks, _, penalty = terms_of(drawn, params)
-    known = {leaf.path: leaf for leaf in structure.leaves}
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
-    leaves, tree = jax.tree.flatten(params)
+        value_fn = sketch(value_fn, key, samples)
+    params, sources, _, penalty = terms_of(value_fn, params)
+    stacks = [source.stack() for source in sources]
+    layout = _Layout.of(structure, params, stacks)
     numbers = jax.tree.leaves(penalty) or [0.0]
-    numbers = numbers if len(numbers) == len(paths) else numbers * len(paths)
-    layout = _layouts(stacks, known, paths, leaves)
-    others = [i for i in range(len(paths)) if i not in layout]
-
-    def parts(captured: Captured, share: Array) -> tuple[dict[int, Any], dict[int, Array]]:
-        whole = jax.tree.leaves(diagonal(captured, memory_budget)) if others else leaves
-        return (
-            {i: _sums(captured, i, share, cast("tuple", known[paths[i]].matrix)) for i in layout},
-            {i: wide(whole[i]) for i in others},
-        )
-
-    found = [s.sum(lambda c, part, s=s: parts(c, s.shares(part)), s.parts) for s in stacks]
-    factored, diagonals = reduce(partial(jax.tree.map, jnp.add), found)
-    factors = {
-        paths[i]: Factors(inputs / count, outputs)
-        for i, (inputs, outputs, count) in factored.items()
-    }
-
-    def moments(bases: dict[str, Factors]) -> dict[str, Array]:
-        def of(captured: Captured) -> dict[str, Array]:
-            return {
-                paths[i]: _moments(captured, i, bases[paths[i]], memory_budget)
-                for i in layout
-                if paths[i] in bases
-            }
-
-        return reduce(partial(jax.tree.map, jnp.add), [s.sum(of) for s in stacks])
+    numbers = numbers if len(numbers) == len(layout.paths) else numbers * len(layout.paths)
+    factors, diagonals = _factors_and_diagonals(layout, stacks, memory_budget)
 
     def bends(*vectors: PyTree) -> Array:
-        inside = reduce(jnp.add, [s.bends(vectors) for s in stacks])
-        if penalty is None:
-            return inside
-        sides = [jax.tree.map(wide, v) for v in vectors]
-        weighted = [jax.tree.map(jnp.multiply, tree.unflatten(numbers), v) for v in sides]
-        return inside + jnp.array([[optax.tree.vdot(v, w) for w in weighted] for v in sides])
+        weights = None if penalty is None else layout.tree.unflatten(numbers)
+        return _inner_products(sources, weights, vectors)
 
-    def matrices(like: PyTree) -> dict[str, Array]:
+    return Blocks(
+        factors,
+        diagonals,
+        moments=partial(_moments, layout, stacks, memory_budget),
+        bends=bends,
+        penalty=dict(zip(layout.paths, numbers, strict=True)),
+        matrices=layout.matrices,
+        tree=layout.unflatten,
+    )
+
+
+class _Layout(NamedTuple):
+    """The leaves of the parameters by their paths, and how some of them are matrices.
+
+    Attributes:
+        paths: of all leaves.
+        leaves: the parameters.
+        tree: their structure.
+        axes: of the leaves with factors, by their numbers.
+        matrix: of the same leaves, how a leaf is laid out as matrices (b, i, o).
+    """
+
+    paths: list[str]
+    leaves: list[Array]
+    tree: Any
+    axes: dict[int, tuple[int, int, int]]
+    matrix: dict[int, Callable[[Array], Array]]
+
+    @classmethod
+    def of(cls, structure: Structure, params: PyTree, stacks: Sequence[Stack]) -> "_Layout":
+        """The layout of the parameters as a structure says, which the stacks must agree with."""
+        leaves, tree = jax.tree.flatten(params)
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+        known = {leaf.path: leaf for leaf in structure.leaves}
+        matrix = _layouts(stacks, known, paths, leaves)
+        axes = {i: cast("tuple[int, int, int]", known[paths[i]].matrix) for i in matrix}
+        return cls(paths, leaves, tree, axes, matrix)
+
+    def matrices(self, like: PyTree) -> dict[str, Array]:
+        """The leaves of a tree like the parameters, wide, those with factors as matrices."""
         return {
-            path: layout[i](wide(leaf)) if i in layout else wide(leaf)
-            for i, (path, leaf) in enumerate(zip(paths, jax.tree.leaves(like), strict=True))
+            path: self.matrix[i](wide(leaf)) if i in self.matrix else wide(leaf)
+            for i, (path, leaf) in enumerate(zip(self.paths, jax.tree.leaves(like), strict=True))
         }
 
-    def back(matrices: dict[str, Array]) -> PyTree:
-        def leaf(i: int, path: str) -> Array:
-            if i not in layout:
-                return matrices[path]
-            shaped = jax.ShapeDtypeStruct(leaves[i].shape, matrices[path].dtype)
-            return jax.linear_transpose(layout[i], shaped)(matrices[path])[0]
+    def unflatten(self, matrices: dict[str, Array]) -> PyTree:
+        """The tree like the parameters with these `matrices`."""
+        return self.tree.unflatten(self._leaf(i, matrices[p]) for i, p in enumerate(self.paths))
 
-        return tree.unflatten(leaf(i, path) for i, path in enumerate(paths))
+    def _leaf(self, i: int, matrix: Array) -> Array:
+        """A leaf from its matrices, in its own shape."""
+        if i not in self.matrix:
+            return matrix
+        shape = jax.ShapeDtypeStruct(self.leaves[i].shape, matrix.dtype)
+        return jax.linear_transpose(self.matrix[i], shape)(matrix)[0]
 
-    shifts = dict(zip(paths, numbers, strict=True))
-    named = {paths[i]: numbers for i, numbers in diagonals.items()}
-    return Blocks(factors, named, moments, bends, shifts, matrices, back)
+
+def _factors_and_diagonals(
+    layout: _Layout, stacks: Sequence[Stack], memory_budget: int
+) -> tuple[dict[str, Factors], dict[str, Array]]:
+    """The factors of the leaves that have them, and the diagonals of the others."""
+    others = [i for i in range(len(layout.paths)) if i not in layout.axes]
+
+    def sums(captured: Captured, share: Array) -> tuple[dict[int, Any], dict[int, Array]]:
+        squares = jax.tree.leaves(diagonal(captured, memory_budget)) if others else layout.leaves
+        return (
+            {i: _sums(captured, i, share, axes) for i, axes in layout.axes.items()},
+            {i: wide(squares[i]) for i in others},
+        )
+
+    def of_stack(stack: Stack) -> tuple[dict[int, Any], dict[int, Array]]:
+        source = stack.source
+        return stack.sum(lambda c, part: sums(c, source.shares(part)), source.parts)
+
+    factored, diagonals = _total([of_stack(stack) for stack in stacks])
+    factors = {
+        layout.paths[i]: Factors(inputs / count, outputs)
+        for i, (inputs, outputs, count) in factored.items()
+    }
+    return factors, {layout.paths[i]: squares for i, squares in diagonals.items()}
+
+
+def _moments(
+    layout: _Layout, stacks: Sequence[Stack], memory_budget: int, bases: dict[str, Factors]
+) -> dict[str, Array]:
+    """The diagonals of the blocks of some leaves, in their bases."""
+
+    def of_capture(captured: Captured) -> dict[str, Array]:
+        return {
+            path: _leaf_moments(captured, i, bases[path], memory_budget)
+            for i, path in enumerate(layout.paths)
+            if i in layout.axes and path in bases
+        }
+
+    return _total([stack.sum(of_capture) for stack in stacks])
+
+
+def _inner_products(
+    sources: Sequence[Source], weights: PyTree, vectors: Sequence[PyTree]
+) -> Float[Array, "k k"]:
+    """v^T (A^T A + weights) w of all pairs of vectors, with all rows of every example."""
+
+    def of_source(source: Source) -> Array:
+        return source.sum_parts(lambda part: source.inner_products(vectors, with_all_rows(part)))
+
+    among_rows = reduce(jnp.add, map(of_source, sources))
+    if weights is None:
+        return among_rows
+    sides = [jax.tree.map(wide, v) for v in vectors]
+    weighted = [jax.tree.map(jnp.multiply, weights, v) for v in sides]
+    return among_rows + jnp.array([[optax.tree.vdot(v, w) for w in weighted] for v in sides])
+
+
+def _total(trees: Sequence[PyTree]) -> PyTree:
+    """The sum of at least one tree."""
+    return reduce(partial(jax.tree.map, jnp.add), trees)
 
 
 def _layouts(
@@ -298,12 +366,7 @@ def _layouts(
 ) -> dict[int, Callable[[Array], Array]]:
     """For each leaf with factors, how it is laid out as matrices."""
     remedy = "try curvature.structure(model, params, x) of the model in value_fn"
-    programs = [
-        jax.eval_shape(s.capture, jax.tree.map(lambda a: a[0], s.parts)).program
-        if s.captured is None
-        else s.captured.program
-        for s in stacks
-    ]
+    programs = [stack.shapes().program for stack in stacks]
     if not programs:
         raise ValueError(
             "kronecker_blocks: expected a value function with a loss that has curvature, got "
@@ -353,7 +416,7 @@ def _sums(
     return inputs, outputs, (positions * jnp.sum(share)).astype(inputs.dtype)
 
 
-def _moments(captured: Captured, leaf: int, basis: Factors, memory_budget: int) -> Array:
+def _leaf_moments(captured: Captured, leaf: int, basis: Factors, memory_budget: int) -> Array:
     """The diagonal of a leaf's block in a basis; sums over rows of squares of U^T G V."""
     touching = _touching(captured.program, leaf)
 
