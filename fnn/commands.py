@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fnn import names, plots, problems, race, rules, training
 from fnn.problems import Budget
-from fnn.race import report, trajectories
+from fnn.race import new_folder, report, trajectories
 
 console = Console()
 PAGE = "report.html"
@@ -38,7 +38,7 @@ def race_rules(
 ) -> None:
     """Races rules, and shows what came of it."""
     raced = problems.get(problem, data)
-    folder = race.new_folder("races", raced.name) if folder is None else folder
+    folder = new_folder("races", raced.name) if folder is None else folder
     entrants = [race.entrant(name.strip()) for name in named.split(",")]
     terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget)}
     columns = (
