@@ -58,7 +58,7 @@ __all__ = [
 ]
 __dir__ = __all__.copy
 
-# Meshes -------------------------------------------------------------------------------------------
+# --- meshes -------------------------------------------------------------------------------------
 
 
 def count(tree: PyTree) -> int:
@@ -104,10 +104,11 @@ def everywhere(tree: PyTree) -> PyTree:
 
 
 def _mesh(leaf: Any) -> jax.sharding.AbstractMesh:
+    """The mesh over which an array is split; an empty one where it is not."""
     return jax.typeof(leaf).sharding.mesh
 
 
-# Threads ------------------------------------------------------------------------------------------
+# --- threads ------------------------------------------------------------------------------------
 
 
 class Borders(NamedTuple):
@@ -118,7 +119,8 @@ class Borders(NamedTuple):
         factorizations: of its dearest factorization.
     """
 
-    elementwise: float = 1e6  # both by benchmarks/threads.py
+    # benchmarks/threads.py measured both.
+    elementwise: float = 1e6
     factorizations: float = 1.8e9
 
 
@@ -196,7 +198,9 @@ def jit(fn: Callable, **options: Any) -> Callable:
         small = dearest[key].elementwise < _borders.elementwise
         try:
             return _held(on_one_thread() if small else on_all, dearest[key])(*args, **kwargs)
-        except ValueError:  # of fn, or of JAX, in a jit around this call that traces no argument
+        except ValueError:
+            # Either fn raised it, and does so again below, or JAX: compiler options are for the
+            # outermost jit alone, and one around this call that traces no argument is not seen.
             pass
         return nested(*args, **kwargs)
 
@@ -288,6 +292,7 @@ _usual: list[int] = []  # LAPACK's number of threads, once for each open `lapack
 
 
 def _is_set(name: str) -> bool:
+    """Whether the variable XLA_FLAGS says something about an option."""
     return name in os.environ.get("XLA_FLAGS", "")
 
 
@@ -303,7 +308,7 @@ def _refusal(name: str, value: Any) -> str | None:
 
 @functools.cache
 def _one_thread_of_xla() -> dict[str, Any]:
-    """The options that hold a program to one thread of XLA; where there are none, it says so."""
+    """The options that hold a program to one thread of XLA, with a warning where there are none."""
     options = {"xla_cpu_multi_thread_eigen": False}
     for name, value in options.items():
         if jax.default_backend() == "cpu" and (refusal := _refusal(name, value)) is not None:
@@ -317,12 +322,13 @@ def _one_thread_of_xla() -> dict[str, Any]:
 
 
 def _is_traced(args: PyTree) -> bool:
-    """Whether arguments are being traced: such arrays are never ready."""
+    """Whether an argument is being traced, which alone has no `is_ready`."""
     arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))
     return not all(hasattr(leaf, "is_ready") for leaf in arrays)
 
 
 def _is_jit_disabled() -> bool:
+    """Whether functions are run as they stand, as within `jax.disable_jit()`."""
     config: Any = jax.config  # its attributes know of `with jax.disable_jit()`, and no types
     return config.jax_disable_jit
 
@@ -345,7 +351,7 @@ def _held(run: Callable, dearest: flops.Dearest) -> Callable:
 
 @functools.cache
 def _keep_memory() -> None:
-    """Tells glibc to serve large arrays from memory that it keeps, unless the user told it more."""
+    """Tells glibc to keep up to 1 GiB of freed memory, unless the user told it otherwise."""
     variables = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"
     if platform.libc_ver()[0] != "glibc" or any(os.environ.get(name) for name in variables):
         return
@@ -370,7 +376,7 @@ def _lapack() -> Any:
 
 
 def _keys(fn: Callable, options: Mapping[str, Any]) -> Callable[[tuple, dict], Any]:
-    """Keys by which calls of one program are known: shapes of arrays, static arguments as such."""
+    """`key_of(args, kwargs)`, equal for calls of one program: its flops are counted once."""
     names = options.get("static_argnames") or ()
     names = {names} if isinstance(names, str) else set(names)
     places = options.get("static_argnums")
@@ -380,15 +386,15 @@ def _keys(fn: Callable, options: Mapping[str, Any]) -> Callable[[tuple, dict], A
         names |= {parameters[place] for place in places}
         places |= {place for place, name in enumerate(parameters) if name in names}
 
-    def kinds(tree: PyTree) -> Iterator[Any]:
+    def kinds(tree: PyTree) -> Iterator[Any]:  # of a number its type alone, for it is traced
         for leaf in jax.tree.leaves(tree):
             yield (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else type(leaf)
 
     def key_of(args: tuple, kwargs: dict) -> Any:
-        every = [(place in places, arg) for place, arg in enumerate(args)]
-        every += [(name in names, (name, arg)) for name, arg in sorted(kwargs.items())]
-        traced = [arg for static, arg in every if not static]
-        static = tuple(arg for static, arg in every if static)
+        arguments = [(place in places, arg) for place, arg in enumerate(args)]
+        arguments += [(name in names, (name, arg)) for name, arg in sorted(kwargs.items())]
+        traced = [arg for static, arg in arguments if not static]
+        static = tuple(arg for static, arg in arguments if static)
         return jax.tree.structure(traced), tuple(kinds(traced)), static
 
     return key_of

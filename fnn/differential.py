@@ -67,8 +67,8 @@ def gradient(u: Function) -> Function:
 
     def slopes(*args: Any, **kwargs: Any) -> Array:
         f, x = _point("gradient", u, args, kwargs)
-        made = jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1], out_axes=-1)(_axes(x))
-        return made.reshape(*made.shape[:-1], *x.shape)
+        last = jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1], out_axes=-1)(_axes(x))
+        return last.reshape(*last.shape[:-1], *x.shape)
 
     return slopes
 
@@ -97,8 +97,7 @@ def divergence(u: Function) -> Function:
                 f"divergence: expected a field of the shape of the point, {x.shape}, got {shape}; "
                 "try gradient for the derivatives of all of its components"
             )
-        made = jax.vmap(lambda v: jnp.vdot(jax.jvp(f, (x,), (v,))[1], v))(_axes(x))
-        return jnp.sum(made)
+        return jnp.sum(jax.vmap(lambda v: jnp.vdot(jax.jvp(f, (x,), (v,))[1], v))(_axes(x)))
 
     return sources
 
@@ -195,19 +194,19 @@ def laplacian(u: Function, along: Sequence[int] | None = None) -> Function:
         (0.0, 0.0)
     """
 
-    def sum_of_bends(*args: Any, **kwargs: Any) -> Array:
+    def sum_of_second_derivatives(*args: Any, **kwargs: Any) -> Array:
         f, x = _point("laplacian", u, args, kwargs)
         ways = _axes(x)
         if along is not None:
             ways = jnp.stack([_direction(int(axis), x) for axis in along])
         closed = jax.make_jaxpr(f)(x)
         _warn_if_flat("laplacian", closed)
-        (made,) = _propagate(closed.jaxpr, closed.consts, [_Moving(x, ways, None)])
-        if isinstance(made, _Moving) and made.bend is not None:
-            return made.bend
-        return jnp.zeros_like(made.value if isinstance(made, _Moving) else made)
+        (output,) = _propagate(closed.jaxpr, closed.consts, [_Moving(x, ways, None)])
+        if isinstance(output, _Moving) and output.laplacian is not None:
+            return output.laplacian
+        return jnp.zeros_like(output.value if isinstance(output, _Moving) else output)
 
-    return sum_of_bends
+    return sum_of_second_derivatives
 
 
 # --- points and directions ----------------------------------------------------------------------
@@ -236,10 +235,10 @@ def _point(name: str, u: Function, args: Sequence[Any], kwargs: Any) -> tuple[Fu
     def f(x: Array) -> Array:
         return u(*before, x, **kwargs)
 
-    made = jax.eval_shape(f, x)
-    if not hasattr(made, "dtype") or not jnp.issubdtype(made.dtype, jnp.floating):
+    out = jax.eval_shape(f, x)
+    if not hasattr(out, "dtype") or not jnp.issubdtype(out.dtype, jnp.floating):
         raise TypeError(
-            f"{name}: expected a function that returns one real array, got {made}; try one of its "
+            f"{name}: expected a function that returns one real array, got {out}; try one of its "
             "outputs"
         )
     return f, x
@@ -282,14 +281,14 @@ class _Moving(NamedTuple):
     """A value that depends on the point.
 
     Attributes:
-        value: it.
+        value: the value itself.
         slopes: along each direction, one more axis in front.
-        bend: the sum of its second derivatives along them; None where all of them are 0.
+        laplacian: the sum of its second derivatives along them; None where all of them are 0.
     """
 
     value: Array
     slopes: Array
-    bend: Array | None
+    laplacian: Array | None
 
 
 # Linear in all operands at once, or in the one that moves.
@@ -300,14 +299,14 @@ _LINEAR = {
 }  # fmt: skip
 _BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 
-# Functions of one array, element by element, that bend.
+# Smooth functions of one array, element by element.
 _ELEMENTWISE = {
     "tanh", "sin", "cos", "tan", "exp", "exp2", "expm1", "log", "log1p", "logistic", "sqrt",
     "rsqrt", "cbrt", "integer_pow", "square", "erf", "erfc", "erf_inv", "sinh", "cosh", "asin",
     "acos", "atan", "asinh", "acosh", "atanh", "lgamma", "digamma",
 }  # fmt: skip
 
-# What bends nowhere but at its kinks.
+# What has no second derivative but at its kinks.
 _KINKED = {
     "max", "min", "abs", "sign", "floor", "ceil", "round", "clamp", "reduce_max", "reduce_min",
     "select_n", "stop_gradient", "sort", "argmax", "argmin", "eq", "ne", "ge", "gt", "le", "lt",
@@ -328,7 +327,7 @@ def _is_linear(eqn: jex.JaxprEqn, moves: Sequence[bool]) -> bool:
 
 
 def _propagate(jaxpr: jex.Jaxpr, consts: Sequence[Array], args: Sequence[Any]) -> list[Any]:
-    """The outputs of a jaxpr, with slopes and bend where they move."""
+    """The outputs of a jaxpr, with slopes and Laplacian where they move."""
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
@@ -352,56 +351,61 @@ def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     if not any(moves) or not any(real):
         return list(evaluate(*still))
     moving = [operand for operand in operands if isinstance(operand, _Moving)]
-    values, slopes, bends = (list(part) for part in zip(*moving, strict=True))
+    values, slopes, laplacians = (list(part) for part in zip(*moving, strict=True))
 
     def f(*values: Array) -> list[Array]:
-        left = iter(values)
-        made = evaluate(*(next(left) if m else x for m, x in zip(moves, still, strict=True)))
-        return [x for x, is_real in zip(made, real, strict=True) if is_real]
+        """The real results as a function of the operands that move."""
+        replaced = iter(values)
+        results = evaluate(*(next(replaced) if m else x for m, x in zip(moves, still, strict=True)))
+        return [x for x, is_real in zip(results, real, strict=True) if is_real]
 
     if eqn.primitive.name in _ELEMENTWISE:
-        made = [_bent(lambda z: f(z)[0], *moving[0])]
+        outputs = [_elementwise(lambda z: f(z)[0], *moving[0])]
     elif _is_linear(eqn, moves):
-        outputs, push = jax.linearize(f, *values)
-        bent = _pushed(push, values, bends, len(outputs))
-        made = map(_Moving, outputs, jax.vmap(push)(*slopes), bent)
+        results, push = jax.linearize(f, *values)
+        pushed = _pushed(push, values, laplacians, len(results))
+        outputs = list(map(_Moving, results, jax.vmap(push)(*slopes), pushed))
     else:
-        made = _any(f, values, slopes, bends)
+        outputs = _general(f, values, slopes, laplacians)
     if all(real):
-        return list(made)
-    left, rest = iter(made), evaluate(*still)
-    return [next(left) if is_real else x for is_real, x in zip(real, rest, strict=True)]
+        return outputs
+    real_outputs = iter(outputs)
+    pairs = zip(real, evaluate(*still), strict=True)
+    return [next(real_outputs) if is_real else x for is_real, x in pairs]
 
 
 def _pushed(
-    push: Callable[..., list[Array]], values: list[Array], bends: list[Array | None], count: int
+    push: Callable[..., list[Array]],
+    values: list[Array],
+    laplacians: list[Array | None],
+    count: int,
 ) -> Sequence[Array | None]:
-    """Bends through what is linear and has so many outputs."""
-    if all(bend is None for bend in bends):
+    """Laplacians after a linear map that has so many outputs."""
+    if all(laplacian is None for laplacian in laplacians):
         return [None] * count
-    pairs = zip(values, bends, strict=True)
-    return push(*(jnp.zeros_like(z) if bend is None else bend for z, bend in pairs))
+    pairs = zip(values, laplacians, strict=True)
+    return push(*(jnp.zeros_like(z) if laplacian is None else laplacian for z, laplacian in pairs))
 
 
-def _bent(f: Function, value: Array, slopes: Array, bend: Array | None) -> _Moving:
-    """A function of one array, element by element."""
+def _elementwise(f: Function, value: Array, slopes: Array, laplacian: Array | None) -> _Moving:
+    """The output of a function of one array, element by element."""
     ones = jnp.ones_like(value)
 
     def slope(z: Array) -> tuple[Array, Array]:
         return jax.jvp(f, (z,), (ones,))
 
     (value, first), (_, second) = jax.jvp(slope, (value,), (ones,))
-    more = second * jnp.sum(slopes * slopes, axis=0)
-    return _Moving(value, first * slopes, more if bend is None else first * bend + more)
+    added = second * jnp.sum(slopes * slopes, axis=0)
+    return _Moving(value, first * slopes, added if laplacian is None else first * laplacian + added)
 
 
-def _any(
+def _general(
     f: Callable[..., list[Array]],
     values: list[Array],
     slopes: list[Array],
-    bends: list[Array | None],
+    laplacians: list[Array | None],
 ) -> list[_Moving]:
-    """Any other equation: second derivatives along one direction after the other, summed."""
+    """The outputs of any other equation, by second derivatives along each direction, summed."""
     outputs, push = jax.linearize(f, *values)
 
     def second(tangents: list[Array]) -> list[Array]:
@@ -410,28 +414,23 @@ def _any(
 
         return jax.jvp(slope, tuple(values), tuple(tangents))[1]
 
-    each = jax.vmap(second)(slopes)
-    before = _pushed(push, values, bends, len(outputs))
-    made = []
-    for value, slope, bend, along in zip(
-        outputs, jax.vmap(push)(*slopes), before, each, strict=True
-    ):
-        more = jnp.sum(along, axis=0)
-        made.append(_Moving(value, slope, more if bend is None else bend + more))
-    return made
+    added = [jnp.sum(along, axis=0) for along in jax.vmap(second)(slopes)]
+    pushed = _pushed(push, values, laplacians, len(outputs))
+    sums = [more if one is None else one + more for one, more in zip(pushed, added, strict=True)]
+    return list(map(_Moving, outputs, jax.vmap(push)(*slopes), sums))
 
 
 # --- linear pieces ------------------------------------------------------------------------------
 
 
 def _warn_if_flat(name: str, closed: jex.ClosedJaxpr) -> None:
-    """Warns of second derivatives of a function that has kinks and bends nowhere else."""
-    found, _ = _nonlinear(closed.jaxpr, [True] * len(closed.jaxpr.invars))
-    if found and found <= _KINKED:
+    """Warns where a function has kinks and its second derivatives are zero elsewhere."""
+    nonlinear, _ = _nonlinear(closed.jaxpr, [True] * len(closed.jaxpr.invars))
+    if nonlinear and nonlinear <= _KINKED:
         warnings.warn(
-            f"{name}: the function consists of linear pieces ({', '.join(sorted(found))}), so that "
-            "its second derivatives are zero almost everywhere; try a smooth activation, such as "
-            "tanh or jax.nn.softplus",
+            f"{name}: the function consists of linear pieces ({', '.join(sorted(nonlinear))}), so "
+            "that its second derivatives are zero almost everywhere; try a smooth activation, such "
+            "as tanh or jax.nn.softplus",
             stacklevel=3,
         )
 
@@ -439,15 +438,15 @@ def _warn_if_flat(name: str, closed: jex.ClosedJaxpr) -> None:
 def _nonlinear(jaxpr: jex.Jaxpr, moves: Sequence[bool]) -> tuple[set[str], list[bool]]:
     """The names of the equations that are not linear in what moves, and which outputs move."""
     env: dict[Any, bool] = dict(zip(jaxpr.invars, moves, strict=True))
-    found: set[str] = set()
+    nonlinear: set[str] = set()
     for eqn in jaxpr.eqns:
         inputs = [not isinstance(a, jex.Literal) and env.get(a, False) for a in eqn.invars]
         outputs = [any(inputs)] * len(eqn.outvars)
         bodies = list(programs.bodies(eqn))
         if len(bodies) == 1 and len(bodies[0].jaxpr.invars) == len(inputs) and any(inputs):
-            more, outputs = _nonlinear(bodies[0].jaxpr, inputs)
-            found |= more
+            inner, outputs = _nonlinear(bodies[0].jaxpr, inputs)
+            nonlinear |= inner
         elif any(inputs) and not _is_linear(eqn, inputs):
-            found.add(eqn.primitive.name)
+            nonlinear.add(eqn.primitive.name)
         env.update(zip(eqn.outvars, outputs, strict=True))
-    return found, [not isinstance(a, jex.Literal) and env.get(a, False) for a in jaxpr.outvars]
+    return nonlinear, [not isinstance(a, jex.Literal) and env.get(a, False) for a in jaxpr.outvars]

@@ -112,11 +112,11 @@ def load(path: str | Path, like: PyTree = None) -> PyTree:
     if like is None:
         return arrays
     expected = {name: _kind(leaf) for name, leaf in _named(like)}
-    found = {name: _kind(array) for name, array in arrays.items()}
+    present = {name: _kind(array) for name, array in arrays.items()}
     differ = [
-        f"{name} of {expected.get(name, 'no such name')}, got {found.get(name, 'none')}"
-        for name in expected | found
-        if expected.get(name) != found.get(name)
+        f"{name} of {expected.get(name, 'no such name')}, got {present.get(name, 'none')}"
+        for name in expected | present
+        if expected.get(name) != present.get(name)
     ]
     if differ:
         raise ValueError(

@@ -150,14 +150,14 @@ def sparse(connections: int = 15, *, stddev: float = 1.0) -> Initializer:
         dtype = _floating(dtype)
         *inputs, units = shape
         choose, draw = jax.random.split(key)
-        kept = jnp.broadcast_to(
+        connected = jnp.broadcast_to(
             jnp.arange(math.prod(inputs))[:, None] < connections, (math.prod(inputs), units)
         )
-        kept = jax.random.permutation(choose, kept, axis=0, independent=True)
+        connected = jax.random.permutation(choose, connected, axis=0, independent=True)
         # In bfloat16 one draw in a few hundred is exactly 0, and the number of connections is off.
         wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-        weights = stddev * jax.random.normal(draw, kept.shape, wide)
-        return jnp.where(kept, weights, 0).astype(dtype).reshape(shape)
+        weights = stddev * jax.random.normal(draw, connected.shape, wide)
+        return jnp.where(connected, weights, 0).astype(dtype).reshape(shape)
 
     return initializer
 

@@ -14,7 +14,8 @@ import jax
 
 _Arguments = ParamSpec("_Arguments")
 _Value = TypeVar("_Value")
-_MOST = 1024  # equal calls remembered for each function: far more than rules in one program
+_MOST = 1024
+"""Calls remembered for each function, far more than there are rules in one program."""
 
 
 def interned(make: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]:
@@ -38,7 +39,7 @@ def interned(make: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]
     signature = inspect.signature(make)
 
     @functools.lru_cache(_MOST)
-    def made(treedef: Any, leaves: tuple, types: tuple) -> _Value:
+    def remembered(treedef: Any, leaves: tuple, types: tuple) -> _Value:
         del types  # 1, 1.0 and True are equal, and not the same
         args, kwargs = jax.tree.unflatten(treedef, leaves)
         call: Any = make
@@ -54,6 +55,6 @@ def interned(make: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]
             hash(key)
         except TypeError:  # not hashable, or no call of this function, as it says itself
             return make(*args, **kwargs)
-        return made(*key)
+        return remembered(*key)
 
     return call

@@ -211,10 +211,12 @@ def _derived_factor(loss, outputs, target):
         eigenvalues, vectors = eigh(hessian)
     machine = jnp.finfo(hessian.dtype)
     cut = jnp.maximum(flat.size * float(machine.eps) * eigenvalues.max(), machine.tiny)
-    kept = eigenvalues > cut
-    roots = jnp.sqrt(jnp.where(kept, eigenvalues, 1))
+    positive = eigenvalues > cut
+    roots = jnp.sqrt(jnp.where(positive, eigenvalues, 1))
     along = jnp.matmul(grad, vectors, precision="highest")
-    return jnp.where(kept[None], vectors * roots[None], 0), jnp.where(kept, along / roots, 0)
+    return jnp.where(positive[None], vectors * roots[None], 0), jnp.where(
+        positive, along / roots, 0
+    )
 
 
 def _eigh(matrix):

@@ -32,10 +32,9 @@ def lazily(package: str, public: Sequence[str], homes: Mapping[str, str]) -> Cal
             near = difflib.get_close_matches(name, public, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"try dir({package})"
             raise AttributeError(f"{package}: expected a public name, got '{name}'; {hint}")
-        found = import_module(f"{package}.{homes.get(name, name)}")
-        if name in homes:
-            found = getattr(found, name)
-        setattr(sys.modules[package], name, found)
-        return found
+        module = import_module(f"{package}.{homes.get(name, name)}")
+        thing = getattr(module, name) if name in homes else module
+        setattr(sys.modules[package], name, thing)
+        return thing
 
     return attribute

@@ -94,8 +94,8 @@ def check(
 
     Example:
         >>> wrong = {"w": jnp.array([0.2, 5.0])}
-        >>> found = check(lambda p: jnp.sum(p["w"] ** 2), {"w": jnp.array([0.1, 0.2])}, wrong)
-        >>> found.where, round(found.error)
+        >>> result = check(lambda p: jnp.sum(p["w"] ** 2), {"w": jnp.array([0.1, 0.2])}, wrong)
+        >>> result.where, round(result.error)
         ("['w'][1]", 12)
     """
     exact = jax.grad(fn)(at) if grad is None else grad
@@ -109,9 +109,9 @@ def check(
             f"check: expected a gradient of shapes {expected[1]} in {expected[0]}, "
             f"got {got[1]} in {got[0]}; try grad=None"
         )
-    claimed, found = ravel_pytree(exact)[0], ravel_pytree(numeric)[0]
-    largest = float(jnp.abs(found).max())
-    errors = jnp.abs(claimed - found) / (largest or 1.0)
+    claimed, measured = ravel_pytree(exact)[0], ravel_pytree(numeric)[0]
+    largest = float(jnp.abs(measured).max())
+    errors = jnp.abs(claimed - measured) / (largest or 1.0)
     errors = jnp.where(jnp.isnan(errors), jnp.inf, errors)  # a NaN is as wrong as can be
     worst = int(errors.argmax())
     return Check(float(errors[worst]), entries(at)[worst], exact, numeric)

@@ -152,10 +152,10 @@ def value_after(
         raise IndexError(
             f"value_after: expected a part in 0..{len(pieces) - 1}, got {part}; try -1, the last"
         )
-    rest = pieces[part % len(pieces) + 1 :]
+    after = pieces[part % len(pieces) + 1 :]
 
     def value(outputs: PyTree) -> Scalar:
-        for layer, own in rest:
+        for layer, own in after:
             outputs = layer.apply(own, outputs)
         return loss(outputs, t)
 

@@ -137,7 +137,7 @@ def dropout(rate: float) -> Layer:
         example = require_example(name, x, "*shape")
         if key is None:
             return x
-        kept = jax.random.bernoulli(key, 1 - rate, example.shape)
-        return jnp.where(kept, x / (1 - rate), 0)
+        stays = jax.random.bernoulli(key, 1 - rate, example.shape)
+        return jnp.where(stays, x / (1 - rate), 0)
 
     return without_params(apply, name)

@@ -151,20 +151,20 @@ class Living(NamedTuple):
 def living(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[list[Living], list[bool]]:
     """The equations that the live outputs need, in order, and for each input whether it is read."""
     read = {var for var, alive in zip(jaxpr.outvars, live, strict=True) if alive and _is_var(var)}
-    found = []
+    needed = []
     for eqn in reversed(jaxpr.eqns):
         wanted = [var in read for var in eqn.outvars]
         if any(wanted) or eqn.effects:
             tally, used = _equation(eqn, wanted, narrowed(scope, eqn))
-            found.append(Living(eqn, wanted, tally))
+            needed.append(Living(eqn, wanted, tally))
             read.update(v for v, u in zip(eqn.invars, used, strict=True) if u and _is_var(v))
-    return found[::-1], [var in read for var in jaxpr.invars]
+    return needed[::-1], [var in read for var in jaxpr.invars]
 
 
 def walk(jaxpr: core.Jaxpr, live: Sequence[bool], scope: str) -> tuple[np.ndarray, list[bool]]:
     """The flops that the live outputs need, a `Tally` as an array, and which inputs they read."""
-    found, used = living(jaxpr, live, scope)
-    return sum((one.tally for one in found), np.zeros(2)), used
+    needed, used = living(jaxpr, live, scope)
+    return sum((one.tally for one in needed), np.zeros(2)), used
 
 
 def narrowed(scope: str, eqn: core.JaxprEqn) -> str:

@@ -8,14 +8,7 @@ from jaxtyping import Array
 
 
 def evaluation(eqn: core.JaxprEqn) -> Callable[..., list[Array]]:
-    """One equation as a function of its operands, by JAX's own rule for it.
-
-    Args:
-        eqn: any equation.
-
-    Returns:
-        `evaluate(*operands) -> results`, one operand for each of `eqn.invars`.
-    """
+    """`evaluate(*operands) -> results` of one equation, an operand for each of its `invars`."""
     places = {}
     for place, atom in enumerate(eqn.invars):
         if not isinstance(atom, core.Literal):
@@ -27,22 +20,15 @@ def evaluation(eqn: core.JaxprEqn) -> Callable[..., list[Array]]:
 
 
 def scan_arity(eqn: core.JaxprEqn) -> tuple[int, int]:
-    """How many constants and how many carried values the body of a scan takes, in this order.
-
-    Told by the axis that everything else gains outside, since the names in an equation's
-    parameters are another in every version of JAX.
-
-    Args:
-        eqn: a scan.
-
-    Returns:
-        Both numbers.
-    """
+    """How many constants and how many carried values the body of a scan takes, in this order."""
+    # They have the same shapes inside and outside, where all else has one axis more. (What the
+    # equation's parameters say about it has other names in every version of JAX.)
     body = eqn.params["jaxpr"].jaxpr
-    same = [_shape(a) == _shape(b) for a, b in zip(eqn.outvars, body.outvars, strict=True)]
-    carried = sum(same)
-    given = [_shape(a) == _shape(b) for a, b in zip(eqn.invars, body.invars, strict=True)]
-    return sum(given) - carried, carried
+    results = zip(eqn.outvars, body.outvars, strict=True)
+    inputs = zip(eqn.invars, body.invars, strict=True)
+    carried = sum(_shape(outside) == _shape(inside) for outside, inside in results)
+    whole = sum(_shape(outside) == _shape(inside) for outside, inside in inputs)
+    return whole - carried, carried
 
 
 def _shape(var: Any) -> tuple[int, ...]:

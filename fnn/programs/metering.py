@@ -109,14 +109,14 @@ def _equation(
         results, tally = (_while if name == "while" else _scan)(eqn, operands, scope)
         return [result for result, alive in zip(results, live, strict=True) if alive], tally
     if name == "cond":
-        index, *rest = operands
+        index, *inputs = operands
 
-        def taken(branch: core.ClosedJaxpr, *rest: Any) -> tuple[list[Any], Array]:
-            results, tally = _run(branch, rest, live, scope)
+        def run(branch: core.ClosedJaxpr, *inputs: Any) -> tuple[list[Any], Array]:
+            results, tally = _run(branch, inputs, live, scope)
             return results, jnp.asarray(tally)
 
-        branches = [functools.partial(taken, branch) for branch in eqn.params["branches"]]
-        return jax.lax.switch(index, branches, *rest)
+        branches = [functools.partial(run, branch) for branch in eqn.params["branches"]]
+        return jax.lax.switch(index, branches, *inputs)
     body = calls.called(eqn)
     if body is None:
         raise NotImplementedError(
@@ -140,18 +140,18 @@ def _while(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Seq
     going, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     first = eqn.params["cond_nconsts"]
     then = first + eqn.params["body_nconsts"]
-    look = walk(going.jaxpr, [True], scope)[0]
+    test = walk(going.jaxpr, [True], scope)[0]
     everything = [True] * len(eqn.outvars)
 
     def more(carry: tuple[list[Any], Array]) -> Array:
         (result,) = core.jaxpr_as_fun(going)(*operands[:first], *carry[0])
         return result
 
-    def advance(carry: tuple[list[Any], Array]) -> tuple[list[Any], Array]:
+    def trip(carry: tuple[list[Any], Array]) -> tuple[list[Any], Array]:
         results, tally = _run(body, [*operands[first:then], *carry[0]], everything, scope)
-        return results, carry[1] + look + tally
+        return results, carry[1] + test + tally
 
-    return jax.lax.while_loop(more, advance, (list(operands[then:]), jnp.asarray(look)))
+    return jax.lax.while_loop(more, trip, (list(operands[then:]), jnp.asarray(test)))
 
 
 def _scan(eqn: core.JaxprEqn, operands: Sequence[Any], scope: str) -> tuple[Sequence[Any], Array]:

@@ -1,4 +1,4 @@
-"""Conjugate gradients as a path downhill: from a start, with iterates kept on the way."""
+"""Conjugate gradients as a path downhill: from a start, with iterates stored on the way."""
 
 from typing import NamedTuple
 
@@ -45,10 +45,12 @@ class Descent(NamedTuple):
 
 
 class _Walk(NamedTuple):
+    """The iterate now, the stored iterates with their models, and the model of each so far."""
+
     now: Iterate
     steps: PyTree
-    models: Array  # of the kept iterates
-    history: Array  # of all iterates
+    models: Array
+    history: Array
 
 
 def descend(
@@ -94,11 +96,11 @@ def descend(
     grad = gradient(system, require_matching(system, rhs, damping))
     shift = shift_of(system, damping)
     improve = precondition(system, shift) if precondition else lambda residual: residual
-    kept = _kept(iterations)
+    stored = _stored(iterations)
 
     def image(v: PyTree) -> PyTree:
-        bent = widen(system, system.multiply(cast(v, system.like)))
-        return optax.tree.add(bent, optax.tree.mul(shift, v))
+        undamped = widen(system, system.multiply(cast(v, system.like)))
+        return optax.tree.add(undamped, optax.tree.mul(shift, v))
 
     def model(now: Iterate) -> Array:  # (C + D) d = -g - residual
         return inner(now.step, optax.tree.sub(grad, now.residual)) / 2
@@ -114,7 +116,7 @@ def descend(
 
     def walk_on(walk: _Walk) -> _Walk:
         now = following(image, improve, walk.now)
-        slot, reached = jnp.searchsorted(kept, now.steps), model(now)
+        slot, reached = jnp.searchsorted(stored, now.steps), model(now)
         return _Walk(
             now,
             jax.tree.map(lambda all_, one: all_.at[slot].set(one), walk.steps, now.step),
@@ -126,24 +128,24 @@ def descend(
     now = begin(start, optax.tree.scale(-1, optax.tree.add(grad, image(start))), improve)
     size, zero = optax.tree.norm(grad), model(now)
 
-    def keeping(leaf: Array) -> Array:
-        return jnp.zeros((len(kept), *leaf.shape), leaf.dtype).at[0].set(leaf)
+    def first_of(leaf: Array) -> Array:
+        return jnp.zeros((len(stored), *leaf.shape), leaf.dtype).at[0].set(leaf)
 
     first = _Walk(
         now,
-        jax.tree.map(keeping, start),
-        jnp.zeros(len(kept), zero.dtype).at[0].set(zero),
+        jax.tree.map(first_of, start),
+        jnp.zeros(len(stored), zero.dtype).at[0].set(zero),
         jnp.zeros(iterations + 1, zero.dtype).at[0].set(zero),
     )
     end = jax.lax.while_loop(going, walk_on, first)
-    last = jnp.searchsorted(kept, end.now.steps)
+    last = jnp.searchsorted(stored, end.now.steps)
     steps = cast(end.steps, system.like)
     step, reached = jax.tree.map(lambda leaf: leaf[last], (steps, end.models))
     ok = all_finite((step, reached)) & (reached < 0)
     return Descent(steps, end.models, last, end.now.steps, ok)
 
 
-def _kept(iterations: int) -> np.ndarray:
+def _stored(iterations: int) -> np.ndarray:
     """The iterations whose iterates are stored, or the next that was made: powers of 1.3."""
     powers = np.ceil(1.3 ** np.arange(1 + np.log(iterations) / np.log(1.3)))
     return np.unique(np.minimum(powers, iterations)).astype(np.int32)

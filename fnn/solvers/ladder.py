@@ -264,58 +264,58 @@ def _derivative(
     """The derivative of the module's docstring: linear in the tangents, so it can be transposed."""
     matrix, _, damping, metric = system
     d_matrix, d_rhs, d_damping, d_metric = tangents
-    found = _differentiable(spectrum, dtype, *system)
-    inverse, square, remainder, counts = found
+    solved = _differentiable(spectrum, dtype, *system)
+    inverse, square, remainder, counts = solved
 
-    def weighed(right: Array) -> Array:
+    def times_S(right: Array) -> Array:
         return right if metric is None else _dot(metric, right)
 
-    def moved(right: Array) -> Array:  # by dS
+    def times_dS(right: Array) -> Array:
         return jnp.zeros_like(right) if metric is None else _dot(d_metric, right)
 
-    def changed(right: Array) -> Array:  # by dM
-        return _dot(d_matrix, right) + d_damping * weighed(right) + damping * moved(right)
+    def times_dM(right: Array) -> Array:
+        return _dot(d_matrix, right) + d_damping * times_S(right) + damping * times_dS(right)
 
     def linear(read: Callable[[Rungs], Array]) -> Callable[[Array], Array]:
         def climbed(_: Any, right: Array) -> Array:
             return read(_climb_or_lanes(spectrum, dtype)(matrix, right, damping, metric))
 
         def times(right: Array) -> Array:
-            return _dot(matrix, right) + damping * weighed(right)
+            return _dot(matrix, right) + damping * times_S(right)
 
         return lambda right: jax.lax.custom_linear_solve(times, right, climbed, symmetric=True)
 
     solve = linear(lambda rungs: rungs.inverse)
-    rest = linear(lambda rungs: rungs.remainder - damping * rungs.inverse)  # Z
+    times_Z = linear(lambda rungs: rungs.remainder - damping * rungs.inverse)
 
     def where_cut(make: Callable[[], tuple]) -> tuple:
         def nothing() -> tuple:
             return jax.tree.map(
-                lambda made: jnp.zeros(made.shape, made.dtype), jax.eval_shape(make)
+                lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make)
             )
 
         return jax.lax.cond(counts.eigen > 0, make, nothing)
 
-    left = jnp.where(counts.eigen > 0, remainder - damping * inverse, 0.0)  # N
-    right = d_rhs - changed(inverse) - moved(left)
+    N = jnp.where(counts.eigen > 0, remainder - damping * inverse, 0.0)
+    right = d_rhs - times_dM(inverse) - times_dS(N)
 
     def turned() -> tuple[Array, Array]:
-        first = solve(changed(left))
-        turn = rest(changed(square) - moved(inverse))
-        return solve(weighed(first)) + turn, rest(right) - first
+        first = solve(times_dM(N))
+        turn = times_Z(times_dM(square) - times_dS(inverse))
+        return solve(times_S(first)) + turn, times_Z(right) - first
 
     def turned_again() -> tuple[Array]:
-        return (rest(changed(solve(weighed(square))) - moved(square)),)
+        return (times_Z(times_dM(solve(times_S(square))) - times_dS(square)),)
 
-    more, d_left = where_cut(turned)
+    more, d_N = where_cut(turned)
     d_inverse = solve(right) + more
-    d_square = solve(moved(inverse) + weighed(d_inverse) - changed(square))
+    d_square = solve(times_dS(inverse) + times_S(d_inverse) - times_dM(square))
     d_square += where_cut(turned_again)[0]
-    d_remainder = damping * d_inverse + d_damping * inverse + d_left
+    d_remainder = damping * d_inverse + d_damping * inverse + d_N
     ok = counts.rejected == 0
     parts = (jnp.where(ok, part, 0.0) for part in (d_inverse, d_square, d_remainder))
     none = jax.tree.map(lambda count: np.zeros(jnp.shape(count), jax.dtypes.float0), counts)
-    return found, Rungs(*parts, counts=none)
+    return solved, Rungs(*parts, counts=none)
 
 
 @functools.cache
@@ -327,12 +327,12 @@ def _climb_or_lanes(spectrum: Spectrum, dtype: Any) -> Any:
     def lanes(_: int, in_batched: Sequence, *system: Any) -> tuple[Rungs, Rungs]:
         axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
         one_by_one = sequential_vmap(functools.partial(_climb, spectrum, dtype))
-        found = jax.lax.platform_dependent(
+        rungs = jax.lax.platform_dependent(
             *system,
             cpu=jax.vmap(one_by_one, in_axes=axes),
             default=functools.partial(_batched, spectrum, dtype, axes),
         )
-        return found, jax.tree.map(lambda _: True, found)
+        return rungs, jax.tree.map(lambda _: True, rungs)
 
     return climb
 
