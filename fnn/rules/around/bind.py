@@ -30,6 +30,7 @@ def bind(
         A rule; `update` takes `batch=`, by default `data`, and `key=` for dropout.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from fnn import rules
         >>> line = Objective(lambda w, x: w * x[0] - x[1])
         >>> rule = bind(rules.gauss_newton(), line, jnp.array([[1.0, 2.0], [2.0, 4.0]]))
