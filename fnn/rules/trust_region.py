@@ -102,6 +102,7 @@ def trust_region_newton(
         Steihaug's and Toint's conjugate gradients would leave the region after as many products.
 
     Example:
+        >>> import jax
         >>> saddle = lambda p: p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
         >>> rule, p = trust_region_newton(radius=0.5), jnp.zeros(2)
         >>> u, state = rule.update(jax.grad(saddle)(p), rule.init(p), p, value_fn=saddle)
@@ -158,6 +159,7 @@ def cubic_newton(
         is half the weight. What is promised contains the cubic term, as in the source.
 
     Example:
+        >>> import jax
         >>> saddle = lambda p: p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
         >>> rule, p = cubic_newton(weight=4.0), jnp.zeros(2)
         >>> u, state = rule.update(jax.grad(saddle)(p), rule.init(p), p, value_fn=saddle)
