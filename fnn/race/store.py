@@ -33,7 +33,7 @@ import numpy as np
 
 from fnn.locks import locked
 from fnn.problems import Problem
-from fnn.race.lanes import compiler_options
+from fnn.race.compiling import compiler_options
 from fnn.race.protocol import Protocol
 from fnn.race.result import Race, Result
 from fnn.training import Stop
