@@ -102,16 +102,7 @@ class Cluster(NamedTuple):
         return lanes.Programs(run, measure)
 
     def task(self, function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
-        """Asks for a result.
-
-        Args:
-            function: of the race's name and the arguments.
-            options: what the task needs.
-            *args: the arguments.
-
-        Returns:
-            What to wait for.
-        """
+        """Asks for what a function of the race's name and the arguments returns."""
         return self.ray.remote(function).options(**options).remote(self.race, *args)
 
     def wait(self, task: Any) -> Any:

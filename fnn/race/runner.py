@@ -21,7 +21,7 @@ from fnn.race import lanes, remote, store
 from fnn.race.compiling import Setting
 from fnn.race.entrants import CLASSIC, Entrant, entrant
 from fnn.race.meter import gradient_flops
-from fnn.race.protocol import TUNING_SEED, Protocol, checked, round_ends, settings
+from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, round_ends, settings
 from fnn.race.result import Race
 from fnn.training import Stop
 
@@ -86,7 +86,7 @@ def run(
         raise ValueError(
             f"race: expected rules with names of their own, got {[one.name for one in racing]}"
         )
-    protocol = checked(Protocol(trials, seeds, budget or problem.budget))
+    protocol = require_possible(Protocol(trials, seeds, budget or problem.budget))
     folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
     with store.opened(folder, problem, protocol) as opened:
         race = opened, problem, racing, protocol, watch
