@@ -6,7 +6,10 @@ trajectories and names a race's folder, for which this page shows it `report`, `
 
 entrants       who races: rules, what is tuned of each, their batches
 protocol       the terms: trials, seeds, a budget in any of five costs
-lanes          one rule on one problem as compiled programs
+lanes          one rule on one problem, many settings and seeds in one compiled program
+alone          one run of it, whose seconds are measured
+meter          what its steps cost, counted while they run
+compiling      what all compiled programs of a race share
 runner         `run`, from rules and terms to a store
 remote         the same across machines, as tasks on Ray
 store          what a race leaves on disk, and goes on from

@@ -71,15 +71,7 @@ class Entrant(NamedTuple):
 
 
 def examples_in_a_step(problem: Problem, fewest: int) -> int:
-    """See `Entrant.batch`.
-
-    Args:
-        problem: the problem.
-        fewest: the entrant's batch.
-
-    Returns:
-        The number of examples.
-    """
+    """How many examples of a problem are in a step of an entrant whose `batch` is `fewest`."""
     if problem.objective is None:
         return 1
     most = len(jax.tree.leaves(problem.train)[0])
@@ -114,14 +106,7 @@ def examples(problem: Problem) -> str | None:
 
 
 def residuals(problem: Problem) -> str | None:
-    """A model and a loss, not a function alone.
-
-    Args:
-        problem: the problem.
-
-    Returns:
-        What is missing, or None.
-    """
+    """What a rule misses that needs a model and a loss, not a function alone; None if nothing."""
     if problem.objective is not None:
         return None
     blocks = (term.block for term in problem.train.terms)
@@ -129,14 +114,7 @@ def residuals(problem: Problem) -> str | None:
 
 
 def few_parameters(problem: Problem) -> str | None:
-    """A matrix of all parameters can be kept.
-
-    Args:
-        problem: the problem.
-
-    Returns:
-        What is missing, or None.
-    """
+    """What a rule misses that keeps a matrix of all parameters; None if nothing."""
     params = jax.eval_shape(problem.init, jax.random.key(0))
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return f"at most {DENSE} parameters, and there are {size}" if size > DENSE else None

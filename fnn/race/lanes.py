@@ -1,110 +1,33 @@
-"""One rule on one problem, compiled: lanes tell how far it comes, a run alone how fast.
+"""One rule on one problem, many lanes in one compiled program: they tell how far it comes.
 
 A lane is a setting and a seed. All lanes of a rule are one program, by `vmap`; a lane that shares
-its machine with others has no time of its own, so seconds are measured on one run without `vmap`,
-compiled and warm, without the looks that only the race needs.
-
-What a lane spends is metered while it runs: conjugate gradients and trials of a step count as often
-as they were taken.
+its machine with others has no time of its own, so seconds are measured by `alone`. What a lane
+spends is counted by `meter`.
 """
 
+import functools
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, PyTree, Scalar
 
-from fnn import devices, flops
-from fnn.objective import SCOPE, Objective, ValueFunction
+from fnn import devices
 from fnn.problems import Problem
+from fnn.race.alone import Alone, alone
+from fnn.race.compiling import ONCE, OPTIONS, Setting, source, traced
 from fnn.race.entrants import Entrant
+from fnn.race.meter import mean_loss, metered
 from fnn.race.protocol import HOPELESS, ROUNDS
-from fnn.training import Limits, Progress, Source, Stop, advance, source_of, start
+from fnn.training import Limits, Progress, Stop, advance, start
 
-Setting = Mapping[str, float]
 MEMORY = 2**30
 """Bytes that the lanes of a program may take, by a rough count."""
 
-
-# On CPUs most of a short race is compiling: with these it takes 60 % of the time, and programs run
-# as fast to what can be measured. What runs once may take a quarter. All rules are treated alike.
-# Flags in `XLA_FLAGS` come first, and a release that does not know an option does without.
-_OPTIONS = {
-    "xla_backend_optimization_level": 1,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
-_ONCE = _OPTIONS | {"xla_backend_optimization_level": 0}
-
-
-def compiler_options() -> dict[str, Any]:
-    """How the programs of a race are compiled.
-
-    Returns:
-        The options that this XLA knows; none on other devices than CPUs.
-    """
-    return devices.compiler_options(_OPTIONS)
-
-
-class Metered(NamedTuple):
-    """The state of a metered rule.
-
-    Attributes:
-        state: the rule's own.
-        flops: spent so far, in Kahan's sum: the total, and what it has lost to rounding.
-        model: likewise those of models and penalties, forward, backward and along directions.
-    """
-
-    state: PyTree
-    flops: Float[Array, "2"]
-    model: Float[Array, "2"]
-
-
-def metered(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """A rule that counts what its whole step costs, value and gradient among it.
-
-    Args:
-        rule: any; it gets the extra arguments of the loop of `training`.
-
-    Returns:
-        The rule with a `Metered` state. It makes value and gradient itself, from `value_fn`.
-    """
-    rule = optax.with_extra_args_support(rule)
-
-    def step(params: PyTree, state: PyTree, value_fn: ValueFunction) -> tuple[PyTree, PyTree]:
-        value, grad = jax.value_and_grad(value_fn)(params)
-        return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-
-    def init(params: PyTree) -> Metered:
-        return Metered(rule.init(params), jnp.zeros(2, jnp.float32), jnp.zeros(2, jnp.float32))
-
-    def update(
-        updates: PyTree,
-        state: Metered,
-        params: PyTree | None = None,
-        *,
-        value_fn: ValueFunction,
-        **extra_args: Any,
-    ) -> tuple[PyTree, Metered]:
-        del updates, extra_args
-        (moved, inner), spent = flops.metered(step, SCOPE)(params, state.state, value_fn)
-        total, model = _add(state.flops, spent.flops), _add(state.model, spent.within)
-        return moved, Metered(inner, total, model)
-
-    bare: Any = init, update
-    return optax.GradientTransformationExtraArgs(*bare)
-
-
-# In float32, a thousandth would be missing after 10,000 equal steps.
-def _add(total: Float[Array, "2"], number: float | Scalar) -> Float[Array, "2"]:
-    number = number - total[1]
-    more = total[0] + number
-    return jnp.stack([more, jnp.asarray((more - total[0]) - number)])
+_UNLIMITED = np.iinfo(np.int32).max
 
 
 class Seen(NamedTuple):
@@ -140,19 +63,7 @@ class Programs(NamedTuple):
     """
 
     run: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Seen]
-    alone: Callable[[Setting, Sequence[int], int], "Alone"]
-
-
-class Alone(NamedTuple):
-    """What runs took that had the machine for themselves.
-
-    Attributes:
-        seconds: of each run, warm.
-        compile_seconds: of their program.
-    """
-
-    seconds: list[float]
-    compile_seconds: float
+    alone: Callable[[Setting, Sequence[int], int], Alone]
 
 
 class Many(NamedTuple):
@@ -160,11 +71,42 @@ class Many(NamedTuple):
 
     Attributes:
         width: how many it has.
-        chunk: `run` of `Programs`, for exactly so many.
+        names: the hyperparameters of a setting.
+        begin: `begin(settings, keys, validation)` returns all lanes at their starts, and the losses
+            on the validation data there.
+        advance: `advance(progress, settings, keys, first, ends, rounds, data)` returns the lanes
+            after so many rounds, what was looked at, and the measure of the best parameters.
+        data: training, validation and test data.
     """
 
     width: int
-    chunk: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Seen]
+    names: tuple[str, ...]
+    begin: Callable[..., tuple[Progress, Array]]
+    advance: Callable[..., tuple[Progress, Any, Array]]
+    data: tuple[PyTree, PyTree, PyTree]
+
+    def chunk(
+        self, settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
+    ) -> Seen:
+        """`run` of `Programs`, for exactly `width` lanes."""
+        stacked = {name: jnp.array([s[name] for s in settings], float) for name in self.names}
+        keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+        progress, before = self.begin(stacked, keys, self.data[1])
+        parts, first, score = [], 0, None
+        early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1
+        for part in (ends[:early], ends[early:]) if hopeless else (ends,):
+            if not len(part):
+                continue
+            padded = np.pad(part - first, (0, ROUNDS - len(part)), mode="edge").astype(np.int32)
+            progress, records, score = self.advance(
+                progress, stacked, keys, jnp.int32(first), padded, jnp.int32(len(part)), self.data
+            )
+            parts.append(_cut(records))
+            first = int(part[-1])
+            if hopeless and len(parts) == 1:
+                best = np.fmin.reduce(parts[0]["loss"], axis=1)
+                progress = _give_up(progress, best, np.asarray(before))
+        return _seen(parts, len(ends), np.asarray(score), np.asarray(progress.stopped))
 
 
 def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Programs:
@@ -179,13 +121,13 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
     Returns:
         The programs.
     """
-    width, chunk = many(problem, entrant, setting, lanes)
+    program = many(problem, entrant, setting, lanes)
 
     def run(
         settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
     ) -> Seen:
-        taken = [chunk(*turn, ends, hopeless) for turn in turns(settings, seeds, width)]
-        return joined(taken, len(seeds))
+        groups = turns(settings, seeds, program.width)
+        return joined([program.chunk(*turn, ends, hopeless) for turn in groups], len(seeds))
 
     return Programs(run, alone(problem, entrant, setting))
 
@@ -239,205 +181,119 @@ def many(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Ma
         The program.
     """
     data = jax.tree.map(jnp.asarray, (problem.train, problem.validation, problem.test))
-
-    def begin(setting: Setting, key: Array, validation: PyTree) -> tuple[Progress, Scalar]:
-        rule, params = metered(entrant.make(problem, **setting)), problem.init(key)
-        loss = _mean_loss(problem.objective, validation, params)
-        return start(rule, params, keep_best=True), loss
-
-    def advanced(progress, setting, key, first, ends, rounds, data):
-        train, validation, test = data
-
-        def evaluate(progress: Progress) -> dict[str, Scalar]:
-            value = _mean_loss(problem.objective, train, progress.params)
-            seen = {"train": value}
-            seen["loss"] = (
-                value
-                if problem.validation is problem.train
-                else _mean_loss(problem.objective, validation, progress.params)
-            )
-            return seen | {"flops": progress.state.flops[0], "model": progress.state.model[0]}
-
-        progress, records = advance(
-            metered(entrant.make(problem, **setting)),
-            _source(problem, entrant, train, key),
-            evaluate,
-            progress,
-            first,
-            Limits(steps=_UNLIMITED, rounds=rounds),
-            round_end=lambda r: ends[r],
-            capacity=(1, ROUNDS),
-        )
-        params, _ = progress.best
-        return progress, records, problem.measure.of(params, test)
-
     begin_lanes = devices.jit(
-        jax.vmap(begin, in_axes=(0, 0, None)), compiler_options=devices.compiler_options(_ONCE)
+        jax.vmap(functools.partial(_begin, problem, entrant), in_axes=(0, 0, None)),
+        compiler_options=devices.compiler_options(ONCE),
     )
-    over_lanes = jax.vmap(advanced, in_axes=(0, 0, 0, None, None, None, None))
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    ends = jax.ShapeDtypeStruct((ROUNDS,), jnp.int32)
-    traced = _traced(setting)
-    begun, _ = jax.eval_shape(begin, traced, jax.random.key(0), data[1])
-    width = max(1, min(lanes, MEMORY // _bytes_a_lane(problem, begun, data[0])))
-    stacked = jax.tree.map(lambda a: jnp.zeros((width, *a.shape), a.dtype), traced)
-    keys = jax.vmap(jax.random.key)(jnp.arange(width))
+    template = traced(setting)
+    begun, _ = jax.eval_shape(begin_lanes, *_stacked(template, 1), data[1])
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), begun)
+    width = max(1, min(lanes, MEMORY // _bytes_a_lane(problem, one, data[0])))
+    stacked, keys = _stacked(template, width)
     begun, _ = jax.eval_shape(begin_lanes, stacked, keys, data[1])
+    number, ends = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((), (ROUNDS,)))
+    over_lanes = jax.vmap(
+        functools.partial(_advance, problem, entrant), in_axes=(0, 0, 0, None, None, None, None)
+    )
     advance_lanes = devices.compiled(
         jax.jit(over_lanes, donate_argnums=0).trace(
             begun, stacked, keys, number, ends, number, data
         ),
-        _OPTIONS,
+        OPTIONS,
     )
-
-    def chunk(
-        settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
-    ) -> Seen:
-        stacked = {name: jnp.array([s[name] for s in settings], float) for name in traced}
-        keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-        progress, before = begin_lanes(stacked, keys, data[1])
-        parts, first, score = [], 0, None
-        early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1
-        for part in (ends[:early], ends[early:]) if hopeless else (ends,):
-            if not len(part):
-                continue
-            padded = np.pad(part - first, (0, ROUNDS - len(part)), mode="edge").astype(np.int32)
-            progress, records, score = advance_lanes(
-                progress, stacked, keys, jnp.int32(first), padded, jnp.int32(len(part)), data
-            )
-            parts.append(_cut(records))
-            first = int(part[-1])
-            if hopeless and len(parts) == 1:
-                best = np.fmin.reduce(parts[0]["loss"], axis=1)
-                progress = _give_up(progress, best, np.asarray(before))
-        seen = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
-        # Where all lanes have stopped there are no more rounds.
-        missing = (0, 0), (0, len(ends) - seen["steps"].shape[1])
-        seen = {name: np.pad(values, missing, mode="edge") for name, values in seen.items()}
-        stopped = np.asarray(progress.stopped)
-        return Seen(
-            seen["steps"],
-            seen["train"],
-            np.fmin.accumulate(seen["loss"], axis=1),
-            seen["flops"],
-            seen["model"],
-            np.asarray(score),
-            np.where(stopped == Stop.RUNNING, Stop.BUDGET, stopped),
-        )
-
-    return Many(width, chunk)
+    return Many(width, tuple(template), begin_lanes, advance_lanes, data)
 
 
-def alone(
-    problem: Problem, entrant: Entrant, setting: Setting
-) -> Callable[[Setting, Sequence[int], int], Alone]:
-    """Compiles a run of a rule on a problem without `vmap`, to measure its seconds.
-
-    Args:
-        problem: what is trained.
-        entrant: the rule.
-        setting: see `programs`.
-
-    Returns:
-        `alone` of `Programs`.
-    """
-    train = jax.tree.map(jnp.asarray, problem.train)
-
-    def begin(setting, key):
-        return start(entrant.make(problem, **setting), problem.init(key), keep_best=False)
-
-    def advanced(progress, setting, key, steps, train):
-        return advance(
-            entrant.make(problem, **setting),
-            _source(problem, entrant, train, key),
-            lambda _: {},
-            progress,
-            0,
-            Limits(steps, 1),
-            round_end=lambda _: steps,
-            capacity=(1, 1),
-        )[0]
-
-    began = time.perf_counter()
-    begin_one = devices.jit(begin, compiler_options=devices.compiler_options(_ONCE))
-    key = jax.random.key(0)
-    traced = _traced(setting)
-    begun = jax.eval_shape(begin_one, traced, key)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    one = devices.compiled(jax.jit(advanced).trace(begun, traced, key, number, train), _OPTIONS)
-    compile_seconds = time.perf_counter() - began
-
-    def seconds(setting: Setting, seed: int, steps: int) -> float:
-        given = _traced(setting), jax.random.key(seed), jnp.int32(steps), train
-        given = jax.block_until_ready((begin_one(*given[:2]), *given))
-        began = time.perf_counter()
-        jax.block_until_ready(one(*given))
-        return time.perf_counter() - began
-
-    def run(setting: Setting, seeds: Sequence[int], steps: int) -> Alone:
-        seconds(setting, seeds[0], 1)
-        return Alone([seconds(setting, seed, steps) for seed in seeds], compile_seconds)
-
-    return run
+def _stacked(template: dict[str, Array], width: int) -> tuple[dict[str, Array], Array]:
+    """Settings and keys of the shapes that so many lanes have."""
+    settings = jax.tree.map(lambda a: jnp.zeros((width, *a.shape), a.dtype), template)
+    return settings, jax.vmap(jax.random.key)(jnp.arange(width))
 
 
-def _source(problem: Problem, entrant: Entrant, train: PyTree, key: Array) -> Source:
-    if problem.objective is None:
-        return source_of(None, train)
-    return source_of(problem.objective, train, batch_size=entrant.examples(problem), key=key)
+def _begin(
+    problem: Problem, entrant: Entrant, setting: Setting, key: Array, validation: PyTree
+) -> tuple[Progress, Scalar]:
+    """A lane at its start, and the loss on the validation data there."""
+    rule, params = metered(entrant.make(problem, **setting)), problem.init(key)
+    loss = mean_loss(problem.objective, validation, params)
+    return start(rule, params, keep_best=True), loss
 
 
-_UNLIMITED = np.iinfo(np.int32).max
+def _advance(
+    problem: Problem,
+    entrant: Entrant,
+    progress: Progress,
+    setting: Setting,
+    key: Array,
+    first: Array,
+    ends: Array,
+    rounds: Any,
+    data: tuple[PyTree, PyTree, PyTree],
+) -> tuple[Progress, Any, Scalar]:
+    """A lane after so many rounds, what was looked at, and the measure of its best parameters."""
+    train, validation, test = data
+
+    def evaluate(progress: Progress) -> dict[str, Scalar]:
+        value = loss = mean_loss(problem.objective, train, progress.params)
+        if problem.validation is not problem.train:
+            loss = mean_loss(problem.objective, validation, progress.params)
+        spent = {"flops": progress.state.flops[0], "model": progress.state.model[0]}
+        return {"train": value, "loss": loss, **spent}
+
+    progress, records = advance(
+        metered(entrant.make(problem, **setting)),
+        source(problem, entrant, train, key),
+        evaluate,
+        progress,
+        first,
+        Limits(steps=_UNLIMITED, rounds=rounds),
+        round_end=lambda r: ends[r],
+        capacity=(1, ROUNDS),
+    )
+    params, _ = progress.best
+    return progress, records, problem.measure.of(params, test)
 
 
-def gradient_flops(problem: Problem) -> float:
-    """The model's flops of one gradient of the mean loss over the training data.
-
-    Args:
-        problem: the problem.
-
-    Returns:
-        The unit of the cost `gradients`.
-    """
-    params = jax.eval_shape(problem.init, jax.random.key(0))
-    train = jax.tree.map(jnp.asarray, problem.train)
-
-    def gradient(params: PyTree, train: PyTree) -> PyTree:
-        return jax.grad(lambda params: _mean_loss(problem.objective, train, params))(params)
-
-    return float(flops.count_within(SCOPE, gradient, params, train).within)
-
-
-def _mean_loss(objective: Objective | None, data: PyTree, params: PyTree) -> Scalar:
-    """The mean loss without penalties."""
-    if objective is None:
-        return data(params)
-    return Objective(objective.model, objective.loss).on(data)(params)
-
-
-def _traced(setting: Setting) -> dict[str, Array]:
-    return {name: jnp.asarray(x, jnp.result_type(float)) for name, x in setting.items()}
+def _seen(
+    parts: Sequence[dict[str, np.ndarray]], rounds: int, test: np.ndarray, stopped: np.ndarray
+) -> Seen:
+    """Parts of a run as one; where all lanes have stopped, the last round stands for the others."""
+    rows = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
+    missing = (0, 0), (0, rounds - rows["steps"].shape[1])
+    rows = {name: np.pad(values, missing, mode="edge") for name, values in rows.items()}
+    return Seen(
+        rows["steps"],
+        rows["train"],
+        np.fmin.accumulate(rows["loss"], axis=1),
+        rows["flops"],
+        rows["model"],
+        test,
+        np.where(stopped == Stop.RUNNING, Stop.BUDGET, stopped),
+    )
 
 
 def _cut(records: Any) -> dict[str, np.ndarray]:
+    """What was looked at in the rounds that there were."""
     seen = dict(records.evaluated) | {"steps": records.steps}
     rounds = int(np.max(records.rounds))
     return {name: np.asarray(values)[:, :rounds] for name, values in seen.items()}
 
 
-# Parameters and states, the best beside the last, and all that a look at the training data makes.
 def _bytes_a_lane(problem: Problem, progress: Progress, train: PyTree) -> int:
+    """Parameters and states, the best beside the last, and all that a look at the data makes."""
+
     def look(params: PyTree, train: PyTree) -> Scalar:
-        return _mean_loss(problem.objective, train, params)
+        return mean_loss(problem.objective, train, params)
 
     program = jax.make_jaxpr(look)(progress.params, train)
-    made = [var.aval for eqn in program.eqns for var in eqn.outvars]
-    return sum(math.prod(a.shape) * a.dtype.itemsize for a in made) + 2 * sum(
+    results = [var.aval for eqn in program.eqns for var in eqn.outvars]
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in results) + 2 * sum(
         math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(progress)
     )
 
 
 def _give_up(progress: Progress, now: np.ndarray, before: np.ndarray) -> Progress:
+    """Stops the lanes that still run and are no better than before."""
     worse = (progress.stopped == Stop.RUNNING) & ~(now < before)
     stopped = jnp.where(worse, Stop.GIVEN_UP, progress.stopped).astype(jnp.int32)
     return progress._replace(stopped=stopped)

@@ -40,8 +40,8 @@ class Protocol(NamedTuple):
     budget: Budget
 
 
-def checked(protocol: Protocol) -> Protocol:
-    """The terms, if there can be a race by them.
+def require_possible(protocol: Protocol) -> Protocol:
+    """The terms, which must be such that there can be a race by them.
 
     Args:
         protocol: the terms.

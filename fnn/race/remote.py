@@ -25,6 +25,8 @@ import numpy as np
 from fnn import requirements
 from fnn.problems import Problem
 from fnn.race import lanes, store
+from fnn.race.alone import Alone, alone
+from fnn.race.compiling import Setting
 from fnn.race.entrants import Entrant
 
 RETRIES = 3
@@ -53,7 +55,7 @@ class Cluster(NamedTuple):
         problem: Problem,
         header: Mapping[str, Any],
         one: Entrant,
-        setting: lanes.Setting,
+        setting: Setting,
         most: int,
     ) -> lanes.Programs:
         """A rule on a problem, compiled wherever it is to run.
@@ -85,7 +87,7 @@ class Cluster(NamedTuple):
             )
 
         def run(
-            settings: Sequence[lanes.Setting],
+            settings: Sequence[Setting],
             seeds: Sequence[int],
             ends: np.ndarray,
             hopeless: bool,
@@ -94,22 +96,13 @@ class Cluster(NamedTuple):
             asked = [self.task(_chunk, self.chunk, job, *turn, ends, hopeless) for turn in turns]
             return lanes.joined([self.wait(task) for task in asked], len(seeds))
 
-        def alone(setting: lanes.Setting, seeds: Sequence[int], steps: int) -> lanes.Alone:
+        def measure(setting: Setting, seeds: Sequence[int], steps: int) -> Alone:
             return self.wait(self.task(_alone, self.whole, job, setting, seeds, steps))
 
-        return lanes.Programs(run, alone)
+        return lanes.Programs(run, measure)
 
     def task(self, function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
-        """Asks for a result.
-
-        Args:
-            function: of the race's name and the arguments.
-            options: what the task needs.
-            *args: the arguments.
-
-        Returns:
-            What to wait for.
-        """
+        """Asks for what a function of the race's name and the arguments returns."""
         return self.ray.remote(function).options(**options).remote(self.race, *args)
 
     def wait(self, task: Any) -> Any:
@@ -166,10 +159,10 @@ def connected(address: str) -> Generator[Cluster]:
     ray = requirements.load("race.run(cluster=)", "ray")
     mine = not ray.is_initialized()
     if mine:
-        alone = {"include_dashboard": False} if address == "local" else {}
+        options = {"include_dashboard": False} if address == "local" else {}
         with warnings.catch_warnings():  # what is forked becomes another program at once
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            ray.init(address, log_to_driver=False, logging_level="error", **alone)
+            ray.init(address, log_to_driver=False, logging_level="error", **options)
     try:
         flags = {name: os.environ[name] for name in store.FLAGS if name in os.environ}
         double = "1" if jax.config.read("jax_enable_x64") else "0"
@@ -194,7 +187,7 @@ def connected(address: str) -> Generator[Cluster]:
 # On the workers -----------------------------------------------------------------------------------
 
 
-_Job = tuple[Problem, Entrant, lanes.Setting, int]
+_Job = tuple[Problem, Entrant, Setting, int]
 _KEPT: dict[tuple[str, str, str], Any] = {}
 """What this worker has compiled, by race, rule and kind; of the last race alone."""
 
@@ -208,7 +201,7 @@ def _kept(race: str, job: _Job, kind: str) -> Any:
         if kind == "many":
             _KEPT[key] = lanes.many(problem, one, setting, most)
         else:
-            _KEPT[key] = lanes.alone(problem, one, setting)
+            _KEPT[key] = alone(problem, one, setting)
     return _KEPT[key]
 
 
@@ -225,7 +218,7 @@ def _width(race: str, job: _Job) -> tuple[tuple[str, str] | None, int, dict[str,
 def _chunk(
     race: str,
     job: _Job,
-    settings: Sequence[lanes.Setting],
+    settings: Sequence[Setting],
     seeds: Sequence[int],
     ends: np.ndarray,
     hopeless: bool,
@@ -233,7 +226,5 @@ def _chunk(
     return _kept(race, job, "many").chunk(settings, seeds, ends, hopeless)
 
 
-def _alone(
-    race: str, job: _Job, setting: lanes.Setting, seeds: Sequence[int], steps: int
-) -> lanes.Alone:
+def _alone(race: str, job: _Job, setting: Setting, seeds: Sequence[int], steps: int) -> Alone:
     return _kept(race, job, "alone")(setting, seeds, steps)

@@ -18,8 +18,10 @@ import numpy as np
 from fnn import problems
 from fnn.problems import Budget, Problem
 from fnn.race import lanes, remote, store
+from fnn.race.compiling import Setting
 from fnn.race.entrants import CLASSIC, Entrant, entrant
-from fnn.race.protocol import TUNING_SEED, Protocol, checked, round_ends, settings
+from fnn.race.meter import gradient_flops
+from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, round_ends, settings
 from fnn.race.result import Race
 from fnn.training import Stop
 
@@ -84,7 +86,7 @@ def run(
         raise ValueError(
             f"race: expected rules with names of their own, got {[one.name for one in racing]}"
         )
-    protocol = checked(Protocol(trials, seeds, budget or problem.budget))
+    protocol = require_possible(Protocol(trials, seeds, budget or problem.budget))
     folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
     with store.opened(folder, problem, protocol) as opened:
         race = opened, problem, racing, protocol, watch
@@ -104,7 +106,7 @@ def _run(
     racing: Sequence[Entrant],
     protocol: Protocol,
     watch: Watch,
-    make: Callable[[Entrant, lanes.Setting, int], lanes.Programs],
+    make: Callable[[Entrant, Setting, int], lanes.Programs],
     compilers: int,
     cluster: remote.Cluster | None = None,
 ) -> None:
@@ -142,7 +144,7 @@ def _made(
     problem: Problem,
     racing: Sequence[Entrant],
     protocol: Protocol,
-    make: Callable[[Entrant, lanes.Setting, int], lanes.Programs],
+    make: Callable[[Entrant, Setting, int], lanes.Programs],
     compilers: int,
 ) -> dict[str, lanes.Programs]:
     """The programs of the rules that are not done yet; who has none is left out."""
@@ -186,7 +188,7 @@ def _plan(
         "settings": tried,
         "steps": _steps_of(problem, one, protocol, made, tried[0]),
         "batch": one.examples(problem),
-        "gradient_flops": lanes.gradient_flops(problem) or 1.0,
+        "gradient_flops": gradient_flops(problem) or 1.0,
     })
 
 
@@ -194,15 +196,16 @@ def _choose(
     opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
 ) -> dict:
     """The setting for the fresh seeds, and how many of its steps the budget buys."""
-    choice = opened.find(one.name, "choice")
-    if not choice:
-        (plan,) = opened.find(one.name, "plan")
-        chosen, steps = store.chosen(opened.find(one.name, "run", "trial")), plan["steps"]
-        if chosen:  # the plan is of the first
-            steps = _steps_of(problem, one, protocol, made, plan["settings"][chosen])
-        opened.append({"kind": "choice", "rule": one.name, "trial": chosen, "steps": steps})
-        choice = opened.find(one.name, "choice")
-    return choice[0]
+    written = opened.find(one.name, "choice")
+    if written:
+        return written[0]
+    (plan,) = opened.find(one.name, "plan")
+    trial, steps = store.chosen(opened.find(one.name, "run", "trial")), plan["steps"]
+    if trial:  # the plan is of the first
+        steps = _steps_of(problem, one, protocol, made, plan["settings"][trial])
+    choice = {"kind": "choice", "rule": one.name, "trial": trial, "steps": steps}
+    opened.append(choice)
+    return choice
 
 
 def _steps_of(
@@ -221,7 +224,7 @@ def _steps_of(
     else:
         seen = made.run([setting], [TUNING_SEED], _PROBE, False)
         spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE[-1]
-        price = spent / (1.0 if unit == "flops" else lanes.gradient_flops(problem))
+        price = spent / (1.0 if unit == "flops" else gradient_flops(problem))
     return max(1, round(amount / max(price, 1e-30)))
 
 

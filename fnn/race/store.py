@@ -33,7 +33,7 @@ import numpy as np
 
 from fnn.locks import locked
 from fnn.problems import Problem
-from fnn.race.lanes import compiler_options
+from fnn.race.compiling import compiler_options
 from fnn.race.protocol import Protocol
 from fnn.race.result import Race, Result
 from fnn.training import Stop
@@ -43,24 +43,12 @@ FLAGS = "XLA_FLAGS", "JAX_PLATFORMS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"
 
 
 def new_folder(parent: str | Path, problem: str) -> Path:
-    """A folder `PARENT/PROBLEM/TIME` that does not exist yet.
-
-    Args:
-        parent: the folder of all races.
-        problem: what is raced.
-
-    Returns:
-        The path.
-    """
+    """A folder `PARENT/PROBLEM/TIME` that does not exist yet."""
     return Path(parent) / problem / datetime.now().strftime("%Y-%m-%dT%H-%M-%S-%f")
 
 
 def environment() -> dict[str, Any]:
-    """Everything outside a race that its numbers may depend on.
-
-    Returns:
-        Versions, device, flags, precision, and a fingerprint of this package's code.
-    """
+    """Versions, device, flags and code: all outside a race that its numbers may depend on."""
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(path.read_bytes())
@@ -80,15 +68,7 @@ def environment() -> dict[str, Any]:
 
 
 def header(problem: Problem, protocol: Protocol) -> dict[str, Any]:
-    """What `race.json` says.
-
-    Args:
-        problem: what is raced.
-        protocol: by which terms.
-
-    Returns:
-        A tree of plain values.
-    """
+    """What `race.json` says, as a tree of plain values."""
     return {
         "problem": problem.name,
         "summary": problem.summary,
@@ -122,16 +102,7 @@ class Store(NamedTuple):
     lock: threading.Lock
 
     def find(self, rule: str, kind: str, stage: str | None = None) -> list[dict[str, Any]]:
-        """The lines about a rule.
-
-        Args:
-            rule: its name.
-            kind: `plan`, `run`, `choice`, `seconds` or `left_out`.
-            stage: of runs, `trial` or `seed`.
-
-        Returns:
-            The lines in their order.
-        """
+        """The lines of one kind about a rule, in order; those of runs by stage, trial or seed."""
         found = (line for line in self.lines if line["rule"] == rule and line["kind"] == kind)
         return [line for line in found if stage in (None, line.get("stage"))]
 
@@ -281,14 +252,7 @@ def _loss(run: Mapping[str, Any]) -> float:
 
 
 def chosen(trials: Sequence[Mapping[str, Any]]) -> int:
-    """The trial with the lowest validation loss.
-
-    Args:
-        trials: lines of runs.
-
-    Returns:
-        Its place; 0 where there were no trials, or none came through.
-    """
+    """The place of the trial with the lowest validation loss; 0 where there is none."""
     return int(np.argmin([_loss(run) for run in trials])) if trials else 0
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from fnn import flops, layers, losses, race, rules
-from fnn.objective import SCOPE, Objective
+from fnn import flops, layers, losses, rules
+from fnn.objective import SCOPE, Objective, ValueFunction
 from fnn.problems import Budget, Measure, Problem
-from fnn.race import lanes
+from fnn.race import lanes, meter
 from fnn.race.entrants import ALL, ENTRANTS, Entrant
 from fnn.race.protocol import ROUNDS, TUNING_SEED, round_ends, settings
 from fnn.training import Stop, source_of, start
@@ -156,12 +156,12 @@ def test_a_gradient_is_the_unit_of_gradients():
     setting = {"learning_rate": 0.1}
     run = lanes.programs(PROBLEM, entrant, setting, 1).run
     seen = run([setting], [0], round_ends(5), hopeless=False)
-    unit = lanes.gradient_flops(PROBLEM)
+    unit = meter.gradient_flops(PROBLEM)
     np.testing.assert_allclose(seen.model[0] / unit, [1, 2, 3, 4, 5], rtol=1e-5)
 
 
 def test_the_sum_of_many_flops_keeps_its_digits():
-    rule = lanes.metered(optax.sgd(0.1))
+    rule = meter.metered(optax.sgd(0.1))
     params = jax.tree.map(lambda a: a.astype(jnp.float32), jax.jit(PROBLEM.init)(jax.random.key(0)))
     with jax.enable_x64(False):
         data = jax.tree.map(lambda a: a.astype(jnp.float32), PROBLEM.train)
@@ -185,7 +185,7 @@ def test_batches_are_the_problems_or_larger():
 
 
 def test_who_misses_what():
-    function = PROBLEM._replace(objective=None, train=race.lanes.ValueFunction(()))
+    function = PROBLEM._replace(objective=None, train=ValueFunction(()))
     assert "examples" in ENTRANTS["kfac"].misses(function)
     assert "residuals" in ENTRANTS["levenberg_marquardt"].misses(function)
     large = PROBLEM._replace(init=lambda _: jnp.zeros(4000))

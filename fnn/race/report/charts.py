@@ -26,15 +26,7 @@ INK = "#010101"
 
 
 def losses(race: Race, *, train: bool) -> go.Figure:
-    """The loss against one of the five costs, with buttons for the others.
-
-    Args:
-        race: of at least one rule.
-        train: whether it is of the training data or of the validation data.
-
-    Returns:
-        A line and a band for each rule.
-    """
+    """A line and a band for each rule over one of the five costs, with buttons for the others."""
     results = findings.ordered(race)
     bands = {
         cost: [plots.band(c) for c in findings.losses(results, cost, train=train).values()]
@@ -78,14 +70,7 @@ def losses(race: Race, *, train: bool) -> go.Figure:
 
 
 def arrivals(race: Race) -> go.Figure:
-    """What each seed spent until the target: a row of marks for each rule.
-
-    Args:
-        race: of at least one rule.
-
-    Returns:
-        A figure with buttons for the costs, and how many seeds arrived at the right.
-    """
+    """A row of marks for each rule: what each seed spent until the target, by buttons a cost."""
     spent = {cost: findings.arrivals(race, cost) for cost in COSTS}
     rules = list(spent[FIRST])
     figure = _figure(150 + 30 * len(rules))
@@ -130,14 +115,7 @@ def arrivals(race: Race) -> go.Figure:
 
 
 def profile(races: Sequence[Race]) -> go.Figure:
-    """The performance profile of a cost until the target.
-
-    Args:
-        races: of one problem each.
-
-    Returns:
-        A staircase for each rule, with buttons for the costs.
-    """
+    """The performance profile of a cost until the target, with buttons for the costs."""
     found = {cost: findings.profile(races, cost) for cost in COSTS}
     figure = _figure(max(430, 130 + 21 * len(found[FIRST].ratios)))
     steps = {
@@ -182,15 +160,7 @@ def profile(races: Sequence[Race]) -> go.Figure:
 
 
 def ranks(found: statistics.CriticalDifference, what: str) -> go.Figure:
-    """A critical-difference diagram as rows, which a narrow screen has room for.
-
-    Args:
-        found: mean ranks and groups.
-        what: the blocks, in plural.
-
-    Returns:
-        A mark for each rule, and at the right a bar over each group of those not told apart.
-    """
+    """A critical-difference diagram as rows, which a narrow screen has room for."""
     rules = list(found.mean_ranks)
     figure = _figure(130 + 26 * len(rules))
     figure.add_scatter(
@@ -226,15 +196,7 @@ def ranks(found: statistics.CriticalDifference, what: str) -> go.Figure:
 
 
 def sensitivity(race: Race, name: str) -> go.Figure:
-    """The validation loss of the trials against a hyperparameter.
-
-    Args:
-        race: of at least one rule.
-        name: the hyperparameter, one of `findings.sweeps`.
-
-    Returns:
-        A line for each rule; crosses at the upper edge are settings that diverged.
-    """
+    """The validation loss of the trials against one hyperparameter of `findings.sweeps`."""
     order = [result.rule for result in findings.ordered(race)]
     bands = {rule: plots.across(s) for rule, s in findings.sweeps(race)[name].items()}
     low, high = plots.window(list(bands.values()))
@@ -277,14 +239,7 @@ def sensitivity(race: Race, name: str) -> go.Figure:
 
 
 def to_json(figure: go.Figure) -> str:
-    """A figure as it stands in a page.
-
-    Args:
-        figure: any.
-
-    Returns:
-        JSON that ends no script element.
-    """
+    """A figure as it stands in a page: JSON that ends no script element."""
     plain = figure.to_dict()
     plain["layout"].pop("template", None)
     text = json.dumps(plain, separators=(",", ":"), allow_nan=False)

@@ -20,15 +20,7 @@ LABELS = {
 
 
 def losses(race: Race, *, train: bool) -> Figure:
-    """The loss against each of the five costs, and who is who.
-
-    Args:
-        race: of at least one rule.
-        train: whether it is of the training data or of the validation data.
-
-    Returns:
-        A figure of six panels, the last one the legend.
-    """
+    """The loss against each of the five costs, and a sixth panel with the legend."""
     figure = Figure(figsize=(10, 6.2), layout="constrained")
     panels = figure.subplots(2, 3, sharey=True).flat
     results = findings.ordered(race)
@@ -51,14 +43,7 @@ def losses(race: Race, *, train: bool) -> Figure:
 
 
 def arrivals(race: Race) -> Figure:
-    """Seconds until the target.
-
-    Args:
-        race: of at least one rule.
-
-    Returns:
-        A figure with a row for each rule.
-    """
+    """Seconds until the target, in a row for each rule."""
     named = findings.arrivals(race, "seconds")
     figure = Figure(figsize=(7, 1.6 + 0.32 * len(named)), layout="constrained")
     axes = plots.arrivals(figure.subplots(), named)
@@ -69,14 +54,7 @@ def arrivals(race: Race) -> Figure:
 
 
 def profile(races: Sequence[Race]) -> Figure:
-    """The performance profile of seconds to the target.
-
-    Args:
-        races: of one problem each.
-
-    Returns:
-        A figure of one panel with its legend, scores in it.
-    """
+    """The performance profile of seconds to the target, its scores in the legend."""
     found = findings.profile(races, "seconds")
     figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(found.ratios))), layout="constrained")
     axes = plots.profile(figure.subplots(), found.ratios, found.largest)
@@ -95,15 +73,7 @@ def profile(races: Sequence[Race]) -> Figure:
 
 
 def ranks(found: statistics.CriticalDifference, what: str) -> Figure:
-    """The critical-difference diagram.
-
-    Args:
-        found: mean ranks and groups.
-        what: the blocks, in plural.
-
-    Returns:
-        A figure of one panel.
-    """
+    """The critical-difference diagram of mean ranks over blocks, named in plural."""
     rows = 0.5 * (len(found.groups) + 1) + (len(found.mean_ranks) + 1) // 2
     figure = Figure(figsize=(8, 0.9 + 0.3 * (rows + 2)), layout="constrained")
     axes = plots.ranks(figure.subplots(), found.mean_ranks, found.groups, found.difference)
@@ -116,15 +86,7 @@ def ranks(found: statistics.CriticalDifference, what: str) -> Figure:
 
 
 def sensitivity(race: Race, name: str) -> Figure:
-    """The validation loss of the trials against a hyperparameter.
-
-    Args:
-        race: of at least one rule.
-        name: the hyperparameter, one of `findings.sweeps`.
-
-    Returns:
-        A figure of one panel with its legend.
-    """
+    """The validation loss of the trials against one hyperparameter of `findings.sweeps`."""
     sweeps = findings.sweeps(race)[name]
     figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(sweeps))), layout="constrained")
     axes = figure.subplots()

@@ -15,53 +15,23 @@ from fnn.race.result import Race, Result
 
 
 def comparison(race: Race) -> statistics.Comparison:
-    """Every rule beside the best, by its lowest validation loss.
-
-    Args:
-        race: of at least one rule, rules with seeds in common, else a ValueError.
-
-    Returns:
-        Rules from the lowest median to the highest.
-    """
+    """Every rule beside the best, by its lowest validation loss; the lowest median comes first."""
     return statistics.compare(finals(race))
 
 
 def finals(race: Race) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """Of each rule the lowest validation loss, over the seeds that all have in common.
-
-    Args:
-        race: of at least one rule, rules with seeds in common, else a ValueError.
-
-    Returns:
-        Losses; infinity for a run that diverged.
-    """
+    """Each rule's lowest validation losses, over the seeds that all rules have in common."""
     return {r.rule: _finite(r.validation[rows, -1]) for r, rows in _common(race)}
 
 
 def ordered(race: Race) -> list[Result]:
-    """The results from the best rule to the worst.
-
-    Args:
-        race: of at least one rule, rules with seeds in common, else a ValueError.
-
-    Returns:
-        Results, by `comparison`.
-    """
+    """The results from the best rule to the worst."""
     place = {rule: i for i, rule in enumerate(comparison(race).standings)}
     return sorted(race.results, key=lambda result: place[result.rule])
 
 
 def losses(results: Sequence[Result], cost: str, *, train: bool) -> dict[str, plots.Curve]:
-    """A curve for each rule.
-
-    Args:
-        results: in order.
-        cost: what the losses are over, one of `problems.COSTS`.
-        train: whether they are of the training data or of the validation data.
-
-    Returns:
-        One repetition for each seed.
-    """
+    """A curve for each rule, one repetition for each seed, over one of `problems.COSTS`."""
     return {
         r.rule: plots.Curve(r.costs[cost], _finite(r.train if train else r.validation))
         for r in results
@@ -69,15 +39,7 @@ def losses(results: Sequence[Result], cost: str, *, train: bool) -> dict[str, pl
 
 
 def arrivals(race: Race, cost: str) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """What each seed of each rule spent until the target.
-
-    Args:
-        race: of at least one rule, rules with seeds in common, else a ValueError.
-        cost: one of `problems.COSTS`.
-
-    Returns:
-        Rules in order; infinity for a miss.
-    """
+    """What each seed of each rule spent until the target, infinity for a miss; rules in order."""
     return {r.rule: r.to_target(race.header["target"], cost) for r in ordered(race)}
 
 
@@ -124,15 +86,7 @@ def ranks(races: Sequence[Race]) -> statistics.CriticalDifference | None:
 
 
 def sweeps(race: Race) -> dict[str, dict[str, plots.Sweep]]:
-    """The validation loss of the trials against each hyperparameter.
-
-    Args:
-        race: of at least one rule, rules with seeds in common, else a ValueError.
-
-    Returns:
-        For each hyperparameter of which some rule tried several positive values, those rules in
-        order.
-    """
+    """The trials' losses against each hyperparameter of which a rule tried several values > 0."""
     found: dict[str, dict[str, plots.Sweep]] = {}
     for result in ordered(race):
         for name in dict.fromkeys(name for setting in result.settings for name in setting):
@@ -145,15 +99,7 @@ def sweeps(race: Race) -> dict[str, dict[str, plots.Sweep]]:
 
 
 def good_range(sweep: plots.Sweep, name: str) -> statistics.Sensitivity:
-    """How wide the range of a hyperparameter is in which the loss is at most half above the best.
-
-    Args:
-        sweep: of one rule.
-        name: the hyperparameter.
-
-    Returns:
-        The curve and the length of the range.
-    """
+    """How wide the range of a hyperparameter is whose loss is at most half above the best."""
     settings = [{name: float(value)} for value in sweep.setting]
     best = np.min(np.median(sweep.loss, axis=1))
     tolerance = 0.5 * abs(float(best)) if np.isfinite(best) else 0.0
@@ -161,15 +107,7 @@ def good_range(sweep: plots.Sweep, name: str) -> statistics.Sensitivity:
 
 
 def measured(race: Race, result: Result) -> Float[np.ndarray, " seeds"]:
-    """The problem's measure of each seed.
-
-    Args:
-        race: says which way is better.
-        result: of one rule.
-
-    Returns:
-        The measure, infinitely bad where it is no number.
-    """
+    """The problem's measure of each seed, infinitely bad where it is no number."""
     worst = -np.inf if race.header["highest"] else np.inf
     return np.where(np.isfinite(result.test), result.test, worst)
 
