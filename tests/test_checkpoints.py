@@ -360,7 +360,7 @@ def test_other_devices(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def folder_of_a_job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kept")
     fit(RULE, OBJECTIVE, START, DATA, **MINI, patience=3, epochs=2, checkpoint=folder)
     return folder
@@ -388,12 +388,12 @@ def kept(tmp_path_factory):
         ),
     ],
 )
-def test_another_job_is_told_what_differs_and_nothing_changes(kept, changes, message):
+def test_another_job_is_told_what_differs_and_nothing_changes(folder_of_a_job, changes, message):
     job = {"rule": RULE, "objective": OBJECTIVE, "params": START, "data": DATA, **MINI}
-    before = content(kept)
+    before = content(folder_of_a_job)
     with pytest.raises(ValueError, match=rf"expected the job whose checkpoints are in .*{message}"):
-        fit(**{**job, "patience": 3, "epochs": 2, **changes}, checkpoint=kept)
-    assert content(kept) == before
+        fit(**{**job, "patience": 3, "epochs": 2, **changes}, checkpoint=folder_of_a_job)
+    assert content(folder_of_a_job) == before
 
 
 def test_a_folder_with_anything_else_stays_as_it_is(tmp_path):

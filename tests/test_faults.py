@@ -123,10 +123,10 @@ def test_a_full_disk_costs_checkpoints_and_not_the_training(tmp_path):
         faults.full_disk(),
         pytest.warns(
             UserWarning, match=r"steps could not be written .* those written before stay"
-        ) as said,
+        ) as warned,
     ):
         fitted = fit(rule, LINE, START, data, steps=9, checkpoint=Checkpoints(tmp_path, seconds=0))
-    assert "after 9 steps" in str(said[-1].message)
+    assert "after 9 steps" in str(warned[-1].message)
     assert_equal(fitted, fit(rule, LINE, START, data, steps=9))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "job.json", "lock"]
     assert_equal(begun, fit(rule, LINE, START, data, steps=5, checkpoint=tmp_path))

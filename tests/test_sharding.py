@@ -258,9 +258,9 @@ def test_a_second_call_compiles_nothing():
 
     objective, rule = Objective(counted, losses.half_squared_error), rules.adam(1e-2)
     first = shared_fit(rule, objective, initial(), data(), steps=3)
-    seen = len(traces)
+    before = len(traces)
     shared_fit(rule, objective, first.params, data(), steps=5, state=first.state)
-    assert len(traces) - seen <= 1  # the check of the data
+    assert len(traces) - before <= 1  # the check of the data
 
 
 def test_batches_do_not_travel():

@@ -289,14 +289,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_parameters():
 
 
 def test_a_history_that_was_seen_stays_as_it_was_and_is_not_copied_for_the_next_look():
-    seen = []
-    fitted = fit(RULE, OBJECTIVE, START, DATA, steps=200, validation=DATA, callback=seen.append)
-    for number, at in enumerate(seen, 1):
+    fits = []
+    fitted = fit(RULE, OBJECTIVE, START, DATA, steps=200, validation=DATA, callback=fits.append)
+    for number, at in enumerate(fits, 1):
         np.testing.assert_array_equal(at.history.value, fitted.history.value[:number])
         np.testing.assert_array_equal(at.history.steps, np.arange(1, number + 1))
         losses = fitted.history.validation["loss"][:number]
         np.testing.assert_array_equal(at.history.validation["loss"], losses)
-    assert len({id(at.history.value.base) for at in seen}) < 10
+    assert len({id(at.history.value.base) for at in fits}) < 10
 
 
 def test_a_callback_can_end_a_run():
@@ -315,14 +315,14 @@ def test_every_reason_reads_as_a_sentence():
 @pytest.fixture
 def compilations():
     """A list that grows with every compilation."""
-    seen, watching = [], [True]
+    events, watching = [], [True]
 
     def listen(event, _, **__):
         if watching and event == "/jax/core/compile/backend_compile_duration":
-            seen.append(event)
+            events.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
+    yield events
     watching.clear()
 
 
@@ -342,12 +342,12 @@ def test_a_second_call_compiles_nothing(compilations, options):
 
 @pytest.mark.parametrize("make", [rules.levenberg_marquardt, lambda: rules.adam(0.1)])
 def test_ten_calls_with_rules_made_anew_compile_once(compilations, make):
-    seen = []
+    counts = []
     for _ in range(10):
         fit(make(), OBJECTIVE, START, DATA, steps=3)
-        seen.append(len(compilations))
-    assert seen[0] > 0
-    assert seen == seen[:1] * 10
+        counts.append(len(compilations))
+    assert counts[0] > 0
+    assert counts == counts[:1] * 10
 
 
 def test_python_looks_in_between_segments_only():

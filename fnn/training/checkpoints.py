@@ -78,7 +78,8 @@ class _Mark(NamedTuple):
 
 
 def _mark(snapshot: Snapshot) -> _Mark:
-    return _Mark(int(snapshot.progress.step), len(snapshot.history.steps))
+    """The mark of a snapshot."""
+    return _Mark(snapshot.steps, len(snapshot.history.steps))
 
 
 @contextlib.contextmanager
@@ -171,6 +172,7 @@ class _Writer:
         self.checkpointer.close()
 
     def _save(self, snapshot: Snapshot) -> None:
+        """Copies a snapshot and begins to write it."""
         self._finish()
         self.number += 1
         progress = leaves_by_path(snapshot.progress._asdict())
@@ -270,8 +272,8 @@ def _brief(error: BaseException) -> str:
 
 def _loss(snapshot: Snapshot) -> float | None:
     """The validation loss of these very parameters, if it was looked at and is a number."""
-    steps, losses = snapshot.history.steps, snapshot.history.validation.get("loss", np.zeros(0))
-    if not len(losses) or steps[-1] != int(snapshot.progress.step):
+    losses = snapshot.history.validation.get("loss")
+    if losses is None or not snapshot.is_round_end:
         return None
     return float(losses[-1]) if np.isfinite(losses[-1]) else None
 

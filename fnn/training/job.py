@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
     @property
     def arrays(self) -> dict[str, PyTree]:
-        """What the run is made of; paths, shapes and dtypes make it the same job."""
+        """The arrays of the run, whose paths, shapes and dtypes make it the same job."""
         arrays = {"params": self.progress.params, "state": self.progress.state}
         data = None if self.is_stream else self.data
         return arrays | {"validation": self.validation, "data": data}
@@ -160,7 +160,7 @@ def _require_budgets(steps: int | None, epochs: int | None, **numbers: int | Non
 
 
 def _require_data(objective: Any, data: Any, validation: PyTree, batch_size: int | None) -> None:
-    """Data for an objective, and none for what brings or draws its own."""
+    """An objective needs data; a value function brings them, and a function draws its own."""
     if not isinstance(objective, Objective):
         if objective is not None and data is not None:
             raise ValueError("fit: expected no data, since the function draws its own")
@@ -175,7 +175,7 @@ def _require_data(objective: Any, data: Any, validation: PyTree, batch_size: int
 def _require_validation(
     validation: PyTree, metrics: Mapping[str, Metric] | None, patience: int | None
 ) -> None:
-    """Validation data for what is read off them."""
+    """Metrics and patience need validation data."""
     if metrics and (validation is None or isinstance(validation, ValueFunction)):
         raise ValueError("fit: metrics need validation data; pass validation=(inputs, targets)")
     if metrics and "loss" in metrics:

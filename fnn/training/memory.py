@@ -1,4 +1,4 @@
-"""What is done where the device runs out of memory: a step takes fewer examples at a time."""
+"""A device that runs out of memory is given fewer examples at a time."""
 
 import warnings
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def within_memory(
     source_of_plan: Callable[[Plan], Source],
     meanwhile: Callable[[], Any],
 ) -> tuple[Plan, T]:
-    """`run(plan)`, of half as many examples at a time while the device has no room."""
+    """Calls `run(plan)`, and halves the examples at a time while the device has no room."""
     first = plan
     while True:
         try:
@@ -48,7 +48,7 @@ def within_memory(
 
 
 def _examples_of_a_step(source: Source) -> int:
-    """The examples that a step evaluates together, found out without making an array."""
+    """The number of examples that a step evaluates together; no array is made to know it."""
     counts = []
 
     def count() -> None:

@@ -66,7 +66,7 @@ def placed_for_fit(
     shardings = {name: _shardings(arrays[name], fn, sharding) for name, fn in value_fns.items()}
     sizes = [block.count for block in value_fns["data"].blocks]
     if batch_size is not None and batch_size < max(sizes, default=0):
-        # Every step takes another batch: each device holds all data, so that none have to travel.
+        # Every step takes another batch, so each device holds all data and none have to travel.
         sizes = [batch_size]
         shardings["data"] = everywhere(sharding)
     for size in sizes:

@@ -1,4 +1,4 @@
-"""The compiled programs of `fit`, and what they are kept by."""
+"""The compiled programs of `fit`, and the plan by which JAX finds them again."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from fnn.training.streams import Batches
 
 
 class Plan(NamedTuple):
-    """What a compiled program is kept by, besides shapes."""
+    """The static argument of the compiled programs, by whose identity JAX finds them again."""
 
     rule: optax.GradientTransformation
     objective: Any
@@ -34,11 +34,11 @@ class Plan(NamedTuple):
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes run it too."""
+        """Whether other processes run the same programs."""
         return self.sharding is not None and not self.sharding.is_fully_addressable
 
     def source(self, data: PyTree, key: Array | None, first: int | Array) -> Source:
-        """The value functions of the data, or of batches that come after the first steps."""
+        """The value functions of the data, or of batches before which `first` steps were taken."""
         if isinstance(data, Batches):
             source = source_of_batches(self.objective, data, first=first, key=key)
         else:
@@ -51,11 +51,11 @@ class Plan(NamedTuple):
         return Source(source.steps, epoch)
 
     def evaluation(self, validation: PyTree) -> Callable[[Progress], dict[str, Array]]:
-        """What is looked at after each round."""
+        """The function that looks at the training after each round."""
         return evaluation_of(self.objective, self.metrics, validation, self.prepare, self.chunk)
 
     def at_home(self, progress: Progress, records: Records) -> tuple[Progress, Records]:
-        """What a program returns, where it lay before: the next call compiles nothing."""
+        """Puts what a program returns where it lay, so that the next call compiles nothing."""
         if self.sharding is None or self.layout is None:
             return progress, records
         home = jax.tree.unflatten(jax.tree.structure(progress), self.layout)
@@ -72,7 +72,7 @@ start = devices.jit(loop.start, static_argnames=("rule", "keep_best"))
 
 @functools.partial(devices.jit, static_argnames=("plan", "capacity"))
 def advance(plan, capacity, data, validation, key, progress, first, limits):
-    """Trains for some rounds; batches of a stream are a part of a round, which nobody looks at."""
+    """Trains for some rounds; batches of a stream are part of a round, after which none ends."""
     source, every = plan.source(data, key, first), plan.every
     is_part = isinstance(data, Batches)
     if is_part:

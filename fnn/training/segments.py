@@ -70,13 +70,14 @@ def snapshots(job: Job, here: Snapshot) -> Iterator[Snapshot]:
 
 
 def _next(segments: Iterator[Segment | RoundEnd], here: Snapshot) -> Segment | RoundEnd | None:
-    """What comes next: a training that has stopped ends its round, and then there is nothing."""
+    """The next segment; a training that has stopped ends its round and has no more of them."""
     if here.progress.stopped == Stop.RUNNING:
         return next(segments, None)
     return RoundEnd(_looked_at(here.position), 1.0) if here.position.steps else None
 
 
 def _looked_at(position: Position) -> Position:
+    """The position after a look, from which value and steps are counted anew."""
     return position._replace(value=0.0, steps=0)
 
 
@@ -110,7 +111,7 @@ def _look(job: Job, plan: Plan, here: Snapshot) -> tuple[Progress, Records]:
 
 
 def _segments_of_arrays(job: Job, here: Snapshot) -> Iterator[Segment]:
-    """As many rounds as take `_SECONDS`, of data that the device holds."""
+    """Segments of as many rounds as take `_SECONDS`, on data that the device holds."""
     total, done, rounds = job.limits.steps, here.steps, 1
     round_steps = job.plan.every * job.plan.source(job.data, job.key, done).steps
     most = max(1, min(_STEPS // round_steps, job.limits.rounds))
@@ -131,7 +132,7 @@ def _segments_of_arrays(job: Job, here: Snapshot) -> Iterator[Segment]:
 
 
 def _segments_of_stream(job: Job, here: Snapshot) -> Iterator[Segment | RoundEnd]:
-    """Batches as they come, and the ends of rounds; one pass through the batches is an epoch."""
+    """Segments of batches as they come, and the ends of rounds; an epoch is one pass."""
     at, done, part = here.position, here.steps, 0.0
     if not at.steps and (done >= job.limits.steps or at.passes == job.epochs):
         return
@@ -158,7 +159,7 @@ def _segments_of_stream(job: Job, here: Snapshot) -> Iterator[Segment | RoundEnd
 def _segments_of_pass(
     job: Job, iterator: Iterator[PyTree], at: Position, done: int
 ) -> Iterator[Segment]:
-    """What is left of a pass; the next batches are read while the device computes."""
+    """The segments of a pass; the next batches are read while the device computes."""
     stacks = stacked(itertools.islice(iterator, job.limits.steps - done), at.examples)
     if job.plan.sharding is not None:
         stacks = (placed_batches(batches, job.plan.sharding) for batches in stacks)

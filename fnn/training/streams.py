@@ -90,7 +90,7 @@ def _fill(leaf: Any, n: int) -> np.ndarray:
 
 
 class Reading(NamedTuple):
-    """What came of asking for the next batches: some, none, or an error; and the state then."""
+    """The next batches (or none, or an error), and the state of the iterator after them."""
 
     batches: Batches | None = None
     state: Any = None
