@@ -252,9 +252,9 @@ def count_examples(inputs: PyTree, targets: PyTree) -> int:
             "an array"
         )
     if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+        listed = ", ".join(f"{name}: {n}" for name, n in lengths.items())
         raise ValueError(
-            f"Objective: expected the same number of examples everywhere, got {found}; try the "
+            f"Objective: expected the same number of examples everywhere, got {listed}; try the "
             "examples along the first axis of each"
         )
     n = next(iter(lengths.values()))

@@ -130,7 +130,7 @@ class Objective:
             )
         keys = None if key is None else jax.random.split(key, n)
         if weights is not None:  # a NaN in the padding would pass through a product with 0
-            weights = _checked_weights(weights, n)
+            weights = _require_weights(weights, n)
             inputs, targets = jax.tree.map(guarded(weights > 0), (inputs, targets))
         block = Block(inputs, targets, weights, keys, self.model, self.loss, chunk)
         value_fn = ValueFunction((Term(1.0, block),))
@@ -478,6 +478,7 @@ def _weighted(
 
 
 def _half_squared_norm(params: PyTree) -> Scalar:
+    """The penalty of `l2`, whose Hessian is the identity."""
     return 0.5 * optax.tree.norm(params, squared=True)
 
 
@@ -485,7 +486,8 @@ def _sum_of_absolute_values(params: PyTree) -> Scalar:
     return optax.tree.norm(params, ord=1)
 
 
-def _checked_weights(weights: Any, n: int) -> Array:
+def _require_weights(weights: Any, n: int) -> Array:
+    """The weights as an array of length n, none of them negative where they are known."""
     array = jnp.asarray(weights)
     if array.shape != (n,):
         raise ValueError(
@@ -505,6 +507,7 @@ def _checked_weights(weights: Any, n: int) -> Array:
 
 
 def _describe(data: PyTree) -> str:
+    """What `data` is, for an error that expected a pair."""
     if hasattr(data, "shape"):
         return f"one array of shape {data.shape}"
     return f"a {type(data).__name__} of {len(data)}" if hasattr(data, "__len__") else repr(data)

@@ -5,6 +5,8 @@ program     the walk through a model's jaxpr that finds them
 captured    `capture`, and the products with what it keeps
 gram        the Gram matrix of its rows
 explain     what a capture of a model will cost, leaf by leaf
+
+`__all__` is what `fnn.curvature` shows to users; the other names are for the rest of the house.
 """
 
 from fnn.capture.captured import HIGHEST as HIGHEST
@@ -29,3 +31,17 @@ from fnn.capture.program import Program as Program
 from fnn.capture.program import settle as settle
 from fnn.capture.program import trace as trace
 from fnn.capture.uses import aval as aval
+
+__all__ = [
+    "Captured",
+    "Kronecker",
+    "capture",
+    "diagonal",
+    "explain",
+    "gram",
+    "jacobian",
+    "kronecker",
+    "norms",
+    "product",
+    "transpose_product",
+]

@@ -11,7 +11,7 @@ them, with no Jacobian and no further pass through the model:
     kronecker              = A^T A and Delta^T Delta of every use
     jacobian               = J itself, for those who can afford it
 
-The Gram matrix J J^T has a module of its own, `kernel`.
+The Gram matrix J J^T has a module of its own, `gram`.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Captured:
     Attributes:
         outputs: the model's outputs, examples first.
         slopes: the second result of `factor`, (N, R); None without a factor.
-        params: where.
+        params: the parameters at which it was captured.
         closed_over: arrays that the model closes over.
         operands: for every use that has one, its operand (N, S, ...), S the iterations of the
             scans around it.
@@ -62,9 +62,8 @@ class Captured:
         if self.deltas:
             n, r, *_ = self.deltas[0].shape
             return n, r
-        return len(self.outputs), self.outputs[0].size if self.slopes is None else self.slopes[
-            0
-        ].size
+        rows = self.outputs if self.slopes is None else self.slopes
+        return len(self.outputs), rows[0].size
 
     def wide(self, x: Array) -> Array:
         """Numbers made of this capture, in its dtype and at least in single precision."""
@@ -106,7 +105,7 @@ def capture(
         targets: a tree of arrays with the examples first, for `factor`.
 
     Returns:
-        What the products of this module and of `kernel` take.
+        What the products of this module and of `gram` take.
 
     Raises:
         ValueError: inputs and targets have no examples axis in common.
@@ -328,7 +327,7 @@ def unmatrix(use: Use, matrix: Array) -> Array:
 def leaf_jacobian(captured: Captured, leaf: int) -> Array:
     """The Jacobian in leaf number `leaf`, (N, R, *leaf.shape)."""
     program = captured.program
-    touching = [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
+    touching = program.uses_of(leaf)
     weights = list(dict.fromkeys(program.uses[i].weight for i in touching))
     if not touching:
         unused = jax.tree.leaves(captured.params)[leaf]
@@ -402,7 +401,7 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
     env = settle(program, leaves, captured.closed_over)
 
     def of(leaf):
-        touching = [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
+        touching = program.uses_of(leaf)
         if len(touching) == 1 and leaf in program.uses[touching[0]].weight.views:
             (index,) = touching
             use, (left, right, _) = program.uses[index], outer(captured, index)
@@ -424,22 +423,13 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
     return structure.unflatten(of(leaf) for leaf in range(len(leaves)))
 
 
+# More bands leave out more of the upper half, (1 - 1 / _BANDS) / 2 of all products, but smaller
+# products run slower: so a band has at least _LARGE / _BANDS = 128 rows.
 _LARGE, _BANDS = 1024, 8
 
 
 def square(matrix: Float[Array, "rows k"]) -> Float[Array, "rows rows"]:
-    """A A^T; of a large matrix the lower half, band by band, and mirrored.
-
-    Args:
-        matrix: A.
-
-    Returns:
-        The product, symmetric.
-
-    Example:
-        >>> square(jnp.array([[1.0], [2.0]])).tolist()
-        [[1.0, 2.0], [2.0, 4.0]]
-    """
+    """A A^T, of which a large matrix computes the lower half, band by band, and mirrors it."""
     rows = len(matrix)
     if rows < _LARGE:
         return jnp.matmul(matrix, matrix.T, precision=HIGHEST)
@@ -454,34 +444,13 @@ def square(matrix: Float[Array, "rows k"]) -> Float[Array, "rows rows"]:
 
 
 def square_share(rows: int) -> float:
-    """The share of the products of A A^T that `square` computes.
-
-    Args:
-        rows: of A.
-
-    Returns:
-        A number between 1/2 and 1.
-
-    Example:
-        >>> square_share(100), square_share(4000)
-        (1.0, 0.5625)
-    """
+    """The share of the products of A A^T that `square` computes, between 1/2 and 1."""
     return 1.0 if rows < _LARGE else (1 + 1 / _BANDS) / 2
 
 
 def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -> Array:
-    """The sum of a function over blocks of so many examples; on several devices, of each device.
-
-    The examples of a block are apart, so that each device has its share of every block.
-
-    Args:
-        fn: of a capture of some of the examples.
-        captured: of all.
-        block: how many at once, on each device.
-
-    Returns:
-        The sum.
-    """
+    """The sum of a function over captures of `block` examples at a time on each device."""
+    # The examples of a block lie apart, so that each device has its share of every block.
     n = captured.shape[0]
     block = min(n, block * devices.count(captured.deltas))
     whole, rest = divmod(n, block)

@@ -107,7 +107,7 @@ def explain(
     chosen = choices(program, program, shape, shape, outputs.dtype.itemsize)
     leaves = []
     for index, ((path, _), choice) in enumerate(zip(paths, chosen, strict=True)):
-        touching = [use for use in program.uses if index in use.weight.leaves]
+        touching = [program.uses[i] for i in program.uses_of(index)]
         kept = sum(
             math.prod(use.lead)
             * (use.result.size * rows + (use.operand.aval.size if use.operand else 0))

@@ -48,24 +48,41 @@ from fnn.capture.program import Program, Use, settle
 from fnn.dtypes import widest
 
 
+class Side(NamedTuple):
+    """A use on one side of the Gram matrix, perhaps with its left and right exchanged."""
+
+    use: int
+    is_swapped: bool
+
+
+class Group(NamedTuple):
+    """Uses that read the same entries of a leaf: each on the left meets each on the right."""
+
+    left: list[Side]
+    right: list[Side]
+
+
+class Memory(NamedTuple):
+    """The bytes that a leaf adds to a tile."""
+
+    of_pair: float
+    of_example: float
+
+
 class Choice(NamedTuple):
     """How one leaf enters the Gram matrix.
 
     Attributes:
-        groups: the uses whose cross terms count, on the left and on the right, each with whether
-            its left and right are exchanged; None for the explicit form.
+        groups: the uses whose cross terms count; None for the explicit form.
         why: in words.
         flops: of the full matrix, in this form.
-        memory: bytes that it adds to a tile, for every pair of examples and for every example.
+        memory: what it adds to a tile for every pair of examples and for every example.
     """
 
-    groups: "list[tuple[_Group, _Group]] | None"
+    groups: list[Group] | None
     why: str
     flops: float
-    memory: tuple[float, float]
-
-
-_Group = list[tuple[int, bool]]
+    memory: Memory
 
 
 def choices(
@@ -99,10 +116,10 @@ def _choice(
     sides = [(one, n, r)] if one is two else [(one, n, r), (two, m, s)]
     size = math.prod(one.params[leaf].aval.shape)
     if not one.params[leaf].leaves:
-        return Choice([], "a constant: not a real number", 0.0, (0.0, 0.0))
-    if not all(_touching(program, leaf) for program, _, _ in sides):
-        return Choice([], "not used", 0.0, (0.0, 0.0))
-    used = [p.uses[i] for p, _, _ in sides for i in _touching(p, leaf)]
+        return Choice([], "a constant: not a real number", 0.0, Memory(0.0, 0.0))
+    if not all(program.uses_of(leaf) for program, _, _ in sides):
+        return Choice([], "not used", 0.0, Memory(0.0, 0.0))
+    used = [p.uses[i] for p, _, _ in sides for i in p.uses_of(leaf)]
     entering = sorted({use.name for use in used})
     forming = sum(_forming(program, leaf, count * each) for program, count, each in sides)
     share = square_share(n * r) if one is two else 1.0
@@ -110,7 +127,7 @@ def _choice(
         None,
         f"{', '.join(entering)}: ",
         forming + share * 2.0 * n * r * m * s * size,
-        (0, itemsize * max(r, s) * size),
+        Memory(0.0, itemsize * max(r, s) * size),
     )
     unviewed = [use.name for use in used if leaf not in use.weight.views]
     if unviewed:
@@ -118,9 +135,9 @@ def _choice(
     groups = _groups(one, two, leaf)
     if groups is None:
         return explicit._replace(why=f"{explicit.why}uses that overlap in part")
-    flops = widest = 0.0
+    flops = of_pair = 0.0
     for left, right in groups:
-        swapping = any(swapped for _, swapped in (*left, *right))
+        is_swapping = any(side.is_swapped for side in (*left, *right))
         for i, _ in left:
             for j, _ in right:
                 pairs = 1.0 * _positions(one.uses[i]) * _positions(two.uses[j])
@@ -128,21 +145,17 @@ def _choice(
                 looked_up = one.uses[i].form.rows and two.uses[j].form.rows
                 ones = one.uses[i].operand is None and two.uses[j].operand is None
                 width_in = 0 if ones else 1 if looked_up else width_in
-                both = r * s if swapping else 1
+                both = r * s if is_swapping else 1
                 flops += 2 * b * n * m * pairs * (width_in * both + width_out * r * s)
-                widest = max(widest, 3 * itemsize * b * pairs * r * s)
+                of_pair = max(of_pair, 3 * itemsize * b * pairs * r * s)
     if explicit.flops < flops:
         return explicit._replace(why=f"{explicit.why}explicit is cheaper")
-    return Choice(groups, ", ".join(entering), flops, (widest, 0.0))
-
-
-def _touching(program: Program, leaf: int) -> list[int]:
-    return [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
+    return Choice(groups, ", ".join(entering), flops, Memory(of_pair, 0.0))
 
 
 def _forming(program: Program, leaf: int, rows: int) -> float:
     """Flops of a leaf's explicit Jacobian."""
-    used = [program.uses[i] for i in _touching(program, leaf)]
+    used = [program.uses[i] for i in program.uses_of(leaf)]
     return sum(2.0 * rows * _positions(u) * math.prod(u.form.shape) for u in used if u.operand)
 
 
@@ -150,31 +163,32 @@ def _positions(use: Use) -> int:
     return use.form.shape[1] * math.prod(use.lead)
 
 
-def _groups(one: Program, two: Program, leaf: int) -> list[tuple[_Group, _Group]] | None:
+def _groups(one: Program, two: Program, leaf: int) -> list[Group] | None:
     """Uses of a leaf that read the same entries; None if some overlap in part."""
     sides = [one] if one is two else [one, two]
-    reading = [(side, i) for side, program in enumerate(sides) for i in _touching(program, leaf)]
+    reading = [(side, i) for side, program in enumerate(sides) for i in program.uses_of(leaf)]
     if len(reading) == 1:
         ((_, only),) = reading
-        return [([(only, False)], [(only, False)])]
+        return [Group([Side(only, False)], [Side(only, False)])]
     shape = one.params[leaf].aval.shape
     indices = np.arange(math.prod(shape)).reshape(shape)
-    groups: list[tuple[np.ndarray, tuple[_Group, ...]]] = []
+    groups: list[tuple[np.ndarray, Group]] = []
     for side, i in reading:
         use = sides[side].uses[i]
         entries = use.form.matrix(use.weight.views[leaf](indices))
         for reference, group in groups:
             if np.array_equal(entries, reference):
-                group[side].append((i, False))
+                group[side].append(Side(i, False))
                 break
             if np.array_equal(entries.swapaxes(1, 2), reference):
-                group[side].append((i, True))
+                group[side].append(Side(i, True))
                 break
             if np.intersect1d(entries, reference).size:
                 return None
         else:
-            groups.append((entries, tuple([(i, False)] if k == side else [] for k in (0, 1))))
-    return [(group[0], group[0] if one is two else group[1]) for _, group in groups]
+            only = [Side(i, False)]
+            groups.append((entries, Group([], only) if side else Group(only, [])))
+    return [Group(left, left if one is two else right) for _, (left, right) in groups]
 
 
 # --- tiles --------------------------------------------------------------------------------------
@@ -231,7 +245,7 @@ def gram(
     for leaf, (choice, number) in enumerate(zip(chosen, weighting, strict=True)):
         if jnp.ndim(number) and choice.groups:
             written = itemsize * max(r, two.shape[1]) * jnp.size(number)
-            chosen[leaf] = choice._replace(groups=None, memory=(0.0, written))
+            chosen[leaf] = choice._replace(groups=None, memory=Memory(0.0, written))
     block = _block(chosen, max(n, two.shape[0]), memory_budget)
     make = partial(_tile, chosen=chosen, scales=weighting)
     m, s = two.shape
@@ -268,8 +282,8 @@ def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
 def _block(chosen: Sequence[Choice], n: int, memory_budget: int) -> int:
     """The largest number of examples whose tiles obey the budget."""
     block = n
-    most = max((pair for pair, _ in (c.memory for c in chosen)), default=0.0)
-    written = sum(each for _, each in (c.memory for c in chosen))
+    most = max((choice.memory.of_pair for choice in chosen), default=0.0)
+    written = sum(choice.memory.of_example for choice in chosen)
     while block > 1 and max(most * block**2, 2 * written * block) > memory_budget:
         block = -(-block // 2)
     return block

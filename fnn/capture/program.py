@@ -14,8 +14,8 @@ after which z is data like any other. So there is no equation that the walk cann
 pattern that it has to match: an unknown one is evaluated as it stands, and is only slower.
 
 With `delta = d output / d z`, the Jacobian of an output in W is the transpose of `apply(a, .)` at
-delta. The walk (`trace`) is static: it reads the jaxpr and its shapes, nothing else. `run` then
-replays the program with a perturbation added to every z and hands back every `a`; its
+delta. The walk (`trace`) is static: it reads the jaxpr and its shapes, nothing else. `replay` then
+runs the program with a perturbation added to every z and hands back every `a`; its
 vector-Jacobian product in the perturbations gives every delta.
 
 Calls of jit, remat and closed_call are inlined (what remat would recompute is kept: it is what a
@@ -25,7 +25,8 @@ is evaluated whole, by JAX's own rule for it, so custom derivatives are honored.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -63,10 +64,139 @@ class Use:
     form: Form
 
 
-# A step reads and extends the environment, and returns the operands of the uses within it.
 Environment = dict[Value, Any]
-Records = dict[int, Array]
-Step = Callable[[Environment, Records], Records]
+Records = dict[int, Array]  # by the number of a use
+
+
+# --- steps --------------------------------------------------------------------------------------
+
+
+class Evaluation(NamedTuple):
+    """An equation, evaluated by its own rule."""
+
+    evaluate: Callable[..., Sequence[Array]]
+    operands: Sequence[Value]
+    outputs: Sequence[Value]
+
+    def run(self, env: Environment, perturbations: Records) -> Records:
+        """Put the results into `env`; there is no use in it."""
+        del perturbations
+        env.update(zip(self.outputs, self.evaluate(*(env[v] for v in self.operands)), strict=True))
+        return {}
+
+
+class Perturbation(NamedTuple):
+    """The equation of use number `use`, to whose result its perturbation is added."""
+
+    evaluate: Callable[..., Sequence[Array]]
+    operands: Sequence[Value]
+    output: Value
+    use: int
+    operand: Value
+
+    def run(self, env: Environment, perturbations: Records) -> Records:
+        """Put the perturbed result into `env`; the operand of the use."""
+        (result,) = self.evaluate(*(env[value] for value in self.operands))
+        env[self.output] = result + perturbations[self.use]
+        return {self.use: env[self.operand]}
+
+
+class Body(NamedTuple):
+    """The steps of a scan's body or of a branch, and the values that it hands out."""
+
+    steps: "list[Step]"
+    results: Sequence[Value]
+
+    def run(self, env: Environment, perturbations: Records) -> tuple[list[Array], Records]:
+        """The values of the results, and the operands; `env` stays as it is."""
+        local = dict(env)
+        records = run(self.steps, local, perturbations)
+        return [local[value] for value in self.results], records
+
+
+class Scan(NamedTuple):
+    """A scan, whose uses are recorded at every iteration.
+
+    Attributes:
+        params: of its equation.
+        carries: the number of values that it carries.
+        entering: the carry and the sequences outside.
+        inside: the same in the body.
+        body: what an iteration does.
+        within: the numbers of the uses in the body that have operands.
+        outputs: of its equation.
+    """
+
+    params: dict[str, Any]
+    carries: int
+    entering: Sequence[Value]
+    inside: Sequence[Value]
+    body: Body
+    within: Sequence[int]
+    outputs: Sequence[Value]
+
+    def run(self, env: Environment, perturbations: Records) -> Records:
+        """Put the results into `env`; the operands of all iterations, stacked."""
+
+        def iteration(carry, slices):
+            x, noise = slices
+            local = env | dict(zip(self.inside, (*carry, *x), strict=True))
+            results, records = self.body.run(local, noise)
+            return results[: self.carries], (results[self.carries :], records)
+
+        noise = {i: perturbations[i] for i in self.within}
+        values = [env[value] for value in self.entering]
+        settings = {name: self.params[name] for name in ("length", "reverse", "unroll")}
+        sequences = (values[self.carries :], noise)
+        carry, (stacked, records) = lax.scan(
+            iteration, values[: self.carries], sequences, **settings
+        )
+        env.update(zip(self.outputs, (*carry, *stacked), strict=True))
+        return records
+
+
+class Cond(NamedTuple):
+    """A conditional, where the uses of a branch that is not taken have operand zero.
+
+    Attributes:
+        selector: which branch is taken.
+        branches: their bodies.
+        within: shape and dtype of the operand of each use in them that has one, by its number.
+        outputs: of its equation.
+    """
+
+    selector: Value
+    branches: Sequence[Body]
+    within: dict[int, jax.ShapeDtypeStruct]
+    outputs: Sequence[Value]
+
+    def run(self, env: Environment, perturbations: Records) -> Records:
+        """Put the results into `env`; the operands of all branches."""
+
+        def taken(body: Body, noise: Records) -> tuple[list[Array], Records]:
+            results, records = body.run(env, noise)
+            absent = {i: a for i, a in self.within.items() if i not in records}
+            return results, records | {i: jnp.zeros(a.shape, a.dtype) for i, a in absent.items()}
+
+        noise = {i: perturbations[i] for i in self.within}
+        branches = [partial(taken, body) for body in self.branches]
+        results, records = lax.switch(env[self.selector], branches, noise)
+        env.update(zip(self.outputs, results, strict=True))
+        return records
+
+
+Step = Evaluation | Perturbation | Scan | Cond
+
+
+def run(steps: Sequence[Step], env: Environment, perturbations: Records) -> Records:
+    """Take the steps, extending `env`; the operands of the uses among them."""
+    records = {}
+    for step in steps:
+        records |= step.run(env, perturbations)
+    return records
+
+
+# --- the program --------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(eq=False)
@@ -84,23 +214,52 @@ class Program:
     plain: dict[Value, tuple[Value, int]] = dataclasses.field(default_factory=dict)
     outputs: list[Value] = dataclasses.field(default_factory=list)
 
+    def uses_of(self, leaf: int) -> list[int]:
+        """The numbers of the uses that a leaf of the parameters enters."""
+        return [i for i, use in enumerate(self.uses) if leaf in use.weight.leaves]
 
-class _Scope(NamedTuple):
-    """Where the walk stands.
+    def operands_since(self, first: int) -> list[int]:
+        """The numbers of the uses from number `first` on that have operands."""
+        return [i for i in range(first, len(self.uses)) if self.uses[i].operand]
 
-    Attributes:
-        seen: the equations before, with their results.
-        lead: the lengths of the scans around.
-        branch: whether it is inside a branch.
-    """
+    def constant(self, literal: jex.Literal) -> Value:
+        """A literal as a fixed value, the same one for the same number."""
+        array = np.asarray(literal.val, aval(literal).dtype)
+        same = array.dtype, array.shape, array.tobytes()
+        if same not in self.literals:
+            self.literals[same] = value = Value(aval(literal), True)
+            self.constants[value] = jnp.asarray(array)
+        return self.literals[same]
 
-    seen: dict[Any, list[Value]]
-    lead: tuple[int, ...] = ()
-    branch: bool = False
+    def open(self, jaxpr: Any) -> tuple[jex.Jaxpr, list[Value]]:
+        """A jaxpr, closed or not, with its constants as values of the program."""
+        if isinstance(jaxpr, jex.Jaxpr):
+            return jaxpr, []
+        consts = []
+        for var, array in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True):
+            consts.append(Value(aval(var), True))
+            self.constants[consts[-1]] = array
+        return jaxpr.jaxpr, consts
 
-    def inside(self, **changes: Any) -> "_Scope":
-        """The scope of a body, which sees what is outside and is not seen from there."""
-        return self._replace(seen=dict(self.seen), **changes)
+
+def settle(program: Program, leaves: Sequence[Array], closed_over: Sequence[Array]) -> Environment:
+    """Every fixed value, from the parameters."""
+    env = dict(program.constants)
+    env.update(zip(program.params, leaves, strict=True))
+    env.update(zip(program.closed_over, closed_over, strict=True))
+    run(program.fixed, env, {})
+    return env
+
+
+def replay(
+    program: Program, env: Environment, example: Sequence[Array], perturbations: Records
+) -> tuple[Array, Records]:
+    """The outputs of one example, and the operand of every use that has one."""
+    env = env | dict(zip(program.inputs, example, strict=True))
+    for weight, (value, index) in program.plain.items():
+        env[value] = env[weight] + perturbations[index]
+    records = run(program.steps, env, perturbations)
+    return env[program.outputs[0]], records
 
 
 # --- the walk -----------------------------------------------------------------------------------
@@ -153,64 +312,182 @@ def trace(model: Callable[..., Array], params: PyTree, example: PyTree, examples
         else:
             program.params.append(Value(aval(var), True))
     program.closed_over = [Value(aval(var), True) for var in closed.jaxpr.constvars]
-    program.steps, (output,) = _walk(
-        program, closed.jaxpr, program.closed_over, program.params + program.inputs, _Scope({})
-    )
-    program.outputs = [_as_data(program, program.steps, output, "output")]
+    walk = Walk(program, program.steps, Scope({}))
+    arguments = (*program.params, *program.inputs)
+    (output,) = walk.outputs(closed.jaxpr, program.closed_over, arguments)
+    program.outputs = [walk.as_data(output, "output")]
     return program, closed.consts
 
 
-def _walk(
-    program: Program,
-    jaxpr: jex.Jaxpr,
-    consts: Sequence[Value],
-    inputs: Sequence[Value],
-    scope: _Scope,
-) -> tuple[list[Step], list[Value]]:
-    """The steps of a jaxpr on these inputs, and the values of its outputs."""
-    env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
-    steps = []
+class Scope(NamedTuple):
+    """Where the walk stands.
 
-    def read(atom):
-        return _constant(program, atom) if isinstance(atom, jex.Literal) else env[atom]
+    Attributes:
+        results: of the equations before, by what tells equations with the same results.
+        lead: the lengths of the scans around.
+        is_branch: whether it is inside a branch.
+    """
 
-    for eqn in _needed(jaxpr):
-        operands = [read(atom) for atom in eqn.invars]
-        key = _key(eqn, operands)
-        if key in scope.seen:
-            outputs = scope.seen[key]
-        elif eqn.primitive.name in _INLINED:
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            more, outputs = _walk(program, *_open(program, inner), operands, scope)
-            steps += more
-        elif _is_fixed(eqn, operands, scope):
-            outputs = _fixed(program, eqn, operands)
-        elif not any(value.leaves for value in operands):
-            outputs = _whole(steps, eqn, operands)
-        elif eqn.primitive.name == "scan":
-            outputs = _scan(program, steps, eqn, operands, scope)
-        elif eqn.primitive.name == "cond":
-            outputs = _cond(program, steps, eqn, operands, scope)
-        elif (use := _linear_use(eqn, operands, scope)) is not None:
-            outputs = _perturbed(program, steps, eqn, operands, use)
-        else:
-            name = eqn.primitive.name
-            outputs = _whole(steps, eqn, [_as_data(program, steps, v, name) for v in operands])
-        if key is not None:
-            scope.seen[key] = outputs
-        env.update(zip(eqn.outvars, outputs, strict=True))
-    return steps, [read(atom) for atom in jaxpr.outvars]
+    results: dict[Any, list[Value]]
+    lead: tuple[int, ...] = ()
+    is_branch: bool = False
+
+    def body(self, **changes: Any) -> "Scope":
+        """The scope of a body, whose results are not known outside."""
+        return self._replace(results=dict(self.results), **changes)
+
+
+class Walk(NamedTuple):
+    """A walk through a jaxpr, which appends to `steps` and to the program's uses."""
+
+    program: Program
+    steps: list[Step]
+    scope: Scope
+
+    def outputs(
+        self, jaxpr: jex.Jaxpr, consts: Sequence[Value], inputs: Sequence[Value]
+    ) -> list[Value]:
+        """The values of a jaxpr's outputs, from those of its inputs."""
+        env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
+
+        def read(atom: jex.Var | jex.Literal) -> Value:
+            return self.program.constant(atom) if isinstance(atom, jex.Literal) else env[atom]
+
+        for eqn in _needed(jaxpr):
+            operands = [read(atom) for atom in eqn.invars]
+            key = _key(eqn, operands)
+            if key in self.scope.results:
+                results = self.scope.results[key]
+            else:
+                results = self._results(eqn, operands)
+            if key is not None:
+                self.scope.results[key] = results
+            env.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _results(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
+        """The values of an equation's results."""
+        name = eqn.primitive.name
+        if name in _INLINED:
+            jaxpr = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            return self.outputs(*self.program.open(jaxpr), operands)
+        if _is_fixed(eqn, operands, self.scope):
+            return self._fixed(eqn, operands)
+        if not any(value.leaves for value in operands):
+            return self._whole(eqn, operands)
+        if name == "scan":
+            return self._scan(eqn, operands)
+        if name == "cond":
+            return self._cond(eqn, operands)
+        if (use := _linear_use(eqn, operands, self.scope)) is not None:
+            return self._perturbed(eqn, operands, use)
+        return self._whole(eqn, [self.as_data(value, name) for value in operands])
+
+    def as_data(self, value: Value, reason: str) -> Value:
+        """A value as data: one that depends on parameters gets a plain use, and only one."""
+        if not value.leaves:
+            return value
+        if value.broadcast is not None:  # what was broadcast is smaller, and gets the zero
+            eqn, operands = value.broadcast
+            (output,) = self._whole(eqn, [self.as_data(v, reason) for v in operands])
+            return output
+        program = self.program
+        if value not in program.plain:
+            program.plain[value] = (Value(value.aval), len(program.uses))
+            program.uses.append(Use(reason, value, None, value.aval, (), uses.plain(value.aval)))
+        return program.plain[value][0]
+
+    def _fixed(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
+        """An equation among fixed values: evaluated once, differentiated by JAX."""
+        leaves = frozenset().union(*(value.leaves for value in operands))
+        if eqn.primitive.name == "stop_gradient":
+            leaves = frozenset()
+        is_broadcast = eqn.primitive.name == "broadcast_in_dim"
+        repeats = is_broadcast and aval(eqn.outvars[0]).size > operands[0].aval.size
+        outputs = [
+            Value(
+                aval(var),
+                True,
+                leaves if _is_real(aval(var)) else frozenset(),
+                view if leaves else {},
+                (eqn, operands) if repeats else None,
+            )
+            for var, view in zip(eqn.outvars, uses.views(eqn, operands), strict=True)
+        ]
+        self.program.fixed.append(Evaluation(programs.evaluation(eqn), operands, outputs))
+        return outputs
+
+    def _whole(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
+        """An equation that parameters enter through data alone: evaluated by its own rule."""
+        outputs = [Value(aval(var)) for var in eqn.outvars]
+        self.steps.append(Evaluation(programs.evaluation(eqn), operands, outputs))
+        return outputs
+
+    def _perturbed(self, eqn: jex.JaxprEqn, operands: Sequence[Value], use: Use) -> list[Value]:
+        """A use: its equation, plus a perturbation."""
+        index, output = len(self.program.uses), Value(use.result)
+        self.program.uses.append(use)
+        operand = operands[use.form.operand]
+        evaluate = programs.evaluation(eqn)
+        self.steps.append(Perturbation(evaluate, operands, output, index, operand))
+        return [output]
+
+    def _enter(
+        self, jaxpr: Any, inputs: Sequence[Value], scope: Scope
+    ) -> tuple["Walk", list[Value]]:
+        """The walk through a body, and the values of its outputs."""
+        walk = Walk(self.program, [], scope)
+        return walk, walk.outputs(*self.program.open(jaxpr), inputs)
+
+    def _close(self, results: Sequence[Value], reason: str) -> Body:
+        """The body that was walked through, its results as data."""
+        return Body(self.steps, [self.as_data(value, reason) for value in results])
+
+    def _scan(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
+        """A scan: its body is walked once."""
+        jaxpr, length = eqn.params["jaxpr"], eqn.params["length"]
+        consts, carries = programs.scan_arity(eqn)
+        entering = [self.as_data(value, "scan") for value in operands[consts:]]
+        inside = [Value(aval(var)) for var in jaxpr.jaxpr.invars[consts:]]
+        first = len(self.program.uses)
+        scope = self.scope.body(lead=(*self.scope.lead, length))
+        walk, results = self._enter(jaxpr, [*operands[:consts], *inside], scope)
+        body = walk._close(results, "scan")
+        within = self.program.operands_since(first)
+        outputs = [Value(aval(var)) for var in eqn.outvars]
+        self.steps.append(Scan(eqn.params, carries, entering, inside, body, within, outputs))
+        return outputs
+
+    def _cond(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
+        """A conditional: every branch is walked."""
+        selector, *inputs = operands
+        first = len(self.program.uses)
+        walks = [
+            self._enter(branch, inputs, self.scope.body(is_branch=True))
+            for branch in eqn.params["branches"]
+        ]
+        bodies = [walk._close(results, "cond") for walk, results in walks]
+        within = {i: self._recorded(i) for i in self.program.operands_since(first)}
+        outputs = [Value(aval(var)) for var in eqn.outvars]
+        self.steps.append(Cond(selector, bodies, within, outputs))
+        return outputs
+
+    def _recorded(self, index: int) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of the operand of a use in a branch, as recorded here."""
+        use = self.program.uses[index]
+        operand, lead = cast("Value", use.operand).aval, use.lead[len(self.scope.lead) :]
+        return jax.ShapeDtypeStruct((*lead, *operand.shape), operand.dtype)
 
 
 def _needed(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
     """The equations that an output needs, or that do something besides."""
     needed = set(filter(_is_variable, jaxpr.outvars))
-    kept = []
+    equations = []
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or needed.intersection(eqn.outvars):
             needed.update(filter(_is_variable, eqn.invars))
-            kept.append(eqn)
-    return kept[::-1]
+            equations.append(eqn)
+    return equations[::-1]
 
 
 def _is_variable(atom: jex.Var | jex.Literal) -> bool:
@@ -219,8 +496,8 @@ def _is_variable(atom: jex.Var | jex.Literal) -> bool:
 
 def _key(eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Any:
     """What two equations with the same results share; None where it cannot be told."""
-    # Derivatives of one function are traced one by one, each with a forward pass of its own. Seen
-    # as one, a weight has the uses of one pass.
+    # Derivatives of one function are traced one by one, each with a forward pass of its own. Where
+    # these count as one, a weight has the uses of one pass.
     key = eqn.primitive, tuple(sorted(eqn.params.items(), key=lambda p: p[0])), tuple(operands)
     try:
         hash(key)
@@ -229,47 +506,18 @@ def _key(eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Any:
     return None if eqn.effects else key
 
 
-def _is_fixed(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: _Scope) -> bool:
+def _is_fixed(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: Scope) -> bool:
     """Whether an equation may be evaluated once for all examples."""
     if not all(value.fixed for value in operands) or eqn.primitive.name == "axis_index":
         return False
     # A complex function of real parameters is left to JAX, with its conventions for cotangents.
     real = all(not jnp.issubdtype(aval(v).dtype, jnp.complexfloating) for v in eqn.outvars)
     # Outside of its branch, an equation meets values that the branch protects it from.
-    safe = not scope.branch or uses.is_view(eqn)
+    safe = not scope.is_branch or uses.is_view(eqn)
     return not any(value.leaves for value in operands) or (real and safe)
 
 
-def _fixed(program: Program, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
-    """An equation among fixed values: evaluated once, differentiated by JAX."""
-    leaves = frozenset().union(*(value.leaves for value in operands))
-    if eqn.primitive.name == "stop_gradient":
-        leaves = frozenset()
-    views = uses.views(eqn, operands)
-    broadcast = eqn.primitive.name == "broadcast_in_dim"
-    grown = broadcast and aval(eqn.outvars[0]).size > operands[0].aval.size
-    outputs = [
-        Value(
-            aval(var),
-            True,
-            leaves if _is_real(aval(var)) else frozenset(),
-            view if leaves else {},
-            (eqn, operands) if grown else None,
-        )
-        for var, view in zip(eqn.outvars, views, strict=True)
-    ]
-    program.fixed.append(_equation(eqn, operands, outputs))
-    return outputs
-
-
-def _whole(steps: list[Step], eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
-    """An equation that no parameter enters, except through data: evaluated by its own rule."""
-    outputs = [Value(aval(var)) for var in eqn.outvars]
-    steps.append(_equation(eqn, operands, outputs))
-    return outputs
-
-
-def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: _Scope) -> Use | None:
+def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: Scope) -> Use | None:
     """The use that an equation is, if one of its forms is known."""
     weights = [i for i, value in enumerate(operands) if value.leaves]
     form = uses.form(eqn, weights[0]) if len(weights) == 1 else None
@@ -278,175 +526,6 @@ def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: _Scope) -> 
     (position,) = weights
     result, name = aval(eqn.outvars[0]), eqn.primitive.name
     return Use(name, operands[position], operands[form.operand], result, scope.lead, form)
-
-
-def _perturbed(program, steps, eqn, operands, use: Use) -> list[Value]:
-    """A use: its equation, plus a perturbation."""
-    index, output = len(program.uses), Value(use.result)
-    program.uses.append(use)
-    evaluate = programs.evaluation(eqn)
-
-    def step(env, perturbations):
-        (result,) = evaluate(*(env[value] for value in operands))
-        env[output] = result + perturbations[index]
-        return {index: env[use.operand]}
-
-    steps.append(step)
-    return [output]
-
-
-def _as_data(program: Program, steps: list[Step], value: Value, reason: str) -> Value:
-    """A value as data: one that depends on parameters gets a plain use, and only one."""
-    if not value.leaves:
-        return value
-    if value.broadcast is not None:  # the zero belongs to what was broadcast, it is smaller
-        eqn, operands = value.broadcast
-        (output,) = _whole(steps, eqn, [_as_data(program, steps, v, reason) for v in operands])
-        return output
-    if value not in program.plain:
-        program.plain[value] = (Value(value.aval), len(program.uses))
-        program.uses.append(Use(reason, value, None, value.aval, (), uses.plain(value.aval)))
-    return program.plain[value][0]
-
-
-def _scan(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
-    """A scan: its body is walked once, its uses are recorded at every iteration."""
-    body, length = eqn.params["jaxpr"], eqn.params["length"]
-    n_consts, n_carry = programs.scan_arity(eqn)
-    consts = operands[:n_consts]
-    entering = [_as_data(program, steps, v, "scan") for v in operands[n_consts:]]
-    inside = [Value(aval(var)) for var in body.jaxpr.invars[n_consts:]]
-    first = len(program.uses)
-    deeper = scope.inside(lead=(*scope.lead, length))
-    more, results = _walk(program, *_open(program, body), [*consts, *inside], deeper)
-    results = [_as_data(program, more, v, "scan") for v in results]
-    within = [i for i in range(first, len(program.uses)) if program.uses[i].operand]
-    outputs = [Value(aval(var)) for var in eqn.outvars]
-
-    def step(env, perturbations):
-        def iteration(carry, slices):
-            x, noise = slices
-            local = env | dict(zip(inside, (*carry, *x), strict=True))
-            records = run(more, local, noise)
-            after = [local[v] for v in results]
-            return after[:n_carry], (after[n_carry:], records)
-
-        noise = {i: perturbations[i] for i in within}
-        values = [env[v] for v in entering]
-        carry, (stacked, records) = lax.scan(
-            iteration,
-            values[:n_carry],
-            (values[n_carry:], noise),
-            length=length,
-            reverse=eqn.params["reverse"],
-            unroll=eqn.params["unroll"],
-        )
-        env.update(zip(outputs, (*carry, *stacked), strict=True))
-        return records
-
-    steps.append(step)
-    return outputs
-
-
-def _cond(program, steps, eqn, operands, scope: _Scope) -> list[Value]:
-    """A conditional: the uses of a branch that is not taken have operand zero."""
-    index, *rest = operands
-    first = len(program.uses)
-    walked = [
-        _walk(program, *_open(program, branch), rest, scope.inside(branch=True))
-        for branch in eqn.params["branches"]
-    ]
-    walked = [
-        (more, [_as_data(program, more, v, "cond") for v in results]) for more, results in walked
-    ]
-    within = [i for i in range(first, len(program.uses)) if program.uses[i].operand]
-    outputs = [Value(aval(var)) for var in eqn.outvars]
-
-    def step(env, perturbations):
-        def absent(use):
-            lead = use.lead[len(scope.lead) :]
-            return jnp.zeros((*lead, *use.operand.aval.shape), use.operand.aval.dtype)
-
-        def branch(more, results):
-            def taken(noise):
-                local = dict(env)
-                records = run(more, local, noise)
-                others = {i: absent(program.uses[i]) for i in within if i not in records}
-                return [local[v] for v in results], records | others
-
-            return taken
-
-        noise = {i: perturbations[i] for i in within}
-        results, records = lax.switch(env[index], [branch(*w) for w in walked], noise)
-        env.update(zip(outputs, results, strict=True))
-        return records
-
-    steps.append(step)
-    return outputs
-
-
-# --- evaluation ---------------------------------------------------------------------------------
-
-
-def _equation(eqn: jex.JaxprEqn, operands: Sequence[Value], outputs: Sequence[Value]) -> Step:
-    evaluate = programs.evaluation(eqn)
-
-    def step(env, _):
-        env.update(zip(outputs, evaluate(*(env[v] for v in operands)), strict=True))
-        return {}
-
-    return step
-
-
-def run(steps: Sequence[Step], env: Environment, perturbations: Records) -> Records:
-    """Take the steps, extending `env`; the operands of the uses among them."""
-    records = {}
-    for step in steps:
-        records |= step(env, perturbations)
-    return records
-
-
-def settle(program: Program, leaves: Sequence[Array], closed_over: Sequence[Array]) -> Environment:
-    """Every fixed value, from the parameters."""
-    env = dict(program.constants)
-    env.update(zip(program.params, leaves, strict=True))
-    env.update(zip(program.closed_over, closed_over, strict=True))
-    run(program.fixed, env, {})
-    return env
-
-
-def replay(
-    program: Program, env: Environment, example: Sequence[Array], perturbations: Records
-) -> tuple[Array, Records]:
-    """The outputs of one example, and the operand of every use that has one."""
-    env = env | dict(zip(program.inputs, example, strict=True))
-    for weight, (value, index) in program.plain.items():
-        env[value] = env[weight] + perturbations[index]
-    records = run(program.steps, env, perturbations)
-    return env[program.outputs[0]], records
-
-
-# --- reading jaxprs -----------------------------------------------------------------------------
-
-
-def _open(program: Program, jaxpr: Any) -> tuple[jex.Jaxpr, list[Value]]:
-    """A jaxpr, closed or not, with its constants as values of the program."""
-    if isinstance(jaxpr, jex.Jaxpr):
-        return jaxpr, []
-    consts = []
-    for var, array in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True):
-        consts.append(Value(aval(var), True))
-        program.constants[consts[-1]] = array
-    return jaxpr.jaxpr, consts
-
-
-def _constant(program: Program, literal: jex.Literal) -> Value:
-    array = np.asarray(literal.val, aval(literal).dtype)
-    same = array.dtype, array.shape, array.tobytes()
-    if same not in program.literals:
-        program.literals[same] = value = Value(aval(literal), True)
-        program.constants[value] = jnp.asarray(array)
-    return program.literals[same]
 
 
 def _is_real(array: Any) -> bool:

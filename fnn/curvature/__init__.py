@@ -7,7 +7,7 @@ solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps o
 `accelerations` are what its models lack to be linear along a direction.
 `spectrum` has their eigenvalues, and tells minima from saddles.
 `structure` reads which leaves have Kronecker factors, `kronecker_blocks` makes them.
-`laplace` turns it into error bars, of parameters and of predictions.
+`laplace` turns the curvature into error bars, of parameters and of predictions.
 """
 
 from fnn.capture import Captured as Captured

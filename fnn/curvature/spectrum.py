@@ -260,9 +260,9 @@ def log_determinant(
         >>> print(log_determinant(operator, jax.random.key(0)).value.round(4))  # log 8
         2.0794
     """
-    found = density(operator, key, samples=samples, steps=steps)
+    eigenvalues = density(operator, key, samples=samples, steps=steps)
     size = _flattened(operator)[0].size
-    value, error = found.mean(lambda values: jnp.log(jnp.abs(values + damping)))
+    value, error = eigenvalues.mean(lambda values: jnp.log(jnp.abs(values + damping)))
     return Estimate(size * value, size * error)
 
 
@@ -416,8 +416,8 @@ def _first_of(*cases: tuple[Bool[Array, ""], int], otherwise: int) -> Int[Array,
 # --- what they share ----------------------------------------------------------------------------
 
 
-# The gradient as a vector of at least single precision, the products of such, and back to trees.
 def _flattened(operator: Operator) -> tuple[Array, Callable[[Array], Array], Callable]:
+    """The gradient as a wide vector, the product with such vectors, and the way back to trees."""
     flat, unravel = ravel_pytree(jax.tree.map(wide, operator.grad))
 
     def back(vector: Array) -> PyTree:
@@ -429,8 +429,8 @@ def _flattened(operator: Operator) -> tuple[Array, Callable[[Array], Array], Cal
     return flat, product, back
 
 
-# Values ascending; NaN where the matrix is not finite.
 def _eigen(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues in ascending order, NaN if the matrix is not finite, and eigenvectors."""
     values, vectors, finite = solvers.diagonalize(wide(matrix))
     return jnp.where(finite, values, jnp.nan), vectors
 

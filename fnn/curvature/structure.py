@@ -162,15 +162,11 @@ def structure(
     )
 
 
-def _touching(program: Program, leaf: int) -> list[int]:
-    return [i for i, use in enumerate(program.uses) if leaf in use.weight.leaves]
-
-
 def _matrix(program: Program, leaf: int, largest: float = math.inf) -> tuple[int, int, int] | None:
     """The matrices (b, i, o) that a leaf is in all of its uses; None if it is not."""
     shape = program.params[leaf].aval.shape
     indices, first = np.arange(math.prod(shape)).reshape(shape), None
-    for index in _touching(program, leaf):
+    for index in program.uses_of(leaf):
         use = program.uses[index]
         if use.weight.leaves != {leaf} or leaf not in use.weight.views:
             return None
@@ -382,14 +378,14 @@ def _layouts(
         expected = known[path].matrix
         if expected is None:
             continue
-        touching = [p for p in programs if _touching(p, i)]
+        touching = [p for p in programs if p.uses_of(i)]
         got = {_matrix(p, i) for p in touching}
         if got != {expected}:
             raise ValueError(
                 f"kronecker_blocks: expected params{path} to be {expected} matrices (b, i, o) as "
                 f"the structure says, got {sorted(got, key=str) or 'no use'}; {remedy}"
             )
-        use = touching[0].uses[_touching(touching[0], i)[0]]
+        use = touching[0].uses[touching[0].uses_of(i)[0]]
         view = use.weight.views[i]
         layouts[i] = lambda w, use=use, view=view: use.form.matrix(view(w))
     return layouts
@@ -403,7 +399,7 @@ def _sums(
     dtype = widest(captured.outputs.dtype, jnp.float32)
     inputs, outputs = jnp.zeros((b, i, i), dtype), jnp.zeros((b, o, o), dtype)
     positions = 0
-    for index in _touching(captured.program, leaf):
+    for index in captured.program.uses_of(leaf):
         left, right = _outer(captured, index, leaf)
         _, _, b, t, _ = right.shape
         if left is None:
@@ -418,7 +414,7 @@ def _sums(
 
 def _leaf_moments(captured: Captured, leaf: int, basis: Factors, memory_budget: int) -> Array:
     """The diagonal of a leaf's block in a basis; sums over rows of squares of U^T G V."""
-    touching = _touching(captured.program, leaf)
+    touching = captured.program.uses_of(leaf)
 
     def sides(part: Captured, index: int) -> tuple[Array, Array]:
         left, right = _outer(part, index, leaf)
