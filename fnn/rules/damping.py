@@ -29,6 +29,7 @@ from fnn.rules.contract import Scalar, require_within
 
 __all__ = [
     "Damping",
+    "DampingState",
     "constant",
     "first_damping",
     "is_at_maximum",

@@ -9,8 +9,8 @@ import pytest
 import fnn
 from fnn import rules
 from fnn.training import Checkpoints, Stop, fit
-from tests import faults
 from tests.line import loss, model
+from tests.training import faults
 
 # What TensorStore's callbacks say when a checkpoint cannot be read or written.
 pytestmark = pytest.mark.filterwarnings(

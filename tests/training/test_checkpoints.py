@@ -20,7 +20,7 @@ import fnn
 from fnn.training import Checkpoints, Stop, fit
 from tests.line import loss, model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(jax.random.fold_in(KEY, 1), (10, 3))
 TARGETS = INPUTS @ jnp.array([1.0, -2.0, 0.5]) + jax.random.normal(KEY, (10,))
@@ -336,7 +336,7 @@ def test_other_devices(tmp_path):
         import jax
         sys.path.insert(0, sys.argv[1])
         jax.config.update("jax_enable_x64", True)
-        from tests.test_checkpoints import DATA, OBJECTIVE, RULE, START, fit
+        from tests.training.test_checkpoints import DATA, OBJECTIVE, RULE, START, fit
         assert len(jax.devices()) == 2
         mesh = jax.make_mesh((2,), ("examples",), axis_types=(jax.sharding.AxisType.Auto,))
         split, whole = jax.NamedSharding(mesh, jax.P("examples")), jax.NamedSharding(mesh, jax.P())

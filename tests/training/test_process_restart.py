@@ -14,18 +14,18 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnn import Objective, fit, layers, losses, rules
-from tests.test_processes import EXAMPLE, free_address, wait_for
+from tests.training.test_processes import EXAMPLE, free_address, wait_for
 
 pytestmark = pytest.mark.gate
 
 STEPS = 400
-ROOT = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 WORKER = f"""
 import runpy, sys, time
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 from fnn.training import Checkpoints
-from tests.test_process_restart import train
+from tests.training.test_process_restart import train
 address, processes, process = sys.argv[1:]
 if processes != "1":
     runpy.run_path({EXAMPLE!r})["join"](address, processes, process)

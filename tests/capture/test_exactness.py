@@ -7,7 +7,7 @@ import pytest
 
 from fnn import curvature
 from fnn.capture.captured import examples
-from tests.curvature.zoo import ZOO, N
+from tests.capture.zoo import ZOO, N
 
 
 def cross_entropy(outputs, target):

@@ -14,7 +14,7 @@ from scipy import stats
 
 from fnn import Objective, activations, backprop, fit, layers, losses, rules
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PERCEPTRON = runpy.run_path(str(EXAMPLES / "perceptron.py"))
 REGIONS = runpy.run_path(str(EXAMPLES / "regions.py"))
 BITS = np.array([*itertools.product([0.0, 1.0], repeat=2)])

@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.gate
 
-EXAMPLE = str(Path(__file__).parents[1] / "examples" / "multi_process.py")
+EXAMPLE = str(Path(__file__).parents[2] / "examples" / "multi_process.py")
 WORKER = f"""
 import runpy, sys
 import jax, numpy as np

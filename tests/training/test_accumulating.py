@@ -13,7 +13,7 @@ import pytest
 import fnn
 from fnn import losses, rules, solvers
 
-SOAK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "soak" / "million.py"))
+SOAK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "soak" / "million.py"))
 WIDTH = 16
 
 
