@@ -367,9 +367,10 @@ def _lapack() -> Any:
         import scipy.linalg  # loads the library, if JAX has not yet
     except ImportError:
         return None
-    homes = Path(scipy.__file__).parent, Path(scipy.__file__).parents[1] / "scipy.libs"
+    package = Path(scipy.__file__).resolve().parent  # an environment may be reached by a link
+    homes = package, package.with_name("scipy.libs")
     for library in threadpoolctl.ThreadpoolController().lib_controllers:
-        path = Path(library.filepath)
+        path = Path(library.filepath).resolve()
         if library.user_api == "blas" and any(home in path.parents for home in homes):
             return library
     return None

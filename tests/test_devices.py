@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -202,14 +203,26 @@ def test_options_that_are_not_known_are_left_out(monkeypatch):
     assert devices.compiler_options(asked) == {}
 
 
-def run_alone(program, *, expected, **environment):
+def run_alone(program, *, expected, python=sys.executable, **environment):
     """The standard error of a program that has to end well."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
+        [python, "-c", textwrap.dedent(program)],
         env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == expected, done.stderr
     return done.stderr
+
+
+def test_lapack_is_found_in_an_environment_that_a_link_leads_to(tmp_path):
+    link = tmp_path / "environment"
+    link.symlink_to(sys.prefix, target_is_directory=True)
+    program = """
+        from fnn import devices
+        with devices.lapack_restored() as nested:
+            print(nested)
+    """
+    python = link / Path(sys.executable).relative_to(sys.prefix)
+    run_alone(program, expected="False", python=python)  # True where there is nothing to restore
 
 
 def test_xla_compiles_small_programs_for_one_thread(tmp_path):

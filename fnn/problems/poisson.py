@@ -2,11 +2,11 @@
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Scalar
 
+from fnn import differential
 from fnn.data import Data
 from fnn.objective import Objective, ValueFunction
 from fnn.problems.problem import Budget, Measure, Problem
@@ -34,14 +34,8 @@ def poisson() -> Problem:
     model = network([32, 1])
 
     def interior(params: PyTree, x: Float[Array, "2"]) -> Scalar:
-        def second(direction: Float[Array, "2"]) -> Scalar:
-            def slope(x: Float[Array, "2"]) -> Scalar:
-                return jax.jvp(lambda x: model.apply(params, x)[0], (x,), (direction,))[1]
-
-            return jax.jvp(slope, (x,), (direction,))[1]
-
-        east, north = jnp.eye(2, dtype=x.dtype)
-        return second(east) + second(north) + 2 * jnp.pi**2 * jnp.prod(jnp.sin(jnp.pi * x))
+        laplace = differential.laplacian(model.apply)(params, x)[0]
+        return laplace + 2 * jnp.pi**2 * jnp.prod(jnp.sin(jnp.pi * x))
 
     equation, border = Objective(interior), Objective(model.apply)
 
