@@ -15,6 +15,7 @@ their own, each of which compiles anew. What it asserts, in bytes of resident me
 import gc
 import os
 import sys
+import types
 import tempfile
 from pathlib import Path
 
@@ -54,24 +55,24 @@ def raced(folder, seeds, steps):
 def chunks(folder, count, steps):
     """Resident memory after each chunk of each rule."""
     seen = {}
-    original = lanes.many
+    original = lanes.compiled_lanes
 
     def watched(problem, entrant, setting, most):
-        width, chunk = original(problem, entrant, setting, min(most, CHUNK))
+        program = original(problem, entrant, setting, min(most, CHUNK))
         seen[entrant.name] = []
 
         def run(*args):
-            found = chunk(*args)
+            found = program.chunk(*args)
             seen[entrant.name].append(resident())
             return found
 
-        return lanes.Many(width, run)
+        return types.SimpleNamespace(width=program.width, chunk=run)
 
-    lanes.many = watched
+    lanes.compiled_lanes = watched
     try:
         found = raced(folder, count, steps)
     finally:
-        lanes.many = original
+        lanes.compiled_lanes = original
     assert [len(result.seeds) for result in found.results] == [count] * len(RULES)
     return seen
 

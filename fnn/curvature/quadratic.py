@@ -36,7 +36,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from fnn import flops, programs, solvers
 from fnn.capture import Captured, aval, diagonal, gram, product, transpose_product
 from fnn.curvature.costs import costs_of
-from fnn.curvature.rows import Stack, ValueAndGradient, cross_gram, normal
+from fnn.curvature.rows import Stack, ValueAndGradient, cross_gram, normal_matrix
 from fnn.curvature.terms import Terms, require_real, terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction
@@ -243,7 +243,7 @@ class _Rows(NamedTuple):
         """A^T A, dense."""
 
         def of_capture(captured: Captured) -> Array:
-            return normal(self._widened(captured), self.memory_budget)
+            return normal_matrix(self._widened(captured), self.memory_budget)
 
         size = sum(p.size for p in jax.tree.leaves(self.params))
         matrices = [stack.sum(of_capture) for stack in self.stacks]
@@ -273,7 +273,7 @@ class _Rows(NamedTuple):
     def gram(self, inverse: PyTree) -> Float[Array, "rows rows"]:
         """A diag(inverse) A^T, with one number of `inverse` for each leaf."""
 
-        def tile(one: Captured, two: Captured | None = None) -> Array:
+        def tile(one: Captured, two: Captured | None) -> Array:
             two = None if two is None else self._widened(two)
             budget = self.memory_budget
             return gram(self._widened(one), two, scales=inverse, memory_budget=budget)

@@ -127,7 +127,7 @@ class Source(NamedTuple):
 
         here, roots = flat_outputs(self.params), jnp.sqrt(self.shares(part))
 
-        # B is inside of the vmap, which makes one for all examples where it depends on none.
+        # B is computed inside of the vmap: one that depends on no example is then made once.
         def project(here: Array, target: PyTree, root: Array, outputs: Array) -> Array:
             columns = wide(factor_of(self.block)(self.unravel(here), target)[0])
             projected = jnp.matmul(wide(outputs), columns, precision=HIGHEST)
@@ -159,7 +159,7 @@ class Source(NamedTuple):
         return jnp.matmul(images, images.T, precision=HIGHEST)
 
     def second_derivatives(self, v: PyTree) -> Float[Array, " rows"]:
-        """The second derivatives along v of `row_outputs`, of all parts."""
+        """The second derivatives along v of `row_outputs`, of all parts; not through custom_vjp."""
 
         def of_part(part: Block) -> Array:
             rows = self.row_outputs(part)
@@ -208,6 +208,9 @@ def _residuals(outputs: PyTree, target: None) -> tuple[Array, Array]:
     return jnp.eye(flat.size, dtype=flat.dtype), flat
 
 
+Tile = Callable[[Captured, Captured | None], Array]  # of one capture with another, or itself
+
+
 # --- stacks -------------------------------------------------------------------------------------
 
 
@@ -218,8 +221,8 @@ class ValueAndGradient(NamedTuple):
         value: the term's value.
         s: the numbers that A^T turns into a gradient, one for each row.
         gradient: A^T s where it was summed chunk by chunk; None where it is left to the solver.
-        remainder: a term that is linear in the outputs and has what of the gradient A^T does not
-            reach; None where A^T reaches all of it.
+        remainder: a term that is linear in the outputs, whose gradient is the part that A^T s
+            misses; None if it misses nothing.
     """
 
     value: Scalar
@@ -246,15 +249,15 @@ class CapturedStack(NamedTuple):
     def multiply(self, v: PyTree) -> PyTree:
         """A^T A v, from the capture or by the model, whichever has fewer flops."""
         # With many rows for an example, a pass through the model is cheaper than one through its
-        # deltas. The model's passes, with those that linearize it, cost about 5 of `apply`.
+        # deltas.
         passes = count_passes(self.captured)
-        if passes.deltas <= 1.5 * passes.apply:
+        if 2 * (passes.apply + passes.deltas) <= _BY_THE_MODEL * passes.apply:
             return transpose_product(self.captured, product(self.captured, v))
         return self.source.multiply(v, self.source.first_part)
 
-    def own_gram(self, tile: Callable[..., Array]) -> Float[Array, "rows rows"]:
-        """The Gram matrix of all rows, one `tile(captured)`."""
-        return tile(self.captured)
+    def own_gram(self, tile: Tile) -> Float[Array, "rows rows"]:
+        """The Gram matrix of all rows, one tile of the capture with itself (None)."""
+        return tile(self.captured, None)
 
     def value_and_gradient(self) -> ValueAndGradient:
         """The value and the gradient of the block, from the captured outputs and slopes."""
@@ -281,7 +284,7 @@ class CapturedStack(NamedTuple):
     def multiply_flops(self) -> float:
         """The flops of `multiply`, of one part."""
         passes = count_passes(self.captured)
-        return min(2 * (passes.apply + passes.deltas), 5 * passes.apply)
+        return min(2 * (passes.apply + passes.deltas), _BY_THE_MODEL * passes.apply)
 
 
 class ChunkedStack(NamedTuple):
@@ -303,9 +306,9 @@ class ChunkedStack(NamedTuple):
         """A^T A v, by the model, which costs less than to capture it again."""
         return accumulate(partial(self.source.multiply, v), self.source.parts)
 
-    def own_gram(self, tile: Callable[..., Array]) -> Float[Array, "rows rows"]:
+    def own_gram(self, tile: Tile) -> Float[Array, "rows rows"]:
         """The Gram matrix of all rows, of a tile for each pair of chunks."""
-        matrix = cross_gram(self, self, tile)
+        matrix = cross_gram(self, self, tile)  # whose tiles (a, b) and (b, a) differ by rounding
         return (matrix + matrix.T) / 2
 
     def value_and_gradient(self) -> ValueAndGradient:
@@ -333,10 +336,10 @@ class ChunkedStack(NamedTuple):
 
 Stack = CapturedStack | ChunkedStack
 
+_BY_THE_MODEL = 5  # passes of `apply` that A^T A v costs by the model, linearizing it included
 
-def cross_gram(
-    one: Stack, two: Stack, tile: Callable[[Captured, Captured], Array]
-) -> Float[Array, "rows columns"]:
+
+def cross_gram(one: Stack, two: Stack, tile: Tile) -> Float[Array, "rows columns"]:
     """The Gram matrix between the rows of two stacks, of a tile for each pair of their parts."""
     tiles = one.map(lambda a: two.map(lambda b: tile(a, b)))
     return tiles.swapaxes(1, 2).reshape(one.source.rows, two.source.rows)
@@ -386,6 +389,7 @@ def count_passes(captured: Captured) -> Passes:
     """The flops of passes over a capture, from its shapes."""
     n, r = captured.shape
     apply = deltas = 0.0
+    # W is (b, i, o) and applied at t places; a look-up reads a row and multiplies by no i.
     for use, delta in zip(captured.program.uses, captured.deltas, strict=True):
         b, t, i, o = use.form.shape
         apply += 2.0 * n * math.prod(use.lead) * b * t * (1 if use.form.rows else i) * o
@@ -393,8 +397,8 @@ def count_passes(captured: Captured) -> Passes:
     return Passes(apply, deltas, jacobian=r * apply)
 
 
-def normal(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
-    """J^T J, dense, in the order of `ravel_pytree`, from rows of some examples at a time."""
+def normal_matrix(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
+    """A^T A, dense, in the order of `ravel_pytree`, from rows of some examples at a time."""
     n, r = captured.shape
 
     def of_examples(some: Captured) -> Array:
@@ -403,5 +407,6 @@ def normal(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
         return square(jnp.concatenate(columns))  # on CPU faster than J.T @ J
 
     size = sum(leaf.size for leaf in jax.tree.leaves(captured.params))
-    examples = max(1, min(n, int(memory_budget // max(1, 16 * r * size))))
+    entry = 16  # bytes of float64, once in the leaves' Jacobians and once in all of them together
+    examples = max(1, min(n, int(memory_budget // max(1, entry * r * size))))
     return blockwise(of_examples, captured, examples)

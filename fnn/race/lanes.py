@@ -31,14 +31,14 @@ _UNLIMITED = np.iinfo(np.int32).max
 
 
 class Seen(NamedTuple):
-    """What was seen of lanes: at the end of each round, and in the end.
+    """What lanes came to, arrays of (lanes, rounds); `test` and `stopped` are of (lanes,).
 
     Attributes:
-        steps: of each lane.
+        steps: taken until the end of the round.
         train: mean loss over the training data.
         validation: the lowest so far over the validation data, what early stopping would keep.
         flops: spent so far.
-        model: those of models and penalties.
+        model: the flops of models and penalties among them.
         test: the problem's measure of the parameters with the lowest validation loss.
         stopped: why, a `Stop`.
     """
@@ -66,11 +66,11 @@ class Programs(NamedTuple):
     alone: Callable[[Setting, Sequence[int], int], Alone]
 
 
-class Many(NamedTuple):
+class LaneProgram(NamedTuple):
     """The compiled program of all lanes.
 
     Attributes:
-        width: how many it has.
+        width: the number of lanes.
         names: the hyperparameters of a setting.
         begin: `begin(settings, keys, validation)` returns all lanes at their starts, and the losses
             on the validation data there.
@@ -115,13 +115,13 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
     Args:
         problem: what is trained.
         entrant: the rule.
-        setting: any; of what is compiled only the names of its hyperparameters.
-        lanes: see `many`; others than the program has run in turns, the last one filled up.
+        setting: any setting of the rule: only the names of its hyperparameters matter.
+        lanes: the most that run at once. More are run in several turns, the last one filled up.
 
     Returns:
         The programs.
     """
-    program = many(problem, entrant, setting, lanes)
+    program = compiled_lanes(problem, entrant, setting, lanes)
 
     def run(
         settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
@@ -135,20 +135,7 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
 def turns(
     settings: Sequence[Setting], seeds: Sequence[int], width: int
 ) -> list[tuple[list[Setting], list[int]]]:
-    """Lanes in groups of one width, the last of them filled up by its last lane.
-
-    Args:
-        settings: of each lane.
-        seeds: of each lane.
-        width: of a group.
-
-    Returns:
-        Settings and seeds of each group.
-
-    Example:
-        >>> turns([{}] * 3, [7, 8, 9], 2)
-        [([{}, {}], [7, 8]), ([{}, {}], [9, 9])]
-    """
+    """The settings and seeds of groups of `width` lanes; the last lane fills up the last group."""
     asked = list(zip(settings, seeds, strict=True))
     asked += asked[-1:] * (-len(asked) % width)
     groups = [asked[i : i + width] for i in range(0, len(asked), width)]
@@ -156,19 +143,11 @@ def turns(
 
 
 def joined(chunks: Sequence[Seen], lanes: int) -> Seen:
-    """What was seen of all turns as if of one.
-
-    Args:
-        chunks: of each turn.
-        lanes: how many were asked for.
-
-    Returns:
-        The rows of these lanes.
-    """
+    """The results of all turns as those of one, without the lanes that filled up the last."""
     return Seen(*(np.concatenate(rows)[:lanes] for rows in zip(*chunks, strict=True)))
 
 
-def many(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Many:
+def compiled_lanes(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> LaneProgram:
     """Compiles the lanes of a rule on a problem.
 
     Args:
@@ -201,7 +180,7 @@ def many(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Ma
         ),
         OPTIONS,
     )
-    return Many(width, tuple(template), begin_lanes, advance_lanes, data)
+    return LaneProgram(width, tuple(template), begin_lanes, advance_lanes, data)
 
 
 def _stacked(template: dict[str, Array], width: int) -> tuple[dict[str, Array], Array]:
@@ -292,8 +271,8 @@ def _bytes_a_lane(problem: Problem, progress: Progress, train: PyTree) -> int:
     )
 
 
-def _give_up(progress: Progress, now: np.ndarray, before: np.ndarray) -> Progress:
-    """Stops the lanes that still run and are no better than before."""
-    worse = (progress.stopped == Stop.RUNNING) & ~(now < before)
+def _give_up(progress: Progress, best: np.ndarray, at_start: np.ndarray) -> Progress:
+    """Stops the running lanes whose best loss so far is not below that of their start, or NaN."""
+    worse = (progress.stopped == Stop.RUNNING) & ~(best < at_start)
     stopped = jnp.where(worse, Stop.GIVEN_UP, progress.stopped).astype(jnp.int32)
     return progress._replace(stopped=stopped)

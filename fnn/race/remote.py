@@ -199,7 +199,7 @@ def _kept(race: str, job: _Job, kind: str) -> Any:
         for other in [k for k in _KEPT if k[0] != race]:
             del _KEPT[other]
         if kind == "many":
-            _KEPT[key] = lanes.many(problem, one, setting, most)
+            _KEPT[key] = lanes.compiled_lanes(problem, one, setting, most)
         else:
             _KEPT[key] = alone(problem, one, setting)
     return _KEPT[key]

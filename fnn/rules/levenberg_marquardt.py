@@ -62,12 +62,12 @@ class Method(NamedTuple):
     """The arguments of `levenberg_marquardt`, checked, their defaults filled in.
 
     Attributes:
-        damping: Number, schedule or None.
-        policy: Of the damping.
-        scaling: Of the length of a step.
-        solver: Of the damped system.
-        trials: The most in one update.
-        acceleration: The most of |a| / |v|; None does without.
+        damping: What to start from, a number or a schedule; None measures it.
+        policy: Says how the damping changes.
+        scaling: Gives the units in which the length of a step is measured.
+        solver: Solves the damped system.
+        trials: The most trials in one update.
+        acceleration: The most that |a| / |v| may be; None takes straight steps.
     """
 
     damping: Scalar | Schedule | None
@@ -100,7 +100,8 @@ def levenberg_marquardt(
 
     Args:
         damping: what to start from, at least 0, used as given. None starts from tau = 1e-3 (the
-            policy's) times the largest entry of diag(A^T A) / scale. With `damping.constant` it is
+            policy's) times the unit: the largest entry of diag(A^T A) with `scaling.identity`, 1
+            with any other scaling. With `damping.constant` it is
             the damping of every step, and may be a schedule.
         policy: how the damping changes, see `rules.damping`; None is `damping.nielsen()`.
         scaling: in which units the length of a step is measured, see `rules.scaling`.
@@ -111,7 +112,9 @@ def levenberg_marquardt(
             (A^T A + damping scale) a = -A^T (the second derivative of the outputs along v). A trial
             with |a| / |v| above this number, at least 0, is rejected; 0.75 is usual. Costs a pass
             through the model, forward twice; a compiled update shares the factorization with v,
-            but not under `vmap`, nor between `trials`. None does without.
+            but not under `vmap`, nor between `trials`. It differentiates forward, which a
+            `custom_vjp` in the model does not allow. None takes straight steps, and so does a value
+            function without rows, of penalties alone.
         memory_budget: bytes that the automatic choice may use, and, whatever the solver, a tile of
             the Gram matrix or a block of the Jacobian; at least 1.
 
@@ -129,8 +132,8 @@ def levenberg_marquardt(
         with one trial reverse ones; those of a rejected step are zero.
 
     Raises:
-        ValueError: if `trials` is less than 1, `memory_budget` is, or `damping` is negative. (Its
-            update raises a TypeError for a `value_fn` that is a bare function.)
+        ValueError: if `trials` or `memory_budget` is less than 1, or `damping` or `acceleration`
+            is negative. (Its update raises a TypeError for a `value_fn` that is a bare function.)
 
     Source:
         Levenberg (1944), doi:10.1090/qam/10666; Marquardt (1963), doi:10.1137/0111030; Madsen,
@@ -202,7 +205,7 @@ def checked_method(
     if acceleration is not None:
         require_within(name, 0, math.inf, acceleration=acceleration)
     policy = nielsen() if policy is None else policy
-    most = 1 if policy.shrink is None else trials  # the same trial again would be in vain
+    most = 1 if policy.shrink is None else trials  # a constant damping would repeat the trial
     return Method(damping, policy, scaling, solver, most, acceleration)
 
 
@@ -211,7 +214,8 @@ def first_state(method: Method, params: PyTree) -> LevenbergMarquardtState:
     dtype = state_dtype(params)
     zero = jnp.zeros((), dtype)
     scale = None if method.scaling.scale is None else jax.tree.map(_wide_zeros, params)
-    return LevenbergMarquardtState(DampingState(zero, zero, zero), scale, no_info(dtype))
+    damping = DampingState(value=zero, growth=zero, unit=zero)  # a unit of 0 is not measured yet
+    return LevenbergMarquardtState(damping, scale, no_info(dtype))
 
 
 def step_on(
@@ -230,7 +234,8 @@ def step_on(
         shift = _scaled(damping.value, scale)
         solution = solution_for(rhs, shift)
         if method.acceleration is not None and rhs.s is not None:
-            # The compiler sees that both are solved with one factorization.
+            # Both are solved with one matrix, and the compiler merges their factorizations. The
+            # solver returns -(A^T A + damping scale)^-1 A^T s, from which the minus of a comes.
             second = solvers.RightHandSide(accelerations(value_fn, params, solution.step))
             solution = _accelerated(solution, solution_for(second, shift), method.acceleration)
         reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
@@ -265,7 +270,7 @@ def _accelerated(
 def _measure(
     system: solvers.System, state: LevenbergMarquardtState, scaling: Scaling
 ) -> tuple[Array, PyTree]:
-    """The unit of damping, measured until it is finite, and the scale."""
+    """The unit of damping, measured once, or until it is finite, and the scale."""
     (diagonal_of,) = solvers.needs(system, "levenberg_marquardt", "diagonal")
     unit = state.damping.unit
     if scaling.scale is not None:
@@ -277,6 +282,7 @@ def _measure(
     def largest() -> Array:
         entries = [jnp.max(leaf, initial=0) for leaf in jax.tree.leaves(diagonal_of())]
         entry = functools.reduce(jnp.maximum, entries).astype(unit.dtype)
+        # 0 is measured again; without curvature there is nothing to measure by, and 1 will do.
         return jnp.where(jnp.isfinite(entry), jnp.where(entry > 0, entry, 1), 0)
 
     return where_due(unit == 0, largest, unit), None

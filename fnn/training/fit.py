@@ -139,13 +139,13 @@ def fit(
         checkpointed(checkpoint, job.begin, job.arrays, job.terms) as (begin, save),
         progress_bar() as move,
     ):
-        here = begin
-        if _is_ended(callback, here):
+        here = begin  # killed between saving and the callback, it is asked again
+        if _callback_stops(callback, here):
             return _result(here, Stop.CALLBACK)
         for here in snapshots(job, begin):
             save(here)
             move(here.fraction, here.history.value)
-            if _is_ended(callback, here):
+            if _callback_stops(callback, here):
                 return _result(here, Stop.CALLBACK)
     stopped = Stop(int(here.progress.stopped))
     if stopped == Stop.RUNNING:
@@ -162,27 +162,27 @@ def _result(here: Snapshot, stopped: Stop) -> Fit:
     return Fit(params, state, here.history, stopped)
 
 
-def _is_ended(callback: Callable[[Fit], bool | None] | None, here: Snapshot) -> bool:
-    """Whether the callback, asked at the end of a round, asks to stop."""
+def _callback_stops(callback: Callable[[Fit], bool | None] | None, here: Snapshot) -> bool:
+    """Calls the callback if this is the end of a round, and returns whether it asks to stop."""
     if callback is None or not here.is_round_end:
         return False
     return bool(callback(_result(here, Stop(int(here.progress.stopped)))))
 
 
 def _warn_of_rounding(here: Snapshot, goal: float) -> None:
-    """Says so where a value stalled because its dtype has no more digits.
+    """Warns where a value stalled because its dtype has no more digits.
 
-    Squares of residuals have then lost more than half of their digits: a minimum that is not zero
-    is hardly ever as low, in comparison to where training began.
+    A value below eps times the first one is a sum of residuals below sqrt(eps) of what they were: a
+    minimum that is not zero is hardly ever as low, in comparison to where training began.
     """
     dtype = widest(*jax.tree.leaves(here.progress.params))
-    first, last = here.history.value[0], np.nanmin(here.history.value)
-    if dtype == jnp.float64 or not 0 < last <= jnp.finfo(dtype).eps * first:
+    first, lowest = here.history.value[0], np.nanmin(here.history.value)
+    if dtype == jnp.float64 or not 0 < lowest <= jnp.finfo(dtype).eps * first:
         return
     aim = f", above the goal of {goal:.3g}" if np.isfinite(goal) else ""
     warnings.warn(
-        f"fit: {dtype} has no more digits: the value fell from {first:.2g} to {last:.2g}{aim}, and "
-        "what is left is rounding. Try float64: jax.config.update('jax_enable_x64', True) at the "
+        f"fit: {dtype} has no more digits: the value fell from {first:.2g} to {lowest:.2g}{aim}, "
+        "and what is left is rounding. Try float64: jax.config.update('jax_enable_x64', True) at the "
         "start of the program, and parameters and data made after it.",
         stacklevel=3,
     )

@@ -25,7 +25,7 @@ from fnn.training.plan import Plan, advance, look
 from fnn.training.snapshot import Position, Snapshot
 from fnn.training.streams import Batches, Reading, iterator_at, read, stacked
 
-_SECONDS = 0.25  # of computation between two looks: a bar that moves four times a second is smooth
+_SECONDS = 0.25  # between two looks, saving included: a bar moving four times a second is smooth
 _STEPS = 4096  # at most, in a segment of several rounds: the size of its records
 
 
@@ -35,7 +35,7 @@ class Segment(NamedTuple):
     data: PyTree | Batches
     first: int  # the number of steps before it
     limits: Limits
-    capacity: tuple[int, int]
+    capacity: tuple[int, int]  # the steps and the rounds that the records can hold
     position: Position  # in a stream, after it
     fraction: float  # of the run, after it
     meanwhile: Callable[[], Any]  # is called while the device computes
@@ -103,6 +103,7 @@ def _advance(
 
 
 def _look(job: Job, plan: Plan, here: Snapshot) -> tuple[Progress, Records]:
+    """Ends a round of a stream: judges the goal by the mean value and looks at the validation."""
     is_goal = here.position.value / here.position.steps <= job.limits.goal
     return look(plan, job.validation, here.progress, is_goal, job.limits.patience)
 
@@ -122,6 +123,8 @@ def _segments_of_arrays(job: Job, here: Snapshot) -> Iterator[Segment]:
         capacity = most * round_steps, most
         yield Segment(job.data, done, limits, capacity, here.position, end / total, lambda: None)
         done = end
+        # We are asked again when the segment was run and saved. The first time includes compiling,
+        # so that the next ones grow by at most 8.
         wanted = rounds * _SECONDS / (time.perf_counter() - begin)
         rounds = int(max(1, min(wanted, 8 * rounds, most)))
         if job.plan.is_shared:  # clocks differ, but all processes run the same program
@@ -145,7 +148,7 @@ def _segments_of_stream(job: Job, here: Snapshot) -> Iterator[Segment | RoundEnd
             done = segment.first + segment.limits.steps
         is_last = is_empty or done >= job.limits.steps or at.passes + 1 == job.epochs
         is_round_end = at.steps and (is_last or (at.passes + 1) % job.plan.every == 0)
-        if done < job.limits.steps:  # the pass is through
+        if done < job.limits.steps:  # the pass ended by itself, and not because of the budget
             state = at.state if iterator is job.data else None
             at = at._replace(passes=at.passes + 1, batches=0, examples=0, state=state)
         if is_round_end:
@@ -174,7 +177,10 @@ def _segments_of_pass(
         if batches is None:
             return
         size, examples = batches.weights.shape
+        # `within_memory` calls this while the device computes, once more if the steps are retried
+        # with fewer examples, and we call it below: the cache makes it one read.
         ahead = functools.cache(functools.partial(read, stacks, iterator))
+        # No round ends here: the goal is judged at the end of the round, over all of its batches.
         limits = job.limits._replace(steps=batches.used, rounds=1, goal=-np.inf)
         first, done = done, done + batches.used
         at = at._replace(
@@ -184,11 +190,13 @@ def _segments_of_pass(
             state=reading.state,
         )
         part = done / job.limits.steps if job.epochs is None else at.passes / job.epochs
+        # A fraction of 1 is kept for a run that is through: by it `fit` tells BUDGET from DATA.
         yield Segment(batches, first, limits, (size, 1), at, min(part, 0.999), ahead)
         reading = ahead()
 
 
 def _require_no_less(asked: int, done: int, unit: str) -> None:
+    """Raises if a resumed training has come further than is asked for."""
     if asked < done:
         raise ValueError(
             f"fit: expected {unit} to be at least {done}, which is how far the training in the "

@@ -130,7 +130,7 @@ def test_lanes_run_in_turns_on_whoever_is_free(cluster):
         )
         with pytest.raises(RuntimeError, match="machines like this one, got another device: cpu"):
             connected.programs(problem, environment | {"device": "another"}, sgd, given[0], 1)
-    chunk = lanes.many(problem, sgd, given[0], 1).chunk
+    chunk = lanes.compiled_lanes(problem, sgd, given[0], 1).chunk
     alone = [
         chunk([setting], [seed], ends, False) for setting, seed in zip(given, seeds, strict=True)
     ]
