@@ -15,8 +15,8 @@ their own, each of which compiles anew. What it asserts, in bytes of resident me
 import gc
 import os
 import sys
-import types
 import tempfile
+import types
 from pathlib import Path
 
 import jax

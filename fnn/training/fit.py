@@ -182,7 +182,7 @@ def _warn_of_rounding(here: Snapshot, goal: float) -> None:
     aim = f", above the goal of {goal:.3g}" if np.isfinite(goal) else ""
     warnings.warn(
         f"fit: {dtype} has no more digits: the value fell from {first:.2g} to {lowest:.2g}{aim}, "
-        "and what is left is rounding. Try float64: jax.config.update('jax_enable_x64', True) at the "
-        "start of the program, and parameters and data made after it.",
+        "and what is left is rounding. Try float64: jax.config.update('jax_enable_x64', True) at "
+        "the start of the program, and parameters and data made after it.",
         stacklevel=3,
     )
