@@ -7,6 +7,7 @@ import html
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,11 +16,14 @@ from jaxtyping import Float
 from fnn import plots
 from fnn.problems import COSTS
 from fnn.race.report import findings, statistics
-from fnn.race.report.figures import LABELS
+from fnn.race.report.figures import LABELS, loss_label, share_label
 from fnn.race.result import Race
 
 FIRST = "seconds"
 """The cost that is shown until another is asked for."""
+
+MIDDLE_HALF = "%{y:.3g}, middle half of seeds %{customdata[0]:.3g} to %{customdata[1]:.3g}"
+"""What the pointer is told of a median and its band."""
 
 INK = "#010101"
 """What the page draws in the color of its text."""
@@ -28,135 +32,74 @@ INK = "#010101"
 def losses(race: Race, *, train: bool) -> go.Figure:
     """A line and a band for each rule over one of the five costs, with buttons for the others."""
     results = findings.ordered(race)
-    bands = {
-        cost: [plots.band(c) for c in findings.losses(results, cost, train=train).values()]
-        for cost in COSTS
+    curves = {cost: findings.losses(results, cost, train=train) for cost in COSTS}
+    bands = {cost: [(rule, plots.band(c)) for rule, c in of.items()] for cost, of in curves.items()}
+    low, high = plots.window([b for of in bands.values() for _, b in of])
+    hover = f"loss {MIDDLE_HALF}<br>after %{{x:.4g}}"
+    panels = {
+        cost: [
+            *(_area(i, rule, b, low, high) for i, (rule, b) in enumerate(of)),
+            *(_line(i, rule, b, hover) for i, (rule, b) in enumerate(of)),
+        ]
+        for cost, of in bands.items()
     }
-    low, high = plots.window([b for some in bands.values() for b in some])
-    figure = _figure(max(460, 110 + 21 * len(results)))
-    for i, result in enumerate(results):
-        color = plots.style(i).color
-        group = {"legendgroup": result.rule, "name": _text(result.rule)}
-        area = _area(bands[FIRST][i], low, high)
-        figure.add_scatter(
-            **area, **group, mode="lines", fill="toself", fillcolor=_faint(color), showlegend=False,
-            line={"width": 0}, hoverinfo="skip",
-        )  # fmt: skip
-    for i, result in enumerate(results):
-        group = {"legendgroup": result.rule, "name": _text(result.rule)}
-        figure.add_scatter(
-            **_line(bands[FIRST][i]), **group, mode="lines", line=_stroke(i),
-            hovertemplate=(
-                "<b>%{fullData.name}</b><br>loss %{y:.3g}, middle half of seeds "
-                "%{customdata[0]:.3g} to %{customdata[1]:.3g}<br>after %{x:.4g}<extra></extra>"
-            ),
-        )  # fmt: skip
+    figure = _switched(panels, max(460, 110 + 21 * len(results)))
     if not train:
         _target(figure, race.header["target"], logarithmic=low > 0)
-    scale = _log(low, high) if low > 0 else {"range": [low, high]}
-    figure.update_layout(
+    ends = (low / 1.3, high * 1.3) if low > 0 else (low, high)
+    return figure.update_layout(
         xaxis={"type": "log", **_axis(LABELS[FIRST]), "nticks": 4},
-        yaxis={**_axis(f"{'training' if train else 'validation'} loss"), **scale},
+        yaxis={**_axis(loss_label(train=train)), **_scale(*ends)},
         hovermode="closest",
     )
-    choices = {}
-    for cost in COSTS:
-        areas, lines = [_area(b, low, high) for b in bands[cost]], [_line(b) for b in bands[cost]]
-        traces = [*areas, *lines]
-        data = {key: [t[key] for t in traces] for key in ("x", "y")}
-        data["customdata"] = [*([[]] * len(areas)), *(line["customdata"] for line in lines)]
-        choices[cost] = [data, _retitle(cost)]
-    return _buttons(figure, choices)
 
 
 def arrivals(race: Race) -> go.Figure:
     """A row of marks for each rule: what each seed spent until the target, by buttons a cost."""
-    spent = {cost: findings.arrivals(race, cost) for cost in COSTS}
-    rules = list(spent[FIRST])
-    figure = _figure(150 + 30 * len(rules))
-    columns: dict[str, list] = {cost: [] for cost in COSTS}
-    for i, rule in enumerate(rules):
-        ordered = {cost: np.sort(of[rule][np.isfinite(of[rule])]) for cost, of in spent.items()}
-        color, _, marker = plots.style(i)
-        figure.add_scatter(
-            x=_digits(ordered[FIRST]), y=_digits(i + plots.jitter(len(ordered[FIRST]))),
-            mode="markers", name=_text(rule), showlegend=False,
-            marker={"color": color, "symbol": _SYMBOLS[marker], "size": 8, "opacity": 0.75},
-            hovertemplate="<b>%{fullData.name}</b><br>a seed after %{x:.4g}<extra></extra>",
-        )  # fmt: skip
-        for cost in COSTS:
-            columns[cost].append(_digits(ordered[cost]))
-    for i, rule in enumerate(rules):
-        middle = {cost: float(np.median(of[rule])) for cost, of in spent.items()}
-        shown = {c: [m] * 2 if math.isfinite(m) else [None] * 2 for c, m in middle.items()}
-        figure.add_scatter(
-            x=shown[FIRST], y=[i - 0.38, i + 0.38], mode="lines", showlegend=False,
-            name=_text(rule), line={"color": INK, "width": 3},
-            hovertemplate="<b>%{fullData.name}</b><br>median %{x:.4g}<extra></extra>",
-        )  # fmt: skip
-        for cost in COSTS:
-            columns[cost].append(shown[cost])
-        of = spent[FIRST][rule]
-        reached = f"{int(np.sum(np.isfinite(of)))} of {len(of)}"
+    panels = {}
+    for cost in COSTS:
+        rows = list(enumerate(findings.arrivals(race, cost).items()))
+        panels[cost] = [_marks(i, *row) for i, row in rows] + [_median(i, *row) for i, row in rows]
+    spent = findings.arrivals(race, FIRST)
+    figure = _switched(panels, 150 + 30 * len(spent))
+    reached = [f"{int(np.sum(np.isfinite(of)))} of {len(of)}" for of in spent.values()]
+    for y, text in [*enumerate(reached), (-0.9, "reached")]:
         figure.add_annotation(
-            x=1, xref="paper", y=i, text=reached, showarrow=False, xanchor="left", xshift=6
+            x=1, xref="paper", y=y, text=text, showarrow=False, xanchor="left", xshift=6
         )
-    figure.add_annotation(
-        x=1, xref="paper", y=-0.9, text="reached", showarrow=False, xanchor="left", xshift=6
-    )
-    figure.update_layout(
+    return figure.update_layout(
         xaxis={"type": "log", **_axis(LABELS[FIRST]), "nticks": 3},
-        yaxis=_rows(rules),
+        yaxis=_rows(list(spent)),
         margin_r=66,
         hovermode="closest",
     )
-    choices = {cost: [{"x": columns[cost]}, _retitle(cost)] for cost in COSTS}
-    return _buttons(figure, choices)
 
 
 def profile(races: Sequence[Race]) -> go.Figure:
     """The performance profile of a cost until the target, with buttons for the costs."""
-    found = {cost: findings.profile(races, cost) for cost in COSTS}
-    figure = _figure(max(430, 130 + 21 * len(found[FIRST].ratios)))
-    steps = {
-        cost: {rule: plots.staircase(r, of.largest) for rule, r in of.ratios.items()}
-        for cost, of in found.items()
-    }
-    names = {
-        cost: {rule: f"{_text(rule)} {of.scores[rule]:.2f}" for rule in of.ratios}
-        for cost, of in found.items()
-    }
-    for i, rule in enumerate(steps[FIRST]):
-        x, y = steps[FIRST][rule]
-        figure.add_scatter(
-            x=_digits(x), y=_digits(y), name=names[FIRST][rule], mode="lines",
-            line={**_stroke(i), "shape": "hv"},
-            hovertemplate=(
-                "<b>%{fullData.name}</b><br>%{y:.0%} within %{x:.2f} times the fastest"
-                "<extra></extra>"
-            ),
-        )  # fmt: skip
-    figure.update_layout(
+    profiles = {cost: findings.profile(races, cost) for cost in COSTS}
+    panels = {
+        cost: [
+            _trace(
+                f"{rule} {of.scores[rule]:.2f}", *plots.staircase(ratios, of.largest),
+                "%{y:.0%} within %{x:.2f} times the fastest", line={**_stroke(i), "shape": "hv"},
+            )
+            for i, (rule, ratios) in enumerate(of.ratios.items())
+        ]
+        for cost, of in profiles.items()
+    }  # fmt: skip
+    titles = {cost: {"xaxis.title.text": f"{cost}, over those of the fastest"} for cost in COSTS}
+    figure = _switched(panels, max(430, 130 + 21 * len(panels[FIRST])), titles)
+    return figure.update_layout(
         xaxis={
-            "type": "log", **_axis(_over(FIRST)), "range": [0, math.log10(found[FIRST].largest)],
-            "tickvals": [1, 1.5, 2, 3, 4],
+            "type": "log", **_axis(titles[FIRST]["xaxis.title.text"]),
+            "range": [0, math.log10(profiles[FIRST].largest)], "tickvals": [1, 1.5, 2, 3, 4],
         },
         yaxis={
-            **_axis(f"share of {'seeds' if len(races) == 1 else 'problems'}"),
-            "range": [-0.02, 1.02], "tickformat": ".0%", "dtick": 0.25,
+            **_axis(share_label(races)), "range": [-0.02, 1.02], "tickformat": ".0%", "dtick": 0.25,
         },
         legend_title_text="score",
     )  # fmt: skip
-    choices = {}
-    for cost in COSTS:
-        corners = list(steps[cost].values())
-        data = {
-            "x": [_digits(x) for x, _ in corners],
-            "y": [_digits(y) for _, y in corners],
-            "name": list(names[cost].values()),
-        }
-        choices[cost] = [data, {"xaxis.title.text": _over(cost)}]
-    return _buttons(figure, choices)
 
 
 def ranks(found: statistics.CriticalDifference, what: str) -> go.Figure:
@@ -204,38 +147,30 @@ def sensitivity(race: Race, name: str) -> go.Figure:
     bottom, top = (low / pad, high * pad) if low > 0 else (low - pad, high + pad)
     figure = _figure(max(430, 90 + 21 * len(bands)))
     for rule, b in bands.items():
-        color, _, marker = plots.style(order.index(rule))
-        above = b.median <= top
+        i = order.index(rule)
+        color, _, marker = plots.style(i)
+        edges = np.clip([b.low, b.median, b.high], bottom, top)
         figure.add_scatter(
-            **_line(b), name=_text(rule), mode="lines+markers", line=_stroke(order.index(rule)),
-            marker={"symbol": _SYMBOLS[marker], "size": 7}, legendgroup=rule,
+            **_line(i, rule, b, f"%{{x:.3g}}: loss {MIDDLE_HALF}") | {"mode": "lines+markers"},
+            marker={"symbol": _SYMBOLS[marker], "size": 7},
             error_y={
-                "array": _digits(np.clip(b.high, bottom, top) - np.clip(b.median, bottom, top)),
-                "arrayminus": _digits(np.clip(b.median, bottom, top) - np.clip(b.low, bottom, top)),
+                "array": _digits(edges[2] - edges[1]), "arrayminus": _digits(edges[1] - edges[0]),
                 "thickness": 1, "width": 0,
             },
-            hovertemplate=(
-                "<b>%{fullData.name}</b><br>%{x:.3g}: loss %{y:.3g}, middle half of seeds "
-                "%{customdata[0]:.3g} to %{customdata[1]:.3g}<extra></extra>"
-            ),
         )  # fmt: skip
-        lost = b.x[~above]
-        figure.add_scatter(
-            x=_digits(lost), y=[top] * len(lost), name=_text(rule), mode="markers",
-            marker={"symbol": "x-thin", "size": 9, "line": {"color": color, "width": 2}},
-            legendgroup=rule, showlegend=False, cliponaxis=False,
-            hovertemplate="<b>%{fullData.name}</b><br>%{x:.3g}: off the scale<extra></extra>",
+        lost = b.x[~(b.median <= top)]
+        look = {"symbol": "x-thin", "size": 9, "line": {"color": color, "width": 2}}
+        crosses = _trace(
+            rule, lost, np.full(len(lost), top), "%{x:.3g}: off the scale", mode="markers",
+            marker=look, legendgroup=rule, showlegend=False, cliponaxis=False,
         )  # fmt: skip
-    scale = {"type": "log", "range": np.log10([bottom, top]).tolist()} if low > 0 else {
-        "range": [bottom, top]
-    }  # fmt: skip
-    figure.update_layout(
+        figure.add_scatter(**crosses)
+    return figure.update_layout(
         xaxis={"type": "log", **_axis(_text(name.replace("_", " ")))},
-        yaxis={**_axis("validation loss"), **scale},
+        yaxis={**_axis(loss_label(train=False)), **_scale(bottom, top)},
         hovermode="closest",
         margin_t=20,
     )
-    return figure
 
 
 def to_json(figure: go.Figure) -> str:
@@ -266,14 +201,28 @@ def _figure(height: int) -> go.Figure:
     )
 
 
-def _buttons(figure: go.Figure, choices: dict[str, list]) -> go.Figure:
-    """One button above the plot for each choice of data and layout."""
-    buttons = [{"label": n, "method": "update", "args": args} for n, args in choices.items()]
+def _switched(
+    panels: dict[str, list[dict]], height: int, titles: dict[str, dict] | None = None
+) -> go.Figure:
+    """A figure of the first cost's traces, with a button for each cost that puts in its own."""
+    titles = {cost: _retitle(cost) for cost in panels} if titles is None else titles
+    columns = [
+        key
+        for key in ("x", "y", "customdata", "name")
+        if len({str([trace.get(key) for trace in traces]) for traces in panels.values()}) > 1
+    ]
+    buttons = []
+    for cost, traces in panels.items():
+        data = {key: [trace.get(key, []) for trace in traces] for key in columns}
+        buttons.append({"label": cost, "method": "update", "args": [data, titles[cost]]})
+    figure = _figure(height)
+    for trace in panels[FIRST]:
+        figure.add_scatter(**trace)
     return figure.update_layout(
         updatemenus=[
             {
                 "type": "buttons", "direction": "right", "buttons": buttons, "showactive": True,
-                "active": list(choices).index(FIRST), "x": 0, "xanchor": "left", "y": 1,
+                "active": list(panels).index(FIRST), "x": 0, "xanchor": "left", "y": 1,
                 "yanchor": "bottom", "pad": {"b": 14, "t": 0, "l": 0, "r": 0},
                 "font": {"size": 12},
             }
@@ -282,17 +231,11 @@ def _buttons(figure: go.Figure, choices: dict[str, list]) -> go.Figure:
 
 
 def _retitle(cost: str) -> dict:
-    title = {"xaxis.title.text": LABELS[cost], "xaxis.tickformat": _form(cost)}
-    return title | {"xaxis.autorange": True}
-
-
-def _form(cost: str) -> str:
-    """Counts as 10k and 2M, seconds as they are."""
-    return "~g" if cost == "seconds" else "~s"
-
-
-def _over(cost: str) -> str:
-    return f"{cost}, over those of the fastest"
+    """What a button changes of the axis: counts are 10k and 2M, seconds stay as they are."""
+    form = "~g" if cost == "seconds" else "~s"
+    return {
+        "xaxis.title.text": LABELS[cost], "xaxis.tickformat": form, "xaxis.autorange": True,
+    }  # fmt: skip
 
 
 def _axis(title: str) -> dict:
@@ -307,8 +250,11 @@ def _axis(title: str) -> dict:
     }
 
 
-def _log(low: float, high: float) -> dict:
-    return {"type": "log", "range": np.log10([low / 1.3, high * 1.3]).tolist()}
+def _scale(bottom: float, top: float) -> dict:
+    """An axis between two values, logarithmic where both are positive."""
+    if bottom > 0:
+        return {"type": "log", "range": np.log10([bottom, top]).tolist()}
+    return {"range": [bottom, top]}
 
 
 def _rows(rules: Sequence[str]) -> dict:
@@ -331,22 +277,52 @@ def _target(figure: go.Figure, target: float, *, logarithmic: bool) -> None:
     )  # fmt: skip
 
 
-def _line(b: plots.Band) -> dict:
+def _trace(
+    name: str, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], hover: str, **look: Any
+) -> dict:
+    """A named line, or what `look` makes of it, that says `hover` to the pointer."""
     return {
-        "x": _digits(b.x),
-        "y": _digits(b.median),
-        "customdata": [list(pair) for pair in zip(_digits(b.low), _digits(b.high), strict=True)],
-    }
+        "name": _text(name), "x": _digits(x), "y": _digits(y), "mode": "lines",
+        "hovertemplate": f"<b>%{{fullData.name}}</b><br>{hover}<extra></extra>", **look,
+    }  # fmt: skip
 
 
-def _area(b: plots.Band, low: float, high: float) -> dict:
+def _line(i: int, rule: str, b: plots.Band, hover: str) -> dict:
+    """The median of the i-th rule; the pointer is told the band too."""
+    edges = [list(pair) for pair in zip(_digits(b.low), _digits(b.high), strict=True)]
+    return _trace(rule, b.x, b.median, hover, customdata=edges, line=_stroke(i), legendgroup=rule)
+
+
+def _area(i: int, rule: str, b: plots.Band, low: float, high: float) -> dict:
     """The outline of a band, within what is shown."""
     bottom, top = (low / 10, high * 10) if low > 0 else (2 * low - high, 2 * high - low)
-    edges = np.clip([b.low, b.high], bottom, top)
+    below, above = np.clip([b.low, b.high], bottom, top)
     return {
+        "name": _text(rule), "legendgroup": rule, "showlegend": False, "hoverinfo": "skip",
         "x": _digits(np.concatenate([b.x, b.x[::-1]])),
-        "y": _digits(np.concatenate([edges[0], edges[1][::-1]])),
-    }
+        "y": _digits(np.concatenate([below, above[::-1]])),
+        "mode": "lines", "line": {"width": 0}, "fill": "toself",
+        "fillcolor": _faint(plots.style(i).color),
+    }  # fmt: skip
+
+
+def _marks(i: int, rule: str, spent: Float[np.ndarray, " seeds"]) -> dict:
+    """A mark in the i-th row for each seed that arrived."""
+    color, _, marker = plots.style(i)
+    arrived = np.sort(spent[np.isfinite(spent)])
+    look = {"color": color, "symbol": _SYMBOLS[marker], "size": 8, "opacity": 0.75}
+    return _trace(
+        rule, arrived, i + plots.jitter(len(arrived)), "a seed after %{x:.4g}", mode="markers",
+        marker=look, showlegend=False,
+    )  # fmt: skip
+
+
+def _median(i: int, rule: str, spent: Float[np.ndarray, " seeds"]) -> dict:
+    """A bar in the i-th row, which is not drawn where most seeds missed."""
+    return _trace(
+        rule, np.full(2, np.median(spent)), np.array([i - 0.38, i + 0.38]), "median %{x:.4g}",
+        line={"color": INK, "width": 3}, showlegend=False,
+    )  # fmt: skip
 
 
 def _stroke(i: int) -> dict:

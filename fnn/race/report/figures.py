@@ -29,7 +29,7 @@ def losses(race: Race, *, train: bool) -> Figure:
         plots.curves(axes, findings.losses(results, cost, train=train), target)
         axes.set_xlabel(LABELS[cost])
     for axes in (figure.axes[0], figure.axes[3]):
-        axes.set_ylabel("training loss" if train else "validation loss")
+        axes.set_ylabel(loss_label(train=train))
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.axes[5].axis("off")
     legend = figure.axes[5].legend(
@@ -58,10 +58,9 @@ def profile(races: Sequence[Race]) -> Figure:
     found = findings.profile(races, "seconds")
     figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(found.ratios))), layout="constrained")
     axes = plots.profile(figure.subplots(), found.ratios, found.largest)
-    what = "seeds" if len(races) == 1 else "problems"
     axes.set(
         xlabel="seconds to the target, over those of the fastest rule",
-        ylabel=f"share of {what}",
+        ylabel=share_label(races),
     )
     handles, rules = axes.get_legend_handles_labels()
     figure.legend(
@@ -95,6 +94,16 @@ def sensitivity(race: Race, name: str) -> Figure:
     figure.legend(loc="outside right center", frameon=False, fontsize="small", handlelength=4)
     figure.suptitle(_title(race))
     return figure
+
+
+def loss_label(*, train: bool) -> str:
+    """What stands at an axis of losses."""
+    return "training loss" if train else "validation loss"
+
+
+def share_label(races: Sequence[Race]) -> str:
+    """What stands at the axis of a profile, whose instances are seeds or problems."""
+    return f"share of {'seeds' if len(races) == 1 else 'problems'}"
 
 
 def _title(race: Race) -> str:
