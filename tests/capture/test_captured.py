@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from fnn import curvature
-from fnn.curvature.rows import normal as normal_of
+from fnn.curvature.rows import normal_matrix
 
 
 def normal(seed, *shape, dtype=jnp.float64):
@@ -299,9 +299,9 @@ def test_a_memory_budget_may_be_a_float():
     @jax.jit
     def ask(w, x):
         captured = curvature.capture(lambda w, x: jnp.sin(x @ w), w, x)
-        small = [of(captured, 1e3) for of in (curvature.diagonal, curvature.norms, normal_of)]
+        small = [of(captured, 1e3) for of in (curvature.diagonal, curvature.norms, normal_matrix)]
         large = [curvature.diagonal(captured), curvature.norms(captured)]
-        return small, [*large, normal_of(captured, 2**30)]
+        return small, [*large, normal_matrix(captured, 2**30)]
 
     small, large = ask(jnp.ones(3), jnp.ones((300, 2, 3)))
     for one, other, rtol in zip(small, large, (1e-12, 1e-7, 1e-12), strict=True):
