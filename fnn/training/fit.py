@@ -15,7 +15,7 @@ from jaxtyping import Array, Key, PyTree
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
 from fnn.training.checkpoints import Checkpoints, checkpointed
-from fnn.training.job import job_of
+from fnn.training.job import Request, job_of
 from fnn.training.loop import History, Stop
 from fnn.training.progress import progress_bar
 from fnn.training.segments import snapshots
@@ -116,7 +116,7 @@ def fit(
         >>> round(float(trained.params), 6), str(trained.stopped)
         (3.0, 'All steps asked for were taken.')
     """
-    job = job_of(
+    request = Request(
         rule,
         objective,
         params,
@@ -133,8 +133,9 @@ def fit(
         prepare=prepare,
         state=state,
         sharding=sharding,
-        looks_after_each_round=callback is not None,
+        has_callback=callback is not None,
     )
+    job = job_of(request)
     with (
         checkpointed(checkpoint, job.begin, job.arrays, job.terms) as (begin, save),
         progress_bar() as move,
@@ -149,7 +150,7 @@ def fit(
                 return _result(here, Stop.CALLBACK)
     stopped = Stop(int(here.progress.stopped))
     if stopped == Stop.RUNNING:
-        stopped = Stop.BUDGET if here.fraction >= 1 else Stop.DATA
+        stopped = Stop.BUDGET if job.is_through(here) else Stop.DATA
     if stopped == Stop.STALLED:
         _warn_of_rounding(here, goal)
     return _result(here, stopped)

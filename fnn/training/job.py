@@ -39,6 +39,11 @@ class Job(NamedTuple):
         """Whether the data come as batches one after the other."""
         return is_stream(self.data)
 
+    def is_through(self, here: Snapshot) -> bool:
+        """Whether all the steps or epochs asked for were taken."""
+        is_last = self.epochs is not None and here.position.passes >= self.epochs
+        return is_last or here.steps >= self.limits.steps
+
     @property
     def begin(self) -> Snapshot:
         """The run before its first step."""
@@ -66,79 +71,109 @@ class Job(NamedTuple):
         }
 
 
-def job_of(
-    rule: optax.GradientTransformation,
-    objective: Objective | ValueFunction | Callable[[Array], ValueFunction] | None,
-    params: PyTree,
-    data: PyTree | Iterable[PyTree] = None,
-    *,
-    steps: int | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    key: Key[Array, ""] | None = None,
-    validation: PyTree = None,
-    metrics: Mapping[str, Metric] | None = None,
-    patience: int | None = None,
-    goal: float = -np.inf,
-    every: int = 1,
-    prepare: Callable[[PyTree], PyTree] | None = None,
-    state: PyTree = None,
-    sharding: NamedSharding | None = None,
-    looks_after_each_round: bool = False,
-) -> Job:
-    """The job that the arguments of `fit` describe, or the error that they deserve."""
-    _require_rule(rule)
-    _require_budgets(steps, epochs, batch_size=batch_size, patience=patience, every=every)
-    if isinstance(objective, ValueFunction):
-        if data is not None:
-            raise ValueError("fit: expected no data, since a value function brings its own")
-        objective, data = None, objective
-    _require_data(objective, data, validation, batch_size)
-    _require_validation(validation, metrics, patience)
-    _require_real(params)
-    arrays = {
-        "params": jax.tree.map(_strong, params),
-        "data": None if is_stream(data) else data,
-        "validation": validation,
-    }
-    if isinstance(objective, Objective):
-        for examples in (arrays["data"], validation):
-            if examples is not None and not isinstance(examples, ValueFunction):
-                objective.on(examples)  # raises where these are not examples
-    if sharding is None:
-        arrays = jax.tree.map(jnp.asarray, arrays)
-    else:
-        sharding = sharding_of_examples(sharding)
-        arrays = placed_for_fit(arrays, objective, batch_size, sharding)
-        key = placed(key, everywhere(sharding))
+class Request(NamedTuple):
+    """What `fit` was asked for, as it was written."""
+
+    rule: optax.GradientTransformation
+    objective: Objective | ValueFunction | Callable[[Array], ValueFunction] | None
+    params: PyTree
+    data: PyTree | Iterable[PyTree] = None
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    key: Key[Array, ""] | None = None
+    validation: PyTree = None
+    metrics: Mapping[str, Metric] | None = None
+    patience: int | None = None
+    goal: float = -np.inf
+    every: int = 1
+    prepare: Callable[[PyTree], PyTree] | None = None
+    state: PyTree = None
+    sharding: NamedSharding | None = None
+    has_callback: bool = False
+
+
+def job_of(request: Request) -> Job:
+    """The job that is asked for, or the error that the request deserves."""
+    request = _checked(request)
+    arrays, key, sharding = _placed(request)
     _require_finite(arrays)
-    progress = _with_state(start(rule, arrays["params"], keep_best=patience is not None), state)
+    keeps_best = request.patience is not None
+    progress = start(request.rule, arrays["params"], keep_best=keeps_best)
+    progress = _with_state(progress, request.state)
     layout = None
     if sharding is not None:
         progress = placed(progress, everywhere(sharding))
         layout = tuple(leaf.sharding for leaf in jax.tree.leaves(progress))
     plan = Plan(
-        rule,
-        objective,
-        tuple((metrics or {}).items()),
-        prepare,
-        None if batch_size is None else int(batch_size),
-        int(every),
+        request.rule,
+        request.objective,
+        tuple((request.metrics or {}).items()),
+        request.prepare,
+        None if request.batch_size is None else int(request.batch_size),
+        int(request.every),
         sharding,
         layout,
     )
-    if not is_stream(data):
-        data = arrays["data"]
-        if epochs is not None:
-            steps = epochs * plan.source(data, key, 0).steps
+    data = request.data if is_stream(request.data) else arrays["data"]
+    epochs = None if request.epochs is None else int(request.epochs)
     limits = Limits(
-        steps=_UNLIMITED if steps is None else int(steps),
-        rounds=1 if looks_after_each_round else _UNLIMITED,
-        goal=float(goal),
-        patience=_UNLIMITED if patience is None else int(patience),
+        steps=_most_steps(request, plan, data, key),
+        rounds=1 if request.has_callback else _UNLIMITED,
+        goal=float(request.goal),
+        patience=_UNLIMITED if request.patience is None else int(request.patience),
     )
-    epochs = None if epochs is None else int(epochs)
     return Job(plan, data, arrays["validation"], key, progress, limits, epochs)
+
+
+def _checked(request: Request) -> Request:
+    """The request, a value function in the place of the data; or the error that it deserves."""
+    _require_rule(request.rule)
+    _require_budgets(
+        request.steps,
+        request.epochs,
+        batch_size=request.batch_size,
+        patience=request.patience,
+        every=request.every,
+    )
+    if isinstance(request.objective, ValueFunction):
+        if request.data is not None:
+            raise ValueError("fit: expected no data, since a value function brings its own")
+        request = request._replace(objective=None, data=request.objective)
+    objective, data, validation = request.objective, request.data, request.validation
+    _require_data(objective, data, validation, request.batch_size)
+    _require_validation(validation, request.metrics, request.patience)
+    _require_real(request.params)
+    if isinstance(objective, Objective):
+        for examples in (None if is_stream(data) else data, validation):
+            if examples is not None and not isinstance(examples, ValueFunction):
+                objective.on(examples)  # raises where these are not examples
+    return request
+
+
+def _placed(
+    request: Request,
+) -> tuple[dict[str, PyTree], Key[Array, ""] | None, NamedSharding | None]:
+    """The arrays and the key where they belong, and how the examples are split."""
+    arrays = {
+        "params": jax.tree.map(_strong, request.params),
+        "data": None if is_stream(request.data) else request.data,
+        "validation": request.validation,
+    }
+    if request.sharding is None:
+        return jax.tree.map(jnp.asarray, arrays), request.key, None
+    sharding = sharding_of_examples(request.sharding)
+    arrays = placed_for_fit(arrays, request.objective, request.batch_size, sharding)
+    return arrays, placed(request.key, everywhere(sharding)), sharding
+
+
+def _most_steps(request: Request, plan: Plan, data: PyTree, key: Array | None) -> int:
+    """The number of steps asked for; of a stream's epochs nobody knows it."""
+    if request.steps is not None:
+        return int(request.steps)
+    if request.epochs is None or is_stream(data):
+        return _UNLIMITED
+    return int(request.epochs) * plan.source(data, key, 0).steps
 
 
 # What is checked ----------------------------------------------------------------------------------

@@ -148,12 +148,12 @@ def _segments_of_stream(job: Job, here: Snapshot) -> Iterator[Segment | RoundEnd
             done = segment.first + segment.limits.steps
         is_last = is_empty or done >= job.limits.steps or at.passes + 1 == job.epochs
         is_round_end = at.steps and (is_last or (at.passes + 1) % job.plan.every == 0)
-        if done < job.limits.steps:  # the pass ended by itself, and not because of the budget
+        if not is_empty and done < job.limits.steps:  # it ended by itself, not by the budget
             state = at.state if iterator is job.data else None
             at = at._replace(passes=at.passes + 1, batches=0, examples=0, state=state)
         if is_round_end:
             at = _looked_at(at)
-            yield RoundEnd(at, 1.0 if is_last and not is_empty else part)
+            yield RoundEnd(at, 1.0 if is_last else part)
         if is_last:
             return
         iterator = iter(job.data)
@@ -190,8 +190,7 @@ def _segments_of_pass(
             state=reading.state,
         )
         part = done / job.limits.steps if job.epochs is None else at.passes / job.epochs
-        # A fraction of 1 is kept for a run that is through: by it `fit` tells BUDGET from DATA.
-        yield Segment(batches, first, limits, (size, 1), at, min(part, 0.999), ahead)
+        yield Segment(batches, first, limits, (size, 1), at, part, ahead)
         reading = ahead()
 
 

@@ -14,7 +14,7 @@ import scipy.stats
 import fnn
 from fnn import rules, training
 from fnn.training import Stop, fit
-from fnn.training.job import job_of
+from fnn.training.job import Request, job_of
 from fnn.training.segments import snapshots
 from fnn.training.sources import shuffled
 from tests.line import loss, model
@@ -351,7 +351,7 @@ def test_ten_calls_with_rules_made_anew_compile_once(compilations, make):
 
 
 def test_python_looks_in_between_segments_only():
-    job = job_of(RULE, OBJECTIVE, START, DATA, steps=4000)
+    job = job_of(Request(RULE, OBJECTIVE, START, DATA, steps=4000))
     looks = [here.steps for here in snapshots(job, job.begin)]
     assert looks[-1] == 4000
     assert len(looks) < 40
