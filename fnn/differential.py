@@ -32,6 +32,7 @@ which is d + 2 numbers for each, where second derivatives along each coordinate 
 (`benchmarks/physics.py operators` times it beside nested `jax.jvp`s and `jax.experimental.jet`).
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -44,7 +45,7 @@ from jaxtyping import Array, Float
 
 from fnn import programs
 
-__all__ = ["derivative", "divergence", "gradient", "hessian_product", "laplacian"]
+__all__ = ["derivative", "divergence", "forward", "gradient", "hessian_product", "laplacian"]
 __dir__ = __all__.copy
 
 Function = Callable[..., Array]
@@ -210,6 +211,66 @@ def laplacian(u: Function, along: Sequence[int] | None = None) -> Function:
 
 
 # --- points and directions ----------------------------------------------------------------------
+
+
+def forward(model: Function) -> Function:
+    """The same model, differentiated in forward mode even where reverse derivatives are asked for.
+
+    Reverse mode cannot go through a `while_loop`, and gives NaN where a branch that `jnp.where` did
+    not take has no derivative; forward mode does both. It pushes every number that the model is
+    given through it, one after the other: for few parameters and short inputs.
+
+    Args:
+        model: a function of trees, such as `model(params, x)`; differentiable are its leaves of
+            floating point.
+
+    Returns:
+        A function of the same arguments and value, whose derivatives of every kind are made of
+        its Jacobian matrix in forward mode.
+
+    Example:
+        >>> halves = lambda x: jax.lax.while_loop(lambda y: y > 1, lambda y: y / 2, x)
+        >>> print(jax.grad(forward(halves))(6.0))
+        0.125
+    """
+
+    @jax.custom_jvp
+    def call(*args: Any) -> Any:
+        return model(*args)
+
+    @call.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(primals)
+        moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
+
+        def of(numbers: list) -> Any:
+            every = list(leaves)
+            for i, number in zip(moving, numbers, strict=True):
+                every[i] = number
+            return model(*jax.tree.unflatten(structure, every))
+
+        changes = jax.tree.leaves(tangents)
+        outputs = model(*primals)
+        jacobian = jax.jacfwd(of)([jnp.asarray(leaves[i]) for i in moving])
+
+        def along(rows: list) -> Array:
+            parts = [
+                jnp.tensordot(row, jnp.asarray(changes[i]), axes=jnp.ndim(changes[i]))
+                for row, i in zip(rows, moving, strict=True)
+            ]
+            return functools.reduce(jnp.add, parts)
+
+        return outputs, jax.tree.map(lambda _, rows: along(rows), outputs, jacobian)
+
+    @functools.wraps(model)
+    def wrapped(*args: Any) -> Any:
+        return call(*args)
+
+    return wrapped
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def _point(name: str, u: Function, args: Sequence[Any], kwargs: Any) -> tuple[Function, Array]:

@@ -76,6 +76,7 @@ from fnn.rules.quasi_newton import bfgs as bfgs
 from fnn.rules.quasi_newton import sr1 as sr1
 from fnn.rules.saddle_free import saddle_free_newton as saddle_free_newton
 from fnn.rules.spring import spring as spring
+from fnn.rules.trials import relative_length as relative_length
 from fnn.rules.trust_region import cubic_newton as cubic_newton
 from fnn.rules.trust_region import trust_region_newton as trust_region_newton
 

@@ -98,7 +98,7 @@ def gauss_newton(
         del extra_args
         _, system, rhs = quadratic(value_fn, params, updates, grad, memory_budget)
         solution = solve.solve(system, rhs, now(damping, state.info.steps))
-        return solved(solution, state, now(learning_rate, state.info.steps))
+        return solved(solution, state, params, now(learning_rate, state.info.steps))
 
     return second_order(first_state, update)
 

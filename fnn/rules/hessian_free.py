@@ -33,6 +33,7 @@ from fnn.rules.trials import (
     first_accepted,
     info_after_trial,
     no_info,
+    outlook_along,
     where_accepted,
 )
 
@@ -173,7 +174,7 @@ def _init(params: PyTree) -> HessianFreeState:
         last=optax.tree.zeros_like(params),
         products=count,
         evaluations=count,
-        info=no_info(dtype),
+        info=no_info(dtype, outlook=True),
     )
 
 
@@ -198,7 +199,7 @@ def _step_on(
         value_there = value_fn(optax.apply_updates(params, step)).astype(value.dtype)
         return jnp.where(jnp.isfinite(value_there), value_there, jnp.inf)
 
-    proposal, evaluations = _search(path, reached, value, grad, damping.value)
+    proposal, evaluations = _search(path, reached, params, value, grad, damping.value)
     policy = by_gain(options.policy)
     trial = first_accepted(lambda _: proposal, policy, params, value, damping, state.info.counts)
     return trial.step, HessianFreeState(
@@ -213,6 +214,7 @@ def _step_on(
 def _search(
     path: solvers.Descent,
     reached: Callable[[PyTree], Array],
+    params: PyTree,
     value: Array,
     grad: PyTree,
     damping: Array,
@@ -228,6 +230,7 @@ def _search(
     length, least, halved = _halve(whole, lambda length: reached(_shortened(step, length)), bound)
     square = optax.tree.norm(step, squared=True)
     promise = (damping * square / 2 - path.models[index]).astype(value.dtype)
+    outlook = outlook_along(params, step, -slope, -2 * (slope + promise), path.ok)
     gain = solvers.over(value - whole, promise)
     proposal = Proposal(
         step=_shortened(step, length),
@@ -235,6 +238,7 @@ def _search(
         gain=jnp.where(jnp.isfinite(gain), gain, 0).astype(damping.dtype),
         ok=path.ok & (least <= bound(length)),
         counts=solvers.Counts.of(rejected=~path.ok, iterations=path.iterations),
+        outlook=outlook,
     )
     return proposal, back + halved
 

@@ -41,7 +41,15 @@ from fnn.rules.contract import (
 from fnn.rules.damping import Damping, DampingState, nielsen
 from fnn.rules.gauss_newton import quadratic
 from fnn.rules.scaling import Scaling
-from fnn.rules.trials import Info, Proposal, by_gain, first_accepted, info_after_trial, no_info
+from fnn.rules.trials import (
+    Info,
+    Proposal,
+    by_gain,
+    first_accepted,
+    info_after_trial,
+    no_info,
+    outlook_of,
+)
 
 
 class LevenbergMarquardtState(NamedTuple):
@@ -215,7 +223,7 @@ def first_state(method: Method, params: PyTree) -> LevenbergMarquardtState:
     zero = jnp.zeros((), dtype)
     scale = None if method.scaling.scale is None else jax.tree.map(_wide_zeros, params)
     damping = DampingState(value=zero, growth=zero, unit=zero)  # a unit of 0 is not measured yet
-    return LevenbergMarquardtState(damping, scale, no_info(dtype))
+    return LevenbergMarquardtState(damping, scale, no_info(dtype, outlook=True))
 
 
 def step_on(
@@ -233,6 +241,7 @@ def step_on(
     def propose(damping: DampingState) -> Proposal:
         shift = _scaled(damping.value, scale)
         solution = solution_for(rhs, shift)
+        outlook = outlook_of(params, solution)
         if method.acceleration is not None and rhs.s is not None:
             # Both are solved with one matrix, and the compiler merges their factorizations. The
             # solver returns -(A^T A + damping scale)^-1 A^T s, from which the minus of a comes.
@@ -240,7 +249,7 @@ def step_on(
             solution = _accelerated(solution, solution_for(second, shift), method.acceleration)
         reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
         gain = solvers.over(value - reached, solution.reduction).astype(value.dtype)
-        return Proposal(solution.step, reached, gain, solution.ok, solution.counts)
+        return Proposal(solution.step, reached, gain, solution.ok, solution.counts, outlook=outlook)
 
     given = None if method.damping is None else now(method.damping, state.info.steps)
     damping = method.policy.init(given, state.damping, unit)

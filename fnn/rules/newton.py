@@ -25,8 +25,16 @@ from jaxtyping import Array, PyTree
 from fnn import solvers
 from fnn.curvature import hessian_system
 from fnn.interned import interned
-from fnn.rules.contract import Scalar, Schedule, now, require_rates, require_within, second_order
-from fnn.rules.trials import Info, info_after, no_info
+from fnn.rules.contract import (
+    Scalar,
+    Schedule,
+    now,
+    require_rates,
+    require_within,
+    second_order,
+    state_dtype,
+)
+from fnn.rules.trials import Info, info_after, no_info, outlook_like, outlook_of
 
 
 class CurvatureState(NamedTuple):
@@ -98,7 +106,7 @@ def newton(
         solve = _for_hessian(params) if solver is None else solver
         rhs = solvers.RightHandSide(None, updates)
         solution = solve.solve(system, rhs, now(damping, state.info.steps))
-        return solved(solution, state, now(learning_rate, state.info.steps))
+        return solved(solution, state, params, now(learning_rate, state.info.steps))
 
     return second_order(first_state, update)
 
@@ -113,14 +121,15 @@ def _for_hessian(params: PyTree) -> solvers.Solver:
 
 def first_state(params: PyTree) -> CurvatureState:
     """The state before the first step."""
-    del params
-    return CurvatureState(no_info())
+    info = no_info(state_dtype(params), looks=False, gain=False, outlook=True)
+    return CurvatureState(info)
 
 
 def solved(
-    solution: solvers.Solution, state: CurvatureState, learning_rate: Scalar
+    solution: solvers.Solution, state: CurvatureState, params: PyTree, learning_rate: Scalar
 ) -> tuple[PyTree, CurvatureState]:
     """The step of a solution and the state after it."""
     counts = jax.tree.map(jnp.add, state.info.counts, solution.counts)
-    info = info_after(state.info, solution.ok, counts=counts)
+    outlook = outlook_like(state.info.outlook, outlook_of(params, solution))
+    info = info_after(state.info, solution.ok, outlook=outlook, counts=counts)
     return optax.tree.scale(learning_rate, solution.step), CurvatureState(info)

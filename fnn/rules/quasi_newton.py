@@ -38,7 +38,15 @@ from fnn.rules.contract import (
     state_dtype,
 )
 from fnn.rules.line_search import strong_wolfe
-from fnn.rules.trials import Info, info_after, is_lower, no_info, where_accepted
+from fnn.rules.trials import (
+    Info,
+    info_after,
+    is_lower,
+    no_info,
+    outlook_along,
+    outlook_like,
+    where_accepted,
+)
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -239,7 +247,7 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
             is_new=jnp.ones((), bool),
             skipped=jnp.zeros((), jnp.int32),
             trials=jnp.zeros((), jnp.int32),
-            info=no_info(dtype, gain=False, counts=False),
+            info=no_info(dtype, gain=False, outlook=True, counts=False),
         )
 
     def update(
@@ -265,11 +273,15 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
         step = (search.size * direction).astype(dtype)
         accepted = is_lower(search.value, before) & jnp.any(start + step != start)
         is_finite = jnp.isfinite(before) & jnp.all(jnp.isfinite(asked))
+        downhill = -_dot(slope, direction)  # the learned model is the identity along its own step
+        is_told = is_finite & (~state.is_new | (downhill == 0))
+        outlook = outlook_along(params, unravel(direction), downhill, downhill, is_told)
         info = info_after(
             state.info,
             accepted,
             value=jnp.where(accepted, search.value, before).astype(state.info.value.dtype),
             stalled=~accepted & state.is_new & is_finite,
+            outlook=outlook_like(state.info.outlook, outlook),
         )
         state = _learned(learn, state, accepted, step, search.grad - slope)
         state = state._replace(trials=state.trials + search.trials, info=info)

@@ -110,7 +110,9 @@ def spring(
     solve = solvers.automatic(memory_budget) if solver is None else solver
 
     def init(params: PyTree) -> SpringState:
-        return SpringState(optax.tree.zeros_like(params), no_info())
+        return SpringState(
+            optax.tree.zeros_like(params), no_info(jnp.float32, looks=False, gain=False)
+        )
 
     def update(
         updates: PyTree,

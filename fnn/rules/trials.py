@@ -18,7 +18,21 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
+from fnn.dtypes import widest
 from fnn.rules.damping import Damping, DampingState
+
+
+class Outlook(NamedTuple):
+    """What a rule's model has at its minimum along the last direction, however long the step was.
+
+    Attributes:
+        promise: The decrease there, in the units of the loss.
+        reach: How far it lies from the parameters, relative to them, leaf by leaf; infinite where
+            the step was shortened so much that its direction says nothing about the distance.
+    """
+
+    promise: Float[Array, ""]
+    reach: Float[Array, ""]
 
 
 class Info(NamedTuple):
@@ -33,6 +47,8 @@ class Info(NamedTuple):
         gain: Gain ratio of the last trial, the decrease that came over the decrease that the model
             promised; 0 where nothing was compared, None for a rule without one.
         stalled: Whether the rule cannot go on: no step that it knows of lowers the value.
+        outlook: What its model still promised; infinite where it promised without bound, and None
+            for a rule that does not know.
         counts: What the solver did; None for a rule that has none.
     """
 
@@ -42,6 +58,7 @@ class Info(NamedTuple):
     value: Any  # a number or None
     gain: Any  # a number or None
     stalled: Bool[Array, ""]
+    outlook: Outlook | None
     counts: solvers.Counts | None
 
 
@@ -55,6 +72,7 @@ class Proposal(NamedTuple):
         ok: Whether the rule has nothing against it.
         counts: What the solver did for it.
         length: Of the step, for a damping that follows it.
+        outlook: What the model has along it.
     """
 
     step: PyTree
@@ -63,6 +81,7 @@ class Proposal(NamedTuple):
     ok: Bool[Array, ""]
     counts: solvers.Counts | None = None
     length: Any = None  # a number, where it is read
+    outlook: Outlook | None = None
 
 
 class Policy(NamedTuple):
@@ -97,6 +116,7 @@ class Trial(NamedTuple):
         damping: For the next trial.
         trials: How many there were in the update.
         counts: What the solver did, ever.
+        outlook: The least of the update's trials; further trials are more damped and see less.
     """
 
     step: PyTree
@@ -106,6 +126,7 @@ class Trial(NamedTuple):
     damping: DampingState
     trials: Int[Array, ""]
     counts: solvers.Counts | None
+    outlook: Outlook
 
 
 def first_accepted(
@@ -133,6 +154,7 @@ def first_accepted(
         damping=damping,
         trials=jnp.zeros((), jnp.int32),
         counts=counts,
+        outlook=no_outlook(value.dtype),
     )
     return attempt(start) if most == 1 else jax.lax.while_loop(undecided, attempt, start)
 
@@ -157,6 +179,7 @@ def judge(
         damping=policy.update(last.damping, proposal, accepted),
         trials=last.trials + 1,
         counts=counts,
+        outlook=_nearer(last.outlook, proposal.outlook),
     )
 
 
@@ -176,13 +199,74 @@ def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
     return functools.reduce(jnp.logical_or, changed)
 
 
+# What the model still promises --------------------------------------------------------------------
+
+
+def no_outlook(dtype: Any) -> Outlook:
+    """Nothing is known: what might be gained has no bound."""
+    most = jnp.array(jnp.finfo(dtype).max)  # infinity is an error under jax_debug_infs
+    return Outlook(most, most)
+
+
+def outlook_of(params: PyTree, solution: solvers.Solution) -> Outlook:
+    """What a quadratic model has along the direction of its solution."""
+    curvature = solution.curvature_along
+    slope = solution.reduction + curvature / 2
+    return outlook_along(params, solution.step, slope, curvature, solution.ok)
+
+
+def outlook_along(
+    params: PyTree, step: PyTree, slope: Array, curvature_along: Array, ok: Bool[Array, ""]
+) -> Outlook:
+    """What a quadratic model has along a step d, with slope = -g . d and d . C d."""
+    # It is lowest at slope / (d . C d) times d, where it lies slope^2 / (2 d . C d) lower: damping
+    # makes d short, and changes this little.
+    most = jnp.finfo(slope.dtype).max
+    is_still = ok & (slope == 0)
+    # Of a step that is damped to less than its 10,000th the direction says nothing about the rest.
+    is_told = ok & (curvature_along > 1e-4 * slope) & (slope > 0)
+    is_whole = is_told & (slope <= 2 * curvature_along)
+    promise = slope * (slope / (2 * jnp.where(is_told, curvature_along, 1)))
+    reach = relative_length(params, step).astype(slope.dtype)
+    return Outlook(
+        promise=jnp.where(is_still, 0, jnp.where(is_told, promise, most)),
+        reach=jnp.where(is_still, 0, jnp.where(is_whole, reach, most)),
+    )
+
+
+def relative_length(params: PyTree, step: PyTree) -> Array:
+    """The greatest ratio, over the leaves, of the length of a step to that of the parameters."""
+
+    def ratio(leaf: Array, change: Array) -> Array:
+        change = change.astype(widest(change.dtype, jnp.float32)).ravel()
+        length, moved = jnp.linalg.norm(leaf.astype(change.dtype).ravel()), jnp.linalg.norm(change)
+        least = jnp.finfo(change.dtype).tiny  # beside parameters of 0 every step is long
+        return jnp.where(moved > 0, moved / jnp.maximum(length, least * jnp.maximum(moved, 1)), 0)
+
+    return functools.reduce(jnp.maximum, jax.tree.leaves(jax.tree.map(ratio, params, step)))
+
+
+def _nearer(one: Outlook, other: Outlook | None) -> Outlook:
+    """The lesser of two outlooks, number by number."""
+    if other is None:
+        return one
+    return jax.tree.map(lambda a, b: jnp.minimum(a, b).astype(a.dtype), one, other)
+
+
 # The info of a state ------------------------------------------------------------------------------
 
 
-def no_info(dtype: Any = None, *, gain: bool = True, counts: bool = True) -> Info:
-    """The info before the first step; without a dtype, of a rule that does not look."""
+def no_info(
+    dtype: Any,
+    *,
+    looks: bool = True,
+    gain: bool = True,
+    outlook: bool = False,
+    counts: bool = True,
+) -> Info:
+    """The info before the first step: of a rule that looks where a step leads, and has the rest."""
     count = jnp.zeros((), jnp.int32)
-    number = None if dtype is None else jnp.zeros((), dtype)
+    number = jnp.zeros((), dtype) if looks else None
     return Info(
         steps=count,
         accepted=count,
@@ -190,6 +274,7 @@ def no_info(dtype: Any = None, *, gain: bool = True, counts: bool = True) -> Inf
         value=number,
         gain=number if gain else None,
         stalled=jnp.zeros((), bool),
+        outlook=no_outlook(dtype) if outlook else None,
         counts=solvers.Counts.of() if counts else None,
     )
 
@@ -217,5 +302,13 @@ def info_after_trial(info: Info, trial: Trial, policy: Policy) -> Info:
         value=None if value is None else trial.value.astype(value.dtype),
         gain=None if gain is None else trial.gain.astype(gain.dtype),
         stalled=~trial.accepted & (trial.damping.unit > 0) & policy.is_spent(trial.damping),
+        outlook=outlook_like(info.outlook, trial.outlook),
         counts=trial.counts,
     )
+
+
+def outlook_like(before: Outlook | None, outlook: Outlook) -> Outlook | None:
+    """An outlook in the dtype of the one before; None for a rule that has none."""
+    if before is None:
+        return None
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), outlook, before)

@@ -36,7 +36,15 @@ from fnn.curvature import hessian_system
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
 from fnn.rules.damping import DampingState
-from fnn.rules.trials import Info, Policy, Proposal, first_accepted, info_after_trial, no_info
+from fnn.rules.trials import (
+    Info,
+    Policy,
+    Proposal,
+    first_accepted,
+    info_after_trial,
+    no_info,
+    outlook_of,
+)
 
 LEAST = 0.1
 """The gain ratio of an accepted step is at least this."""
@@ -241,7 +249,7 @@ def _rule(method: _Method, arguments: _Arguments) -> optax.GradientTransformatio
     def init(params: PyTree) -> TrustState:
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
-        return TrustState(DampingState(zero, None, zero), no_info(dtype))
+        return TrustState(DampingState(zero, None, zero), no_info(dtype, outlook=True))
 
     def update(
         updates: PyTree,
@@ -280,7 +288,8 @@ def _step(
         reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
         gain = solvers.over(value - reached, promise).astype(value.dtype)
         ok = solution.ok & (gain >= LEAST)
-        return Proposal(solution.step, reached, gain, ok, solution.counts, length)
+        outlook = outlook_of(params, solution)
+        return Proposal(solution.step, reached, gain, ok, solution.counts, length, outlook)
 
     policy = Policy(
         update=functools.partial(_next_damping, method),

@@ -136,6 +136,7 @@ class Solution(NamedTuple):
             computation where nobody reads it.
         reduction: `q(0) - q(d)`, what the model without damping promises: the denominator of a gain
             ratio; 0 when not ok.
+        curvature_along: `d . (C + P) d`; 0 when not ok.
         ok: Whether the step is finite and the model does not promise a loss.
         counts: What was done.
     """
@@ -143,6 +144,7 @@ class Solution(NamedTuple):
     step: PyTree
     residual: Float[Array, ""]
     reduction: Float[Array, ""]
+    curvature_along: Float[Array, ""]
     ok: Bool[Array, ""]
     counts: Counts
 
@@ -452,6 +454,7 @@ def conclude(
         step=jax.tree.map(lambda leaf: jnp.where(ok, leaf, 0), step),
         residual=jnp.where(ok, relative, 1.0),
         reduction=jnp.where(ok, reduction, 0.0),
+        curvature_along=jnp.where(ok, curvature_along, 0.0),
         ok=ok,
         counts=counts._replace(
             cholesky=jnp.where(ok, counts.cholesky, 0),

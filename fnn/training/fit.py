@@ -14,6 +14,7 @@ from jaxtyping import Array, Key, PyTree
 
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
+from fnn.training.account import account, reason
 from fnn.training.checkpoints import Checkpoints, checkpointed
 from fnn.training.job import Request, job_of
 from fnn.training.loop import History, Stop
@@ -24,12 +25,22 @@ from fnn.training.sources import Metric
 
 
 class Fit(NamedTuple):
-    """A trained model: parameters, the rule's state, the history and the reason to stop."""
+    """A trained model.
+
+    Attributes:
+        params: the parameters.
+        state: the rule's state.
+        history: the value at each step, and what was looked at after each round.
+        stopped: why training ended.
+        ending: the same in sentences, with the last value, the relative gradient, and the steps
+            accepted and rejected.
+    """
 
     params: PyTree
     state: PyTree
     history: History
     stopped: Stop
+    ending: str
 
 
 def fit(
@@ -46,6 +57,7 @@ def fit(
     metrics: Mapping[str, Metric] | None = None,
     patience: int | None = None,
     goal: float = -np.inf,
+    tolerance: float | None = None,
     every: int = 1,
     prepare: Callable[[PyTree], PyTree] | None = None,
     state: PyTree = None,
@@ -84,6 +96,12 @@ def fit(
         patience: stop after this many rounds without a lower validation loss, and return the
             parameters and the state of the lowest.
         goal: stop after a round whose mean value is this or lower.
+        tolerance: stop after a round at whose last step little was left. Of a rule that has a model
+            of the value: the decrease that it promised was below tolerance^2 of the value, or its
+            whole step was below the tolerance of the parameters, leaf by leaf. Of another: the
+            gradient (of the largest so far), the step and the decrease of the value were all below
+            the tolerance, relatively. None takes the square root of rounding where a step sees all
+            examples, and else 0, which takes all steps.
         every: epochs in a round, after which come goal, validation and callback, and the check
             that all is finite.
         prepare: what is done to the parameters before each look at the validation data, such as
@@ -129,6 +147,7 @@ def fit(
         metrics=metrics,
         patience=patience,
         goal=goal,
+        tolerance=tolerance,
         every=every,
         prepare=prepare,
         state=state,
@@ -151,16 +170,19 @@ def fit(
     stopped = Stop(int(here.progress.stopped))
     if stopped == Stop.RUNNING:
         stopped = Stop.BUDGET if job.is_through(here) else Stop.DATA
-    if stopped == Stop.STALLED:
+    if stopped in {Stop.STALLED, Stop.CONVERGED}:
         _warn_of_rounding(here, goal)
-    return _result(here, stopped)
+    if stopped == Stop.BUDGET:
+        _warn_of_a_rise(here)
+    return _result(here, stopped, reason(job, here, stopped))
 
 
-def _result(here: Snapshot, stopped: Stop) -> Fit:
+def _result(here: Snapshot, stopped: Stop, sentence: str | None = None) -> Fit:
     """The fit of a snapshot, of the best parameters if they are held."""
     progress = here.progress
     params, state = progress.best or (progress.params, progress.state)
-    return Fit(params, state, here.history, stopped)
+    ending = f"{sentence or stopped} {account(here)}"
+    return Fit(params, state, here.history, stopped, ending)
 
 
 def _callback_stops(callback: Callable[[Fit], bool | None] | None, here: Snapshot) -> bool:
@@ -168,6 +190,17 @@ def _callback_stops(callback: Callable[[Fit], bool | None] | None, here: Snapsho
     if callback is None or not here.is_round_end:
         return False
     return bool(callback(_result(here, Stop(int(here.progress.stopped)))))
+
+
+def _warn_of_a_rise(here: Snapshot) -> None:
+    """Warns where a budget was spent on going up."""
+    first, last = here.round_values
+    if last > first:
+        warnings.warn(
+            f"fit: all steps were taken, and the value rose from {first:.4g} to {last:.4g}. Try a "
+            "smaller learning rate, or more damping.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_rounding(here: Snapshot, goal: float) -> None:

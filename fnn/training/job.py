@@ -11,9 +11,10 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from fnn import devices
+from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
 from fnn.training.folder import leaves_by_path
-from fnn.training.loop import History, Limits, Progress
+from fnn.training.loop import History, Limits, Progress, has_outlook
 from fnn.training.placement import everywhere, placed, placed_for_fit, sharding_of_examples
 from fnn.training.plan import Plan, start
 from fnn.training.snapshot import Position, Snapshot
@@ -86,6 +87,7 @@ class Request(NamedTuple):
     metrics: Mapping[str, Metric] | None = None
     patience: int | None = None
     goal: float = -np.inf
+    tolerance: float | None = None
     every: int = 1
     prepare: Callable[[PyTree], PyTree] | None = None
     state: PyTree = None
@@ -122,6 +124,7 @@ def job_of(request: Request) -> Job:
         rounds=1 if request.has_callback else _UNLIMITED,
         goal=float(request.goal),
         patience=_UNLIMITED if request.patience is None else int(request.patience),
+        tolerance=_tolerance(request, progress),
     )
     return Job(plan, data, arrays["validation"], key, progress, limits, epochs)
 
@@ -136,6 +139,7 @@ def _checked(request: Request) -> Request:
         patience=request.patience,
         every=request.every,
     )
+    _require_tolerance(request.tolerance, request.data)
     if isinstance(request.objective, ValueFunction):
         if request.data is not None:
             raise ValueError("fit: expected no data, since a value function brings its own")
@@ -176,6 +180,19 @@ def _most_steps(request: Request, plan: Plan, data: PyTree, key: Array | None) -
     return int(request.epochs) * plan.source(data, key, 0).steps
 
 
+def _tolerance(request: Request, progress: Progress) -> float:
+    """The tolerance asked for; by default what rounding leaves, where a step sees all examples."""
+    if request.tolerance is not None:
+        return float(request.tolerance) or -1.0
+    draws = request.objective is not None and not isinstance(request.objective, Objective)
+    if draws or request.batch_size is not None or is_stream(request.data):
+        return -1.0
+    # A rule without a model is judged by its gradient alone: it stops where that all but vanished.
+    narrow = widest(jnp.float32, *jax.tree.leaves(progress.params))
+    dtype = narrow if has_outlook(progress.state) else jnp.float64
+    return float(jnp.finfo(dtype).eps ** 0.5)
+
+
 # What is checked ----------------------------------------------------------------------------------
 
 
@@ -192,6 +209,21 @@ def _require_budgets(steps: int | None, epochs: int | None, **numbers: int | Non
     for name, number in ({"steps": steps, "epochs": epochs} | numbers).items():
         if number is not None and (number != int(number) or number < 1):
             raise ValueError(f"fit: expected {name} to be a whole number above 0, got {number}")
+
+
+def _require_tolerance(tolerance: float | None, data: Any) -> None:
+    """A tolerance is a number from 0 to 1, judged where a round takes its data from arrays."""
+    if tolerance is None:
+        return
+    if not 0 <= tolerance < 1:
+        raise ValueError(
+            f"fit: expected tolerance in [0, 1), got {tolerance}; try 1e-6, or 0 to take all steps"
+        )
+    if tolerance and is_stream(data):
+        raise ValueError(
+            "fit: a tolerance is judged on arrays, got a stream of batches; try a goal=, or "
+            "patience= with validation data"
+        )
 
 
 def _require_data(objective: Any, data: Any, validation: PyTree, batch_size: int | None) -> None:

@@ -15,7 +15,7 @@ matter. Lanes of a `vmap` go on together until each has stopped.
 import enum
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from fnn.branches import in_any_lane
 from fnn.dtypes import widest
+from fnn.rules import relative_length
 
 
 class Stop(enum.IntEnum):
@@ -39,6 +40,7 @@ class Stop(enum.IntEnum):
     DATA = 6
     STALLED = 7
     GIVEN_UP = 8
+    CONVERGED = 9
 
     def __str__(self) -> str:
         """The reason as a sentence."""
@@ -51,15 +53,20 @@ _SENTENCES = {
     Stop.GOAL: "The mean value over a round reached the goal.",
     Stop.PATIENCE: "The validation loss stopped improving; the best parameters are returned.",
     Stop.NON_FINITE: (
-        "A value, a parameter or a validation loss was not finite; the parameters before that "
-        "round are returned. "
+        "A value, a gradient, a parameter or a validation loss was not finite; the parameters "
+        "before that round are returned. "
         "Try a smaller learning rate, or look for log(0), sqrt(0) or 0/0 in the model."
     ),
     Stop.CALLBACK: "The callback asked for it.",
     Stop.DATA: "The iterator of batches ran out.",
     Stop.STALLED: (
-        "No step, however short, lowered the value. This is a minimum up to rounding, or the value "
-        "is not a smooth function of the parameters."
+        "No step that the rule knows of lowered the value, though its model promised more: the "
+        "gradient does not vanish here. Try float64, another scaling or damping, or another start; "
+        "and look whether the value is a smooth function of the parameters."
+    ),
+    Stop.CONVERGED: (
+        "A minimum within the tolerance, as far as the gradient tells: what was left to gain, or "
+        "to move, is below it."
     ),
     Stop.GIVEN_UP: "Given up: after a quarter of its budget it was no better than at the start.",
 }
@@ -75,6 +82,9 @@ class Progress(NamedTuple):
     best: PyTree  # the parameters and the state of the lowest validation loss, or None
     best_loss: Float[Array, ""]
     waited: Int[Array, ""]
+    value: Float[Array, ""]  # the mean over the last round
+    steepest: PyTree  # of each leaf, the largest entry of a gradient so far
+    slope: Float[Array, ""]  # the largest entry of the last gradient, relative to these
 
 
 class Limits(NamedTuple):
@@ -84,6 +94,7 @@ class Limits(NamedTuple):
     rounds: int
     goal: float = -np.inf
     patience: int = np.iinfo(np.int32).max
+    tolerance: float = -1.0  # nothing is below a negative one
 
 
 class Source(NamedTuple):
@@ -135,8 +146,10 @@ def start(rule: optax.GradientTransformation, params: PyTree, *, keep_best: bool
     zero = jnp.zeros((), jnp.int32)
     state = rule.init(params)
     best = (params, state) if keep_best else None
-    most = jnp.finfo(jnp.result_type(float)).max  # infinity is an error under jax_debug_infs
-    return Progress(params, state, zero, zero, best, jnp.array(most), zero)
+    most = jnp.array(jnp.finfo(jnp.result_type(float)).max)  # infinity is an error to debug_infs
+    steepest = jax.tree.map(lambda leaf: jnp.zeros((), _wide(leaf)), params)
+    slope = jnp.ones((), widest(*jax.tree.leaves(steepest)))
+    return Progress(params, state, zero, zero, best, most, zero, jnp.copy(most), steepest, slope)
 
 
 def advance(
@@ -171,14 +184,15 @@ def advance(
     """
     rule = optax.with_extra_args_support(rule)
 
-    # The step is bare: what there is to judge is judged once a round, which costs nothing.
+    # The step is bare: what there is to judge is judged once a round, which costs nothing; the
+    # gradient of the last step, too, which only has to be kept.
     def run_step(value_fn: Callable[[PyTree], Scalar], carry: tuple):
-        clock, params, state, values, total = carry
+        clock, params, state, values, total, _ = carry
         value, grad = jax.value_and_grad(value_fn)(params)
         updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
         values = values.at[clock].set(value.astype(values.dtype))
         params = optax.apply_updates(params, updates)
-        return clock + 1, params, state, values, total + value.astype(total.dtype)
+        return clock + 1, params, state, values, total + value.astype(total.dtype), grad
 
     # To the end of an epoch, or of the round that ends before it.
     def run_part(end: Array, carry: tuple):
@@ -192,18 +206,16 @@ def advance(
     def run_round(carry: tuple[Array, Array, Progress, Records]):
         clock, r, p, records = carry
         end = jnp.minimum(round_end(r), limits.steps).astype(jnp.int32)
-        ended, params, state, values, total = jax.lax.while_loop(
-            lambda c: c[0] < end,
-            functools.partial(run_part, end),
-            (clock, p.params, p.state, records.value, jnp.zeros((), wide)),
+        start = clock, p.params, p.state, records.value, jnp.zeros((), wide), p.params
+        ended, params, state, values, total, grad = jax.lax.while_loop(
+            lambda c: c[0] < end, functools.partial(run_part, end), start
         )
-        p = judge(
-            p, params, state, ended - clock, total / (ended - clock).astype(wide), limits.goal
-        )
+        steps = ended - clock
+        p = judge(p, params, state, steps, total / steps.astype(wide), grad, limits)
         p, evaluated = look(evaluate, p, limits.patience)
-        steps = records.steps.at[r].set(p.step)
+        ends = records.steps.at[r].set(p.step)
         evaluated = {name: records.evaluated[name].at[r].set(v) for name, v in evaluated.items()}
-        return ended, r + 1, p, Records(values, steps, evaluated, r + 1)
+        return ended, r + 1, p, Records(values, ends, evaluated, r + 1)
 
     def more_rounds(carry: tuple[Array, Array, Progress, Records]):
         clock, r, p, _ = carry
@@ -230,7 +242,8 @@ def judge(
     state: PyTree,
     steps: int | Int[Array, ""],
     value: Scalar,
-    goal: float,
+    grad: PyTree,
+    limits: Limits,
 ) -> Progress:
     """Takes what a round arrived at, unless it is not finite or the lane had stopped before.
 
@@ -240,17 +253,22 @@ def judge(
         state: the rule's state after it.
         steps: the steps of the round.
         value: the mean value over these steps.
-        goal: the value to reach.
+        grad: the gradient of its last step.
+        limits: the goal and the tolerance.
 
     Returns:
         The carry after the round.
     """
     running = progress.stopped == Stop.RUNNING
     finite = jnp.isfinite(value)
-    for leaf in jax.tree.leaves(params):
+    for leaf in jax.tree.leaves((params, grad)):
         finite &= jnp.isfinite(leaf).all()
+    value = value.astype(progress.value.dtype)
+    steepest, slope = _slope(progress, grad)
+    converged = _is_converged(progress, params, state, value, slope, limits.tolerance)
     verdict = jnp.where(is_stalled(state), Stop.STALLED, Stop.RUNNING)
-    verdict = jnp.where(value <= goal, Stop.GOAL, verdict)
+    verdict = jnp.where(converged, Stop.CONVERGED, verdict)
+    verdict = jnp.where(value <= limits.goal, Stop.GOAL, verdict)
     verdict = jnp.where(finite, verdict, Stop.NON_FINITE)
     taken = functools.partial(jax.tree.map, lambda new, old: jnp.where(running & finite, new, old))
     return progress._replace(
@@ -258,7 +276,49 @@ def judge(
         state=taken(state, progress.state),
         step=progress.step + jnp.where(running, steps, 0),
         stopped=jnp.where(running, verdict, progress.stopped).astype(jnp.int32),
+        value=taken(value, progress.value),
+        steepest=taken(steepest, progress.steepest),
+        slope=taken(slope, progress.slope),
     )
+
+
+def _slope(progress: Progress, grad: PyTree) -> tuple[PyTree, Array]:
+    """Of each leaf the largest entry of a gradient so far, and the relative gradient now."""
+    largest = jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0).astype(_wide(leaf)), grad)
+    steepest = jax.tree.map(jnp.maximum, progress.steepest, largest)
+    ratios = jax.tree.map(lambda now, most: now / jnp.where(most > 0, most, 1), largest, steepest)
+    return steepest, functools.reduce(jnp.maximum, jax.tree.leaves(ratios))
+
+
+def _is_converged(
+    progress: Progress, params: PyTree, state: PyTree, value: Array, slope: Array, tolerance: float
+) -> Array:
+    """Whether little is left by the rule's model, or else by gradient, step and decrease."""
+    promise, reach = (_greatest(state, name) for name in ("promise", "reach"))
+    if promise is not None and reach is not None:
+        # The value goes by the square of the way that is left.
+        small = tolerance * jnp.abs(tolerance) * jnp.abs(value)
+        return (promise <= small) | (reach <= tolerance)
+    decrease = jnp.abs(progress.value - value) / jnp.maximum(
+        jnp.abs(value), jnp.finfo(value.dtype).tiny
+    )
+    step = jax.tree.map(jnp.subtract, params, progress.params)
+    moved = relative_length(progress.params, step)
+    return (slope <= tolerance) & (moved <= tolerance) & (decrease <= tolerance)
+
+
+def has_outlook(state: PyTree) -> bool:
+    """Whether a rule's state says what its model still promises, as `promise` and `reach`."""
+    return _greatest(state, "promise") is not None
+
+
+def _greatest(state: PyTree, name: str) -> Array | None:
+    """The greatest of the scalar fields of a name in a state; None where there is none."""
+    fields = optax.tree.get_all_with_path(
+        state, name, lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    )
+    numbers = [jnp.asarray(value) for _, value in fields if jnp.shape(value) == ()]
+    return functools.reduce(jnp.maximum, numbers) if numbers else None
 
 
 def is_stalled(state: PyTree) -> Bool[Array, ""]:
@@ -270,11 +330,8 @@ def is_stalled(state: PyTree) -> Bool[Array, ""]:
     Returns:
         A boolean.
     """
-    fields = optax.tree.get_all_with_path(
-        state, "stalled", lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
-    )
-    flags = [jnp.asarray(value) for _, value in fields if jnp.shape(value) == ()]
-    return functools.reduce(jnp.logical_or, flags, jnp.zeros((), bool))
+    stalled = _greatest(state, "stalled")
+    return jnp.zeros((), bool) if stalled is None else stalled
 
 
 def look(
@@ -310,3 +367,8 @@ def look(
         stopped=jnp.where(running, verdict, progress.stopped).astype(jnp.int32),
     )
     return progress, evaluated
+
+
+def _wide(leaf: Array) -> Any:
+    """The dtype of a number about a leaf: never half precision, which overflows."""
+    return widest(leaf.dtype, jnp.float32)

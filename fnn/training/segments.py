@@ -180,8 +180,8 @@ def _segments_of_pass(
         # `within_memory` calls this while the device computes, once more if the steps are retried
         # with fewer examples, and we call it below: the cache makes it one read.
         ahead = functools.cache(functools.partial(read, stacks, iterator))
-        # No round ends here: the goal is judged at the end of the round, over all of its batches.
-        limits = job.limits._replace(steps=batches.used, rounds=1, goal=-np.inf)
+        # No round ends here, at which the goal would be judged, over all of its batches.
+        limits = Limits(steps=batches.used, rounds=1)
         first, done = done, done + batches.used
         at = at._replace(
             batches=at.batches + batches.used,
@@ -214,4 +214,6 @@ def _explained(params: PyTree, examples: PyTree) -> Generator[None]:
             f"fit: the step was being compiled with params {shapes[0]} and data, examples first, "
             f"{shapes[1]}; the model sees one example"
         )
+        if "Reverse-mode" in str(error):
+            error.add_note("fit: try fnn.differential.forward(model), which needs no reverse mode")
         raise

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fnn.training.loop import History, Progress
 
 
@@ -43,3 +45,12 @@ class Snapshot(NamedTuple):
         """Whether these very parameters were looked at."""
         rounds = self.history.steps
         return len(rounds) > 0 and int(rounds[-1]) == self.steps
+
+    @property
+    def round_values(self) -> tuple[float, float]:
+        """The mean values over the first and over the last whole round."""
+        values, ends = self.history.value, self.history.steps
+        if not len(ends):
+            return float("nan"), float("nan")
+        last = ends[-2] if len(ends) > 1 else 0
+        return float(np.mean(values[: ends[0]])), float(np.mean(values[last : ends[-1]]))

@@ -119,7 +119,7 @@ def accumulate(
             weight=jnp.zeros((), dtype),
             grad=optax.tree.zeros_like(params, dtype=dtype),
             curvature=jnp.zeros((size, size), dtype),
-            info=no_info(),
+            info=no_info(jnp.float32, looks=False, gain=False),
         )
 
     def update(

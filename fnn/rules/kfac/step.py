@@ -93,13 +93,14 @@ def kronecker(
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
         blocks, diagonals = first_blocks(measure, options.structure, dtype)
+        is_judged = policy.shrink is not None
         return KroneckerState(
             damping=DampingState(zero, zero, zero),
             velocity=jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), dtype), params),
             batches=jnp.zeros((), jnp.int32),
             blocks=blocks,
             diagonals=diagonals,
-            info=no_info(dtype if policy.shrink is not None else None, counts=False),
+            info=no_info(dtype, looks=is_judged, gain=is_judged, counts=False),
         )
 
     def update(

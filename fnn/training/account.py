@@ -1,0 +1,87 @@
+"""What is said of a training that has ended: the reason, the numbers, and what to try."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+from fnn import devices
+from fnn.training.job import Job
+from fnn.training.loop import Stop
+from fnn.training.snapshot import Snapshot
+
+
+def account(here: Snapshot) -> str:
+    """The last value, the relative gradient, and the steps, as a sentence."""
+    progress, values = here.progress, here.history.value
+    steps = f"{here.steps} step{'' if here.steps == 1 else 's'}"
+    accepted, rejected = (_total(progress.state, name) for name in ("accepted", "rejected"))
+    if accepted is not None and rejected is not None:
+        steps += f" ({accepted} accepted, {rejected} rejected)"
+    if not len(values):
+        return f"After {steps}."
+    return (
+        f"After {steps} the value was {values[-1]:.6g} (at first {values[0]:.6g}), the largest "
+        f"entry of the gradient {float(progress.slope):.2g} of the largest on the way."
+    )
+
+
+def reason(job: Job, here: Snapshot, stopped: Stop) -> str:
+    """Why training ended; what was not finite is named."""
+    if stopped != Stop.NON_FINITE or job.is_stream:
+        return str(stopped)
+    return f"{stopped} {_culprit(job, here)}"
+
+
+def _culprit(job: Job, here: Snapshot) -> str:
+    """What is not finite at the parameters that are returned, as a sentence."""
+    source = job.plan.source(job.data, job.key, 0)
+    epoch, position = divmod(here.steps, source.steps)
+    value_fn: Any = source.epoch(jnp.int32(epoch))(jnp.int32(position))
+    params = here.progress.params
+    value, grad = _derivatives(value_fn, params)
+    if not np.isfinite(value):
+        return f"There the value is {value}."
+    for path, leaf in jax.tree.leaves_with_path(grad):
+        count = int((~jnp.isfinite(leaf)).sum())
+        if not count:
+            continue
+        name = f"params{jax.tree_util.keystr(path)}"
+        remedy = ""
+        if _is_finite_forward(value_fn, params):
+            remedy = (
+                " Forward derivatives are finite there: try fnn.differential.forward(model), which "
+                "takes them, or a jnp.where that gives the branch not taken a harmless argument."
+            )
+        return (
+            f"There the value is {value:.6g}, and of its gradient {count} of {leaf.size} entries "
+            f" at {name} are NaN or infinite.{remedy}"
+        )
+    return "There value and gradient are finite; the step that followed led out of what is."
+
+
+@devices.jit
+def _derivatives(value_fn, params):
+    return jax.value_and_grad(value_fn)(params)
+
+
+@devices.jit
+def _slope_forward(value_fn, params):
+    return jax.jvp(value_fn, (params,), (jax.tree.map(jnp.ones_like, params),))[1]
+
+
+def _is_finite_forward(value_fn: Any, params: PyTree) -> bool:
+    """Whether the derivative along a direction in which all parameters move is finite."""
+    return bool(jnp.isfinite(_slope_forward(value_fn, params)))
+
+
+def _total(state: PyTree, name: str) -> int | None:
+    """The sum of the counters of a name in a rule's state; None where there is none."""
+    fields = optax.tree.get_all_with_path(
+        state, name, lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    )
+    numbers = [int(value) for _, value in fields if np.shape(value) == ()]
+    return sum(numbers) if numbers else None
