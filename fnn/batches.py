@@ -145,10 +145,11 @@ class Block:
             key: given to the model if there is one.
 
         Returns:
-            The outputs.
+            The outputs; of a complex residual its real and its imaginary part.
         """
         with jax.named_scope(SCOPE):
-            return self.model(params, x) if key is None else self.model(params, x, key=key)
+            outputs = self.model(params, x) if key is None else self.model(params, x, key=key)
+            return jax.tree.map(_real, outputs) if self.loss is None else outputs
 
     def judge(self, outputs: PyTree, target: PyTree) -> Scalar:
         """The loss of one example.
@@ -186,6 +187,13 @@ class Block:
             return jnp.sum(losses), jnp.full((), losses.size, losses.dtype)
         weights = self.weights.astype(losses.dtype)
         return jnp.sum(weights * losses), jnp.sum(weights)
+
+
+def _real(residual: Array) -> PyTree:
+    """A residual as real numbers, whose squares add up to the square of its absolute value."""
+    if not jnp.iscomplexobj(residual):
+        return residual
+    return jnp.real(residual), jnp.imag(residual)
 
 
 def accumulate(fn: Callable[[Any], PyTree], parts: PyTree) -> PyTree:

@@ -138,6 +138,11 @@ def second_order(
     init: Callable[[PyTree], Any], update: Callable[..., tuple[PyTree, Any]]
 ) -> optax.GradientTransformationExtraArgs:
     """A rule that calls the model: parameters must be there, whole, and real."""
+    needed = [
+        name
+        for name, argument in inspect.signature(update).parameters.items()
+        if argument.kind is argument.KEYWORD_ONLY and argument.default is argument.empty
+    ]
     bare: Any = init, update
     inner = checked(optax.GradientTransformationExtraArgs(*bare), jnp.floating)
 
@@ -156,6 +161,7 @@ def second_order(
             )
         _require_whole(params)
         _require_gradients(updates, params)
+        _require_given(needed, extra_args)
         return inner.update(updates, state, jax.tree.map(jnp.asarray, params), **extra_args)
 
     return optax.GradientTransformationExtraArgs(init_whole, update_whole)
@@ -318,6 +324,19 @@ def _require_gradients(updates: PyTree, params: PyTree) -> None:
                 f"update: expected a gradient of every parameter, got None at {_name(path)}; try "
                 "rules.only(rule, mask), True where a leaf is trained"
             )
+
+
+def _require_given(needed: list[str], extra_args: dict[str, Any]) -> None:
+    """Require the extra arguments that a rule reads."""
+    missing = [name for name in needed if name not in extra_args]
+    if missing:
+        raise TypeError(
+            f"update: expected {', '.join(f'{name}=' for name in missing)} beside updates, state "
+            "and params, got none: this rule calls the model. Try rules.bind(rule, objective), "
+            "which makes them itself, where a loop or a wrapper (optax.MultiSteps, "
+            "optax.lookahead, optax.contrib.sam) does not pass them on; rules.accumulate for a "
+            "step from several batches"
+        )
 
 
 def _is_masked(leaf: Any) -> bool:

@@ -1,5 +1,6 @@
 """A job: what `fit` was asked for, checked before anything runs."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from fnn import devices
 from fnn.dtypes import widest
-from fnn.objective import Objective, ValueFunction
+from fnn.objective import Objective, ValueFunction, penalty
 from fnn.training.folder import leaves_by_path
 from fnn.training.loop import History, Limits, Progress, has_outlook
+from fnn.training.mistakes import require_labels, require_prepared, warn_of_mistakes
 from fnn.training.placement import everywhere, placed, placed_for_fit, sharding_of_examples
 from fnn.training.plan import Plan, start
 from fnn.training.snapshot import Position, Snapshot
@@ -140,6 +143,7 @@ def _checked(request: Request) -> Request:
         every=request.every,
     )
     _require_tolerance(request.tolerance, request.data)
+    request = _understood(request)
     if isinstance(request.objective, ValueFunction):
         if request.data is not None:
             raise ValueError("fit: expected no data, since a value function brings its own")
@@ -148,11 +152,56 @@ def _checked(request: Request) -> Request:
     _require_data(objective, data, validation, request.batch_size)
     _require_validation(validation, request.metrics, request.patience)
     _require_real(request.params)
+    _require_key(request.key)
+    _require_concrete(request.params, None if is_stream(data) else data, validation)
     if isinstance(objective, Objective):
-        for examples in (None if is_stream(data) else data, validation):
-            if examples is not None and not isinstance(examples, ValueFunction):
-                objective.on(examples)  # raises where these are not examples
+        _require_meaning(request, objective)
     return request
+
+
+def _understood(request: Request) -> Request:
+    """The request, a plain function of the parameters as the value function that it is."""
+    objective, data = request.objective, request.data
+    if isinstance(objective, Objective):
+        if isinstance(data, list) and len(data) == 2 and all(hasattr(x, "shape") for x in data):
+            raise ValueError(
+                "fit: expected (inputs, targets), or an iterable of such pairs, got a list of two "
+                "arrays; try a tuple"
+            )
+        return request
+    if isinstance(objective, ValueFunction) or not callable(objective):
+        return request
+    if data is None and request.key is None and _is_value(objective, request.params):
+        return request._replace(objective=_penalty_of(objective))
+    return request  # it draws value functions from keys
+
+
+def _is_value(fn: Callable[[PyTree], Any], params: PyTree) -> bool:
+    """Whether a function of the parameters gives a number."""
+    try:
+        value = jax.eval_shape(fn, params)
+    except Exception:  # it wants a key, and is told so
+        return False
+    return isinstance(value, jax.ShapeDtypeStruct) and value.shape == ()
+
+
+@functools.lru_cache(maxsize=256)
+def _penalty_of(fn: Callable[[PyTree], Array]) -> ValueFunction:
+    """One value function for each function, so that a second fit finds what was compiled."""
+    return penalty(fn)
+
+
+def _require_meaning(request: Request, objective: Objective) -> None:
+    """Looks for what fits together and means something else, see `mistakes`."""
+    data = None if is_stream(request.data) else request.data
+    validation, params = request.validation, request.params
+    for examples in (data, validation):
+        if examples is not None and not isinstance(examples, ValueFunction):
+            objective.on(examples)  # raises where these are not examples
+            require_labels(objective, params, examples)
+    require_prepared(params, request.key, validation, request.prepare)
+    if data is not None:
+        warn_of_mistakes(objective, params, data, request.key, request.batch_size)
 
 
 def _placed(
@@ -255,12 +304,42 @@ def _require_real(params: PyTree) -> None:
     if not jax.tree.leaves(params):
         raise ValueError(f"fit: expected parameters to train, got {params}, a tree without leaves")
     for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        name = f"params{jax.tree_util.keystr(path)}"
+        try:
+            dtype = jnp.result_type(leaf)
+        except (TypeError, ValueError):
             raise TypeError(
-                "fit: expected real parameters of floating point, got "
-                f"params{jax.tree_util.keystr(path)} of {jnp.result_type(leaf)}; cast it, split it "
-                "into real and imaginary parts, or keep it out of the parameters"
+                f"fit: expected parameters that are arrays, got {name} of "
+                f"{type(leaf).__name__}; keep what is no array out of them, of an equinox module "
+                "by eqx.partition(module, eqx.is_inexact_array)"
+            ) from None
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"fit: expected real parameters of floating point, got {name} of {dtype}; cast "
+                "it, split it into real and imaginary parts, or keep it out of the parameters"
             )
+
+
+def _require_key(key: Any) -> None:
+    if key is not None and not (isinstance(key, jax.Array) and _is_key(key)):
+        raise TypeError(f"fit: expected a key, got {key!r}; try key=jax.random.key(0)")
+
+
+def _is_key(key: jax.Array) -> bool:
+    """Whether this is one key, of the new kind or of the old one, two whole numbers."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key.shape == ()
+    return key.dtype == jnp.uint32 and key.ndim == 1
+
+
+def _require_concrete(*trees: PyTree) -> None:
+    """`fit` is a loop of Python around compiled segments: it cannot be traced itself."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees)):
+        raise TypeError(
+            "fit: expected numbers, got traced values: fit cannot be called inside jax.jit, "
+            "jax.vmap or jax.grad; try fnn.training.advance, the compiled loop within it, or a "
+            "loop over rule.update"
+        )
 
 
 def _require_finite(arrays: Mapping[str, PyTree]) -> None:
