@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from sklearn.linear_model import BayesianRidge
 
 from fnn import Objective, l2, losses, rules
+from tests import loop
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -20,19 +20,7 @@ BENT = Objective(lambda w, x: jnp.tanh(w @ x) + (w @ x) / 2, losses.half_squared
 close = functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12)
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "steps"))
-def walk(rule, params, value_fn, steps, state=None):
-    """Parameters and state after each step."""
-
-    def advance(carry, _):
-        params, state = carry
-        value, grad = jax.value_and_grad(value_fn)(params)
-        updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state)
-
-    state = rule.init(params) if state is None else state
-    return jax.lax.scan(advance, (params, state), length=steps)[1]
+walk = jax.jit(loop.walk, static_argnames=("rule", "steps"))
 
 
 def last(tree):

@@ -1,7 +1,5 @@
 """Saddle-free, trust region and cubic Newton: exact cases, symmetries, saddles, rejection."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import fnn
 from fnn import Objective, losses, rules
 from fnn.training import Stop
+from tests import loop
 
 N = 5
 RNG = np.random.default_rng(0)
@@ -19,22 +18,7 @@ TRUSTING = EVERY[1:]
 both = pytest.mark.parametrize("make", TRUSTING, ids=["trust_region", "cubic"])
 
 
-def step(rule, params, value_fn, state):
-    value, grad = jax.value_and_grad(value_fn)(params)
-    return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-
-
-@functools.partial(jax.jit, static_argnames=("rule", "value_fn", "steps"))
-def walk(rule, params, value_fn, steps=1):
-    """Parameters and state after each step."""
-
-    def advance(carry, _):
-        params, state = carry
-        updates, state = step(rule, params, value_fn, state)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state)
-
-    return jax.lax.scan(advance, (params, rule.init(params)), length=steps)[1]
+walk = jax.jit(loop.walk, static_argnames=("rule", "value_fn", "steps"))
 
 
 def close(actual, expected, rtol=1e-9, atol=1e-12):
@@ -125,13 +109,8 @@ def test_path_is_unchanged_exactly_where_claimed(name):
             x = turn @ y
             return scale * (jnp.sum(jnp.sin(SLOPES @ x)) + jnp.sum(x**4))
 
-        def advance(carry, _):
-            y, state = carry
-            updates, state = step(rule, y, f, state)
-            return (y + updates, state), (turn @ (y + updates), state.info.counts.negative)
-
-        start = jnp.linalg.solve(turn, jnp.linspace(-0.3, 0.4, N))
-        return jax.lax.scan(advance, (start, rule.init(start)), length=5)[1]
+        ys, states = loop.walk(rule, jnp.linalg.solve(turn, jnp.linspace(-0.3, 0.4, N)), f, steps=5)
+        return ys @ turn.T, states.info.counts.negative
 
     (plain, *paths), negative = path(np.stack(turns), np.stack(scales))
     assert np.max(np.abs(plain[-1] - plain[0])) > 1e-2
@@ -274,7 +253,7 @@ def test_bad_points_are_steps_of_zero(make):
             # Where the first is zero the gradient is finite and its derivative is not.
             return jnp.sum(jnp.abs(p * (1 - broken)) ** 1.5) + saddle(p)
 
-        return step(rule, start, value_fn, state)
+        return loop.update(rule, start, value_fn, state)
 
     updates, state = run(1.0, rule.init(start))
     close(updates, 0.0)
