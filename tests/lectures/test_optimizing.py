@@ -10,14 +10,9 @@ import pytest
 
 import fnn
 from fnn import Objective, curvature, losses, rules
+from tests import loop
 
 RNG = np.random.default_rng(0)
-
-
-def step_of(rule, params, value_fn):
-    value, grad = jax.value_and_grad(value_fn)(params)
-    extra = {"value": value, "grad": grad, "value_fn": value_fn}
-    return rule.update(grad, rule.init(params), params, **extra)[0]
 
 
 def test_rates_whose_sum_is_infinite_and_whose_squares_are_not_average_the_noise_away():
@@ -58,7 +53,9 @@ def test_the_regularized_newton_step_is_downhill_beyond_the_lowest_curvature():
         return p @ hessian @ p / 2
 
     grad, alphas = jax.grad(value_fn)(start), jnp.array([0.0, 2.1, 3.0, 100.0])
-    steps = jax.jit(jax.vmap(lambda alpha: step_of(rules.newton(damping=alpha), start, value_fn)))
+    steps = jax.jit(
+        jax.vmap(lambda alpha: loop.update(rules.newton(damping=alpha), start, value_fn)[0])
+    )
     for alpha, step in zip(alphas, steps(alphas), strict=True):
         exact = -np.linalg.solve(hessian + alpha * np.eye(3), grad)
         np.testing.assert_allclose(step, exact, rtol=1e-8)
@@ -73,7 +70,7 @@ def test_levenberg_marquardt_is_that_step_with_the_jacobians_product_for_the_hes
     value_fn = objective.on((x, t))
     grad = jax.grad(value_fn)(w)
     J = jax.vmap(jax.grad(objective.model), (None, 0))(w, x)
-    step = jax.jit(lambda w: step_of(rules.levenberg_marquardt(damping=0.7), w, value_fn))(w)
+    step = jax.jit(lambda w: loop.update(rules.levenberg_marquardt(damping=0.7), w, value_fn)[0])(w)
     exact = -np.linalg.solve(J.T @ J / 20 + 0.7 * np.eye(3), grad)
     np.testing.assert_allclose(step, exact, rtol=1e-8)
 

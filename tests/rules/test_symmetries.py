@@ -10,10 +10,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from fnn import rules
+from tests import loop
 
 N, STEPS = 5, 20
 RATE = 0.03
@@ -67,15 +67,8 @@ def walk(rule, turn, scale):
     def value_fn(y):
         return scale * f(turn.T @ y)
 
-    def step(carry, _):
-        y, state = carry
-        value, grad = jax.value_and_grad(value_fn)(y)
-        updates, state = rule.update(grad, state, y, value=value, grad=grad, value_fn=value_fn)
-        y = optax.apply_updates(y, updates)
-        return (y, state), turn.T @ y
-
-    start = turn @ jnp.linspace(-1.0, 2.0, N)
-    return jax.lax.scan(step, (start, rule.init(start)), length=STEPS)[1]
+    ys, _ = loop.walk(rule, turn @ jnp.linspace(-1.0, 2.0, N), value_fn, STEPS)
+    return ys @ turn
 
 
 @pytest.mark.parametrize("name", INVARIANT)
