@@ -1,4 +1,4 @@
-"""Bayesian Levenberg-Marquardt: oracles, the noisy sine in small, symmetries, bad data."""
+"""Bayesian Levenberg-Marquardt finds the evidence that scikit-learn finds, and bears bad data."""
 
 import functools
 import runpy
@@ -51,7 +51,7 @@ def test_on_a_linear_model_it_is_bayesian_ridge(shape):
 
 @pytest.mark.gate
 def test_the_noisy_sine(capsys):
-    """The experiment of benchmarks/soak, and all it asserts, for fewer starts, on a coarse grid."""
+    """The experiment of benchmarks/soak asserts all it does from fewer starts, on a coarse grid."""
     soak = runpy.run_path(str(ROOT / "benchmarks" / "soak" / "bayesian.py"))
     soak["main"](starts=3, points=3)
     assert "in 3 of 3" in capsys.readouterr().out
@@ -140,7 +140,7 @@ def test_weights_are_repetitions_and_chunks_and_blocks_change_nothing():
 
 
 def line(inputs, targets, start):
-    """Data of some rows and columns, filled up to nine and four, with weights."""
+    """The rows and columns are filled up to nine and four, and weights say which rows count."""
     inputs, targets, start = (np.asarray(a, float) for a in (inputs, targets, start))
     (n, size), weights = inputs.shape, np.zeros(9)
     padded, weights[:n] = np.zeros((9, 4)), 1

@@ -1,4 +1,4 @@
-"""BFGS and SR1: against scipy, exact cases, coordinates, bad input."""
+"""BFGS and SR1 keep up with scipy, follow the textbook, and bear bad input."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ walk = jax.jit(loop.walk, static_argnames=("rule", "value_fn", "steps"))
 
 @pytest.mark.parametrize(("make", "allowance"), [(rules.bfgs, 1.3), (rules.sr1, 2.5)])
 def test_rosenbrock_as_scipy(make, allowance):
-    """From the standard start and others: the same minimum in as many steps and evaluations."""
+    """From the standard start and others they reach the same minimum in as many evaluations."""
     starts = np.array([[-1.2, 1.0], [5.0, -3.0], [0.0, 2.0], [-3.0, -1.0]])
     run = jax.jit(jax.vmap(lambda x: walk(make(), x, rosenbrock, 100)))
     paths, states = run(starts)
@@ -57,7 +57,7 @@ def test_rosenbrock_as_scipy(make, allowance):
 
 
 def test_bfgs_with_exact_search_solves_a_quadratic_in_n_steps():
-    """Conjugate gradients from the same start, and the Hessian at the end."""
+    """The steps are those of conjugate gradients, and at the end the Hessian is known."""
     path, states = walk(rules.bfgs(decrease=0.0, flatness=1e-9), jnp.zeros(SIZE), quadratic, SIZE)
     gradients = jax.vmap(jax.grad(quadratic))(jnp.vstack([jnp.zeros(SIZE), path]))
     grams = np.asarray(gradients[:-1] @ gradients[:-1].T)
@@ -76,7 +76,7 @@ def test_sr1_knows_the_hessian_after_n_steps_of_any_search():
 
 
 def test_bfgs_is_the_textbooks_recurrence_with_a_strong_wolfe_search():
-    """Equation 6.17, at first from the scaled identity, 6.20; and 3.7, whatever the flatness."""
+    """Equation 6.17 starts from the scaled identity, 6.20; 3.7 holds for every flatness."""
     start, flatness = jnp.array([-1.2, 1.0, 0.5]), np.array([0.9, 0.1])
     run = jax.jit(jax.vmap(lambda flat: walk(rules.bfgs(flatness=flat), start, rosenbrock, 12)))
     path, states = run(flatness)
@@ -97,7 +97,7 @@ def test_bfgs_is_the_textbooks_recurrence_with_a_strong_wolfe_search():
 
 @both
 def test_inverse_to_start_from_makes_it_affinely_invariant(make):
-    """On f(T z) from `inverse = (T' T)^-1` the path is the same point by point."""
+    """On f(T z) from `inverse = (T' T)^-1` the path is the same, point by point."""
     turns = jnp.stack([jnp.eye(SIZE), FACTOR / 2 + 2 * np.eye(SIZE)])
 
     def run(turn):
@@ -125,7 +125,7 @@ def test_sr1_learns_negative_curvature_and_still_descends():
 
 @both
 def test_bad_input_never_reaches_the_parameters(make):
-    """a x + b x^2 + c and d but at the start: rejected, twice; NaN is no reason to stop."""
+    """Steps on a x + b x^2 + c, with d added but at the start, are rejected; NaN does not stall."""
     nan, inf = jnp.nan, jnp.inf
     #                     NaN   inf  constant minimum  NaN around
     a, b, c, d, starts = (
@@ -150,7 +150,7 @@ def test_bad_input_never_reaches_the_parameters(make):
 
 
 def test_one_parameter():
-    """From a start whose first trial is outside the domain; and downhill without end."""
+    """The first trial may lie outside of the domain, and the descent may have no end."""
 
     def value_fn(x):
         return -jnp.log(x[0]) + x[0]

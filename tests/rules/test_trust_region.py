@@ -1,4 +1,4 @@
-"""Saddle-free, trust region and cubic Newton: exact cases, symmetries, saddles, rejection."""
+"""Saddle-free, trust-region and cubic Newton leave saddles, and reject what raises the value."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_little_trust_is_gradient_descent():
 
 
 def test_the_first_trust_is_a_gradient_step_at_the_largest_curvature():
-    """And in the cubic, where the weight alone holds back, at most that."""
+    """In the cubic, where the weight alone holds back, it is at most that."""
     length = jnp.linalg.norm(jax.grad(bowl)(jnp.zeros(N)))
     largest = np.linalg.norm(FACTOR, 2) ** 2
     _, state = walk(rules.trust_region_newton(), jnp.zeros(N), bowl)
@@ -98,7 +98,7 @@ INVARIANT = {
 
 @pytest.mark.parametrize("name", INVARIANT)
 def test_path_is_unchanged_exactly_where_claimed(name):
-    """Across saddles; the path on f(T y) from y = T^-1 x, brought back by T."""
+    """The path on f(T y) from y = T^-1 x, which crosses saddles, is brought back by T."""
     rule, claimed = INVARIANT[name]
     turns, scales = zip((np.eye(N), 1.0), *MAPS.values(), strict=True)
 
@@ -132,7 +132,7 @@ def saddle(p):
 
 @pytest.mark.parametrize("make", EVERY)
 def test_a_minimum_is_reached_from_beside_a_saddle(make):
-    """Within 40 steps from 1e-8; Newton goes to the saddle, sgd needs over 90."""
+    """It takes 40 steps from 1e-8; Newton goes to the saddle, and sgd needs over 90."""
     starts = 1e-8 * jnp.array([[0.0, 1.0], [1.0, -1.0], [1e8, 1.0]])
 
     def end(rule, steps):
@@ -147,7 +147,7 @@ def test_a_minimum_is_reached_from_beside_a_saddle(make):
 @both
 @pytest.mark.parametrize("subspace", [None, 12], ids=["dense", "lanczos"])
 def test_a_network_without_weights_is_left(make, subspace):
-    """All gradients are zero there; the curvature shows the way."""
+    """All gradients are zero there, and the curvature shows the way."""
     inputs = jax.random.normal(jax.random.key(0), (20, 3))
     objective = Objective(lambda p, x: jnp.tanh(x @ p[0]) @ p[1], losses.half_squared_error)
     value_fn = objective.on((inputs, jnp.tanh(inputs @ jnp.array([1.0, -1.0, 2.0]))[:, None]))
@@ -209,7 +209,7 @@ def test_several_trials_are_several_updates_on_one_basis(make):
 @both
 @pytest.mark.parametrize("trials", [1, 60])
 def test_a_trial_that_is_not_finite_is_rejected(make, trials):
-    """A model that sends the first trials below zero, where there is no value."""
+    """The model sends the first trials below zero, where there is no value."""
 
     def value_fn(p):
         return jnp.sum(p - 2 * jnp.sqrt(p)) + jnp.sum(p)
@@ -244,7 +244,7 @@ def value_fn_of(dtype):
 
 @pytest.mark.parametrize("make", EVERY)
 def test_bad_points_are_steps_of_zero(make):
-    """NaN in a curvature alone, then a healthy step as if nothing had happened."""
+    """NaN is in the curvature alone; then a healthy step is as if nothing had happened."""
     rule, start = make(), jnp.array([0.5, 1.0])
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Phases and accumulation: the rules themselves in turn, and full batches in pieces."""
+"""Phases are the rules themselves in turn, and accumulated batches are the full batch."""
 
 import functools
 
@@ -27,7 +27,7 @@ START = {"w": jnp.asarray(RNG.normal(size=(3, 2))), "b": jnp.zeros(2)}
 
 
 def path_of(rule, params, steps):
-    """The compiled walk of a rule on all examples."""
+    """The parameters and states of a rule that walks on all examples, compiled."""
     return jax.jit(functools.partial(loop.walk, rule, value_fn=WHOLE, steps=steps))(params)
 
 
@@ -48,7 +48,7 @@ SEQUENCE = rules.phases([(ADAM, 4), (LM, 3), (ADAM, None)])
 
 
 def test_each_phase_is_its_rule_from_where_the_one_before_arrived():
-    """One after the other by hand, the third from a state as new; compiled as not compiled."""
+    """The third begins from a new state, and a step that is not compiled is the compiled one."""
     path, states = path_of(SEQUENCE, START, 10)
     params, expected = START, []
     for rule, steps in ((ADAM, 4), (LM, 3), (ADAM, 3)):
@@ -64,7 +64,7 @@ def test_each_phase_is_its_rule_from_where_the_one_before_arrived():
 
 
 def test_only_the_phase_at_hand_is_run():
-    """Also mapped, as long as the lanes are in one phase: none runs the other's."""
+    """This holds for mapped lanes, too, as long as all of them are in one phase."""
     calls = []
 
     def counting(name):
@@ -97,7 +97,7 @@ def test_only_the_phase_at_hand_is_run():
 
 
 def test_adam_until_a_plateau_then_levenberg_marquardt():
-    """As one rule in `fit`: Adam circles, the second rule arrives."""
+    """As one rule in `fit`, Adam circles and the second rule arrives."""
     adam = rules.adam(0.1)
     rule = rules.phases([(adam, rules.plateau(patience=5, rtol=1e-3)), (LM, None)])
     trained = fnn.fit(rule, OBJECTIVE + fnn.l2(1e-2), START, (INPUTS, TARGETS), steps=300)
@@ -126,7 +126,7 @@ def test_plateau_waits_for_patience_and_takes_nan_for_no_progress():
 
 
 def test_phases_keep_the_contract():
-    """Extra arguments, gradients and parameters pass through; state of fixed shapes; adapters."""
+    """The state keeps its shapes, updates keep their dtypes, and optax's adapters apply."""
     rule = rules.phases([(rules.sgd(0.1), 1), (rules.newton(), None)])
     state = rule.init(START)
     _, after = jax.eval_shape(lambda state: loop.step(rule, START, WHOLE, state), state)
@@ -171,7 +171,7 @@ def compiled(rule, params, value_fn):
 
 
 def test_batches_are_the_full_batch():
-    """Equal ones, and unequal ones with padding, to 1e-10; with a penalty; and chunks of one."""
+    """They may be equal, or unequal with padding, or chunks of one, and have a penalty."""
     objective = OBJECTIVE + fnn.l2(0.1)
     of = jnp.repeat(jnp.arange(3), jnp.array([12, 11, 1]))
     thirds = [objective.on((INPUTS[i::3], TARGETS[i::3])) for i in range(3)]
@@ -191,7 +191,7 @@ def test_batches_are_the_full_batch():
 
 
 def test_an_epoch_of_fit_is_a_step():
-    """Shuffled, the last batch padded."""
+    """The examples are shuffled, and the last batch is padded."""
     rule, key = rules.accumulate(4, damping=0.1), jax.random.key(0)
     examples = data.Data(INPUTS, TARGETS)
     trained = fnn.fit(rule, OBJECTIVE, START, examples, epochs=3, batch_size=7, key=key)
@@ -202,7 +202,7 @@ def test_an_epoch_of_fit_is_a_step():
 
 
 def test_accumulated_nan_is_a_rejected_step():
-    """And lanes are runs; one example, one parameter, no curvature at all."""
+    """Mapped lanes equal runs, and one parameter without curvature stays where it is."""
     first, second = (OBJECTIVE.on((INPUTS[i::2], TARGETS[i::2])) for i in range(2))
     params, state = accumulated(2, 0.0, START, rules.accumulate(2).init(START), first * jnp.nan)
     params, state = accumulated(2, 0.0, params, state, second)

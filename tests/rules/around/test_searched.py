@@ -1,4 +1,4 @@
-"""Line searches for Gauss-Newton directions: on a grid, and Armijo's by optax."""
+"""Gauss-Newton directions are searched on a grid, or by optax's search after Armijo."""
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ SEARCHES = {
 
 @pytest.mark.parametrize("rule", SEARCHES.values(), ids=SEARCHES)
 def test_in_fit_on_a_network(rule):
-    """Gauss-Newton without trust would leap; with either search it arrives."""
+    """Gauss-Newton alone would leap too far; with either search it arrives."""
     model = layers.serial(layers.dense(8), layers.elementwise(jnp.tanh), layers.dense(1))
     inputs = jnp.linspace(-1, 1, 40)[:, None]
     objective = Objective(lambda p, x: model.apply(p, x[:1]) - x[1:])

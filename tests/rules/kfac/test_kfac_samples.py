@@ -1,4 +1,4 @@
-"""Kronecker factors from random combinations of an example's rows: right in the mean, and cheap."""
+"""Kronecker factors from random combinations of an example's rows are right in the mean."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def test_one_of_many_outputs_costs_about_a_backward_pass():
 
 
 def test_every_step_draws_anew_and_the_running_means_forget_the_noise():
-    """At rate 0 on one batch: the means of 200 steps, and of the exact rule in one."""
+    """At rate 0 on one batch, the means of 200 steps are close to the exact rule's in one."""
     value_fn = CLASSES.on((INPUTS, LABELS))
     still = {"learning_rate": 0.0, "damping": 0.1, "momentum": 0.0, "policy": damping.constant()}
 
