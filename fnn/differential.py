@@ -356,9 +356,9 @@ def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
 
     def f(*values: Array) -> list[Array]:
         """The real results as a function of the values of the jets."""
-        rest = iter(values)
+        queue = iter(values)
         pairs = zip(are_jets, arrays, strict=True)
-        results = evaluate(*(next(rest) if is_jet else array for is_jet, array in pairs))
+        results = evaluate(*(next(queue) if is_jet else array for is_jet, array in pairs))
         return [x for x, is_real in zip(results, are_real, strict=True) if is_real]
 
     if eqn.primitive.name in _ELEMENTWISE:
