@@ -41,8 +41,8 @@ class Block:
         if self.chunk is None:
             return self.mean(self._losses(params))
 
-        # Rematerialized, so that the backward pass too holds one chunk at a time; from a wide copy
-        # of the parameters, so that it too sums in single precision.
+        # Chunks are rematerialized, so that the backward pass too holds one at a time. They read a
+        # wide copy of the parameters, so that gradients too are summed in single precision.
         copy = jax.tree.map(wide, params)
 
         @jax.checkpoint
@@ -60,13 +60,13 @@ class Block:
         return count_examples(self.inputs, self.targets)
 
     def mean(self, losses: Array) -> Scalar:
-        """The mean of the examples' losses, summed in at least single precision.
+        """The mean sum(w l) / sum(w) of the examples' losses, summed in at least single precision.
 
         Args:
-            losses: one for each example; of a block of `chunks`, for each chunk and example.
+            losses: one for each example; in a block of `chunks`, for each chunk and example.
 
         Returns:
-            sum(w l) / sum(w), in the dtype of the losses.
+            The mean, in the dtype of the losses.
         """
         total, weight = self._sums(losses)
         return (total / weight).astype(losses.dtype)
@@ -74,13 +74,13 @@ class Block:
     def chunks(self) -> "Block":
         """The block cut into parts of `chunk` examples.
 
-        Examples that are next to each other share a part; on several devices, where neighbors share
-        a device, those do that are apart, so that every device has its share of every part.
+        Neighbors share a part. On several devices, where neighbors share a device, a part has
+        examples that lie apart, so that every device has its share of every part.
 
         Returns:
             A block with one more leading axis on every leaf, which `lax.scan` walks along. Where no
-            number from `chunk` down to half of it divides the examples, as many as are missing are
-            the last one at weight 0.
+            number from `chunk` down to half of it divides the examples, the last example fills up
+            the last part, at weight 0.
         """
         n = self.count
         size = n if self.chunk is None else min(self.chunk, n)
@@ -93,47 +93,48 @@ class Block:
             weights = jnp.where(jnp.arange(parts * size) < n, weights[index], 0)
 
         def cut(leaf: Array) -> Array:
-            filled = leaf if len(leaf) == parts * size else jnp.asarray(leaf)[index]
+            rows = leaf if len(leaf) == parts * size else jnp.asarray(leaf)[index]
             if self._is_split:
-                return filled.reshape(size, parts, *leaf.shape[1:]).swapaxes(0, 1)
-            return filled.reshape(parts, size, *leaf.shape[1:])
+                return rows.reshape(size, parts, *leaf.shape[1:]).swapaxes(0, 1)
+            return rows.reshape(parts, size, *leaf.shape[1:])
 
-        whole = (self.inputs, self.targets, weights, self.keys)
-        inputs, targets, weights, keys = jax.tree.map(cut, whole)
+        arrays = (self.inputs, self.targets, weights, self.keys)
+        inputs, targets, weights, keys = jax.tree.map(cut, arrays)
         return Block(inputs, targets, weights, keys, self.model, self.loss, chunk=None)
 
     def joined(self, parts: Array) -> Array:
-        """What was said of the examples of all `chunks`, in the order of the examples.
+        """Results for the examples of all `chunks`, in the order of the examples.
 
         Args:
-            parts: for each chunk and example.
+            parts: a result for each chunk and example.
 
         Returns:
-            For each example.
+            A result for each example.
         """
         parts = parts.swapaxes(0, 1) if self._is_split else parts
         return parts.reshape(-1, *parts.shape[2:])[: self.count]
 
     @property
     def _is_split(self) -> bool:
+        """Whether the examples are split over several devices."""
         return devices.count((self.inputs, self.targets)) > 1
 
     def sample(self, key: Key[Array, ""], examples: int) -> "Block":
-        """The block of some of the examples, drawn by their weights.
+        """A block of some of the examples, drawn with probabilities in proportion to their weights.
 
         Args:
-            key: of the draw.
-            examples: how many.
+            key: the key of the draw.
+            examples: the number of examples to draw.
 
         Returns:
-            A block without weights; this one if it has no more examples than that.
+            A block without weights, or this block if it has no more examples than that.
         """
         if examples >= self.count:
             return self
         weights = None if self.weights is None else self.weights / jnp.sum(self.weights)
-        chosen = jax.random.choice(key, self.count, (examples,), p=weights)
-        whole = (self.inputs, self.targets, self.keys)
-        inputs, targets, keys = jax.tree.map(lambda a: jnp.asarray(a)[chosen], whole)
+        index = jax.random.choice(key, self.count, (examples,), p=weights)
+        arrays = (self.inputs, self.targets, self.keys)
+        inputs, targets, keys = jax.tree.map(lambda a: jnp.asarray(a)[index], arrays)
         return replace(self, inputs=inputs, targets=targets, weights=None, keys=keys)
 
     def answer(self, params: PyTree, x: PyTree, key: Array | None) -> PyTree:
@@ -142,7 +143,7 @@ class Block:
         Args:
             params: the model's parameters.
             x: the example.
-            key: given to the model if there is one.
+            key: the key that the model is given, if there is one.
 
         Returns:
             The outputs; of a complex residual its real and its imaginary part.
@@ -155,11 +156,11 @@ class Block:
         """The loss of one example.
 
         Args:
-            outputs: the model's.
-            target: None without a loss.
+            outputs: the model's outputs.
+            target: the target; None without a loss.
 
         Returns:
-            The loss, half the sum of squares of the outputs without one.
+            The loss, or half the sum of squares of the outputs without one.
 
         Raises:
             ValueError: if the loss is not a scalar.
@@ -176,12 +177,15 @@ class Block:
         return value
 
     def _losses(self, params: PyTree) -> Float[Array, " n"]:
+        """The loss of every example."""
+
         def loss(x: PyTree, target: PyTree, key: Array | None) -> Scalar:
             return self.judge(self.answer(params, x, key), target)
 
         return jax.vmap(loss, axis_name=EXAMPLES)(self.inputs, self.targets, self.keys)
 
     def _sums(self, losses: Array) -> tuple[Scalar, Scalar]:
+        """The sums of the weighted losses and of the weights, in at least single precision."""
         losses = wide(losses)
         if self.weights is None:
             return jnp.sum(losses), jnp.full((), losses.size, losses.dtype)
@@ -197,7 +201,7 @@ def _real(residual: Array) -> PyTree:
 
 
 def accumulate(fn: Callable[[Any], PyTree], parts: PyTree) -> PyTree:
-    """The sum of what a function says of each part, summed in at least single precision.
+    """The sum of a function's results for all parts, summed in at least single precision.
 
     (In half precision a sum of ones stays at 256 or 2048.)
 
@@ -206,38 +210,38 @@ def accumulate(fn: Callable[[Any], PyTree], parts: PyTree) -> PyTree:
         parts: a tree of arrays, whose first axis counts the parts.
 
     Returns:
-        The sums, in the dtypes of what the function says.
+        The sums, in the dtypes of the results.
 
     Example:
         >>> import jax.numpy as jnp
         >>> print(accumulate(jnp.sum, jnp.ones((1000, 3), jnp.bfloat16)))
         3008
     """
-    said = jax.eval_shape(fn, jax.tree.map(lambda a: a[0], parts))
+    shapes = jax.eval_shape(fn, jax.tree.map(lambda a: a[0], parts))
 
     def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
         return jax.tree.map(lambda t, a: t + wide(a), total, fn(part)), None
 
-    zeros = jax.tree.map(lambda a: wide(jnp.zeros(a.shape, a.dtype)), said)
+    zeros = jax.tree.map(lambda a: wide(jnp.zeros(a.shape, a.dtype)), shapes)
     total, _ = jax.lax.scan(add, zeros, parts)
-    return jax.tree.map(lambda t, a: t.astype(a.dtype), total, said)
+    return jax.tree.map(lambda t, a: t.astype(a.dtype), total, shapes)
 
 
-def guarded(real: Bool[Array, " n"]) -> Callable[[Any], Array]:
-    """Arrays with the first real example in place of each that is not."""
-    first = jnp.argmax(real)
+def guarded(is_real: Bool[Array, " n"]) -> Callable[[Any], Array]:
+    """A function that puts the first real example in place of each that is not real."""
+    first = jnp.argmax(is_real)
 
     def fill(leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)
 
-        def where(chosen: Array, other: Array | int) -> Array:
-            return jnp.where(chosen.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, other)
+        def where(condition: Array, other: Array | int) -> Array:
+            return jnp.where(condition.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, other)
 
-        one = leaf[first]
+        example = leaf[first]
         if devices.count(leaf) > 1 and jnp.issubdtype(leaf.dtype, jnp.number):
-            # A sum, for which one example travels: for an index all of them would.
-            one = jnp.sum(where(jnp.arange(len(leaf)) == first, 0), axis=0, dtype=leaf.dtype)
-        return where(real, one)
+            # For a sum one example travels between devices, for an index all of them would.
+            example = jnp.sum(where(jnp.arange(len(leaf)) == first, 0), axis=0, dtype=leaf.dtype)
+        return where(is_real, example)
 
     return fill
 

@@ -10,7 +10,7 @@ All are pure functions of parameter trees; what a model then loses is for its te
     outputs = model.apply(restored(small), x)
 
 Matrices and kernels are compressed (leaves with two axes or more, the last of which counts the
-units), biases and scales are not: they are few, and matter.
+units); biases and scales are not, because they are few, and matter.
 """
 
 from collections.abc import Callable
@@ -42,19 +42,15 @@ class LowRank(NamedTuple):
     """A matrix as a product, `left @ right`.
 
     Attributes:
-        left: from inputs to a few numbers.
-        right: from these to outputs.
+        left: the map from inputs to a few numbers.
+        right: the map from these to outputs.
     """
 
     left: Float[Array, "fan_in rank"]
     right: Float[Array, "rank fan_out"]
 
     def restored(self) -> Array:
-        """The matrix.
-
-        Returns:
-            The product.
-        """
+        """The matrix itself."""
         return self.left @ self.right
 
 
@@ -62,19 +58,15 @@ class Quantized(NamedTuple):
     """Weights as whole numbers of steps, `steps * size`, with a size for every unit.
 
     Attributes:
-        steps: from -127 to 127.
-        size: of one step; along the last axis.
+        steps: whole numbers from -127 to 127.
+        size: the size of one step of every unit, along the last axis.
     """
 
     steps: Int8[Array, "*fan_in fan_out"]
     size: Float[Array, " fan_out"]
 
     def restored(self) -> Array:
-        """The weights.
-
-        Returns:
-            The product, in the dtype of `size`.
-        """
+        """The weights, in the dtype of `size`."""
         return self.steps.astype(self.size.dtype) * self.size
 
 
@@ -83,10 +75,10 @@ def magnitude_mask(params: PyTree, keep: float) -> PyTree:
 
     Args:
         params: the parameters.
-        keep: the share of weights to keep; in (0, 1]. One weight is the least.
+        keep: the share of weights to keep, in (0, 1]; at least one weight stays.
 
     Returns:
-        A tree of boolean arrays. Of equal weights the first are kept; biases all are.
+        A tree of boolean arrays. Of equal weights the first are kept, and of biases all.
 
     Raises:
         ValueError: if `keep` is out of range, or nothing has two axes.
@@ -106,19 +98,19 @@ def magnitude_mask(params: PyTree, keep: float) -> PyTree:
     if not 0 < keep <= 1:
         raise ValueError(f"magnitude_mask: expected keep in (0, 1], got {keep}; try 0.1")
     leaves, treedef = jax.tree.flatten(params)
-    sizes = [jnp.abs(leaf).ravel() for leaf in leaves if jnp.ndim(leaf) > 1]
-    if not sizes:
+    magnitudes = [jnp.abs(leaf).ravel() for leaf in leaves if jnp.ndim(leaf) > 1]
+    if not magnitudes:
         raise ValueError(
             "magnitude_mask: expected a leaf of two axes or more, got none; try all parameters of "
             "a model"
         )
-    every = jnp.concatenate(sizes)
-    most = max(1, round(keep * every.size))
-    largest = jnp.zeros(every.size, bool).at[jnp.argsort(-every)[:most]].set(True)
+    weights = jnp.concatenate(magnitudes)
+    count = max(1, round(keep * weights.size))
+    is_kept = jnp.zeros(weights.size, bool).at[jnp.argsort(-weights)[:count]].set(True)
     mask, start = [], 0
     for leaf in leaves:
         if jnp.ndim(leaf) > 1:
-            mask.append(largest[start : start + leaf.size].reshape(leaf.shape))
+            mask.append(is_kept[start : start + leaf.size].reshape(leaf.shape))
             start += leaf.size
         else:
             mask.append(jnp.ones(jnp.shape(leaf), bool))
@@ -128,7 +120,7 @@ def magnitude_mask(params: PyTree, keep: float) -> PyTree:
 def masked(model: Model, mask: PyTree) -> Model:
     """A model in which some parameters count as 0, whatever they hold.
 
-    They have no gradient and no curvature, so that every rule trains the others alone.
+    These have no gradient and no curvature, so that every rule trains the others alone.
 
     Args:
         model: `model(params, x) -> outputs`, with `key=None` or without.
@@ -164,18 +156,19 @@ def prune(params: PyTree, mask: PyTree) -> PyTree:
         >>> prune(jnp.array([2.0, 3.0]), jnp.array([True, False])).tolist()
         [2.0, 0.0]
     """
-    return jax.tree.map(lambda p, kept: jnp.where(kept, p, 0), params, mask)
+    return jax.tree.map(lambda p, keep: jnp.where(keep, p, 0), params, mask)
 
 
 def low_rank(params: PyTree, rank: int) -> PyTree:
-    """The parameters with each matrix as a product of two thinner ones, the nearest of its rank.
+    """The parameters with each matrix replaced by the nearest product of two thinner ones.
 
     The factors are parameters again: `lambda factors, x: model(restored(factors), x)` trains them.
     As layers they are `dense(rank, bias=None)` and a `dense` with the old biases.
 
     Args:
         params: the parameters.
-        rank: of the products; at least 1. A matrix that its factors would not make smaller stays.
+        rank: the rank of the products, at least 1. A matrix stays where its factors would not be
+            smaller.
 
     Returns:
         A tree with a `LowRank` in place of each such matrix.
@@ -207,9 +200,9 @@ def low_rank(params: PyTree, rank: int) -> PyTree:
 
 
 def quantized(params: PyTree) -> PyTree:
-    """The parameters with weights in 8 bits, a quarter of single precision.
+    """The parameters with weights in 8 bits, a quarter of the memory of single precision.
 
-    Every unit has its own step, a 127th of its largest weight; no weight moves by more than half a
+    The step of a unit is a 127th of its largest weight, and no weight moves by more than half a
     step. Zero stays zero.
 
     Args:
@@ -242,7 +235,7 @@ def restored(params: PyTree) -> PyTree:
     """The parameters that a model takes, with products multiplied and steps counted.
 
     Args:
-        params: what `low_rank` or `quantized` made; other parameters stay as they are.
+        params: a result of `low_rank` or `quantized`; other parameters stay as they are.
 
     Returns:
         A tree of arrays.
@@ -284,15 +277,15 @@ def distillation(temperature: float = 2.0, share: float = 0.5) -> Callable[[Arra
         share T^2 H(softmax(teacher / T), softmax(outputs / T)) + (1 - share) H(target, outputs)
 
     H is the cross-entropy; a temperature T above 1 shows the student which of the wrong classes the
-    teacher finds likely. T^2 keeps the first gradient's size.
+    teacher finds likely. The factor T^2 keeps the size of the teacher's gradient.
 
     Args:
         temperature: T > 0.
-        share: of the teacher; in [0, 1].
+        share: the share of the teacher, in [0, 1].
 
     Returns:
-        `loss(outputs, (teacher, target)) -> scalar`, teacher being its logits and target the class
-        or a distribution over the classes.
+        `loss(outputs, (teacher, target)) -> scalar`, where `teacher` are the teacher's logits and
+        `target` is the class or a distribution over the classes.
 
     Raises:
         ValueError: if a number is out of range.
@@ -314,10 +307,10 @@ def distillation(temperature: float = 2.0, share: float = 0.5) -> Callable[[Arra
 
     def loss(outputs: Float[Array, " k"], target: Any) -> Scalar:
         teacher, label = target
-        soft = losses.softmax_cross_entropy(
+        teacher_loss = losses.softmax_cross_entropy(
             outputs / temperature, jax.nn.softmax(jnp.asarray(teacher) / temperature)
         )
-        hard = losses.softmax_cross_entropy(outputs, label)
-        return share * temperature**2 * soft + (1 - share) * hard
+        label_loss = losses.softmax_cross_entropy(outputs, label)
+        return share * temperature**2 * teacher_loss + (1 - share) * label_loss
 
     return loss

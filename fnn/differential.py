@@ -12,13 +12,13 @@ shape, are differentiated one by one.
                                                         t comes first; along a direction as well
     hessian_product(u)      sum over j of d2u/dx_i dx_j v_j
 
-What comes back is an ordinary function, to be combined, differentiated and mapped:
+The result is an ordinary function, to be combined, differentiated and mapped:
 
     def interior(params, x):
         u = functools.partial(model.apply, params)
         return derivative(u, 0)(x) - 0.25 * laplacian(u, (1,))(x)      # the heat equation
 
-All of them work forward, so that a residual made of several shares what they have in common: the
+All of them work forward, so that those of one residual share what they have in common: the
 compiler finds it, and so does `curvature.capture`, for which a weight that meets the value, the
 slopes and the Laplacian of a layer is one leaf with d + 2 uses. (The backward sweep over all of it,
 in the parameters, is JAX's.)
@@ -68,8 +68,8 @@ def gradient(u: Function) -> Function:
 
     def slopes(*args: Any, **kwargs: Any) -> Array:
         f, x = _point("gradient", u, args, kwargs)
-        last = jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1], out_axes=-1)(_axes(x))
-        return last.reshape(*last.shape[:-1], *x.shape)
+        columns = jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1], out_axes=-1)(_axes(x))
+        return columns.reshape(*columns.shape[:-1], *x.shape)
 
     return slopes
 
@@ -108,9 +108,9 @@ def derivative(u: Function, *directions: int | Float[Array, "..."]) -> Function:
 
     Args:
         u: `u(*args, x) -> array`; differentiated in its last argument.
-        *directions: each the number of a coordinate (as of an index, -1 the last), or an array of
-            the shape of x, such as a normal. Two numbers make a second derivative, mixed if they
-            differ; without any it is u itself.
+        *directions: each is the number of a coordinate (like an index, so that -1 is the last), or
+            an array of the shape of x, such as a normal. Two numbers make a second derivative,
+            which is mixed if they differ; without any the result is u itself.
 
     Returns:
         A function of the same arguments; it returns an array of the shape of u. (It raises a
@@ -127,14 +127,14 @@ def derivative(u: Function, *directions: int | Float[Array, "..."]) -> Function:
 
     def along(*args: Any, **kwargs: Any) -> Array:
         f, x = _point("derivative", u, args, kwargs)
-        ways = [_direction(direction, x) for direction in directions]
-        if len(ways) > 1:
+        vectors = [_direction(direction, x) for direction in directions]
+        if len(vectors) > 1:
             _warn_if_flat("derivative", jax.make_jaxpr(f)(x))
 
         def slope(f: Function, v: Array) -> Function:
             return lambda x: jax.jvp(f, (x,), (v,))[1]
 
-        return reduce(slope, ways, f)(x)
+        return reduce(slope, vectors, f)(x)
 
     return along
 
@@ -197,15 +197,15 @@ def laplacian(u: Function, along: Sequence[int] | None = None) -> Function:
 
     def sum_of_second_derivatives(*args: Any, **kwargs: Any) -> Array:
         f, x = _point("laplacian", u, args, kwargs)
-        ways = _axes(x)
+        vectors = _axes(x)
         if along is not None:
-            ways = jnp.stack([_direction(int(axis), x) for axis in along])
+            vectors = jnp.stack([_direction(int(axis), x) for axis in along])
         closed = jax.make_jaxpr(f)(x)
         _warn_if_flat("laplacian", closed)
-        (output,) = _propagate(closed.jaxpr, closed.consts, [_Moving(x, ways, None)])
-        if isinstance(output, _Moving) and output.laplacian is not None:
+        (output,) = _propagate(closed.jaxpr, closed.consts, [_Jet(x, vectors, None)])
+        if isinstance(output, _Jet) and output.laplacian is not None:
             return output.laplacian
-        return jnp.zeros_like(output.value if isinstance(output, _Moving) else output)
+        return jnp.zeros_like(output.value if isinstance(output, _Jet) else output)
 
     return sum_of_second_derivatives
 
@@ -311,7 +311,7 @@ def _axes(x: Array) -> Float[Array, "d ..."]:
 
 
 def _nothing(x: Array) -> Array:
-    """A zero of the point: directions become data, so that a weight that meets them is a use."""
+    """A zero that depends on the point: it makes directions data, which a weight meets in a use."""
     return 0 * x
 
 
@@ -323,9 +323,10 @@ def _direction(direction: Any, x: Array) -> Array:
                 f"derivative: expected a coordinate of a point with {x.size}, got {direction}; try "
                 f"one from 0 to {x.size - 1}"
             )
-        # Made of equations, not held as an array, so that two of them are seen to be the same.
-        chosen = jnp.arange(x.size) == direction % x.size
-        return jnp.where(chosen, 1, 0).astype(x.dtype).reshape(x.shape) + _nothing(x)
+        # The vector comes from equations, not from a stored array, so that a capture sees that two
+        # of them are the same.
+        is_axis = jnp.arange(x.size) == direction % x.size
+        return jnp.where(is_axis, 1, 0).astype(x.dtype).reshape(x.shape) + _nothing(x)
     direction = jnp.asarray(direction, x.dtype)
     if direction.shape != x.shape:
         raise ValueError(
@@ -338,12 +339,12 @@ def _direction(direction: Any, x: Array) -> Array:
 # --- the propagation ----------------------------------------------------------------------------
 
 
-class _Moving(NamedTuple):
-    """A value that depends on the point.
+class _Jet(NamedTuple):
+    """A value that depends on the point, with its derivatives.
 
     Attributes:
         value: the value itself.
-        slopes: along each direction, one more axis in front.
+        slopes: its slopes along each direction, one more axis in front.
         laplacian: the sum of its second derivatives along them; None where all of them are 0.
     """
 
@@ -352,7 +353,7 @@ class _Moving(NamedTuple):
     laplacian: Array | None
 
 
-# Linear in all operands at once, or in the one that moves.
+# These equations are linear in all operands at once, or in the one that depends on the point.
 _LINEAR = {
     "add", "add_any", "sub", "neg", "reshape", "transpose", "broadcast_in_dim", "squeeze", "slice",
     "reduce_sum", "convert_element_type", "concatenate", "pad", "rev", "copy", "select_n", "cumsum",
@@ -360,14 +361,14 @@ _LINEAR = {
 }  # fmt: skip
 _BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 
-# Smooth functions of one array, element by element.
+# These are smooth functions of one array, element by element.
 _ELEMENTWISE = {
     "tanh", "sin", "cos", "tan", "exp", "exp2", "expm1", "log", "log1p", "logistic", "sqrt",
     "rsqrt", "cbrt", "integer_pow", "square", "erf", "erfc", "erf_inv", "sinh", "cosh", "asin",
     "acos", "atan", "asinh", "acosh", "atanh", "lgamma", "digamma",
 }  # fmt: skip
 
-# What has no second derivative but at its kinks.
+# These have no second derivative but at their kinks.
 _KINKED = {
     "max", "min", "abs", "sign", "floor", "ceil", "round", "clamp", "reduce_max", "reduce_min",
     "select_n", "stop_gradient", "sort", "argmax", "argmin", "eq", "ne", "ge", "gt", "le", "lt",
@@ -375,20 +376,20 @@ _KINKED = {
 }  # fmt: skip
 
 
-def _is_linear(eqn: jex.JaxprEqn, moves: Sequence[bool]) -> bool:
-    """Whether an equation is linear in its operands that move."""
+def _is_linear(eqn: jex.JaxprEqn, dependence: Sequence[bool]) -> bool:
+    """Whether an equation is linear in the operands that depend on the point."""
     name = eqn.primitive.name
     if name in _BILINEAR:
-        return sum(moves) == 1
+        return sum(dependence) == 1
     if name == "div":
-        return not moves[1]
+        return not dependence[1]
     if name in ("select_n", "dynamic_slice", "gather"):
-        return not any(moves[1:] if name != "select_n" else moves[:1])
+        return not any(dependence[1:] if name != "select_n" else dependence[:1])
     return name in _LINEAR
 
 
 def _propagate(jaxpr: jex.Jaxpr, consts: Sequence[Array], args: Sequence[Any]) -> list[Any]:
-    """The outputs of a jaxpr, with slopes and Laplacian where they move."""
+    """The outputs of a jaxpr, as jets where they depend on the point."""
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
@@ -405,50 +406,51 @@ def _propagate(jaxpr: jex.Jaxpr, consts: Sequence[Array], args: Sequence[Any]) -
 def _through(eqn: jex.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     """The outputs of one equation."""
     evaluate = programs.evaluation(eqn)
-    moves = [isinstance(operand, _Moving) for operand in operands]
+    are_jets = [isinstance(operand, _Jet) for operand in operands]
     avals: list[Any] = [v.aval for v in eqn.outvars]
-    real = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in avals]
-    still = [operand.value if isinstance(operand, _Moving) else operand for operand in operands]
-    if not any(moves) or not any(real):
-        return list(evaluate(*still))
-    moving = [operand for operand in operands if isinstance(operand, _Moving)]
-    values, slopes, laplacians = (list(part) for part in zip(*moving, strict=True))
+    are_real = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in avals]
+    arrays = [operand.value if isinstance(operand, _Jet) else operand for operand in operands]
+    if not any(are_jets) or not any(are_real):
+        return list(evaluate(*arrays))
+    jets = [operand for operand in operands if isinstance(operand, _Jet)]
+    values, slopes, laplacians = (list(part) for part in zip(*jets, strict=True))
 
     def f(*values: Array) -> list[Array]:
-        """The real results as a function of the operands that move."""
-        replaced = iter(values)
-        results = evaluate(*(next(replaced) if m else x for m, x in zip(moves, still, strict=True)))
-        return [x for x, is_real in zip(results, real, strict=True) if is_real]
+        """The real results as a function of the values of the jets."""
+        queue = iter(values)
+        pairs = zip(are_jets, arrays, strict=True)
+        results = evaluate(*(next(queue) if is_jet else array for is_jet, array in pairs))
+        return [x for x, is_real in zip(results, are_real, strict=True) if is_real]
 
     if eqn.primitive.name in _ELEMENTWISE:
-        outputs = [_elementwise(lambda z: f(z)[0], *moving[0])]
-    elif _is_linear(eqn, moves):
+        outputs = [_elementwise(lambda z: f(z)[0], *jets[0])]
+    elif _is_linear(eqn, are_jets):
         results, push = jax.linearize(f, *values)
-        pushed = _pushed(push, values, laplacians, len(results))
-        outputs = list(map(_Moving, results, jax.vmap(push)(*slopes), pushed))
+        sums = _push_laplacians(push, values, laplacians, len(results))
+        outputs = list(map(_Jet, results, jax.vmap(push)(*slopes), sums))
     else:
         outputs = _general(f, values, slopes, laplacians)
-    if all(real):
+    if all(are_real):
         return outputs
     real_outputs = iter(outputs)
-    pairs = zip(real, evaluate(*still), strict=True)
+    pairs = zip(are_real, evaluate(*arrays), strict=True)
     return [next(real_outputs) if is_real else x for is_real, x in pairs]
 
 
-def _pushed(
+def _push_laplacians(
     push: Callable[..., list[Array]],
     values: list[Array],
     laplacians: list[Array | None],
     count: int,
 ) -> Sequence[Array | None]:
-    """Laplacians after a linear map that has so many outputs."""
+    """The Laplacians after a linear map of `count` outputs."""
     if all(laplacian is None for laplacian in laplacians):
         return [None] * count
     pairs = zip(values, laplacians, strict=True)
     return push(*(jnp.zeros_like(z) if laplacian is None else laplacian for z, laplacian in pairs))
 
 
-def _elementwise(f: Function, value: Array, slopes: Array, laplacian: Array | None) -> _Moving:
+def _elementwise(f: Function, value: Array, slopes: Array, laplacian: Array | None) -> _Jet:
     """The output of a function of one array, element by element."""
     ones = jnp.ones_like(value)
 
@@ -456,8 +458,8 @@ def _elementwise(f: Function, value: Array, slopes: Array, laplacian: Array | No
         return jax.jvp(f, (z,), (ones,))
 
     (value, first), (_, second) = jax.jvp(slope, (value,), (ones,))
-    added = second * jnp.sum(slopes * slopes, axis=0)
-    return _Moving(value, first * slopes, added if laplacian is None else first * laplacian + added)
+    total = second * jnp.sum(slopes * slopes, axis=0)
+    return _Jet(value, first * slopes, total if laplacian is None else first * laplacian + total)
 
 
 def _general(
@@ -465,7 +467,7 @@ def _general(
     values: list[Array],
     slopes: list[Array],
     laplacians: list[Array | None],
-) -> list[_Moving]:
+) -> list[_Jet]:
     """The outputs of any other equation, by second derivatives along each direction, summed."""
     outputs, push = jax.linearize(f, *values)
 
@@ -475,17 +477,17 @@ def _general(
 
         return jax.jvp(slope, tuple(values), tuple(tangents))[1]
 
-    added = [jnp.sum(along, axis=0) for along in jax.vmap(second)(slopes)]
-    pushed = _pushed(push, values, laplacians, len(outputs))
-    sums = [more if one is None else one + more for one, more in zip(pushed, added, strict=True)]
-    return list(map(_Moving, outputs, jax.vmap(push)(*slopes), sums))
+    seconds = [jnp.sum(along, axis=0) for along in jax.vmap(second)(slopes)]
+    firsts = _push_laplacians(push, values, laplacians, len(outputs))
+    sums = [b if a is None else a + b for a, b in zip(firsts, seconds, strict=True)]
+    return list(map(_Jet, outputs, jax.vmap(push)(*slopes), sums))
 
 
 # --- linear pieces ------------------------------------------------------------------------------
 
 
 def _warn_if_flat(name: str, closed: jex.ClosedJaxpr) -> None:
-    """Warns where a function has kinks and its second derivatives are zero elsewhere."""
+    """Warns where a function has kinks, and second derivatives of zero elsewhere."""
     nonlinear, _ = _nonlinear(closed.jaxpr, [True] * len(closed.jaxpr.invars))
     if nonlinear and nonlinear <= _KINKED:
         warnings.warn(
@@ -496,9 +498,9 @@ def _warn_if_flat(name: str, closed: jex.ClosedJaxpr) -> None:
         )
 
 
-def _nonlinear(jaxpr: jex.Jaxpr, moves: Sequence[bool]) -> tuple[set[str], list[bool]]:
-    """The names of the equations that are not linear in what moves, and which outputs move."""
-    env: dict[Any, bool] = dict(zip(jaxpr.invars, moves, strict=True))
+def _nonlinear(jaxpr: jex.Jaxpr, dependence: Sequence[bool]) -> tuple[set[str], list[bool]]:
+    """The names of the equations not linear in the point, and which outputs depend on it."""
+    env: dict[Any, bool] = dict(zip(jaxpr.invars, dependence, strict=True))
     nonlinear: set[str] = set()
     for eqn in jaxpr.eqns:
         inputs = [not isinstance(a, jex.Literal) and env.get(a, False) for a in eqn.invars]

@@ -24,8 +24,8 @@ mean over examples is the objective's. The target is cast to the outputs' dtype,
 so that, J being the model's Jacobian, J^T B B^T J is the Gauss-Newton matrix. The rest of the
 gradient, g - B s, is zero for the likelihoods; it holds hinge's slope and Huber's arms. R may be
 smaller than K, and 0 for a loss without curvature. `curvature(loss)` gives the factor of any loss,
-`with_curvature` attaches a closed form, `is_complete(loss)` says whether the rest is known to be
-zero: then nobody needs to compute it. Where the loss is a likelihood, `sampler(loss)` draws
+`with_curvature` attaches a closed form, and `is_complete(loss)` says whether the rest is known to
+be zero, so that nobody needs to compute it. Where the loss is a likelihood, `sampler(loss)` draws
 targets.
 
 **Impossible targets** (a label 0 for hinge, a probability of 2, class 10 of 10) raise where their
@@ -78,19 +78,19 @@ def with_curvature(
     with `jax.grad`, or both with the factor that `curvature(loss)` derives before the attachment.
 
     Args:
-        loss: `loss(outputs, target) -> scalar`. It stays as it is; what returns is a new function.
+        loss: `loss(outputs, target) -> scalar`. It stays as it is.
         factor: `factor(outputs, target) -> (B, s)`, as the module says.
-        complete: True promises that B s is the whole gradient, always; then nothing is computed for
-            the rest of it. Without the promise the rest costs one more backward pass.
+        complete: True promises that B s is always the whole gradient. Without the promise, the rest
+            of the gradient costs one more backward pass.
         sample: `sample(key, outputs) -> target`, for a negative log-likelihood: a draw from the
             distribution that the outputs are the natural parameters of. Its mean outer product of
             gradients, the Fisher information, is then B B^T.
 
     Shapes:
-        B is (K, R) and s is (R,), for K outputs in all; checked when the factor is used.
+        B is (K, R) and s is (R,), for K outputs in all; this is checked when the factor is used.
 
     Returns:
-        A function that computes what `loss` does.
+        A new function that computes what `loss` does.
 
     Example:
         A Poisson count, with the logarithm of its rate as output.
@@ -111,7 +111,7 @@ def with_curvature(
     def curved(outputs, target):
         return loss(outputs, target)
 
-    def checked(outputs, target):
+    def factor_of_shapes(outputs, target):
         B, s = factor(outputs, target)
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(outputs))
         if B.ndim != 2 or B.shape[0] != size or s.shape != B.shape[1:]:
@@ -121,9 +121,9 @@ def with_curvature(
             )
         return B, s
 
-    # The owner is stored too because functools.wraps copies attributes: a function that wraps this
+    # The owner is stored too, because functools.wraps copies attributes: a function that wraps this
     # loss and computes something else must not inherit its curvature.
-    vars(curved)["_curvature"] = (curved, checked, complete, sample)
+    vars(curved)["_curvature"] = (curved, factor_of_shapes, complete, sample)
     return cast("Loss", curved)
 
 
@@ -192,11 +192,13 @@ def sampler(loss: Callable[..., Array]) -> Sampler | None:
 
 
 def _attached(loss):
+    """The factor, whether it is complete, and the sampler that are attached to this very loss."""
     owner, *attached = getattr(loss, "_curvature", (None,))
     return attached if owner is loss and attached else (None, False, None)
 
 
 def _derived_factor(loss, outputs, target):
+    """The factor (B, s) of one example from the derivatives of its loss."""
     flat, unravel = ravel_pytree(outputs)
 
     def loss_of_flat(flat):
@@ -206,22 +208,23 @@ def _derived_factor(loss, outputs, target):
     if flat.size == 1:
         eigenvalues, vectors = hessian[0], jnp.ones_like(hessian)
     else:
-        # Large batched decompositions can block XLA's thread pool on CPU; one at a time cannot.
+        # Batched decompositions of 128 rows or more can block XLA's thread pool on CPU, which those
+        # that come one after another cannot.
         eigh = _eigh if flat.size < 128 else sequential_vmap(_eigh)
         eigenvalues, vectors = eigh(hessian)
     machine = jnp.finfo(hessian.dtype)
     cut = jnp.maximum(flat.size * float(machine.eps) * eigenvalues.max(), machine.tiny)
-    positive = eigenvalues > cut
-    roots = jnp.sqrt(jnp.where(positive, eigenvalues, 1))
-    along = jnp.matmul(grad, vectors, precision="highest")
-    return jnp.where(positive[None], vectors * roots[None], 0), jnp.where(
-        positive, along / roots, 0
-    )
+    is_positive = eigenvalues > cut
+    roots = jnp.sqrt(jnp.where(is_positive, eigenvalues, 1))
+    components = jnp.matmul(grad, vectors, precision="highest")
+    B = jnp.where(is_positive[None], vectors * roots[None], 0)
+    return B, jnp.where(is_positive, components / roots, 0)
 
 
 def _eigh(matrix):
-    half = jnp.finfo(matrix.dtype).bits < 32  # not for LAPACK
-    decomposition = jnp.linalg.eigh(matrix.astype(jnp.float32) if half else matrix)
+    """Eigenvalues and eigenvectors, in single precision for a half one, which LAPACK has not."""
+    is_half = jnp.finfo(matrix.dtype).bits < 32
+    decomposition = jnp.linalg.eigh(matrix.astype(jnp.float32) if is_half else matrix)
     return tuple(a.astype(matrix.dtype) for a in decomposition)
 
 
@@ -234,6 +237,7 @@ def _half_squared_error_factor(outputs, target):
 
 
 def _gaussian(key, outputs):
+    """A target of mean `outputs` and variance 1."""
     return outputs + jax.random.normal(key, jnp.shape(outputs), jnp.result_type(outputs))
 
 
@@ -288,8 +292,8 @@ def huber(delta: float = 1.0) -> Callable[..., Array]:
     def factor(outputs, target):
         outputs, target = _numbers("huber", outputs, target)
         residual = (outputs - target).ravel()
-        inside = jnp.abs(residual) <= delta
-        return jnp.diag(inside.astype(outputs.dtype)), jnp.where(inside, residual, 0)
+        is_inside = jnp.abs(residual) <= delta
+        return jnp.diag(is_inside.astype(outputs.dtype)), jnp.where(is_inside, residual, 0)
 
     def huber(outputs, target):
         outputs, target = _numbers("huber", outputs, target)
@@ -323,6 +327,7 @@ def _logistic_factor(outputs, target):
 
 
 def _bernoulli(key, outputs):
+    """A target of 0 or 1 with the logits `outputs`."""
     return jax.random.bernoulli(key, jax.nn.sigmoid(outputs)).astype(outputs.dtype)
 
 
@@ -353,9 +358,10 @@ def logistic(
 
 
 def _probabilities(name, outputs, target):
+    """Outputs and target as arrays of one shape, the target in [0, 1]."""
     outputs, target = _numbers(name, outputs, target)
-    possible = (target >= 0) & (target <= 1)
-    _require(name, possible, "probabilities in [0, 1]", target, "(1 + target) / 2 for -1 and +1")
+    is_possible = (target >= 0) & (target <= 1)
+    _require(name, is_possible, "probabilities in [0, 1]", target, "(1 + target) / 2 for -1 and +1")
     return outputs, target
 
 
@@ -366,11 +372,13 @@ def _softmax_factor(outputs, target):
     tiny = jnp.finfo(outputs.dtype).tiny
     p = jnp.maximum(jax.nn.softmax(outputs), tiny)
     m = jnp.maximum(jnp.sum(target), tiny)
-    root = jnp.sqrt(m) * jnp.sqrt(p)  # two roots: the product of two tiny numbers is zero
+    # There are two roots, because the product of two tiny numbers is zero.
+    root = jnp.sqrt(m) * jnp.sqrt(p)
     return jnp.diag(root) - jnp.outer(p, root), root - target / root
 
 
 def _categorical(key, outputs):
+    """A class with the logits `outputs`."""
     return jax.random.categorical(key, outputs)
 
 
@@ -432,6 +440,7 @@ def kl(outputs: Float[Array, " k"], target: Num[ArrayLike, " *shape"]) -> Float[
 
 
 def _cross_entropy(outputs, target):
+    """-sum target log softmax(outputs), where a target of 0 counts nothing, even times infinity."""
     return -jnp.sum(jnp.where(target == 0, 0, target * jax.nn.log_softmax(outputs)))
 
 
@@ -445,10 +454,10 @@ def _distribution(name, outputs, target):
         )
     classes = outputs.size
     if target.ndim == 0 and jnp.issubdtype(target.dtype, jnp.integer):
-        possible = (target >= 0) & (target.astype(int) < classes)
-        _require(name, possible, f"a class in 0..{classes - 1}", target, "a wider last layer")
+        is_possible = (target >= 0) & (target.astype(int) < classes)
+        _require(name, is_possible, f"a class in 0..{classes - 1}", target, "a wider last layer")
         one_hot = jax.nn.one_hot(target, classes, dtype=outputs.dtype)
-        return outputs, jnp.where(possible, one_hot, jnp.nan)
+        return outputs, jnp.where(is_possible, one_hot, jnp.nan)
     if target.shape != outputs.shape:
         raise ValueError(
             f"{name}: expected an integer class or a distribution of shape {outputs.shape}, got "
@@ -462,6 +471,7 @@ def _distribution(name, outputs, target):
 
 
 def _no_curvature(outputs, target):
+    """The factor of a loss that is linear almost everywhere: no columns."""
     del target
     outputs = jnp.asarray(outputs)
     return jnp.zeros((outputs.size, 0), outputs.dtype), jnp.zeros((0,), outputs.dtype)
@@ -522,11 +532,12 @@ def hinge(outputs: Float[Array, " *shape"], target: Num[ArrayLike, " *shape"]) -
 
 
 def _positive_part(shortfall):
-    # Not jnp.maximum, whose slope at zero is one half; and a NaN stays one.
+    # Unlike jnp.maximum, this has slope 1 at zero, not one half; and a NaN stays one.
     return jnp.sum(jnp.where(shortfall < 0, 0, shortfall))
 
 
 def _labels(name, outputs, target):
+    """Outputs and target as arrays of one shape, the target of -1 and +1."""
     outputs, target = _numbers(name, outputs, target)
     _require(name, jnp.abs(target) == 1, "labels -1 and +1", target, "2 * target - 1 for 0 and 1")
     return outputs, target
@@ -536,6 +547,7 @@ def _labels(name, outputs, target):
 
 
 def _floating(name, outputs):
+    """Outputs as an array, which must be of floating point."""
     outputs = jnp.asarray(outputs)
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise TypeError(
@@ -545,11 +557,11 @@ def _floating(name, outputs):
     return outputs
 
 
-def _require(name, possible, expected, target, instead):
-    """ValueError if the target is known to be impossible; a traced one is not known."""
+def _require(name, is_possible, expected, target, instead):
+    """Raises a ValueError if the target is known to be impossible; a traced one is not known."""
     try:
-        known_impossible = not jnp.all(possible)
+        is_impossible = not jnp.all(is_possible)
     except jax.errors.ConcretizationTypeError:
         return
-    if known_impossible:
+    if is_impossible:
         raise ValueError(f"{name}: expected {expected}, got {target}; try {instead}")

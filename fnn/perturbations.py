@@ -6,15 +6,15 @@ A model that takes a key is in training when it gets one. Around any model,
     objective = Objective(noisy, loss)
 
 is a model that sees fresh noise on every example and in every step of training, and none in
-inference; so does random shifting of images (`fnn.data`), and so does adversarial training,
+inference. Random changes of images (`fnn.data`) are added likewise, and so are attacks,
 
     attack = fast_gradient_sign(model.apply, loss, eps=0.1, bounds=(0, 1))
     objective = Objective(adversarial(model.apply, attack), loss)
     fit(rule, objective, params, ((inputs, targets), targets), key=key)
 
-which shows the model the inputs that are worst for it as it stands. An attack is a function
-`attack(params, x, target) -> x` of one example, and of use by itself: mapped over test examples, it
-tells what accuracy is left.
+with which the model is trained on the inputs that are worst for it as it stands. An attack is a
+function `attack(params, x, target) -> x` of one example. It is of use by itself too: mapped over
+test examples, it tells the accuracy under attack.
 """
 
 import math
@@ -76,12 +76,13 @@ def adversarial(model: Model, attack: Attack, share: float | Array = 0.5) -> Mod
 
     Its inputs are pairs (x, target), for the attack must know what to make worse; data are
     `((inputs, targets), targets)`. With a key, an example is attacked with probability `share`:
-    in the mean, the loss is `(1 - share) clean + share attacked`. Without, it answers for x.
+    in the mean, the loss is `(1 - share) clean + share attacked`. Without a key, the model answers
+    for x.
 
     Args:
         model: `model(params, x) -> outputs`, with `key=None` or without.
-        attack: of this model.
-        share: in [0, 1].
+        attack: an attack on this model.
+        share: the probability of an attack, in [0, 1].
 
     Returns:
         A model of the same parameters.
@@ -116,8 +117,8 @@ def adversarial(model: Model, attack: Attack, share: float | Array = 0.5) -> Mod
         if key is None:
             return model(params, x)
         draw, inner = jax.random.split(key)
-        attacked = jax.lax.stop_gradient(attack(params, x, target))
-        x = jnp.where(jax.random.bernoulli(draw, share), attacked, x)
+        worst = jax.lax.stop_gradient(attack(params, x, target))
+        x = jnp.where(jax.random.bernoulli(draw, share), worst, x)
         return model(params, x, key=inner)
 
     return apply
@@ -126,7 +127,7 @@ def adversarial(model: Model, attack: Attack, share: float | Array = 0.5) -> Mod
 def fast_gradient_sign(
     model: Model, loss: Loss, eps: float | Array, *, bounds: Bounds = ANYWHERE
 ) -> Attack:
-    """X + eps sign(dloss/dx): the worst change within eps of every number, were the loss linear.
+    """`x + eps sign(dloss/dx)`, the worst change by eps in every number if the loss were linear.
 
     A linear model w.x + b moves by eps |w|_1, so the attack grows with the number of inputs though
     none of them changes by more than eps.
@@ -134,8 +135,8 @@ def fast_gradient_sign(
     Args:
         model: `model(params, x) -> outputs`.
         loss: `loss(outputs, target) -> scalar`.
-        eps: how far; >= 0.
-        bounds: what inputs are between, such as (0, 1) of pixels.
+        eps: the largest change of a number, >= 0.
+        bounds: the least and the largest input, such as (0, 1) for pixels.
 
     Returns:
         The attack.
@@ -167,10 +168,10 @@ def projected_gradient(
     Args:
         model: `model(params, x) -> outputs`.
         loss: `loss(outputs, target) -> scalar`.
-        eps: how far in all; >= 0.
-        rate: how far in a step; 2.5 eps / steps by default.
-        steps: how many; at least 1.
-        bounds: what inputs are between, such as (0, 1) of pixels.
+        eps: the largest change of a number in all, >= 0.
+        rate: the change in a step; 2.5 eps / steps by default.
+        steps: the number of steps, at least 1.
+        bounds: the least and the largest input, such as (0, 1) for pixels.
 
     Returns:
         The attack.
@@ -201,10 +202,10 @@ def projected_gradient(
         x = jnp.asarray(x)
         slope = jax.grad(lambda x: loss(model(params, x), target))
 
-        def step(_: int, now: Array) -> Array:
-            moved = now + jnp.asarray(length, x.dtype) * jnp.sign(slope(now))
+        def step(_: int, point: Array) -> Array:
+            point = point + jnp.asarray(length, x.dtype) * jnp.sign(slope(point))
             reach = jnp.asarray(eps, x.dtype)
-            return jnp.clip(jnp.clip(moved, x - reach, x + reach), low, high)
+            return jnp.clip(jnp.clip(point, x - reach, x + reach), low, high)
 
         return jax.lax.fori_loop(0, steps, step, x)
 

@@ -1,4 +1,4 @@
-"""Precision: in which dtypes a network is kept, computed and solved, said once, at its model.
+"""Precision: the dtypes in which a network is kept, computed and solved, said once, at its model.
 
     policy = Policy(compute=jnp.bfloat16)
     objective = Objective(policy.model(model.apply), loss)
@@ -24,15 +24,15 @@ __dir__ = __all__.copy
 
 
 class Policy(NamedTuple):
-    """Four dtypes.
+    """Four dtypes, one for each kind of arithmetic.
 
     Attributes:
-        params: of the parameters that are trained, and so of their gradients and updates.
-        compute: of the model's arithmetic. Sums in it are short: means over examples are wider.
-        gram: of the products and sums of Gram and Gauss-Newton matrices, at least float32; float64
+        params: for the parameters that are trained, and so for their gradients and updates.
+        compute: for the model's arithmetic. Its sums are short: means over examples are wider.
+        gram: for the products and sums of Gram and Gauss-Newton matrices, at least float32; float64
             squares the numbers of a float32 model exactly, and needs jax_enable_x64.
-        solve: of the factorization of a dense system, at least float32; None is float64 where the
-            device has it. float32 is refined once.
+        solve: for the factorization of a dense system, at least float32; None is float64 where the
+            device has it. A solution in float32 is refined once.
 
     Example:
         >>> from fnn import Objective, losses
@@ -58,26 +58,26 @@ class Policy(NamedTuple):
 
         Returns:
             The same function of parameters in `params`: they and x are cast to `compute`, and the
-            outputs back. What is no floating-point number stays as it is.
+            outputs back. Numbers that are not of floating point stay as they are.
         """
-        _checked(self)
+        _require_dtypes(self)
 
         @functools.wraps(apply)
-        def computed(params: PyTree, x: PyTree, **key: Any) -> PyTree:
+        def model(params: PyTree, x: PyTree, **key: Any) -> PyTree:
             outputs = apply(_cast(params, self.compute), _cast(x, self.compute), **key)
             return _cast(outputs, self.params)
 
-        vars(computed)["policy"] = self
-        return computed
+        vars(model)["policy"] = self
+        return model
 
     def keep(self, params: PyTree) -> PyTree:
         """The parameters that are trained.
 
         Args:
-            params: in any dtype.
+            params: the parameters in any dtype.
 
         Returns:
-            The same in `params`.
+            The parameters in the dtype `params` of the policy.
         """
         return _cast(params, self.params)
 
@@ -86,7 +86,7 @@ def policy_of(model: Callable[..., Any]) -> Policy | None:
     """The policy by which a model computes.
 
     Args:
-        model: any.
+        model: any model.
 
     Returns:
         Its policy; None where it has none.
@@ -99,14 +99,17 @@ def policy_of(model: Callable[..., Any]) -> Policy | None:
 
 
 def _cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
-    def one(leaf: Any) -> Array:
+    """A tree whose floating-point leaves are of a dtype."""
+
+    def cast_leaf(leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(cast_leaf, tree)
 
 
-def _checked(policy: Policy) -> None:
+def _require_dtypes(policy: Policy) -> None:
+    """Raises an error where a dtype of a policy is not fit for its purpose."""
     for name, dtype in policy._asdict().items():
         if dtype is None and name == "solve":
             continue

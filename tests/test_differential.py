@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from fnn import curvature
-from fnn.capture.program import trace
+from fnn.capture import trace
 from fnn.differential import derivative, divergence, gradient, hessian_product, laplacian
 
 POINTS = jnp.asarray(np.random.default_rng(0).uniform(0.2, 1.0, (5, 3)))

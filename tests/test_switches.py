@@ -1,4 +1,4 @@
-"""Every switch of JAX that a user may have turned: donation, NaN hunts, strictness, no jit, keys.
+"""Training works whatever switch of JAX is turned: donation, NaN hunts, strictness, no jit, keys.
 
 Rules are found by introspection, as in `rules.test_contract`, with the wrappers that are rules
 themselves; none is skipped. Switches that do not hide each other are turned together, so that one
@@ -16,9 +16,10 @@ import pytest
 
 from fnn import Objective, fit, l2, layers, losses, rules, solvers
 from fnn.curvature import structure
+from tests import loop
 from tests.layers.test_contract import CASES as LAYERS
 from tests.layers.test_contract import EXAMPLES, draw, in_training
-from tests.rules.test_contract import OBJECTIVE, RULES, data, initial, make, model, update
+from tests.rules.test_contract import OBJECTIVE, RULES, data, initial, make, model
 
 STEPS = 3
 
@@ -83,10 +84,9 @@ def everything(tree):
 
 
 def step(name, params, state, batch):
-    """The README's."""
+    """The README's step, of the rule of a name."""
     rule = rule_of(name, str(params["w"].dtype))
-    updates, state = update(rule, state, params, OBJECTIVE.on(batch))
-    return optax.apply_updates(params, updates), state
+    return loop.step(rule, params, OBJECTIVE.on(batch), state)
 
 
 @contextlib.contextmanager
@@ -119,7 +119,7 @@ def fitted(name, **options):
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.gate), "float64"])
 @every_rule
 def test_the_loop_with_donation_under_strict_promotion(name, dtype):
-    """Float32 while x64 is on, too: nothing drifts to float64."""
+    """Nothing drifts to float64 from float32, although x64 is on."""
     params, batch, rule = cast(initial(), dtype), data(dtype=dtype), rule_of(name, dtype)
     with strict():
         state = rule.init(params)
@@ -142,7 +142,7 @@ def test_a_state_is_in_memory_of_its_own(name):
 
 @every_rule
 def test_fit_is_strict_and_holds_no_nan_and_no_infinity(name):
-    """Mini-batches, an old key, validation, metrics and patience, all at once."""
+    """Mini-batches, an old key, validation, metrics and patience are used at once."""
     rule_of(name)  # a rule's making is the user's own code
     with strict(), hunting():
         trained = fitted(name, batch_size=5, key=jax.random.PRNGKey(0))
@@ -217,7 +217,7 @@ def derivatives(name, dtype="float64"):
 
 @every_rule
 def test_the_derivative_of_a_step_is_the_central_difference(name):
-    """With respect to parameters and data; and the gradient is the same, contracted."""
+    """It is so in parameters and in data, and the gradient contracts to the same number."""
     along, here, size = tangents(), (initial(), data()), 1e-5
     state, run = rule_of(name).init(initial()), derivatives(name)
     ends = [

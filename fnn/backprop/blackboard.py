@@ -16,10 +16,10 @@ PARAMETERS = "parameter", "value", "gradient", "after the step"
 
 
 class Table(NamedTuple):
-    """One step as on a blackboard: `str` makes text of it, a notebook shows HTML.
+    """One step as on a blackboard: `str` makes text of it, and a notebook shows HTML.
 
     Attributes:
-        value: E, as text.
+        value: the loss E, as text.
         units: rows of layer, unit, output and delta, the inputs first.
         parameters: rows of parameter, value, gradient and value after the step.
     """
@@ -29,15 +29,12 @@ class Table(NamedTuple):
     parameters: tuple[tuple[str, ...], ...]
 
     def __str__(self) -> str:
-        """Two tables under the loss.
-
-        Returns:
-            Lines of text.
-        """
+        """Two tables under the loss, as text."""
         blocks = _text(UNITS, self.units), _text(PARAMETERS, self.parameters)
         return "\n\n".join([f"E = {self.value}", *blocks])
 
     def _repr_html_(self) -> str:
+        """Two tables under the loss, as HTML."""
         blocks = _html(UNITS, self.units) + _html(PARAMETERS, self.parameters)
         return f"<p>E = {self.value}</p>{blocks}"
 
@@ -46,9 +43,9 @@ def table(traced: Trace, learning_rate: float, digits: int = 4) -> Table:
     """Every number of one step w - learning_rate dE/dw; print it.
 
     Args:
-        traced: by `trace`, of one example.
-        learning_rate: of the step.
-        digits: after the decimal point, at least 0.
+        traced: a result of `trace` for one example.
+        learning_rate: the learning rate of the step.
+        digits: the number of digits after the decimal point, at least 0.
 
     Returns:
         The table; `print(table(traced, 0.5))` shows it.
@@ -107,24 +104,28 @@ def table(traced: Trace, learning_rate: float, digits: int = 4) -> Table:
 
 
 def _numbers(tree: PyTree) -> np.ndarray:
+    """All numbers of a tree in one row."""
     leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(tree)]
     return np.concatenate(leaves) if leaves else np.zeros(0)
 
 
 def _text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [
+    """A table as text, its first column aligned left, the others right."""
+    cells = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    first, *others = [
         "  ".join(
             f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        for line in lines
+        for row in cells
     ]
-    return "\n".join([aligned[0], "-" * len(aligned[0]), *aligned[1:]])
+    return "\n".join([first, "-" * len(first), *others])
 
 
 def _html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as HTML."""
+
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 

@@ -1,4 +1,4 @@
-"""Gradients from values alone, to check those that someone derived."""
+"""Gradients from values alone, with which to check those that someone derived."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Check(NamedTuple):
         error: the largest |exact - numeric|, over the largest |numeric| (or 1 if that is 0).
         where: the entry with this error, as a path into the tree.
         exact: the gradient that was checked.
-        numeric: by differences.
+        numeric: the gradient by differences.
     """
 
     error: float
@@ -30,15 +30,15 @@ def numeric_gradient(
 ) -> PyTree:
     """(fn(at + step e_i) - fn(at - step e_i)) / (2 step), one entry after the other.
 
-    Its error is of the order step^2 from the curve and eps / step from rounding. It costs two
-    values per entry, where back-propagation costs about three in all.
+    Its error is of the order of step^2 by the third derivative and of eps / step by rounding. It
+    costs two values for each entry, where back-propagation costs about three in all.
 
     Args:
         fn: any function of a tree of floating arrays to a scalar: a value function, or
             `value_after` for a delta.
-        at: where.
-        step: how far to go, > 0; None is the cube root of the dtype's eps, where both errors are
-            of one size for entries of order one.
+        at: the point.
+        step: the length of the step, > 0; None is the cube root of the dtype's eps, where both
+            errors are of one size for entries of order one.
 
     Returns:
         The gradient, of the structure of `at`.
@@ -61,13 +61,14 @@ def numeric_gradient(
     flat, unravel = ravel_pytree(at)
     if flat.size == 0:
         raise ValueError("numeric_gradient: expected numbers to perturb, got none; try params")
-    far = float(jnp.finfo(flat.dtype).eps) ** (1 / 3) if step is None else step
-    if not far > 0:
-        raise ValueError(f"numeric_gradient: expected a step above 0, got {far}; try None")
+    length = float(jnp.finfo(flat.dtype).eps) ** (1 / 3) if step is None else step
+    if not length > 0:
+        raise ValueError(f"numeric_gradient: expected a step above 0, got {length}; try None")
 
     def slope(i):
-        up, down = flat.at[i].add(far), flat.at[i].add(-far)
-        return (fn(unravel(up)) - fn(unravel(down))) / (up[i] - down[i])  # as far as it went
+        up, down = flat.at[i].add(length), flat.at[i].add(-length)
+        # The distance is the one that rounding has left.
+        return (fn(unravel(up)) - fn(unravel(down))) / (up[i] - down[i])
 
     return unravel(jax.lax.map(slope, jnp.arange(flat.size)))
 
@@ -82,8 +83,8 @@ def check(
 
     Args:
         fn: any function of a tree of floating arrays to a scalar.
-        at: where.
-        grad: what is claimed to be its gradient; None asks `jax.grad`.
+        at: the point.
+        grad: the gradient to be checked; None asks `jax.grad` for one.
         step: as in `numeric_gradient`.
 
     Returns:
@@ -109,10 +110,10 @@ def check(
             f"check: expected a gradient of shapes {expected[1]} in {expected[0]}, "
             f"got {got[1]} in {got[0]}; try grad=None"
         )
-    claimed, measured = ravel_pytree(exact)[0], ravel_pytree(numeric)[0]
-    largest = float(jnp.abs(measured).max())
-    errors = jnp.abs(claimed - measured) / (largest or 1.0)
-    errors = jnp.where(jnp.isnan(errors), jnp.inf, errors)  # a NaN is as wrong as can be
+    claim, measurement = ravel_pytree(exact)[0], ravel_pytree(numeric)[0]
+    largest = float(jnp.abs(measurement).max())
+    errors = jnp.abs(claim - measurement) / (largest or 1.0)
+    errors = jnp.where(jnp.isnan(errors), jnp.inf, errors)  # A NaN is as wrong as can be.
     worst = int(errors.argmax())
     return Check(float(errors[worst]), entries(at)[worst], exact, numeric)
 

@@ -21,7 +21,7 @@ class Node(NamedTuple):
 
     Attributes:
         fn: a scalar function of as many scalars as there are parents.
-        parents: their names; one may come twice.
+        parents: the names of the parents; one may come twice.
     """
 
     fn: Callable[..., Scalar]
@@ -37,7 +37,7 @@ class PathSum(NamedTuple):
 
     Attributes:
         derivative: the sum over all paths of the products of the local derivatives on each.
-        paths: how many there are.
+        paths: the number of paths.
     """
 
     derivative: Scalar
@@ -67,9 +67,9 @@ def evaluate(graph: Graph, inputs: Values) -> dict[str, Scalar]:
     for name, node in graph.items():
         missing = [parent for parent in node.parents if parent not in values]
         if missing or name in values:
-            known = ", ".join(values)
+            names = ", ".join(values)
             raise ValueError(
-                f"graph: expected node {name!r} to be new and its parents among {known}, got "
+                f"graph: expected node {name!r} to be new and its parents among {names}, got "
                 f"{node.parents}; try the nodes in the order of their computation"
             )
         values[name] = node.fn(*(values[parent] for parent in node.parents))
@@ -79,7 +79,8 @@ def evaluate(graph: Graph, inputs: Values) -> dict[str, Scalar]:
 def forward(graph: Graph, inputs: Values, wrt: str) -> dict[str, Scalar]:
     """The derivative of every node in one input: tangents, from the inputs on.
 
-    One sweep for each input. (Not the network's forward pass, which computes values.)
+    It takes one sweep for each input. (The forward pass of a network is another thing: it computes
+    values.)
 
     Args:
         graph: its nodes in order.
@@ -96,7 +97,7 @@ def forward(graph: Graph, inputs: Values, wrt: str) -> dict[str, Scalar]:
         11.0
     """
     values = evaluate(graph, inputs)
-    _expect("forward", "an input", wrt, inputs)
+    _require_name("forward", "an input", wrt, inputs)
     tangents = {name: jnp.asarray(float(name == wrt)) for name in inputs}
     for name, node in graph.items():
         slopes = _local(node, values)
@@ -108,7 +109,7 @@ def forward(graph: Graph, inputs: Values, wrt: str) -> dict[str, Scalar]:
 def reverse(graph: Graph, inputs: Values, output: str) -> dict[str, Scalar]:
     """The derivative of one node in every other: adjoints, from the output back.
 
-    One sweep for all inputs: back-propagation.
+    It takes one sweep for all inputs, and is back-propagation.
 
     Args:
         graph: its nodes in order.
@@ -126,7 +127,7 @@ def reverse(graph: Graph, inputs: Values, output: str) -> dict[str, Scalar]:
         (11.0, 4.0)
     """
     values = evaluate(graph, inputs)
-    _expect("reverse", "a node", output, graph)
+    _require_name("reverse", "a node", output, graph)
     adjoints = {name: jnp.asarray(float(name == output)) for name in values}
     for name, node in reversed([*graph.items()]):
         for slope, parent in zip(_local(node, values), node.parents, strict=True):
@@ -137,8 +138,8 @@ def reverse(graph: Graph, inputs: Values, output: str) -> dict[str, Scalar]:
 def path_sum(graph: Graph, inputs: Values, wrt: str, output: str) -> PathSum:
     """A derivative as the sum over all paths of the products of the derivatives on each.
 
-    Right, and hopeless: the number of paths grows exponentially with depth, where `reverse` takes
-    every edge once.
+    The result is right and the way hopeless: the number of paths grows exponentially with depth,
+    where `reverse` takes every edge once.
 
     Args:
         graph: its nodes in order.
@@ -157,8 +158,8 @@ def path_sum(graph: Graph, inputs: Values, wrt: str, output: str) -> PathSum:
         (11.0, 2)
     """
     values = evaluate(graph, inputs)
-    _expect("path_sum", "a node", output, graph)
-    _expect("path_sum", "a node or input", wrt, values)
+    _require_name("path_sum", "a node", output, graph)
+    _require_name("path_sum", "a node or input", wrt, values)
     edges = {
         name: [*zip(_local(node, values), node.parents, strict=True)]
         for name, node in graph.items()
@@ -183,8 +184,9 @@ def _local(node: Node, values: Mapping[str, Scalar]) -> tuple[Scalar, ...]:
     return jax.grad(node.fn, places)(*(values[parent] for parent in node.parents))
 
 
-def _expect(function: str, what: str, name: str, known: Mapping) -> None:
-    if name not in known:
+def _require_name(function: str, what: str, name: str, names: Mapping) -> None:
+    """Raises a ValueError where a name is not among the names of `what`."""
+    if name not in names:
         raise ValueError(
-            f"{function}: expected the name of {what}, got {name!r}; try {', '.join(known)}"
+            f"{function}: expected the name of {what}, got {name!r}; try {', '.join(names)}"
         )

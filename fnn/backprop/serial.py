@@ -16,16 +16,16 @@ from fnn.layers import Layer, require_layers
 class Part:
     """What passes through one part of a network, forward and backward.
 
-    Outputs of a dense layer are the pre-activations a of its units, outputs of the function after
-    it their activations z.
+    The outputs of a dense layer are the pre-activations a of its units, and those of the function
+    after it their activations z.
 
     Attributes:
-        params: of the part.
-        inputs: what came in.
-        outputs: what went out.
-        delta: dE/d outputs, of the same structure.
-        grad: dE/d params, of the same structure.
-        name: of the part.
+        params: the parameters of the part.
+        inputs: the inputs of the part.
+        outputs: the outputs of the part.
+        delta: dE/d outputs, of the structure of the outputs.
+        grad: dE/d params, of the structure of the parameters.
+        name: the name of the part.
     """
 
     params: PyTree
@@ -42,9 +42,9 @@ class Trace:
     """One example's way through a network, and back.
 
     Attributes:
-        value: E, the loss.
-        parts: from the inputs to the outputs.
-        delta: dE/dx, of the example itself.
+        value: the loss E.
+        parts: the parts, from the inputs to the outputs.
+        delta: dE/dx, the derivative in the example itself.
         grad: dE/d params, of the structure of the parameters.
     """
 
@@ -65,13 +65,13 @@ def trace(
 
     For a dense part the second line of the backward pass is grad = (z delta^T, delta) and
     delta_(i-1) = W delta; for a function of every unit alone it is delta_(i-1) = h'(a) delta.
-    All deltas come before any update.
+    All deltas are computed before any update.
 
     A batch is `jax.vmap(trace, (None, None, None, 0, 0))` (model and loss bound): the gradient of
     the mean loss is the mean of its gradients.
 
     Args:
-        model: a `serial` network, or one in another; anything else in it is a part of one piece.
+        model: a `serial` network, perhaps with others in it; each other layer is one part.
         loss: `loss(outputs, target) -> scalar`.
         params: the model's parameters.
         x: one example.
@@ -96,20 +96,20 @@ def trace(
         [[-3.0], [-4.0]]
     """
     require_layers("trace", model)
-    jax.eval_shape(model.apply, params, x)  # refuses what does not fit, in the layer's words
+    jax.eval_shape(model.apply, params, x)  # An example that does not fit is refused by its layer.
     pieces, order = _pieces(model, params)
 
-    way, backs = [x], []
+    signals, backs = [x], []
     for layer, own in pieces:
-        outputs, back = jax.vjp(layer.apply, own, way[-1])
-        way.append(outputs)
+        outputs, back = jax.vjp(layer.apply, own, signals[-1])
+        signals.append(outputs)
         backs.append(back)
 
-    value, delta = jax.value_and_grad(loss)(way[-1], t)
+    value, delta = jax.value_and_grad(loss)(signals[-1], t)
 
     parts: list[Part] = []
     for (layer, own), back, inputs, outputs in reversed([
-        *zip(pieces, backs, way[:-1], way[1:], strict=True)
+        *zip(pieces, backs, signals[:-1], signals[1:], strict=True)
     ]):
         grad, before = back(delta)
         parts.insert(0, Part(own, inputs, outputs, delta, grad, layer.name))
@@ -124,17 +124,17 @@ def value_after(
     t: PyTree,
     part: int,
 ) -> Callable[[PyTree], Scalar]:
-    """E as a function of what one part puts out: its gradient is that part's delta.
+    """E as a function of one part's outputs, whose gradient is that part's delta.
 
     Args:
         model: a `serial` network.
         loss: `loss(outputs, target) -> scalar`.
         params: the model's parameters.
         t: the target of the example.
-        part: which, as in `Trace.parts`; -1 is the last.
+        part: the number of the part, as in `Trace.parts`; -1 is the last.
 
     Returns:
-        `value(outputs)`, a function to be perturbed in one of them.
+        `value(outputs)`, a function to be perturbed in one of the outputs.
 
     Raises:
         IndexError: if there is no such part.
@@ -163,7 +163,7 @@ def value_after(
 
 
 def _pieces(model: Layer, params: PyTree) -> tuple[list[tuple[Layer, PyTree]], PyTree]:
-    """The layers of nested serials in a row, and the parameters' tree with the place of each."""
+    """The layers of nested serials in a row, and the parameters' tree with the number of each."""
     pieces: list[tuple[Layer, PyTree]] = []
 
     def visit(layer: Layer, own: PyTree, nothing: None) -> tuple[PyTree, None]:

@@ -3,7 +3,7 @@
 uses        equations that are linear in a parameter, and their factored forms
 program     the walk through a model's jaxpr that finds them
 captured    `capture`, and the products with what it keeps
-gram        the Gram matrix of its rows
+gram        the Gram matrix of its rows, and their norms
 explain     what a capture of a model will cost, leaf by leaf
 
 `__all__` is what `fnn.curvature` shows to users; the other names are for the rest of the house.
@@ -15,6 +15,7 @@ from fnn.capture.captured import Kronecker as Kronecker
 from fnn.capture.captured import blockwise as blockwise
 from fnn.capture.captured import capture as capture
 from fnn.capture.captured import diagonal as diagonal
+from fnn.capture.captured import examples_at_once as examples_at_once
 from fnn.capture.captured import jacobian as jacobian
 from fnn.capture.captured import kronecker as kronecker
 from fnn.capture.captured import outer as outer

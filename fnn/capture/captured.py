@@ -35,17 +35,17 @@ HIGHEST = lax.Precision.HIGHEST
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Captured:
-    """What the Jacobian of a batch is made of.
+    """The parts that the Jacobian of a batch is made of.
 
     Attributes:
         outputs: the model's outputs, examples first.
         slopes: the second result of `factor`, (N, R); None without a factor.
         params: the parameters at which it was captured.
-        closed_over: arrays that the model closes over.
-        operands: for every use that has one, its operand (N, S, ...), S the iterations of the
-            scans around it.
+        closed_over: the arrays that the model closes over.
+        operands: for every use that has one, its operand (N, S, ...), S being the number of
+            iterations of the scans around it.
         deltas: for every use, the derivatives of the rows in its result (N, R, S, ...).
-        program: the model's.
+        program: the program of the model.
     """
 
     outputs: Array
@@ -66,18 +66,19 @@ class Captured:
         return len(self.outputs), rows[0].size
 
     def wide(self, x: Array) -> Array:
-        """Numbers made of this capture, in its dtype and at least in single precision."""
+        """Numbers that come from this capture, in its dtype and at least in single precision."""
         dtype = widest(self.outputs.dtype, jnp.float32)
         return x.astype(widest(x.dtype, dtype))
 
     def widened(self, dtype: DTypeLike) -> "Captured":
-        """The same numbers in a wider dtype, in which their products are then taken and summed."""
+        """The same numbers in a wider dtype, in which their products are then summed."""
 
         def cast(x: Array) -> Array:
             floating = jnp.issubdtype(x.dtype, jnp.floating)
             return x.astype(widest(x.dtype, dtype)) if floating else x
 
-        if widest(dtype, jnp.float32) == jnp.float32:  # as `wide` does it, later
+        # `wide` casts to single precision later, so that nothing has to be copied for it here.
+        if widest(dtype, jnp.float32) == jnp.float32:
             return self
         outputs, operands, deltas = jax.tree.map(cast, (self.outputs, self.operands, self.deltas))
         return dataclasses.replace(self, outputs=outputs, operands=operands, deltas=deltas)
@@ -90,7 +91,7 @@ def capture(
     factor: Callable[..., tuple[Array, Array]] | None = None,
     targets: PyTree = None,
 ) -> Captured:
-    """What the Jacobian of a batch is made of, from one forward and one backward pass.
+    """The parts of a batch's Jacobian, from one forward and one backward pass.
 
     Exact for every model that JAX can differentiate in reverse mode: a parameter that enters the
     model in a way not known here costs its own explicit Jacobian (`explain` says which and why).
@@ -105,10 +106,10 @@ def capture(
         targets: a tree of arrays with the examples first, for `factor`.
 
     Returns:
-        What the products of this module and of `gram` take.
+        The value that the products of this module and `gram` take.
 
     Raises:
-        ValueError: inputs and targets have no examples axis in common.
+        ValueError: if inputs and targets have no axis of examples in common.
 
     Example:
         >>> import jax.numpy as jnp
@@ -151,6 +152,7 @@ def capture(
 
 
 def _identity(outputs: Array) -> Array:
+    """The cotangents whose rows are the outputs themselves."""
     return jnp.eye(outputs.size, dtype=outputs.dtype).reshape(-1, *outputs.shape)
 
 
@@ -162,24 +164,24 @@ def _iterations(x: Array, use: Use, axis: int) -> Array:
 # --- the parameters' side -----------------------------------------------------------------------
 
 
-def _fixed(
-    captured: Captured, weights: Sequence[Value], moved: Sequence[int]
+def _weights_of_leaves(
+    captured: Captured, weights: Sequence[Value], numbers: Sequence[int]
 ) -> tuple[Callable[[Sequence[Array]], list[Array]], list[Array]]:
-    """Fixed values as a function of some of the parameters' leaves, and those leaves."""
+    """The weights as a function of the leaves with these numbers, and those leaves."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(captured.params)]
 
-    def values(some):
-        full = list(leaves)
-        for i, leaf in zip(moved, some, strict=True):
-            full[i] = leaf
-        env = settle(captured.program, full, captured.closed_over)
+    def values(arguments):
+        arrays = list(leaves)
+        for i, leaf in zip(numbers, arguments, strict=True):
+            arrays[i] = leaf
+        env = settle(captured.program, arrays, captured.closed_over)
         return [env[weight] for weight in weights]
 
-    return values, [leaves[i] for i in moved]
+    return values, [leaves[i] for i in numbers]
 
 
-def _real(program: Program) -> list[int]:
-    """The leaves that are not constants."""
+def _real_leaves(program: Program) -> list[int]:
+    """The numbers of the leaves that are not constants."""
     return [i for i, leaf in enumerate(program.params) if leaf.leaves]
 
 
@@ -194,11 +196,12 @@ def _batched(use: Use, captured: Captured, index: int) -> Callable[[Array], Arra
 
 
 def _weights(program: Program) -> list[Value]:
+    """The weights of all uses, each of them once."""
     return list(dict.fromkeys(use.weight for use in program.uses))
 
 
 def product(captured: Captured, tangent: PyTree) -> Float[Array, "n r"]:
-    """J v, from the capture: no pass through the model.
+    """J v, from the capture, with no pass through the model.
 
     Args:
         captured: from `capture`.
@@ -212,13 +215,16 @@ def product(captured: Captured, tangent: PyTree) -> Float[Array, "n r"]:
         >>> product(captured, jnp.array([1.0, 1.0])).tolist()
         [[7.0]]
     """
-    program, weights, moved = captured.program, _weights(captured.program), _real(captured.program)
-    values, leaves = _fixed(captured, weights, moved)
+    program, weights = captured.program, _weights(captured.program)
+    numbers = _real_leaves(program)
+    values, leaves = _weights_of_leaves(captured, weights, numbers)
     tangents = jax.tree.leaves(tangent)
-    tangents = [jnp.asarray(tangents[i], leaf.dtype) for i, leaf in zip(moved, leaves, strict=True)]
-    # Forward through the fixed part as the transpose of backward: custom_vjp allows no other.
-    fixed, pull = jax.vjp(values, leaves)
-    (changes,) = jax.vjp(pull, jax.tree.map(jnp.zeros_like, fixed))[1]((tangents,))
+    tangents = [
+        jnp.asarray(tangents[i], leaf.dtype) for i, leaf in zip(numbers, leaves, strict=True)
+    ]
+    # Forward is the transpose of backward, because custom_vjp allows no other.
+    arrays, pull = jax.vjp(values, leaves)
+    (changes,) = jax.vjp(pull, jax.tree.map(jnp.zeros_like, arrays))[1]((tangents,))
     change = dict(zip(weights, changes, strict=True))
     rows = jnp.zeros(captured.shape, captured.outputs.dtype)
     for index, use in enumerate(program.uses):
@@ -231,7 +237,7 @@ def product(captured: Captured, tangent: PyTree) -> Float[Array, "n r"]:
 
 
 def transpose_product(captured: Captured, rows: Float[Array, "n r"]) -> PyTree:
-    """J^T u, from the capture: no second backward pass.
+    """J^T u, from the capture, with no second backward pass.
 
     Args:
         captured: from `capture`.
@@ -252,24 +258,24 @@ def transpose_product(captured: Captured, rows: Float[Array, "n r"]) -> PyTree:
         delta = wide(captured.deltas[index])
         delta = jnp.einsum("nr,nr...->n...", rows, delta, precision=HIGHEST)
         if use.operand is None:
-            pulled = delta.sum((0, 1))
+            part = delta.sum((0, 1))
         else:
             weight = jax.ShapeDtypeStruct(use.weight.aval.shape, delta.dtype)
             back = jax.linear_transpose(_batched(use, captured, index), weight)
-            (pulled,) = back(delta.reshape(-1, *delta.shape[2:]))
-        cotangent[use.weight] += pulled
-    return _pulled(captured, [cotangent[w] for w in weights], weights)
+            (part,) = back(delta.reshape(-1, *delta.shape[2:]))
+        cotangent[use.weight] += part
+    return _pull_back(captured, [cotangent[w] for w in weights], weights)
 
 
-def _pulled(captured: Captured, cotangents: Sequence[Array], weights: Sequence[Value]) -> PyTree:
-    """Cotangents of fixed values, as one of the parameters."""
-    full, structure = jax.tree.flatten(jax.tree.map(jnp.zeros_like, captured.params))
-    moved = _real(captured.program)
-    _, pull = jax.vjp(*_fixed(captured, weights, moved))
-    (pulled,) = pull([c.astype(w.aval.dtype) for c, w in zip(cotangents, weights, strict=True)])
-    for i, leaf in zip(moved, pulled, strict=True):
-        full[i] = leaf
-    return structure.unflatten(full)
+def _pull_back(captured: Captured, cotangents: Sequence[Array], weights: Sequence[Value]) -> PyTree:
+    """The cotangent of the parameters from those of the weights."""
+    arrays, structure = jax.tree.flatten(jax.tree.map(jnp.zeros_like, captured.params))
+    numbers = _real_leaves(captured.program)
+    _, pull = jax.vjp(*_weights_of_leaves(captured, weights, numbers))
+    (leaves,) = pull([c.astype(w.aval.dtype) for c, w in zip(cotangents, weights, strict=True)])
+    for i, leaf in zip(numbers, leaves, strict=True):
+        arrays[i] = leaf
+    return structure.unflatten(arrays)
 
 
 # --- outer products -----------------------------------------------------------------------------
@@ -327,21 +333,21 @@ def unmatrix(use: Use, matrix: Array) -> Array:
 def leaf_jacobian(captured: Captured, leaf: int) -> Array:
     """The Jacobian in leaf number `leaf`, (N, R, *leaf.shape)."""
     program = captured.program
-    touching = program.uses_of(leaf)
-    weights = list(dict.fromkeys(program.uses[i].weight for i in touching))
-    if not touching:
-        unused = jax.tree.leaves(captured.params)[leaf]
-        return jnp.zeros((*captured.shape, *jnp.shape(unused)), jnp.result_type(unused))
+    indices = program.uses_of(leaf)
+    weights = list(dict.fromkeys(program.uses[i].weight for i in indices))
+    if not indices:
+        array = jax.tree.leaves(captured.params)[leaf]
+        return jnp.zeros((*captured.shape, *jnp.shape(array)), jnp.result_type(array))
     blocks: dict[Value, Any] = dict.fromkeys(weights, 0.0)
-    for i in touching:
+    for i in indices:
         blocks[program.uses[i].weight] += _weight_jacobian(captured, i)
-    _, pull = jax.vjp(*_fixed(captured, weights, [leaf]))
+    _, pull = jax.vjp(*_weights_of_leaves(captured, weights, [leaf]))
     cotangents = [blocks[w].astype(w.aval.dtype) for w in weights]
     return jax.vmap(jax.vmap(lambda c: pull(c)[0][0]))(cotangents)
 
 
 def jacobian(captured: Captured) -> PyTree:
-    """J itself: a tree like the parameters, of arrays (N, R, *leaf.shape).
+    """J itself, as a tree like the parameters of arrays (N, R, *leaf.shape).
 
     Args:
         captured: from `capture`.
@@ -359,18 +365,21 @@ def jacobian(captured: Captured) -> PyTree:
 
 
 def examples(captured: Captured, start: Any, size: int) -> Captured:
-    """Some consecutive examples of a capture."""
+    """The capture of `size` consecutive examples."""
+    return _map_examples(captured, lambda x: lax.dynamic_slice_in_dim(x, start, size))
+
+
+def _map_examples(captured: Captured, fn: Callable[[Array], Array]) -> Captured:
+    """The capture with a function applied to every array whose first axis counts the examples."""
     arrays = (captured.outputs, captured.slopes, captured.operands, captured.deltas)
-    outputs, slopes, operands, deltas = jax.tree.map(
-        lambda x: lax.dynamic_slice_in_dim(x, start, size), arrays
-    )
+    outputs, slopes, operands, deltas = jax.tree.map(fn, arrays)
     return dataclasses.replace(
         captured, outputs=outputs, slopes=slopes, operands=operands, deltas=deltas
     )
 
 
 def scale(use: Use, leaf: int, env: Environment) -> Array | float:
-    """The number between the entries of a use's weight and of a leaf that it is a view of."""
+    """The number that a leaf's entries are multiplied by to give those of a use's weight."""
     view = use.weight.views[leaf]
     number = -1.0 if view.negative else 1.0
     for value, power in view.scale:
@@ -381,8 +390,8 @@ def scale(use: Use, leaf: int, env: Environment) -> Array | float:
 def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
     """The diagonal of J^T J, the Gauss-Newton matrix of the rows.
 
-    For a leaf that meets one position per example, (A*A)^T (sum over rows of Delta*Delta); for
-    others the squares of the explicit Jacobian, block by block of examples.
+    A leaf that meets one position per example has (A*A)^T (sum over rows of Delta*Delta); the
+    others have the squares of their explicit Jacobian, summed block by block of examples.
 
     Args:
         captured: from `capture`.
@@ -400,36 +409,36 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
     leaves, structure = jax.tree.flatten(captured.params)
     env = settle(program, leaves, captured.closed_over)
 
-    def of(leaf):
-        touching = program.uses_of(leaf)
-        if len(touching) == 1 and leaf in program.uses[touching[0]].weight.views:
-            (index,) = touching
+    def of_leaf(leaf):
+        indices = program.uses_of(leaf)
+        if len(indices) == 1 and leaf in program.uses[indices[0]].weight.views:
+            (index,) = indices
             use, (left, right, _) = program.uses[index], outer(captured, index)
             if right.shape[3] == 1:
                 squares = jnp.sum(right * right, 1)[:, :, 0]
-                weighting = jnp.ones_like(squares[..., :1]) if left is None else left[:, 0, :, 0]
-                matrix = jnp.einsum(
-                    "nbi,nbo->bio", weighting * weighting, squares, precision=HIGHEST
-                )
-                pulled = _pulled(captured, [unmatrix(use, matrix)], [use.weight])
-                return jax.tree.leaves(pulled)[leaf] * scale(use, leaf, env)
-        (n, r), width = captured.shape, max(1, jnp.size(leaves[leaf]))
-        block = max(1, min(n, int(memory_budget // max(1, 16 * r * width))))
+                inputs = jnp.ones_like(squares[..., :1]) if left is None else left[:, 0, :, 0]
+                matrix = jnp.einsum("nbi,nbo->bio", inputs * inputs, squares, precision=HIGHEST)
+                tree = _pull_back(captured, [unmatrix(use, matrix)], [use.weight])
+                return jax.tree.leaves(tree)[leaf] * scale(use, leaf, env)
+        block = examples_at_once(captured, jnp.size(leaves[leaf]), memory_budget)
         squares = blockwise(
             lambda part: jnp.sum(wide(leaf_jacobian(part, leaf)) ** 2, (0, 1)), captured, block
         )
         return squares.astype(jnp.result_type(leaves[leaf]))
 
-    return structure.unflatten(of(leaf) for leaf in range(len(leaves)))
+    return structure.unflatten(of_leaf(leaf) for leaf in range(len(leaves)))
 
 
 # More bands leave out more of the upper half, (1 - 1 / _BANDS) / 2 of all products, but smaller
-# products run slower: so a band has at least _LARGE / _BANDS = 128 rows.
+# products run slower, and mirroring has its price. Measured with 1000 and 4000 columns on two CPU
+# cores that others used too: in float64, 8 bands take a third more time than the whole at 512 rows
+# and about a tenth less at 1024; in float32 they begin to pay between 2048 and 4096 rows. 4 bands
+# do as well as 8.
 _LARGE, _BANDS = 1024, 8
 
 
 def square(matrix: Float[Array, "rows k"]) -> Float[Array, "rows rows"]:
-    """A A^T, of which a large matrix computes the lower half, band by band, and mirrors it."""
+    """A A^T; of a large matrix the lower half is computed, band by band, and mirrored."""
     rows = len(matrix)
     if rows < _LARGE:
         return jnp.matmul(matrix, matrix.T, precision=HIGHEST)
@@ -448,28 +457,31 @@ def square_share(rows: int) -> float:
     return 1.0 if rows < _LARGE else (1 + 1 / _BANDS) / 2
 
 
+def examples_at_once(captured: Captured, entries: int, memory_budget: int) -> int:
+    """The number of examples whose Jacobians, of so many entries a row, the budget holds."""
+    n, r = captured.shape
+    entry = 16  # bytes of two float64: one in the Jacobian, one in what is computed from it
+    return max(1, min(n, int(memory_budget // max(1, entry * r * entries))))
+
+
 def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -> Array:
     """The sum of a function over captures of `block` examples at a time on each device."""
-    # The examples of a block lie apart, so that each device has its share of every block.
     n = captured.shape[0]
     block = min(n, block * devices.count(captured.deltas))
-    whole, rest = divmod(n, block)
-    if whole == 1 and not rest:
+    count, remainder = divmod(n, block)
+    if count == 1 and not remainder:
         return fn(captured)
-    arrays = (captured.outputs, captured.slopes, captured.operands, captured.deltas)
 
     def part(i: Any) -> Captured:
-        def take(x: Array) -> Array:
-            apart = x[: whole * block].reshape(block, whole, *x.shape[1:])
-            return lax.dynamic_index_in_dim(apart, i, axis=1, keepdims=False)
+        # The examples of a block lie apart, so that each device has its share of every block.
+        def of_block(x: Array) -> Array:
+            blocks = x[: count * block].reshape(block, count, *x.shape[1:])
+            return lax.dynamic_index_in_dim(blocks, i, axis=1, keepdims=False)
 
-        outputs, slopes, operands, deltas = jax.tree.map(take, arrays)
-        return dataclasses.replace(
-            captured, outputs=outputs, slopes=slopes, operands=operands, deltas=deltas
-        )
+        return _map_examples(captured, of_block)
 
-    total = lax.fori_loop(1, whole, lambda i, sum_: sum_ + fn(part(i)), fn(part(0)))
-    return total + fn(examples(captured, n - rest, rest)) if rest else total
+    total = lax.fori_loop(1, count, lambda i, sum_: sum_ + fn(part(i)), fn(part(0)))
+    return total + fn(examples(captured, n - remainder, remainder)) if remainder else total
 
 
 class Kronecker(NamedTuple):
@@ -489,7 +501,7 @@ class Kronecker(NamedTuple):
 def kronecker(captured: Captured) -> list[Kronecker]:
     """The Kronecker factors of every use, in the order of the model.
 
-    A plain use (a bias) has the operand 1, once for every example.
+    A plain use (a bias) has the operand 1 in every example.
 
     Args:
         captured: from `capture`.

@@ -19,8 +19,8 @@ class Leaf(NamedTuple):
         shape: its shape.
         form: "factored", "explicit" or "none".
         why: the equations through which it meets data, and what decided the form.
-        flops: of its part of the Gram matrix.
-        memory: bytes of what is kept for it: operands and deltas, and its explicit Jacobian.
+        flops: the price of its part of the Gram matrix.
+        memory: the bytes of its operands and deltas, and of its explicit Jacobian.
     """
 
     path: str
@@ -35,9 +35,9 @@ class Explanation(NamedTuple):
     """A line for every leaf; prints as a table.
 
     Attributes:
-        examples: number of examples N.
-        rows: number of rows R of each.
-        leaves: one for every leaf, in the order of the parameters.
+        examples: the number of examples N.
+        rows: the number of rows R of each.
+        leaves: one `Leaf` for every leaf, in the order of the parameters.
     """
 
     examples: int
@@ -72,13 +72,13 @@ def explain(
         model: any function `(params, x) -> outputs` of one example.
         params: arrays, or their shapes and dtypes.
         inputs: a tree of arrays, or of their shapes and dtypes, with the examples first.
-        rows: R; by default as many as the model has outputs.
+        rows: the number R of rows of an example; by default as many as the model has outputs.
 
     Returns:
         A value that prints as a table.
 
     Raises:
-        ValueError: there are no inputs. (`capture` says what else a model must be.)
+        ValueError: if there are no inputs. (`capture` says what else a model must be.)
 
     Example:
         >>> import jax
@@ -104,19 +104,18 @@ def explain(
     rows = rows or outputs.size
     paths = jax.tree_util.tree_leaves_with_path(params)
     shape = examples, rows
-    chosen = choices(program, program, shape, shape, outputs.dtype.itemsize)
+    forms = choices(program, program, shape, shape, outputs.dtype.itemsize)
     leaves = []
-    for index, ((path, _), choice) in enumerate(zip(paths, chosen, strict=True)):
-        touching = [program.uses[i] for i in program.uses_of(index)]
-        kept = sum(
+    for index, ((path, _), choice) in enumerate(zip(paths, forms, strict=True)):
+        captured = sum(
             math.prod(use.lead)
             * (use.result.size * rows + (use.operand.aval.size if use.operand else 0))
-            for use in touching
+            for use in (program.uses[i] for i in program.uses_of(index))
         )
         form = "explicit" if choice.groups is None else "factored" if choice.groups else "none"
         shape = program.params[index].aval.shape
-        written = rows * math.prod(shape) if choice.groups is None else 0
-        memory = 1.0 * examples * outputs.dtype.itemsize * (kept + written)
+        jacobian = rows * math.prod(shape) if choice.groups is None else 0
+        memory = 1.0 * examples * outputs.dtype.itemsize * (captured + jacobian)
         name = jax.tree_util.keystr(path)
         leaves.append(Leaf(name, shape, form, choice.why, choice.flops, memory))
     return Explanation(examples, rows, tuple(leaves))

@@ -14,7 +14,7 @@ entries have none; anything else is explicit.
 
 Where making the matrix would take more than the memory budget, it is made of tiles, block of
 examples against block of examples, on and below the diagonal. (A matrix that needs no tiles is made
-whole: its lower half has half the products, and cutting and mirroring it costs as much again.)
+whole, because cutting and mirroring it costs as much as the half of the products that it saves.)
 
 Where examples are split over devices, each device makes the rows of its own examples. For that it
 needs the left and right of all others, which travel; Jacobians are made where they are needed.
@@ -63,7 +63,7 @@ class Group(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The bytes that a leaf adds to a tile."""
+    """The bytes that a leaf adds to a tile, for each pair of examples and for each example."""
 
     of_pair: float
     of_example: float
@@ -74,9 +74,9 @@ class Choice(NamedTuple):
 
     Attributes:
         groups: the uses whose cross terms count; None for the explicit form.
-        why: in words.
-        flops: of the full matrix, in this form.
-        memory: what it adds to a tile for every pair of examples and for every example.
+        why: the equations, and what decided the form.
+        flops: the price of the leaf's part of the full matrix in this form.
+        memory: the bytes that it adds to a tile.
     """
 
     groups: list[Group] | None
@@ -88,18 +88,7 @@ class Choice(NamedTuple):
 def choices(
     one: Program, two: Program, rows: tuple[int, int], columns: tuple[int, int], itemsize: int = 4
 ) -> list[Choice]:
-    """For every leaf, the cheaper exact form of its part of the Gram matrix.
-
-    Args:
-        one: the program of the model on the left.
-        two: on the right; the same object where it is the same model.
-        rows: the numbers of examples and of rows of each on the left.
-        columns: on the right.
-        itemsize: bytes of a number.
-
-    Returns:
-        One choice for every leaf of the parameters.
-    """
+    """For every leaf, the cheaper exact form of its part of the matrix; (N, R) of either side."""
     leaves = range(len(one.params))
     return [_choice(one, two, leaf, rows, columns, itemsize) for leaf in leaves]
 
@@ -112,6 +101,7 @@ def _choice(
     columns: tuple[int, int],
     itemsize: int,
 ) -> Choice:
+    """The cheaper exact form of one leaf's part of the Gram matrix."""
     (n, r), (m, s) = rows, columns
     sides = [(one, n, r)] if one is two else [(one, n, r), (two, m, s)]
     size = math.prod(one.params[leaf].aval.shape)
@@ -119,18 +109,17 @@ def _choice(
         return Choice([], "a constant: not a real number", 0.0, Memory(0.0, 0.0))
     if not all(program.uses_of(leaf) for program, _, _ in sides):
         return Choice([], "not used", 0.0, Memory(0.0, 0.0))
-    used = [p.uses[i] for p, _, _ in sides for i in p.uses_of(leaf)]
-    entering = sorted({use.name for use in used})
-    forming = sum(_forming(program, leaf, count * each) for program, count, each in sides)
+    uses = [p.uses[i] for p, _, _ in sides for i in p.uses_of(leaf)]
+    names = ", ".join(sorted({use.name for use in uses}))
+    jacobians = sum(_jacobian_flops(program, leaf, count * each) for program, count, each in sides)
     share = square_share(n * r) if one is two else 1.0
     explicit = Choice(
         None,
-        f"{', '.join(entering)}: ",
-        forming + share * 2.0 * n * r * m * s * size,
+        f"{names}: ",
+        jacobians + share * 2.0 * n * r * m * s * size,
         Memory(0.0, itemsize * max(r, s) * size),
     )
-    unviewed = [use.name for use in used if leaf not in use.weight.views]
-    if unviewed:
+    if any(leaf not in use.weight.views for use in uses):
         return explicit._replace(why=f"{explicit.why}not a view of its entries")
     groups = _groups(one, two, leaf)
     if groups is None:
@@ -142,38 +131,40 @@ def _choice(
             for j, _ in right:
                 pairs = 1.0 * _positions(one.uses[i]) * _positions(two.uses[j])
                 b, _, width_in, width_out = one.uses[i].form.shape
-                looked_up = one.uses[i].form.rows and two.uses[j].form.rows
-                ones = one.uses[i].operand is None and two.uses[j].operand is None
-                width_in = 0 if ones else 1 if looked_up else width_in
-                both = r * s if is_swapping else 1
-                flops += 2 * b * n * m * pairs * (width_in * both + width_out * r * s)
+                are_look_ups = one.uses[i].form.rows and two.uses[j].form.rows
+                are_plain = one.uses[i].operand is None and two.uses[j].operand is None
+                width_in = 0 if are_plain else 1 if are_look_ups else width_in
+                lefts = r * s if is_swapping else 1
+                flops += 2 * b * n * m * pairs * (width_in * lefts + width_out * r * s)
+                # Three arrays: inner products of lefts and of rights, and their product.
                 of_pair = max(of_pair, 3 * itemsize * b * pairs * r * s)
     if explicit.flops < flops:
         return explicit._replace(why=f"{explicit.why}explicit is cheaper")
-    return Choice(groups, ", ".join(entering), flops, Memory(of_pair, 0.0))
+    return Choice(groups, names, flops, Memory(of_pair, 0.0))
 
 
-def _forming(program: Program, leaf: int, rows: int) -> float:
-    """Flops of a leaf's explicit Jacobian."""
-    used = [program.uses[i] for i in program.uses_of(leaf)]
-    return sum(2.0 * rows * _positions(u) * math.prod(u.form.shape) for u in used if u.operand)
+def _jacobian_flops(program: Program, leaf: int, rows: int) -> float:
+    """The flops of a leaf's explicit Jacobian."""
+    uses = [program.uses[i] for i in program.uses_of(leaf)]
+    return sum(2.0 * rows * _positions(u) * math.prod(u.form.shape) for u in uses if u.operand)
 
 
 def _positions(use: Use) -> int:
+    """The number of positions of a use, iterations of scans among them."""
     return use.form.shape[1] * math.prod(use.lead)
 
 
 def _groups(one: Program, two: Program, leaf: int) -> list[Group] | None:
-    """Uses of a leaf that read the same entries; None if some overlap in part."""
+    """The uses of a leaf that read the same entries; None if some overlap in part."""
     sides = [one] if one is two else [one, two]
-    reading = [(side, i) for side, program in enumerate(sides) for i in program.uses_of(leaf)]
-    if len(reading) == 1:
-        ((_, only),) = reading
+    places = [(side, i) for side, program in enumerate(sides) for i in program.uses_of(leaf)]
+    if len(places) == 1:
+        ((_, only),) = places
         return [Group([Side(only, False)], [Side(only, False)])]
     shape = one.params[leaf].aval.shape
     indices = np.arange(math.prod(shape)).reshape(shape)
     groups: list[tuple[np.ndarray, Group]] = []
-    for side, i in reading:
+    for side, i in places:
         use = sides[side].uses[i]
         entries = use.form.matrix(use.weight.views[leaf](indices))
         for reference, group in groups:
@@ -205,17 +196,18 @@ def gram(
 
     Args:
         captured: from `capture`.
-        other: the rows on the right, captured at the same parameters; by default the same. With it,
-            the empirical neural tangent kernel of two sets of inputs, or of two models.
+        other: the rows on the right, captured at the same parameters; by default those on the left.
+            With it, the result is the empirical neural tangent kernel of two sets of inputs, or of
+            two models.
         scales: a tree like the parameters with one number for every leaf, or an array of the leaf's
             shape, which takes the leaf's explicit form.
-        memory_budget: bytes that the making of a tile may take.
+        memory_budget: bytes that a tile may take while it is made.
 
     Returns:
         The Gram matrix, without `other` symmetric to rounding.
 
     Raises:
-        ValueError: the captures have not the same parameters, or `scales` not one number a leaf.
+        ValueError: if the captures are of other parameters, or `scales` has not one number a leaf.
 
     Example:
         >>> import jax.numpy as jnp
@@ -234,39 +226,39 @@ def gram(
             f"{shapes[1]}; try the same params for both"
         )
     leaves = len(captured.program.params)
-    weighting = [1.0] * leaves if scales is None else jax.tree.leaves(scales)
-    if len(weighting) != leaves:
+    numbers = [1.0] * leaves if scales is None else jax.tree.leaves(scales)
+    if len(numbers) != leaves:
         raise ValueError(
             f"gram: expected scales with one number for each of {leaves} leaves, got "
-            f"{len(weighting)}; try jax.tree.map over the parameters"
+            f"{len(numbers)}; try jax.tree.map over the parameters"
         )
     itemsize = widest(captured.outputs.dtype, jnp.float32).itemsize
-    chosen = choices(captured.program, two.program, captured.shape, two.shape, itemsize)
-    for leaf, (choice, number) in enumerate(zip(chosen, weighting, strict=True)):
+    forms = choices(captured.program, two.program, captured.shape, two.shape, itemsize)
+    for leaf, (choice, number) in enumerate(zip(forms, numbers, strict=True)):
         if jnp.ndim(number) and choice.groups:
-            written = itemsize * max(r, two.shape[1]) * jnp.size(number)
-            chosen[leaf] = choice._replace(groups=None, memory=Memory(0.0, written))
-    block = _block(chosen, max(n, two.shape[0]), memory_budget)
-    make = partial(_tile, chosen=chosen, scales=weighting)
+            bytes_each = itemsize * max(r, two.shape[1]) * jnp.size(number)
+            forms[leaf] = choice._replace(groups=None, memory=Memory(0.0, bytes_each))
+    block = _block(forms, max(n, two.shape[0]), memory_budget)
+    tile = partial(_tile, forms=forms, scales=numbers)
     m, s = two.shape
-    spread = devices.count(captured.deltas)
-    if spread > 1:
+    device_count = devices.count(captured.deltas)
+    if device_count > 1:
         operands, deltas = devices.everywhere((two.operands, two.deltas))
         two = dataclasses.replace(two, operands=operands, deltas=deltas)
     if block >= max(n, m):
-        return make(captured, two)
+        return tile(captured, two)
     height, width = min(block, n), min(block, m)
-    if spread > 1:  # all rows, a share of them on each device
-        height, width = n, max(1, min(m, block**2 * spread // n))
-    mirrored = other is None and spread == 1
+    if device_count > 1:  # A tile has all rows, so that each device makes those it holds.
+        height, width = n, max(1, min(m, block**2 * device_count // n))
+    is_mirrored = other is None and device_count == 1
     pairs = [
-        (i, j) for i in _starts(n, height) for j in _starts(m, width) if not mirrored or i >= j
+        (i, j) for i in _starts(n, height) for j in _starts(m, width) if not is_mirrored or i >= j
     ]
 
     def place(matrix, pair):
         i, j = pair
-        part = make(examples(captured, i, height), examples(two, j, width))
-        if mirrored:
+        part = tile(examples(captured, i, height), examples(two, j, width))
+        if is_mirrored:
             matrix = lax.dynamic_update_slice(matrix, part.T, (j * s, i * r))
         return lax.dynamic_update_slice(matrix, part, (i * r, j * s)), None
 
@@ -275,16 +267,18 @@ def gram(
 
 
 def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
+    """The first numbers of all pairs, and the second ones."""
     one, two = zip(*pairs, strict=True)
     return jnp.array(one), jnp.array(two)
 
 
-def _block(chosen: Sequence[Choice], n: int, memory_budget: int) -> int:
-    """The largest number of examples whose tiles obey the budget."""
+def _block(forms: Sequence[Choice], n: int, memory_budget: int) -> int:
+    """The number of examples, halved from n on, whose tiles obey the budget."""
     block = n
-    most = max((choice.memory.of_pair for choice in chosen), default=0.0)
-    written = sum(choice.memory.of_example for choice in chosen)
-    while block > 1 and max(most * block**2, 2 * written * block) > memory_budget:
+    # Factored leaves come one after another; the Jacobians of explicit ones stand side by side.
+    of_pair = max((choice.memory.of_pair for choice in forms), default=0.0)
+    of_example = sum(choice.memory.of_example for choice in forms)
+    while block > 1 and max(of_pair * block**2, 2 * of_example * block) > memory_budget:
         block = -(-block // 2)
     return block
 
@@ -294,26 +288,24 @@ def _starts(n: int, block: int) -> Sequence[int]:
     return [*range(0, n - block, block), n - block]
 
 
-def _tile(
-    one: Captured, two: Captured, *, chosen: Sequence[Choice], scales: Sequence[Any]
-) -> Array:
+def _tile(one: Captured, two: Captured, *, forms: Sequence[Choice], scales: Sequence[Any]) -> Array:
     """The Gram matrix of two blocks of examples."""
     (n, r), (m, s) = one.shape, two.shape
     env, other = (settle(c.program, jax.tree.leaves(c.params), c.closed_over) for c in (one, two))
     left = {i: outer(one, i) for i in range(len(one.program.uses))}
     right = {i: outer(two, i) for i in range(len(two.program.uses))}
     total = jnp.zeros((n, r, m, s), widest(one.outputs.dtype, jnp.float32))
-    for number, leaves in _explicit(chosen, scales):
+    for number, leaves in _explicit(forms, scales):
         a, b = (_columns_of(x, leaves) for x in (one, two))
         if jnp.ndim(number):
             part = jnp.matmul(a * number.reshape(1, -1), b.T, precision=HIGHEST)
         else:
             part = number * (square(a) if one is two else jnp.matmul(a, b.T, precision=HIGHEST))
         total += part.reshape(n, r, m, s)
-    for leaf, choice in enumerate(chosen):
-        for group, beside in choice.groups or []:
-            for i, swap_i in group:
-                for j, swap_j in beside:
+    for leaf, choice in enumerate(forms):
+        for group in choice.groups or []:
+            for i, swap_i in group.left:
+                for j, swap_j in group.right:
                     first, second = one.program.uses[i], two.program.uses[j]
                     number = scale(first, leaf, env) * scale(second, leaf, other)
                     part = _factored(left[i], right[j], swap_i, swap_j)
@@ -321,15 +313,15 @@ def _tile(
     return total.reshape(n * r, m * s)
 
 
-def _explicit(chosen: Sequence[Choice], scales: Sequence[Any]) -> list[tuple[Any, list[int]]]:
-    """The leaves of explicit form, those that share a number (as an object) together."""
-    together: dict[int, tuple[Any, list[int]]] = {}
-    for leaf, choice in enumerate(chosen):
+def _explicit(forms: Sequence[Choice], scales: Sequence[Any]) -> list[tuple[Any, list[int]]]:
+    """The leaves of explicit form, grouped by the number (as an object) that they share."""
+    groups: dict[int, tuple[Any, list[int]]] = {}
+    for leaf, choice in enumerate(forms):
         if choice.groups is None:
             number = scales[leaf]
-            place = -1 - leaf if jnp.ndim(number) else id(number)
-            together.setdefault(place, (number, []))[1].append(leaf)
-    return list(together.values())
+            key = -1 - leaf if jnp.ndim(number) else id(number)
+            groups.setdefault(key, (number, []))[1].append(leaf)
+    return list(groups.values())
 
 
 def _columns_of(captured: Captured, leaves: Sequence[int]) -> Array:
@@ -344,8 +336,8 @@ def _factored(one: Outer, two: Outer, swap_one: bool, swap_two: bool) -> Array:
     """<left, left> <right, right> summed over b, t, u: (n, r, m, s)."""
     if swap_one == swap_two and one.rows is not None and two.rows is not None:
         rows = one.rows[:, None, :, None, None, None]
-        same = (rows == two.rows[:, None, :]) & (rows >= 0)
-        lefts = same[None].astype(one.right.dtype)
+        is_same = (rows == two.rows[:, None, :]) & (rows >= 0)
+        lefts = is_same[None].astype(one.right.dtype)
         rights = _inner(one.right, two.right)
     elif one.left is None and two.left is None:
         lefts, rights = 1.0, _inner(one.right, two.right)
@@ -357,13 +349,13 @@ def _factored(one: Outer, two: Outer, swap_one: bool, swap_two: bool) -> Array:
 
 
 def _sides(use: Outer, swap: bool) -> tuple[Array, Array]:
-    """Left and right, exchanged where asked for."""
+    """The left and right of a use, exchanged if `swap`."""
     left = jnp.ones_like(use.right[:, :1, ..., :1]) if use.left is None else use.left
     return (use.right, left) if swap else (left, use.right)
 
 
 def _inner(x: Float[Array, "n r b t i"], y: Float[Array, "m s b u i"]) -> Array:
-    """Inner products of all rows, (b, n, r, t, m, s, u)."""
+    """The inner products of all rows, (b, n, r, t, m, s, u)."""
     (n, r, b, t, i), (m, s, _, u, _) = x.shape, y.shape
     x, y = (z.swapaxes(1, 2).swapaxes(0, 1).reshape(b, -1, i) for z in (x, y))
     multiply = partial(jnp.matmul, precision=HIGHEST)
@@ -375,10 +367,10 @@ def _inner(x: Float[Array, "n r b t i"], y: Float[Array, "m s b u i"]) -> Array:
 
 
 def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]:
-    """The norm of every row of J: of every example's gradient, for rows that are gradients.
+    """The norm of every row of J: of every example's gradient, where rows are gradients.
 
-    Each is the square root of a Gram matrix of one row: where the parts of a row cancel, a norm
-    keeps half the digits of the parts.
+    Each is the square root of a Gram matrix of one row, so that where the parts of a row cancel, a
+    norm keeps half the digits of the parts.
 
     Args:
         captured: from `capture`.
@@ -396,20 +388,20 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
     dtype = widest(captured.outputs.dtype, jnp.float32)
     if not captured.deltas:
         return jnp.zeros(captured.shape, dtype)
-    chosen = choices(captured.program, captured.program, (1, 1), (1, 1), dtype.itemsize)
-    ones = [1.0] * len(chosen)
+    forms = choices(captured.program, captured.program, (1, 1), (1, 1), dtype.itemsize)
+    ones = [1.0] * len(forms)
 
-    def squared(operands, deltas):
+    def square_of_row(operands, deltas):
         one = dataclasses.replace(captured, operands=operands, deltas=deltas)
-        return _tile(one, one, chosen=chosen, scales=ones)[0, 0]
+        return _tile(one, one, forms=forms, scales=ones)[0, 0]
 
     def example(arrays):
         operands, deltas = jax.tree.map(lambda x: x[None], arrays)
         rows = [delta[:, :, None] for delta in deltas]
-        return jax.vmap(squared, (None, 1))(operands, rows)
+        return jax.vmap(square_of_row, (None, 1))(operands, rows)
 
-    each = captured.shape[1] * sum(sum(choice.memory) for choice in chosen)
-    size = max(1, min(captured.shape[0], int(memory_budget / max(1.0, each))))
+    bytes_each = captured.shape[1] * sum(sum(choice.memory) for choice in forms)
+    at_once = max(1, min(captured.shape[0], int(memory_budget / max(1.0, bytes_each))))
     arrays = (captured.operands, captured.deltas)
-    squares = lax.map(example, arrays, batch_size=size)
-    return jnp.sqrt(jnp.maximum(squares, 0))  # which rounding may have made negative
+    squares = lax.map(example, arrays, batch_size=at_once)
+    return jnp.sqrt(jnp.maximum(squares, 0))  # Rounding may have made a square negative.

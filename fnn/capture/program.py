@@ -40,19 +40,17 @@ from fnn.capture import uses
 from fnn.capture.uses import Form, Value, View, aval
 from fnn.names import EXAMPLES
 
-_INLINED = programs.INLINED
-
 
 @dataclasses.dataclass(eq=False)
 class Use:
     """A place where parameters meet data, `z = apply(a, weight)`, linear in the weight.
 
     Attributes:
-        name: the equation's primitive; of a plain use, the one that W went on to.
+        name: the equation's primitive; of a plain use, that of the equation that W goes on to.
         weight: the fixed value W.
         operand: the data a; None for a plain use.
-        result: shape and dtype of z.
-        lead: lengths of the scans around it, outermost first.
+        result: the shape and dtype of z.
+        lead: the lengths of the scans around it, outermost first.
         form: `apply`, and how it is a sum of outer products.
     """
 
@@ -65,28 +63,29 @@ class Use:
 
 
 Environment = dict[Value, Any]
-Records = dict[int, Array]  # by the number of a use
+Records = dict[int, Array]
+"""Operands or perturbations, by the number of their use."""
 
 
 # --- steps --------------------------------------------------------------------------------------
 
 
 class Evaluation(NamedTuple):
-    """An equation, evaluated by its own rule."""
+    """An equation that is evaluated by its own rule."""
 
     evaluate: Callable[..., Sequence[Array]]
     operands: Sequence[Value]
     outputs: Sequence[Value]
 
     def run(self, env: Environment, perturbations: Records) -> Records:
-        """Put the results into `env`; there is no use in it."""
+        """Puts the results into `env`; returns no operand, because there is no use."""
         del perturbations
         env.update(zip(self.outputs, self.evaluate(*(env[v] for v in self.operands)), strict=True))
         return {}
 
 
 class Perturbation(NamedTuple):
-    """The equation of use number `use`, to whose result its perturbation is added."""
+    """The equation of use number `use`, to whose result the perturbation of the use is added."""
 
     evaluate: Callable[..., Sequence[Array]]
     operands: Sequence[Value]
@@ -95,7 +94,7 @@ class Perturbation(NamedTuple):
     operand: Value
 
     def run(self, env: Environment, perturbations: Records) -> Records:
-        """Put the perturbed result into `env`; the operand of the use."""
+        """Puts the perturbed result into `env`; returns the operand of the use."""
         (result,) = self.evaluate(*(env[value] for value in self.operands))
         env[self.output] = result + perturbations[self.use]
         return {self.use: env[self.operand]}
@@ -108,44 +107,44 @@ class Body(NamedTuple):
     results: Sequence[Value]
 
     def run(self, env: Environment, perturbations: Records) -> tuple[list[Array], Records]:
-        """The values of the results, and the operands; `env` stays as it is."""
-        local = dict(env)
-        records = run(self.steps, local, perturbations)
-        return [local[value] for value in self.results], records
+        """Returns the values of the results and the operands; `env` stays as it is."""
+        env = dict(env)
+        records = run(self.steps, env, perturbations)
+        return [env[value] for value in self.results], records
 
 
 class Scan(NamedTuple):
     """A scan, whose uses are recorded at every iteration.
 
     Attributes:
-        params: of its equation.
+        params: the parameters of its equation.
         carries: the number of values that it carries.
-        entering: the carry and the sequences outside.
-        inside: the same in the body.
-        body: what an iteration does.
-        within: the numbers of the uses in the body that have operands.
-        outputs: of its equation.
+        inputs: the carry and the sequences, as values outside of the body.
+        body_inputs: the same, as values in the body.
+        body: the steps of an iteration.
+        uses: the numbers of the uses in the body that have operands.
+        outputs: the results of its equation.
     """
 
     params: dict[str, Any]
     carries: int
-    entering: Sequence[Value]
-    inside: Sequence[Value]
+    inputs: Sequence[Value]
+    body_inputs: Sequence[Value]
     body: Body
-    within: Sequence[int]
+    uses: Sequence[int]
     outputs: Sequence[Value]
 
     def run(self, env: Environment, perturbations: Records) -> Records:
-        """Put the results into `env`; the operands of all iterations, stacked."""
+        """Puts the results into `env`; returns the operands of all iterations, stacked."""
 
         def iteration(carry, slices):
             x, noise = slices
-            local = env | dict(zip(self.inside, (*carry, *x), strict=True))
-            results, records = self.body.run(local, noise)
+            body_env = env | dict(zip(self.body_inputs, (*carry, *x), strict=True))
+            results, records = self.body.run(body_env, noise)
             return results[: self.carries], (results[self.carries :], records)
 
-        noise = {i: perturbations[i] for i in self.within}
-        values = [env[value] for value in self.entering]
+        noise = {i: perturbations[i] for i in self.uses}
+        values = [env[value] for value in self.inputs]
         settings = {name: self.params[name] for name in ("length", "reverse", "unroll")}
         sequences = (values[self.carries :], noise)
         carry, (stacked, records) = lax.scan(
@@ -159,27 +158,27 @@ class Cond(NamedTuple):
     """A conditional, where the uses of a branch that is not taken have operand zero.
 
     Attributes:
-        selector: which branch is taken.
-        branches: their bodies.
-        within: shape and dtype of the operand of each use in them that has one, by its number.
-        outputs: of its equation.
+        selector: the number of the branch that is taken.
+        branches: the bodies of all branches.
+        uses: the shape and dtype of the operand of each use in them that has one, by its number.
+        outputs: the results of its equation.
     """
 
     selector: Value
     branches: Sequence[Body]
-    within: dict[int, jax.ShapeDtypeStruct]
+    uses: dict[int, jax.ShapeDtypeStruct]
     outputs: Sequence[Value]
 
     def run(self, env: Environment, perturbations: Records) -> Records:
-        """Put the results into `env`; the operands of all branches."""
+        """Puts the results into `env`; returns the operands of all branches."""
 
-        def taken(body: Body, noise: Records) -> tuple[list[Array], Records]:
+        def branch(body: Body, noise: Records) -> tuple[list[Array], Records]:
             results, records = body.run(env, noise)
-            absent = {i: a for i, a in self.within.items() if i not in records}
-            return results, records | {i: jnp.zeros(a.shape, a.dtype) for i, a in absent.items()}
+            others = {i: a for i, a in self.uses.items() if i not in records}
+            return results, records | {i: jnp.zeros(a.shape, a.dtype) for i, a in others.items()}
 
-        noise = {i: perturbations[i] for i in self.within}
-        branches = [partial(taken, body) for body in self.branches]
+        noise = {i: perturbations[i] for i in self.uses}
+        branches = [partial(branch, body) for body in self.branches]
         results, records = lax.switch(env[self.selector], branches, noise)
         env.update(zip(self.outputs, results, strict=True))
         return records
@@ -189,7 +188,7 @@ Step = Evaluation | Perturbation | Scan | Cond
 
 
 def run(steps: Sequence[Step], env: Environment, perturbations: Records) -> Records:
-    """Take the steps, extending `env`; the operands of the uses among them."""
+    """Takes the steps, extending `env`; returns the operands of the uses among them."""
     records = {}
     for step in steps:
         records |= step.run(env, perturbations)
@@ -201,14 +200,27 @@ def run(steps: Sequence[Step], env: Environment, perturbations: Records) -> Reco
 
 @dataclasses.dataclass(eq=False)
 class Program:
-    """The forward pass of one example, split into what is fixed and what is data."""
+    """The forward pass of one example, split into what is fixed and what is data.
+
+    Attributes:
+        params: the leaves of the parameters.
+        closed_over: the arrays that the model closes over.
+        inputs: the leaves of the example.
+        constants: the arrays of the constants inside.
+        literals: the constants that are literals, by dtype, shape and bytes.
+        fixed_steps: the steps among fixed values.
+        steps: the steps among data.
+        uses: all uses, in the order of the model.
+        plain: for each weight of a plain use, the same as data, and the number of the use.
+        outputs: the one value of the outputs.
+    """
 
     params: list[Value] = dataclasses.field(default_factory=list)
     closed_over: list[Value] = dataclasses.field(default_factory=list)
     inputs: list[Value] = dataclasses.field(default_factory=list)
     constants: Environment = dataclasses.field(default_factory=dict)
     literals: dict[tuple, Value] = dataclasses.field(default_factory=dict)
-    fixed: list[Step] = dataclasses.field(default_factory=list)
+    fixed_steps: list[Step] = dataclasses.field(default_factory=list)
     steps: list[Step] = dataclasses.field(default_factory=list)
     uses: list[Use] = dataclasses.field(default_factory=list)
     plain: dict[Value, tuple[Value, int]] = dataclasses.field(default_factory=dict)
@@ -225,11 +237,11 @@ class Program:
     def constant(self, literal: jex.Literal) -> Value:
         """A literal as a fixed value, the same one for the same number."""
         array = np.asarray(literal.val, aval(literal).dtype)
-        same = array.dtype, array.shape, array.tobytes()
-        if same not in self.literals:
-            self.literals[same] = value = Value(aval(literal), True)
+        key = array.dtype, array.shape, array.tobytes()
+        if key not in self.literals:
+            self.literals[key] = value = Value(aval(literal), True)
             self.constants[value] = jnp.asarray(array)
-        return self.literals[same]
+        return self.literals[key]
 
     def open(self, jaxpr: Any) -> tuple[jex.Jaxpr, list[Value]]:
         """A jaxpr, closed or not, with its constants as values of the program."""
@@ -243,11 +255,11 @@ class Program:
 
 
 def settle(program: Program, leaves: Sequence[Array], closed_over: Sequence[Array]) -> Environment:
-    """Every fixed value, from the parameters."""
+    """The arrays of all fixed values, from those of the parameters."""
     env = dict(program.constants)
     env.update(zip(program.params, leaves, strict=True))
     env.update(zip(program.closed_over, closed_over, strict=True))
-    run(program.fixed, env, {})
+    run(program.fixed_steps, env, {})
     return env
 
 
@@ -266,21 +278,7 @@ def replay(
 
 
 def trace(model: Callable[..., Array], params: PyTree, example: PyTree, examples: int) -> tuple:
-    """The program of `model(params, example)`, and the arrays the model closes over.
-
-    Args:
-        model: any function `(params, x) -> outputs` of one example.
-        params: arrays, or their shapes and dtypes. Integer leaves are constants.
-        example: shapes and dtypes of one example.
-        examples: how many examples there are, for a model that asks for the size of their axis.
-
-    Returns:
-        The program, and the values of its `closed_over` constants.
-
-    Raises:
-        TypeError: a parameter is complex, or the output is not one real array.
-        ValueError: the model combines examples.
-    """
+    """The program of `model(params, example)`, and the arrays that the model closes over."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(
@@ -323,9 +321,9 @@ class Scope(NamedTuple):
     """Where the walk stands.
 
     Attributes:
-        results: of the equations before, by what tells equations with the same results.
-        lead: the lengths of the scans around.
-        is_branch: whether it is inside a branch.
+        results: the results of the equations before, by their `_key`.
+        lead: the lengths of the scans around this place.
+        is_branch: whether this place is inside a branch.
     """
 
     results: dict[Any, list[Value]]
@@ -333,7 +331,7 @@ class Scope(NamedTuple):
     is_branch: bool = False
 
     def body(self, **changes: Any) -> "Scope":
-        """The scope of a body, whose results are not known outside."""
+        """The scope of a body, whose results stay unknown outside."""
         return self._replace(results=dict(self.results), **changes)
 
 
@@ -368,7 +366,7 @@ class Walk(NamedTuple):
     def _results(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
         """The values of an equation's results."""
         name = eqn.primitive.name
-        if name in _INLINED:
+        if name in programs.INLINED:
             jaxpr = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
             return self.outputs(*self.program.open(jaxpr), operands)
         if _is_fixed(eqn, operands, self.scope):
@@ -387,7 +385,7 @@ class Walk(NamedTuple):
         """A value as data: one that depends on parameters gets a plain use, and only one."""
         if not value.leaves:
             return value
-        if value.broadcast is not None:  # what was broadcast is smaller, and gets the zero
+        if value.broadcast is not None:  # The smaller value before it gets the zero.
             eqn, operands = value.broadcast
             (output,) = self._whole(eqn, [self.as_data(v, reason) for v in operands])
             return output
@@ -398,7 +396,7 @@ class Walk(NamedTuple):
         return program.plain[value][0]
 
     def _fixed(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
-        """An equation among fixed values: evaluated once, differentiated by JAX."""
+        """The results of an equation among fixed values, evaluated once for all examples."""
         leaves = frozenset().union(*(value.leaves for value in operands))
         if eqn.primitive.name == "stop_gradient":
             leaves = frozenset()
@@ -414,17 +412,17 @@ class Walk(NamedTuple):
             )
             for var, view in zip(eqn.outvars, uses.views(eqn, operands), strict=True)
         ]
-        self.program.fixed.append(Evaluation(programs.evaluation(eqn), operands, outputs))
+        self.program.fixed_steps.append(Evaluation(programs.evaluation(eqn), operands, outputs))
         return outputs
 
     def _whole(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
-        """An equation that parameters enter through data alone: evaluated by its own rule."""
+        """The results of an equation among data, evaluated by its own rule."""
         outputs = [Value(aval(var)) for var in eqn.outvars]
         self.steps.append(Evaluation(programs.evaluation(eqn), operands, outputs))
         return outputs
 
     def _perturbed(self, eqn: jex.JaxprEqn, operands: Sequence[Value], use: Use) -> list[Value]:
-        """A use: its equation, plus a perturbation."""
+        """The result of a use: that of its equation, plus a perturbation."""
         index, output = len(self.program.uses), Value(use.result)
         self.program.uses.append(use)
         operand = operands[use.form.operand]
@@ -440,26 +438,26 @@ class Walk(NamedTuple):
         return walk, walk.outputs(*self.program.open(jaxpr), inputs)
 
     def _close(self, results: Sequence[Value], reason: str) -> Body:
-        """The body that was walked through, its results as data."""
+        """The body that this walk went through, its results as data."""
         return Body(self.steps, [self.as_data(value, reason) for value in results])
 
     def _scan(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
-        """A scan: its body is walked once."""
+        """The results of a scan, whose body is walked once."""
         jaxpr, length = eqn.params["jaxpr"], eqn.params["length"]
         consts, carries = programs.scan_arity(eqn)
-        entering = [self.as_data(value, "scan") for value in operands[consts:]]
-        inside = [Value(aval(var)) for var in jaxpr.jaxpr.invars[consts:]]
+        inputs = [self.as_data(value, "scan") for value in operands[consts:]]
+        body_inputs = [Value(aval(var)) for var in jaxpr.jaxpr.invars[consts:]]
         first = len(self.program.uses)
         scope = self.scope.body(lead=(*self.scope.lead, length))
-        walk, results = self._enter(jaxpr, [*operands[:consts], *inside], scope)
+        walk, results = self._enter(jaxpr, [*operands[:consts], *body_inputs], scope)
         body = walk._close(results, "scan")
-        within = self.program.operands_since(first)
+        indices = self.program.operands_since(first)
         outputs = [Value(aval(var)) for var in eqn.outvars]
-        self.steps.append(Scan(eqn.params, carries, entering, inside, body, within, outputs))
+        self.steps.append(Scan(eqn.params, carries, inputs, body_inputs, body, indices, outputs))
         return outputs
 
     def _cond(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
-        """A conditional: every branch is walked."""
+        """The results of a conditional, all of whose branches are walked."""
         selector, *inputs = operands
         first = len(self.program.uses)
         walks = [
@@ -467,37 +465,38 @@ class Walk(NamedTuple):
             for branch in eqn.params["branches"]
         ]
         bodies = [walk._close(results, "cond") for walk, results in walks]
-        within = {i: self._recorded(i) for i in self.program.operands_since(first)}
+        operand_shapes = {i: self._operand_shape(i) for i in self.program.operands_since(first)}
         outputs = [Value(aval(var)) for var in eqn.outvars]
-        self.steps.append(Cond(selector, bodies, within, outputs))
+        self.steps.append(Cond(selector, bodies, operand_shapes, outputs))
         return outputs
 
-    def _recorded(self, index: int) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of the operand of a use in a branch, as recorded here."""
+    def _operand_shape(self, index: int) -> jax.ShapeDtypeStruct:
+        """The shape and dtype of the operand of a use in a branch, scans in the branch included."""
         use = self.program.uses[index]
         operand, lead = cast("Value", use.operand).aval, use.lead[len(self.scope.lead) :]
         return jax.ShapeDtypeStruct((*lead, *operand.shape), operand.dtype)
 
 
 def _needed(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
-    """The equations that an output needs, or that do something besides."""
-    needed = set(filter(_is_variable, jaxpr.outvars))
+    """The equations that an output needs, and those with an effect."""
+    variables = set(filter(_is_variable, jaxpr.outvars))
     equations = []
     for eqn in reversed(jaxpr.eqns):
-        if eqn.effects or needed.intersection(eqn.outvars):
-            needed.update(filter(_is_variable, eqn.invars))
+        if eqn.effects or variables.intersection(eqn.outvars):
+            variables.update(filter(_is_variable, eqn.invars))
             equations.append(eqn)
     return equations[::-1]
 
 
 def _is_variable(atom: jex.Var | jex.Literal) -> bool:
+    """Whether an atom is a variable, not a literal."""
     return not isinstance(atom, jex.Literal)
 
 
 def _key(eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Any:
-    """What two equations with the same results share; None where it cannot be told."""
-    # Derivatives of one function are traced one by one, each with a forward pass of its own. Where
-    # these count as one, a weight has the uses of one pass.
+    """A key that equations with the same results share; None where it cannot be told."""
+    # Derivatives of one function are traced one by one, each with a forward pass of its own. A key
+    # makes these passes one, so that a weight has no more uses than in one of them.
     key = eqn.primitive, tuple(sorted(eqn.params.items(), key=lambda p: p[0])), tuple(operands)
     try:
         hash(key)
@@ -508,17 +507,17 @@ def _key(eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Any:
 
 def _is_fixed(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: Scope) -> bool:
     """Whether an equation may be evaluated once for all examples."""
-    if not all(value.fixed for value in operands) or eqn.primitive.name == "axis_index":
+    if not all(value.is_fixed for value in operands) or eqn.primitive.name == "axis_index":
         return False
     # A complex function of real parameters is left to JAX, with its conventions for cotangents.
-    real = all(not jnp.issubdtype(aval(v).dtype, jnp.complexfloating) for v in eqn.outvars)
+    is_real = all(not jnp.issubdtype(aval(v).dtype, jnp.complexfloating) for v in eqn.outvars)
     # Outside of its branch, an equation meets values that the branch protects it from.
-    safe = not scope.is_branch or uses.is_view(eqn)
-    return not any(value.leaves for value in operands) or (real and safe)
+    is_safe = not scope.is_branch or uses.is_view(eqn)
+    return not any(value.leaves for value in operands) or (is_real and is_safe)
 
 
 def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: Scope) -> Use | None:
-    """The use that an equation is, if one of its forms is known."""
+    """The use that an equation is; None where its form is not known."""
     weights = [i for i, value in enumerate(operands) if value.leaves]
     form = uses.form(eqn, weights[0]) if len(weights) == 1 else None
     if form is None:
@@ -529,17 +528,18 @@ def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: Scope) -> U
 
 
 def _is_real(array: Any) -> bool:
+    """Whether an array, or a shape and dtype, is of floating point."""
     return jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def _collective(jaxpr: jex.Jaxpr) -> str | None:
-    """The name of an equation that combines examples."""
+    """The name of an equation that combines examples; None where there is none."""
     for eqn in jaxpr.eqns:
-        named = eqn.params.get("axes", eqn.params.get("axis_name", ()))
-        named = named if isinstance(named, tuple | list) else (named,)
-        if EXAMPLES in named and eqn.primitive.name != "axis_index":
+        axes = eqn.params.get("axes", eqn.params.get("axis_name", ()))
+        axes = axes if isinstance(axes, tuple | list) else (axes,)
+        if EXAMPLES in axes and eqn.primitive.name != "axis_index":
             return eqn.primitive.name
-        for inner in jex.jaxprs_in_params(eqn.params):
-            if name := _collective(inner):
+        for body in programs.bodies(eqn):
+            if name := _collective(body.jaxpr):
                 return name
     return None

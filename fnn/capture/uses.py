@@ -33,9 +33,9 @@ class View(NamedTuple):
     """Every entry of a fixed value as a number times an entry of one leaf.
 
     Attributes:
-        moves: index arrays in, index arrays out; first to last.
-        scale: the number is the product of these fixed scalars, to these powers.
-        negative: and of -1.
+        moves: the rearrangements of an array that lead from the leaf to the value, in order.
+        scale: fixed scalars and powers; the number is the product of the scalars to these powers.
+        negative: whether the number is also multiplied by -1.
     """
 
     moves: tuple[Callable[[Any], Any], ...] = ()
@@ -55,14 +55,14 @@ class Value:
 
     Attributes:
         aval: its shape and dtype, for one example.
-        fixed: whether it is fixed, or data.
+        is_fixed: whether it is fixed, or data.
         leaves: the parameters that a fixed value depends on, differentiably.
         views: for some of its leaves, how its entries are entries of that leaf.
-        broadcast: the equation and operands, of a fixed value that repeats a smaller one.
+        broadcast: the equation and operands of a fixed value that repeats a smaller one.
     """
 
     aval: Any
-    fixed: bool = False
+    is_fixed: bool = False
     leaves: frozenset[int] = frozenset()
     views: Mapping[int, View] = dataclasses.field(default_factory=dict)
     broadcast: tuple[jex.JaxprEqn, Sequence["Value"]] | None = None
@@ -75,11 +75,11 @@ class Form(NamedTuple):
         apply: `(a, W) -> z`, in full precision.
         operand: the place of a among the equation's operands.
         shape: the numbers (b, t, i, o).
-        matrix: W to (b, i, o).
-        left: a to (b, t, i), or None for ones.
-        right: delta of z to (b, t, o).
-        rows: a to the (t,) rows that a look-up reads, of which `left` is the one-hot form; -1 for
-            none.
+        matrix: lays W out as (b, i, o).
+        left: lays a out as (b, t, i); None for ones.
+        right: lays the delta of z out as (b, t, o).
+        rows: turns a into the (t,) rows that a look-up reads, of which `left` is the one-hot form;
+            -1 is no row.
     """
 
     apply: Callable[[Array, Array], Array]
@@ -100,6 +100,7 @@ def aval(atom: jex.Var | jex.Literal) -> Any:
 
 
 def _slices(starts, limits, strides):
+    """The Python slices of a `slice` equation."""
     return tuple(map(slice, starts, limits, strides or (1,) * len(starts)))
 
 
@@ -151,16 +152,18 @@ def views(eqn: jex.JaxprEqn, operands: Sequence["Value"]) -> list[dict[int, View
     if name in _SUMS and all(v.aval.shape == result.shape for v in operands):
         one, two = operands
         two_views = _negated(two) if name == "sub" else dict(two.views)
-        both = (one.leaves or frozenset()) & (two.leaves or frozenset())
-        return [{k: v for k, v in (dict(one.views) | two_views).items() if k not in both}]
+        common = one.leaves & two.leaves
+        return [{k: v for k, v in (dict(one.views) | two_views).items() if k not in common}]
     return [{} for _ in eqn.outvars]
 
 
 def _moved(value: "Value", move: Callable[[Any], Any]) -> dict[int, View]:
+    """The views of a value whose entries have been moved."""
     return {k: view._replace(moves=(*view.moves, move)) for k, view in value.views.items()}
 
 
 def _negated(value: "Value") -> dict[int, View]:
+    """The views of minus a value."""
     return {k: view._replace(negative=not view.negative) for k, view in value.views.items()}
 
 
@@ -182,23 +185,23 @@ def plain(weight: Any) -> Form:
 
 def form(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     """The form of an equation in its operand number `weight`, None where it is not known."""
-    known = _FORMS.get(eqn.primitive.name)
-    real = jnp.issubdtype(aval(eqn.outvars[0]).dtype, jnp.floating)
-    return known(eqn, weight) if known and real else None
+    form_of = _FORMS.get(eqn.primitive.name)
+    is_real = jnp.issubdtype(aval(eqn.outvars[0]).dtype, jnp.floating)
+    return form_of(eqn, weight) if form_of and is_real else None
 
 
 def _dot_general(eqn: jex.JaxprEqn, weight: int) -> Form:
-    """A matrix product: positions are the free axes of the data."""
+    """A matrix product, whose positions are the free axes of the data."""
     dimensions = eqn.params["dimension_numbers"]
     data = 1 - weight
     contract, batch = dimensions
     shapes = [aval(v).shape for v in eqn.invars]
-    free = [
+    free_axes = [
         [d for d in range(len(shapes[side])) if d not in contract[side] and d not in batch[side]]
         for side in (0, 1)
     ]
     b, i = (math.prod(shapes[weight][d] for d in axes[weight]) for axes in (batch, contract))
-    t, o = (math.prod(shapes[side][d] for d in free[side]) for side in (data, weight))
+    t, o = (math.prod(shapes[side][d] for d in free_axes[side]) for side in (data, weight))
 
     def apply(a, w):
         a, w = (w, a) if data else (a, w)
@@ -208,16 +211,18 @@ def _dot_general(eqn: jex.JaxprEqn, weight: int) -> Form:
         apply=apply,
         operand=data,
         shape=(b, t, i, o),
-        matrix=lambda w: w.transpose(*batch[weight], *contract[weight], *free[weight]).reshape(
+        matrix=lambda w: w.transpose(*batch[weight], *contract[weight], *free_axes[weight]).reshape(
             b, i, o
         ),
-        left=lambda a: a.transpose(*batch[data], *free[data], *contract[data]).reshape(b, t, i),
+        left=lambda a: a.transpose(*batch[data], *free_axes[data], *contract[data]).reshape(
+            b, t, i
+        ),
         right=lambda d: d.reshape(b, o, t).swapaxes(1, 2) if data else d.reshape(b, t, o),
     )
 
 
 def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
-    """A convolution: positions are the patches, groups of features the batch."""
+    """A convolution, whose positions are the patches and whose batch are groups of features."""
     p = eqn.params
     if weight != 1 or p["batch_group_count"] != 1:
         return None
@@ -226,11 +231,11 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     window = [kernel[d] for d in layout.rhs_spec[2:]]
     o, i = kernel[layout.rhs_spec[0]], kernel[layout.rhs_spec[1]] * math.prod(window)
     t = data[layout.lhs_spec[0]] * math.prod(result[d] for d in layout.out_spec[2:])
-    shared = {k: p[k] for k in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")}
+    settings = {k: p[k] for k in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")}
 
     def left(a):
         patches = lax.conv_general_dilated_patches(
-            a.transpose(layout.lhs_spec), window, **shared, precision=lax.Precision.HIGHEST
+            a.transpose(layout.lhs_spec), window, **settings, precision=lax.Precision.HIGHEST
         )
         n = patches.shape[0]
         patches = patches.reshape(n, groups, i, -1)
@@ -245,7 +250,7 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
         apply=lambda a, w: lax.conv_general_dilated(
             a,
             w,
-            **shared,
+            **settings,
             dimension_numbers=layout,
             feature_group_count=groups,
             precision=lax.Precision.HIGHEST,
@@ -261,7 +266,7 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
 
 
 def _gather(eqn: jex.JaxprEqn, weight: int) -> Form | None:
-    """A look-up of rows: positions are the indices."""
+    """A look-up of rows, whose positions are the indices."""
     p, (table, indices) = eqn.params, map(aval, eqn.invars[:2])
     numbers = p["dimension_numbers"]
     axes = numbers.collapsed_slice_dims
@@ -297,10 +302,10 @@ def _gather(eqn: jex.JaxprEqn, weight: int) -> Form | None:
 def _dynamic_slice(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     """A look-up of one row by a scalar index."""
     table, sizes = aval(eqn.invars[0]), eqn.params["slice_sizes"]
-    cut = [d for d, n in enumerate(table.shape) if sizes[d] != n]
-    if weight != 0 or len(cut) != 1 or sizes[cut[0]] != 1:
+    axes = [d for d, n in enumerate(table.shape) if sizes[d] != n]
+    if weight != 0 or len(axes) != 1 or sizes[axes[0]] != 1:
         return None
-    (axis,) = cut
+    (axis,) = axes
     return _look_up(
         apply=lambda i, w: lax.dynamic_slice_in_dim(w, i, 1, axis, allow_negative_indices=False),
         table=table,
@@ -319,14 +324,14 @@ def _look_up(
     rows: Callable[[Array], Array],
     right: Callable[[Array], Array],
 ) -> Form:
-    """A look-up along one axis: a product with one-hot rows, never written out where it counts."""
+    """A look-up along one axis: a product with one-hot rows, which the Gram matrix never forms."""
     v, o = table.shape[axis], math.prod(table.shape) // table.shape[axis]
-    rest = [d for d in range(len(table.shape)) if d != axis]
+    others = [d for d in range(len(table.shape)) if d != axis]
     return Form(
         apply=apply,
         operand=1,
         shape=(1, t, v, o),
-        matrix=lambda w: w.transpose(axis, *rest).reshape(1, v, o),
+        matrix=lambda w: w.transpose(axis, *others).reshape(1, v, o),
         left=lambda a: jax.nn.one_hot(rows(a), v, dtype=table.dtype)[None],
         right=lambda d: right(d).reshape(1, t, o),
         rows=rows,

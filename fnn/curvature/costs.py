@@ -16,11 +16,11 @@ class _Price(NamedTuple):
     """What one part of a stack costs.
 
     Attributes:
-        shapes: a capture of the part.
-        capture: flops of capturing it, 0 where its capture is in memory.
-        multiply: flops of A^T A v.
-        jacobian: flops of writing its rows out.
-        bytes: of the operands and deltas of its capture.
+        shapes: a capture of the part, or the shapes of one.
+        capture: the flops of capturing it, 0 where its capture is in memory.
+        multiply: the flops of A^T A v.
+        jacobian: the flops of writing its rows out.
+        bytes: the bytes of the operands and deltas of its capture.
     """
 
     shapes: Captured
@@ -32,17 +32,19 @@ class _Price(NamedTuple):
 
 def costs_of(stacks: Sequence[Stack], size: int, memory_budget: int) -> solvers.Costs:
     """The costs of a system with these rows and `size` parameters."""
+    # Chunks are captured by every operation: once for A^T A; for the Gram matrix of two stacks once
+    # on the left, and on the right once in every tile.
     prices = [_price(stack) for stack in stacks]
     word = max(widest(p.shapes.outputs.dtype, jnp.float32).itemsize for p in prices)
     in_memory = sum(price.bytes for price in prices)
     rows = sum(stack.source.rows for stack in stacks)
-    multiply = normal = gram = written_rows = 0.0
+    multiply = normal = gram = row_bytes = 0.0
     for i, (stack, price) in enumerate(zip(stacks, prices, strict=True)):
         parts, n, r = stack.source.shape
         multiply += parts * price.multiply
         square = 2.0 * square_share(size) * n * r * size**2
         normal += parts * (price.capture + price.jacobian + square)
-        written_rows = max(written_rows, min(memory_budget, 2 * word * n * r * size))
+        row_bytes = max(row_bytes, min(memory_budget, 2 * word * n * r * size))
         for other, beside in zip(stacks[: i + 1], prices[: i + 1], strict=True):
             pairs = parts * other.source.shape[0]
             tile = _tile_flops(price.shapes, beside.shapes, word) + beside.capture
@@ -50,7 +52,7 @@ def costs_of(stacks: Sequence[Stack], size: int, memory_budget: int) -> solvers.
     return solvers.Costs(
         multiply=solvers.Cost(multiply, in_memory),
         gram=solvers.Cost(gram, in_memory + 2 * word * rows**2),
-        normal=solvers.Cost(normal, in_memory + written_rows + word * size**2),
+        normal=solvers.Cost(normal, in_memory + row_bytes + word * size**2),
     )
 
 

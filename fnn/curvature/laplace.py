@@ -60,12 +60,13 @@ class Evidence(NamedTuple):
     """What the evidence of alpha and beta depends on, at fixed parameters.
 
     Attributes:
-        eigenvalues: of the Hessian of E_D (Gauss-Newton); what is missing up to P is 0.
+        eigenvalues: those of the Hessian of E_D (Gauss-Newton); where there are fewer than P, the
+            others are 0.
         data: E_D.
         weights: E_W.
         examples: N.
         residuals: R; 0 for a likelihood, whose beta is 1.
-        offset: of the logarithm: what blocks of different scales add to it.
+        offset: a number that blocks of different scales add to the logarithm.
     """
 
     eigenvalues: Float[Array, " n"]
@@ -85,8 +86,9 @@ class Evidence(NamedTuple):
         Returns:
             A number between 0 and the smaller of P and R.
         """
-        sure = beta * self.eigenvalues
-        return jnp.sum(jnp.where(sure > 0, sure / jnp.where(sure > 0, sure + alpha, 1), 0))
+        precisions = beta * self.eigenvalues
+        sums = jnp.where(precisions > 0, precisions + alpha, 1)
+        return jnp.sum(jnp.where(precisions > 0, precisions / sums, 0))
 
     def log(self, alpha: Scalar, beta: Scalar) -> Scalar:
         """The logarithm of the evidence, log p(data | alpha, beta).
@@ -98,22 +100,22 @@ class Evidence(NamedTuple):
         Returns:
             A number; comparable between networks on the same data.
         """
-        sure = beta * self.eigenvalues
-        occam = jnp.sum(jnp.where(sure > 0, jnp.log1p(sure / alpha), 0)) / 2
+        precisions = beta * self.eigenvalues
+        occam = jnp.sum(jnp.where(precisions > 0, jnp.log1p(precisions / alpha), 0)) / 2
         noise = self.residuals * jnp.log(beta / (2 * math.pi)) / 2
         return noise + self.offset - occam - beta * self.data - alpha * self.weights
 
     def start(self, noise: float = 1.0) -> tuple[Scalar, Scalar]:
-        """Where to start from: with every direction determined.
+        """The alpha and beta to start from, as if the data determined every direction.
 
         Args:
-            noise: the part of E_D that is taken for noise.
+            noise: the share of E_D that is taken for noise.
 
         Returns:
             alpha, 0 where all parameters are 0, and beta, 1 where there are no residuals.
         """
-        most = jnp.asarray(len(self.eigenvalues), self.weights.dtype)
-        alpha = _ratio(most, 2 * self.weights, jnp.zeros_like(self.weights))
+        count = jnp.asarray(len(self.eigenvalues), self.weights.dtype)
+        alpha = _ratio(count, 2 * self.weights, jnp.zeros_like(self.weights))
         return alpha, _ratio(self.residuals, 2 * noise * self.data, jnp.ones_like(self.data))
 
     def reestimate(self, alpha: Scalar, beta: Scalar) -> tuple[Scalar, Scalar]:
@@ -124,8 +126,8 @@ class Evidence(NamedTuple):
             beta: precision of the noise.
 
         Returns:
-            gamma / (2 E_W) and (R - gamma) / (2 E_D); where one of them is not a positive number,
-            what it was.
+            gamma / (2 E_W) and (R - gamma) / (2 E_D), or the number given where one of them is not
+            positive.
         """
         gamma = self.gamma(alpha, beta)
         return (
@@ -135,7 +137,7 @@ class Evidence(NamedTuple):
 
 
 def _ratio(above: Array, below: Array, otherwise: Array) -> Array:
-    """Above / below, where both and the ratio itself are positive numbers."""
+    """The ratio of two positive numbers where it is one too, and `otherwise` elsewhere."""
     ratio = above / jnp.where(below > 0, below, 1)
     return jnp.where((below > 0) & (ratio > 0) & jnp.isfinite(ratio), ratio, otherwise)
 
@@ -143,7 +145,7 @@ def _ratio(above: Array, below: Array, otherwise: Array) -> Array:
 def evidence(
     name: str, value_fn: ValueFunction, params: PyTree, model: Quadratic, memory_budget: int
 ) -> tuple[Evidence, Array, solvers.Formed]:
-    """The evidence of `model`, its eigenvectors and their matrix; `name` asks, for the errors."""
+    """The evidence of `model`, its eigenvectors and their matrix; errors name the caller `name`."""
     blocks = _require_blocks(name, value_fn)
     are_squares = _are_squares(name, blocks)
     dense = solvers.formed(model.system, memory_budget)
@@ -178,10 +180,10 @@ def half_squared_norm(params: PyTree) -> Scalar:
 
 def _eigenvectors(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, at least 0 or all NaN if the matrix is not finite, and eigenvectors."""
-    values, vectors, finite = solvers.diagonalize(matrix)
-    cut = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.abs(values))
-    values = jnp.where(values > cut, values, 0)
-    return jnp.where(finite, values, jnp.nan), vectors
+    values, vectors, is_finite = solvers.diagonalize(matrix)
+    rounding = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.abs(values))
+    values = jnp.where(values > rounding, values, 0)
+    return jnp.where(is_finite, values, jnp.nan), vectors
 
 
 def _require_blocks(name: str, value_fn: ValueFunction) -> list[Block]:
@@ -196,7 +198,7 @@ def _require_blocks(name: str, value_fn: ValueFunction) -> list[Block]:
 
 
 def _are_squares(name: str, blocks: list[Block]) -> bool:
-    """Whether the losses are squares, or unknown and taken for them; else all are likelihoods."""
+    """Whether all losses count as squares, as unknown ones do; if not, all are likelihoods."""
     gaussian = losses.sampler(losses.half_squared_error)
     samplers = [losses.sampler(block.loss or losses.half_squared_error) for block in blocks]
     kinds = {sampler in (None, gaussian) for sampler in samplers}
@@ -224,14 +226,14 @@ def _outputs(term: Term, params: PyTree) -> int:
 
 
 class Prediction(NamedTuple):
-    """What a trained network says of new inputs, and how sure it is of it.
+    """What a trained network predicts for new inputs, and how sure it is.
 
     An error bar of one standard deviation is `sqrt(variance)` for what the network would say after
     much more data, and `sqrt(variance + noise)` for a target.
 
     Attributes:
-        outputs: the model's, examples first.
-        variance: of the outputs, a tree like them, for the uncertainty of the parameters.
+        outputs: the outputs of the model, examples first.
+        variance: the variance of the outputs that comes from the parameters', a tree like them.
         noise: 1 / beta, the variance of a target around the outputs.
     """
 
@@ -243,14 +245,14 @@ class Prediction(NamedTuple):
 class Laplace(NamedTuple):
     """The Gaussian around trained parameters.
 
-    Made of callables that close over arrays: make it and use it inside one traced function.
+    It is made of callables that close over arrays: make it and use it inside one traced function.
 
     Attributes:
         alpha: precision of the prior.
         beta: precision of the noise.
-        evidence: as a function of both.
+        evidence: the evidence as a function of both.
         covariance: `v -> Sigma v`, tree to tree.
-        predict: `inputs -> Prediction`, examples first; of the first block's model, without a key.
+        predict: `inputs -> Prediction`, examples first, by the first block's model without a key.
     """
 
     alpha: Scalar
@@ -282,20 +284,20 @@ def laplace(
 
     Args:
         value_fn: made by `Objective.on` of the training data, without penalties.
-        params: where; a minimum of F. At other parameters the approximation is about the network
-            linearized there.
-        alpha: precision of the prior, > 0: as `bayesian_levenberg_marquardt` has found it, or
-            `decay * beta * N` for a network trained with `l2(decay)`. None takes the one of the
+        params: the point, a minimum of F. At other parameters the approximation is that of the
+            network linearized there.
+        alpha: precision of the prior, > 0: the one that `bayesian_levenberg_marquardt` has found,
+            or `decay * beta * N` for a network trained with `l2(decay)`. None takes the one of the
             largest evidence at these parameters.
-        beta: precision of the noise, > 0; None as for alpha. Of a likelihood it is 1.
+        beta: precision of the noise, > 0; None as for alpha. It is 1 for a likelihood.
         memory_budget: bytes that matrices and a batch of predictions may take.
 
     Units:
         `alpha` is 1 / params^2, `beta` 1 / targets^2.
 
     Returns:
-        The posterior. Its covariance is held by the eigenvectors of C, or of A A^T where that is
-        the cheaper: then nothing is P x P, and about `eps |gradient of the output|^2 / alpha` of a
+        The posterior. Its covariance is held as the eigenvectors of C, or those of A A^T where that
+        is cheaper: then nothing is P x P, and about `eps |gradient of the output|^2 / alpha` of a
         variance is lost to rounding.
 
     Raises:
@@ -352,7 +354,7 @@ class _AmongRows(NamedTuple):
         system: the curvature C = A^T A.
         stacks: the rows A.
         vectors: the eigenvectors, in columns.
-        shrinkage: beta / (beta l + alpha) of each.
+        shrinkage: beta / (beta l + alpha) for each.
         root: the square root of N.
         alpha: the precision of the prior.
     """
@@ -365,11 +367,11 @@ class _AmongRows(NamedTuple):
     alpha: Scalar
 
     def covariance(self, v: PyTree) -> PyTree:
-        """Sigma v: the prior's covariance less what the data determine."""
+        """Sigma v, which is the prior's covariance less the reduction by the data."""
         forward, back = solvers.needs(self.system, "laplace", "product", "transpose")
         components = _dot(self.vectors.T, self.root * forward(v))
-        determined = back(self.root * _dot(self.vectors, self.shrinkage * components))
-        return jax.tree.map(lambda leaf, less: (leaf - less) / self.alpha, v, determined)
+        reduction = back(self.root * _dot(self.vectors, self.shrinkage * components))
+        return jax.tree.map(lambda leaf, less: (leaf - less) / self.alpha, v, reduction)
 
     def variance(self, captured: Captured) -> Float[Array, " outputs"]:
         """The variances of the outputs of one captured example."""
@@ -377,8 +379,8 @@ class _AmongRows(NamedTuple):
         rows = [jnp.moveaxis(cross, 0, 1).reshape(cross.shape[1], -1) for cross in crosses]
         components = _dot(self.root * jnp.concatenate(rows, axis=1), self.vectors)
         prior = jnp.diagonal(gram(captured))
-        determined = jnp.sum(self.shrinkage * components**2, axis=1)
-        return jnp.maximum(prior - determined, 0) / self.alpha
+        reduction = jnp.sum(self.shrinkage * components**2, axis=1)
+        return jnp.maximum(prior - reduction, 0) / self.alpha
 
 
 class _AmongParams(NamedTuple):
@@ -415,7 +417,8 @@ class _Predictor(NamedTuple):
         """The outputs for inputs, examples first, and their variances."""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         width = _outputs(self.term, self.params) * max(len(self.posterior.vectors), size)
-        at_once = max(1, int(self.memory_budget // (32 * width)))
+        entry = 32  # bytes of four float64: an estimate for a row, its components and temporaries
+        at_once = max(1, int(self.memory_budget // (entry * width)))
         pairs = jax.lax.map(self._predict_one, inputs, batch_size=at_once)
         return Prediction(*pairs, noise=self.noise)
 
@@ -436,27 +439,29 @@ class _Predictor(NamedTuple):
 def _most_evident(
     facts: Evidence, alpha: Scalar | float | None, beta: Scalar | float | None
 ) -> tuple[Scalar, Scalar]:
-    """The numbers that are given, and for the others those of the largest evidence."""
+    """Alpha and beta as they are given, and where they are None those of the largest evidence."""
     dtype = facts.weights.dtype
     tolerance = jnp.sqrt(jnp.finfo(dtype).eps)
+    limit = 1000  # re-estimates, which converge linearly: a bound that only a NaN should reach
 
-    def chosen(pair: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+    def with_given(pair: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         a, b = (
-            own if given is None else jnp.asarray(given, dtype)
-            for own, given in zip(pair, (alpha, beta), strict=True)
+            estimate if number is None else jnp.asarray(number, dtype)
+            for estimate, number in zip(pair, (alpha, beta), strict=True)
         )
         return a, b
 
-    def going(now: tuple) -> Array:
-        (a, b), (a0, b0), count = now
-        moved = jnp.maximum(jnp.abs(a / a0 - 1), jnp.abs(b / b0 - 1))
-        return (count < 1000) & ~(moved <= tolerance)
+    def is_changing(loop: tuple) -> Array:
+        (a, b), (a0, b0), count = loop
+        change = jnp.maximum(jnp.abs(a / a0 - 1), jnp.abs(b / b0 - 1))
+        return (count < limit) & ~(change <= tolerance)
 
-    def advance(now: tuple) -> tuple:
-        pair, _, count = now
-        return chosen(facts.reestimate(*pair)), pair, count + 1
+    def reestimate(loop: tuple) -> tuple:
+        pair, _, count = loop
+        return with_given(facts.reestimate(*pair)), pair, count + 1
 
-    first = chosen(facts.start())
+    start = with_given(facts.start())
     if alpha is not None and beta is not None:
-        return first
-    return jax.lax.while_loop(going, advance, (chosen(facts.reestimate(*first)), first, 0))[0]
+        return start
+    first = (with_given(facts.reestimate(*start)), start, 0)
+    return jax.lax.while_loop(is_changing, reestimate, first)[0]

@@ -3,10 +3,10 @@
     value, grad, product, *_ = hessian(value_fn, params)
     product(v)
 
-All of it comes from one linearization (or one capture), made when the operator is; a product then
-costs about as much as a gradient. The same numbers as a system to solve are in `quadratic`.
+All of it comes from one linearization (or one capture), which is made with the operator; a product
+then costs about as much as a gradient. The same numbers as a system to solve are in `quadratic`.
 
-| operator | of | is |
+| operator | is made of | is |
 |---|---|---|
 | `hessian` | any function | the second derivatives |
 | `gauss_newton` | a value function | J^T H J of every block, H its loss's Hessian; plus `l2` |
@@ -15,9 +15,9 @@ costs about as much as a gradient. The same numbers as a system to solve are in 
 For a likelihood of natural parameters (squares, logistic, cross-entropy) the exact Fisher matrix is
 the Gauss-Newton matrix.
 
-**Prices.** `dense` makes P x P numbers. `diagonal` and `trace` of a Hessian take P products, some
-at a time under the memory budget; those of the others come from the capture at about the price of
-a gradient. Nothing is estimated but by `fisher(..., key=key)`.
+**Prices.** `dense` makes P x P numbers. `diagonal` and `trace` of a Hessian take P products, as
+many at a time as the memory budget admits; those of the others come from the capture at about the
+price of a gradient. Only `fisher(..., key=key)` estimates anything.
 
 An operator is made of callables that close over arrays: make it and use it inside one traced
 function.
@@ -35,6 +35,7 @@ from jaxtyping import Array, Float, Key, PyTree, Scalar
 
 from fnn import losses, solvers
 from fnn.curvature.quadratic import Quadratic, gauss_newton_system, hessian_system
+from fnn.curvature.sketch import no_loss
 from fnn.curvature.terms import keys_of_blocks
 from fnn.objective import Block, ValueFunction
 
@@ -43,7 +44,7 @@ class Operator(NamedTuple):
     """A symmetric matrix C (P, P) as a linear map on trees, with the value and gradient beside it.
 
     Attributes:
-        value: of the function.
+        value: the function's value.
         grad: its gradient, a tree.
         product: `v -> C v`, tree to tree.
         dense: `() -> C`, rows and columns in the order of `jax.flatten_util.ravel_pytree`.
@@ -57,11 +58,7 @@ class Operator(NamedTuple):
     diagonal: Callable[[], PyTree]
 
     def trace(self) -> Scalar:
-        """The sum of the diagonal.
-
-        Returns:
-            A number.
-        """
+        """The sum of the diagonal."""
         return jnp.asarray(optax.tree.sum(self.diagonal()))
 
 
@@ -72,7 +69,7 @@ def hessian(
 
     Args:
         fn: any twice differentiable `fn(params) -> scalar`; a value function is one.
-        params: where; real floating-point leaves.
+        params: the point; real floating-point leaves.
         memory_budget: bytes that the products made at once may take in `dense` and `diagonal`.
 
     Returns:
@@ -92,9 +89,9 @@ def gauss_newton(
     """The Gauss-Newton matrix: the curvature of the losses, as if the model were linear.
 
     Args:
-        value_fn: made by `Objective.on`, penalties and sums of them. Of penalties, `l2` alone has a
-            part in it.
-        params: where; real floating-point leaves.
+        value_fn: made by `Objective.on`, penalties and sums of them. The only penalty with a part
+            in the matrix is `l2`.
+        params: the point; real floating-point leaves.
         memory_budget: bytes that a tile of a matrix may take while it is made.
 
     Returns:
@@ -123,7 +120,7 @@ def fisher(
     Args:
         value_fn: made by `Objective.on` of negative log-likelihoods, and of residuals (Gaussian of
             variance 1); penalties as in `gauss_newton`.
-        params: where; real floating-point leaves.
+        params: the point; real floating-point leaves.
         key: without one, the exact mean over targets; with one, an unbiased estimate from
             `samples` targets for each example, whose rank is at most their number.
         samples: of each example, >= 1; its relative error falls as their square root.
@@ -149,7 +146,7 @@ def fisher(
     """
     if samples < 1:
         raise ValueError(f"fisher: expected samples >= 1, got {samples}; try more for less noise")
-    exact = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
+    quadratic = gauss_newton_system(value_fn, params, memory_budget=memory_budget)
     for block in value_fn.blocks:
         if block.loss is not None and losses.sampler(block.loss) is None:
             raise TypeError(
@@ -157,16 +154,16 @@ def fisher(
                 f"{getattr(block.loss, '__name__', block.loss)}; try "
                 "curvature.gauss_newton, or losses.with_curvature(loss, factor, sample=sample)"
             )
-    operator = _operator(exact)
+    operator = _operator(quadratic)
     if key is None:
         return operator
     keys = iter(keys_of_blocks(value_fn, key))
-    drawn = value_fn.map_blocks(lambda block: _drawn_block(block, next(keys), samples))
-    estimate = gauss_newton_system(drawn, params, memory_budget=memory_budget)
+    sample_fn = value_fn.map_blocks(lambda block: _block_of_draws(block, next(keys), samples))
+    estimate = gauss_newton_system(sample_fn, params, memory_budget=memory_budget)
     return _operator(estimate)._replace(value=operator.value, grad=operator.grad)
 
 
-def _drawn_block(block: Block, key: Array, samples: int) -> Block:
+def _block_of_draws(block: Block, key: Array, samples: int) -> Block:
     """A block whose rows are gradients at targets that the model draws; its targets are keys."""
     loss = block.loss or losses.half_squared_error
     sample = cast("losses.Sampler", losses.sampler(loss))
@@ -181,21 +178,18 @@ def _drawn_block(block: Block, key: Array, samples: int) -> Block:
         rows = jax.vmap(gradient, out_axes=1)(jax.random.split(key, samples))
         return rows / samples**0.5, jnp.zeros(samples, rows.dtype)
 
-    def nothing(*_: PyTree) -> Array:
-        return jnp.zeros(())
-
-    curved = losses.with_curvature(nothing, factor, complete=True)
-    return replace(block, targets=jax.random.split(key, block.count), loss=curved)
+    loss_of_draws = losses.with_curvature(no_loss, factor, complete=True)
+    return replace(block, targets=jax.random.split(key, block.count), loss=loss_of_draws)
 
 
 def _operator(quadratic: Quadratic) -> Operator:
-    """The curvature of a quadratic with that of its penalty."""
+    """The operator of a quadratic's curvature, that of its penalty included."""
     value, system, rhs = quadratic
     normal, diagonal = solvers.needs(system, "operator", "normal", "diagonal")
     grad = rhs.h
     if rhs.s is not None and system.transpose is not None:
-        reached = system.transpose(rhs.s) if rhs.inside is None else rhs.inside
-        grad = reached if rhs.h is None else optax.tree.add(reached, rhs.h)
+        in_range = system.transpose(rhs.s) if rhs.inside is None else rhs.inside
+        grad = in_range if rhs.h is None else optax.tree.add(in_range, rhs.h)
     if system.penalty is None:
         return Operator(value, grad, system.multiply, normal, diagonal)
     weights = jax.tree.map(

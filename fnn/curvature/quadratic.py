@@ -7,7 +7,7 @@ their rows
 
 over blocks and examples n, B_n being the factor of the loss (see `losses`; the identity for a block
 of residuals). A^T A is the Gauss-Newton matrix, and the gradient is `A^T s + h`: s stacks
-sqrt(share_n) s_n, and h is what A^T cannot reach, None where there is nothing of the kind:
+sqrt(share_n) s_n, and h is what A^T cannot reach, or None where it reaches everything:
 
 - the gradients of penalties. Those of `l2` are in the curvature too, as the system's `penalty`;
   other penalties have no part in the curvature;
@@ -36,7 +36,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from fnn import flops, programs, solvers
 from fnn.capture import Captured, aval, diagonal, gram, product, transpose_product
 from fnn.curvature.costs import costs_of
-from fnn.curvature.rows import Stack, ValueAndGradient, cross_gram, normal_matrix
+from fnn.curvature.rows import Stack, ValueAndGradient, cross_gram, normal_matrix, sum_trees
 from fnn.curvature.terms import Terms, require_real, terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction
@@ -47,9 +47,9 @@ class Quadratic(NamedTuple):
     """A value function to second order around a point.
 
     Attributes:
-        value: the value there.
+        value: the value at the point.
         system: the curvature.
-        rhs: the gradient.
+        rhs: the gradient, as the right-hand side.
     """
 
     value: Scalar
@@ -64,7 +64,7 @@ def gauss_newton_system(
 
     Args:
         value_fn: made by `Objective.on`, penalties and sums of them.
-        params: where; real floating-point leaves.
+        params: the point; real floating-point leaves.
         memory_budget: bytes that a tile of a matrix may take while it is made.
 
     Returns:
@@ -96,21 +96,21 @@ def quadratic_of(terms: Terms, stacks: Sequence[Stack], memory_budget: int) -> Q
     values = [evaluation.value for evaluation in evaluations]
     gradient = None
     if any(evaluation.gradient is not None for evaluation in evaluations):
-        gradient = _sum(list(map(_reached, stacks, evaluations)))
+        gradient = sum_trees(list(map(_gradient_in_range, stacks, evaluations)))
     h = None
     if terms.without_rows:
         value, h = jax.value_and_grad(ValueFunction(tuple(terms.without_rows)))(terms.params)
         values.append(value)
     remainders = [e.remainder for e in evaluations if e.remainder is not None]
     if remainders:
-        unreached = jax.grad(ValueFunction(tuple(remainders)))(terms.params)
-        h = unreached if h is None else _sum([h, unreached])
+        remainder = jax.grad(ValueFunction(tuple(remainders)))(terms.params)
+        h = remainder if h is None else sum_trees([h, remainder])
     s = jnp.concatenate([e.s for e in evaluations]) if evaluations else None
     system = _system(terms, stacks, memory_budget)
     return Quadratic(reduce(jnp.add, values), system, solvers.RightHandSide(s, h, gradient))
 
 
-def _reached(stack: Stack, evaluation: ValueAndGradient) -> PyTree:
+def _gradient_in_range(stack: Stack, evaluation: ValueAndGradient) -> PyTree:
     """A^T s of a stack."""
     if evaluation.gradient is not None:
         return evaluation.gradient
@@ -124,7 +124,7 @@ def hessian_system(
 
     Args:
         fn: any twice differentiable `fn(params) -> scalar`; a value function is one.
-        params: where; real floating-point leaves.
+        params: the point; real floating-point leaves.
         memory_budget: bytes that the products made at once may take.
 
     Returns:
@@ -174,14 +174,14 @@ def hessian_system(
 
 
 def accelerations(value_fn: ValueFunction, params: PyTree, v: PyTree) -> Float[Array, " rows"]:
-    """The second derivative along v of what the rows of A are the first derivative of.
+    """The second derivatives along v of the functions whose first derivatives are the rows of A.
 
-    Of residuals: of the residuals. Of a loss: of the outputs, times the factor B^T of the loss,
-    which is held. From one pass through the models, forward twice.
+    Without a loss, these functions are the residuals; with one, the outputs times the factor B^T of
+    the loss, which is held constant. One pass goes through the models, forward twice.
 
     Args:
-        value_fn: as of `gauss_newton_system`; it must have rows.
-        params: where.
+        value_fn: as in `gauss_newton_system`; it must have rows.
+        params: the point.
         v: a tree like the parameters.
 
     Returns:
@@ -212,11 +212,6 @@ def _like(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
 
 
-def _sum(trees: Sequence[PyTree]) -> PyTree:
-    """The sum of at least one tree."""
-    return reduce(partial(jax.tree.map, jnp.add), trees)
-
-
 # --- the system ---------------------------------------------------------------------------------
 
 
@@ -224,7 +219,7 @@ class _Rows(NamedTuple):
     """All rows A of a system, with the operations that its solvers ask for.
 
     Attributes:
-        params: where the rows are, as arrays.
+        params: the point, as arrays.
         stacks: the rows of each block, in the order of A.
         gram_dtype: the dtype in which matrices are summed; None for that of the rows.
         memory_budget: bytes that a tile of a matrix may take while it is made.
@@ -294,7 +289,7 @@ class _Rows(NamedTuple):
 
     def _sum(self, trees: Sequence[PyTree]) -> PyTree:
         """The sum of trees like the parameters, perhaps of none."""
-        return _sum(trees) if trees else jax.tree.map(jnp.zeros_like, self.params)
+        return sum_trees(trees) if trees else jax.tree.map(jnp.zeros_like, self.params)
 
 
 def _system(terms: Terms, stacks: Sequence[Stack], memory_budget: int) -> solvers.System:
@@ -310,7 +305,7 @@ def _system(terms: Terms, stacks: Sequence[Stack], memory_budget: int) -> solver
         penalty=terms.penalty,
     )
     if not stacks:
-        # Nothing is to be factored: the automatic choice is one iteration of conjugate gradients.
+        # There is nothing to factor: the automatic choice is one iteration of conjugate gradients.
         return system._replace(costs=solvers.Costs(multiply=solvers.Cost(0.0, 0.0)))
     size = sum(p.size for p in jax.tree.leaves(terms.params))
     return system._replace(
@@ -325,6 +320,6 @@ def _system(terms: Terms, stacks: Sequence[Stack], memory_budget: int) -> solver
 
 
 def _widest_solve(policies: Sequence[Policy]) -> DTypeLike | None:
-    """The widest dtype that a model asks to be solved in; None where none asks."""
+    """The widest dtype in which a model asks to be solved; None where none asks."""
     dtypes = {jnp.dtype(policy.solve) for policy in policies if policy.solve is not None}
     return max(dtypes, key=lambda dtype: dtype.itemsize, default=None)

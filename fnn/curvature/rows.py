@@ -11,7 +11,7 @@ loss say of them without a capture. A *stack* is all rows of a source, with one 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -25,6 +25,7 @@ from fnn.capture import (
     Captured,
     blockwise,
     capture,
+    examples_at_once,
     jacobian,
     product,
     square,
@@ -125,15 +126,15 @@ class Source(NamedTuple):
         def flat_outputs(params: PyTree) -> Array:
             return jax.vmap(lambda tree: ravel_pytree(tree)[0])(self.outputs(part, params))
 
-        here, roots = flat_outputs(self.params), jnp.sqrt(self.shares(part))
+        center, roots = flat_outputs(self.params), jnp.sqrt(self.shares(part))
 
-        # B is computed inside of the vmap: one that depends on no example is then made once.
-        def project(here: Array, target: PyTree, root: Array, outputs: Array) -> Array:
-            columns = wide(factor_of(self.block)(self.unravel(here), target)[0])
+        # B is computed inside of the vmap, so that one that depends on no example is made once.
+        def project(center: Array, target: PyTree, root: Array, outputs: Array) -> Array:
+            columns = wide(factor_of(self.block)(self.unravel(center), target)[0])
             projected = jnp.matmul(wide(outputs), columns, precision=HIGHEST)
             return root.astype(projected.dtype) * projected
 
-        return lambda params: jax.vmap(project)(here, part.targets, roots, flat_outputs(params))
+        return lambda params: jax.vmap(project)(center, part.targets, roots, flat_outputs(params))
 
     def linearize(self, part: Block) -> Linear:
         """`v -> A v` and `u -> A^T u` of a part, by passes through the model."""
@@ -201,6 +202,11 @@ def factor_of(block: Block) -> losses.Factor:
     return _residuals if block.loss is None else losses.curvature(block.loss)
 
 
+def sum_trees(trees: Sequence[PyTree]) -> PyTree:
+    """The sum of at least one tree."""
+    return reduce(partial(jax.tree.map, jnp.add), trees)
+
+
 def _residuals(outputs: PyTree, target: None) -> tuple[Array, Array]:
     """The identity and the residuals themselves."""
     del target
@@ -208,7 +214,8 @@ def _residuals(outputs: PyTree, target: None) -> tuple[Array, Array]:
     return jnp.eye(flat.size, dtype=flat.dtype), flat
 
 
-Tile = Callable[[Captured, Captured | None], Array]  # of one capture with another, or itself
+Tile = Callable[[Captured, Captured | None], Array]
+"""The Gram matrix of one capture with another; None stands for the first one itself."""
 
 
 # --- stacks -------------------------------------------------------------------------------------
@@ -256,7 +263,7 @@ class CapturedStack(NamedTuple):
         return self.source.multiply(v, self.source.first_part)
 
     def own_gram(self, tile: Tile) -> Float[Array, "rows rows"]:
-        """The Gram matrix of all rows, one tile of the capture with itself (None)."""
+        """The Gram matrix of all rows: one tile, of the capture with itself (None)."""
         return tile(self.captured, None)
 
     def value_and_gradient(self) -> ValueAndGradient:
@@ -278,11 +285,11 @@ class CapturedStack(NamedTuple):
         return self.captured
 
     def capture_flops(self) -> float:
-        """The flops that an operation spends on capturing one part: none."""
+        """The flops that an operation spends on capturing one part, which are none."""
         return 0.0
 
     def multiply_flops(self) -> float:
-        """The flops of `multiply`, of one part."""
+        """The flops of `multiply` on one part."""
         passes = count_passes(self.captured)
         return min(2 * (passes.apply + passes.deltas), _BY_THE_MODEL * passes.apply)
 
@@ -307,8 +314,8 @@ class ChunkedStack(NamedTuple):
         return accumulate(partial(self.source.multiply, v), self.source.parts)
 
     def own_gram(self, tile: Tile) -> Float[Array, "rows rows"]:
-        """The Gram matrix of all rows, of a tile for each pair of chunks."""
-        matrix = cross_gram(self, self, tile)  # whose tiles (a, b) and (b, a) differ by rounding
+        """The Gram matrix of all rows, from a tile for each pair of chunks."""
+        matrix = cross_gram(self, self, tile)  # Its tiles (a, b) and (b, a) differ by rounding.
         return (matrix + matrix.T) / 2
 
     def value_and_gradient(self) -> ValueAndGradient:
@@ -330,17 +337,19 @@ class ChunkedStack(NamedTuple):
         return flops.count(self.source.capture, self.source.first_part)
 
     def multiply_flops(self) -> float:
-        """The flops of `multiply`, of one part."""
+        """The flops of `multiply` on one part."""
         return flops.count(self.source.multiply, self.source.params, self.source.first_part)
 
 
 Stack = CapturedStack | ChunkedStack
 
-_BY_THE_MODEL = 5  # passes of `apply` that A^T A v costs by the model, linearizing it included
+# A^T A v by the model costs as much as so many passes of `apply`: one forward to linearize it, and
+# for each of A v and A^T u one through the activations and one through the weights.
+_BY_THE_MODEL = 5
 
 
 def cross_gram(one: Stack, two: Stack, tile: Tile) -> Float[Array, "rows columns"]:
-    """The Gram matrix between the rows of two stacks, of a tile for each pair of their parts."""
+    """The Gram matrix between the rows of two stacks, from a tile for each pair of their parts."""
     tiles = one.map(lambda a: two.map(lambda b: tile(a, b)))
     return tiles.swapaxes(1, 2).reshape(one.source.rows, two.source.rows)
 
@@ -368,16 +377,16 @@ def _inner_product(outputs: PyTree, direction: Float[Array, " k"]) -> Scalar:
     return jnp.vdot(flat, direction, precision=HIGHEST)
 
 
-# --- what a capture costs and gives --------------------------------------------------------------
+# --- what a capture costs and gives -------------------------------------------------------------
 
 
 class Passes(NamedTuple):
     """The flops of passes over a capture.
 
     Attributes:
-        apply: of every use applied to its operand.
-        deltas: of every delta multiplied by the result of its use.
-        jacobian: of the explicit Jacobian of every use.
+        apply: the flops of applying every use to its operand.
+        deltas: the flops of multiplying every delta by the result of its use.
+        jacobian: the flops of the explicit Jacobian of every use.
     """
 
     apply: float
@@ -389,7 +398,7 @@ def count_passes(captured: Captured) -> Passes:
     """The flops of passes over a capture, from its shapes."""
     n, r = captured.shape
     apply = deltas = 0.0
-    # W is (b, i, o) and applied at t places; a look-up reads a row and multiplies by no i.
+    # W is (b, i, o) and is applied at t places; a look-up reads a row, and multiplies nothing by i.
     for use, delta in zip(captured.program.uses, captured.deltas, strict=True):
         b, t, i, o = use.form.shape
         apply += 2.0 * n * math.prod(use.lead) * b * t * (1 if use.form.rows else i) * o
@@ -398,15 +407,13 @@ def count_passes(captured: Captured) -> Passes:
 
 
 def normal_matrix(captured: Captured, memory_budget: int) -> Float[Array, "P P"]:
-    """A^T A, dense, in the order of `ravel_pytree`, from rows of some examples at a time."""
-    n, r = captured.shape
+    """A^T A, dense, in the order of `ravel_pytree`, from the rows of some examples at a time."""
+    r = captured.shape[1]
 
     def of_examples(some: Captured) -> Array:
         blocks = jax.tree.leaves(jacobian(some))
         columns = [captured.wide(j.reshape(some.shape[0] * r, -1).T) for j in blocks]
-        return square(jnp.concatenate(columns))  # on CPU faster than J.T @ J
+        return square(jnp.concatenate(columns))  # On CPU this is faster than J.T @ J.
 
     size = sum(leaf.size for leaf in jax.tree.leaves(captured.params))
-    entry = 16  # bytes of float64, once in the leaves' Jacobians and once in all of them together
-    examples = max(1, min(n, int(memory_budget // max(1, entry * r * size))))
-    return blockwise(of_examples, captured, examples)
+    return blockwise(of_examples, captured, examples_at_once(captured, size, memory_budget))

@@ -1,4 +1,4 @@
-"""Fewer rows for a value function, whose A^T A is in the mean that of all rows.
+"""A value function with fewer rows, whose A^T A is in the mean that of all rows.
 
 The B of an example becomes B E, where E has `samples` columns of random signs over sqrt(samples).
 """
@@ -49,11 +49,11 @@ def _sketched_block(block: Block, key: Array, samples: int) -> Block:
         return fewer, jnp.zeros(samples, columns.dtype)
 
     targets = _SketchedTarget(block.targets, jax.random.split(key, block.count))
-    loss = losses.with_curvature(_no_loss, factor, complete=True)
+    loss = losses.with_curvature(no_loss, factor, complete=True)
     return replace(block, targets=targets, loss=loss)
 
 
-def _no_loss(outputs: PyTree, target: PyTree) -> Array:
-    """Zero: a sketch is asked for its curvature alone."""
+def no_loss(outputs: PyTree, target: PyTree) -> Array:
+    """Zero, for a block that is asked for its curvature alone."""
     del outputs, target
     return jnp.zeros(())

@@ -2,26 +2,25 @@
 
     operator = curvature.hessian(value_fn, params)
     spectrum.extremes(operator, key)            # the lowest and the highest eigenvalue
-    spectrum.density(operator, key)             # how many there are where
+    spectrum.density(operator, key)             # how they are distributed
     spectrum.trace(operator, key)
     spectrum.log_determinant(operator, key)
     print(spectrum.classify(value_fn, params))  # "A saddle: of 9 directions 2 down, ..."
 
 All but `classify` take any `Operator`: Hessian, Gauss-Newton matrix or Fisher information. They
-need nothing of it but products, and k x P numbers for k of them. Behind them is one iteration,
-Lanczos', which from a vector v makes a matrix T of k x k whose eigenvalues t approach those of C:
-from outside in, the extremes first. With v random and w the squared first components of the
-eigenvectors of T,
+need nothing of it but products, and for k of them a memory of k x P numbers. Behind them is one
+iteration, Lanczos', which from a vector v makes a k x k matrix T whose eigenvalues t approach those
+of C, the extremes first. With v random and w the squared first components of the eigenvectors of T,
 
     v . f(C) v  is about  |v|^2 sum w f(t)        and its mean over v is the trace of f(C)
 
-(exactly so for polynomials of degree 2k - 1): stochastic Lanczos quadrature. The mean over
-`samples` vectors comes with its standard error. Of an operator that is not finite all numbers are
+(exactly so for polynomials of degree 2k - 1): this is stochastic Lanczos quadrature. The mean over
+`samples` vectors comes with its standard error. All numbers of an operator that is not finite are
 NaN. Make the operator and use it inside one traced function.
 
-(The package matfree has this quadrature too, with an iteration of its own that divides 0 by 0 where
-the span of v, C v, C C v, ... is complete before its time, as it is where curvature is zero, or of
-rank lower than k. That of `solvers.lanczos`, which the rules share, goes on.)
+(The package matfree has this quadrature too, but its iteration divides 0 by 0 where v, C v,
+C C v, ... span fewer than k dimensions, as they do where curvature is zero or of a rank below k.
+That of `solvers.lanczos`, which the rules share, goes on.)
 """
 
 import enum
@@ -59,9 +58,9 @@ class Extremes(NamedTuple):
     """The two ends of a spectrum.
 
     Attributes:
-        values: The lowest and the highest eigenvalue found: the true ones are not inside.
-        errors: Of each, the distance within which there is an eigenvalue.
-        directions: Their eigenvectors of length 1, a tree with one more leading axis.
+        values: the lowest and the highest eigenvalue found; the true ones do not lie between them.
+        errors: for each, the distance within which there is an eigenvalue.
+        directions: their eigenvectors of length 1, a tree with one more leading axis.
     """
 
     values: Float[Array, "2"]
@@ -74,8 +73,8 @@ def extremes(operator: Operator, key: Key[Array, ""], *, steps: int = 64) -> Ext
 
     Args:
         operator: C.
-        key: of the vector to start from.
-        steps: products, at least 1; P or more are exact.
+        key: draws the vector to start from.
+        steps: the number of products, at least 1; P or more are exact.
 
     Returns:
         The ends, and how far off they may be.
@@ -91,7 +90,7 @@ def extremes(operator: Operator, key: Key[Array, ""], *, steps: int = 64) -> Ext
         [-4.0, 2.0]
     """
     flat, product, unravel = _flattened(operator)
-    count = _steps("extremes", steps, flat.size)
+    count = _require_steps("extremes", steps, flat.size)
     start = jax.random.normal(key, flat.shape, flat.dtype)
     basis, matrix = solvers.lanczos(product, start, count)
     values, vectors = _eigen(matrix)
@@ -109,8 +108,8 @@ class Estimate(NamedTuple):
     """A mean over random vectors.
 
     Attributes:
-        value: The mean.
-        error: Its standard error; infinite for a single sample.
+        value: the mean.
+        error: its standard error; infinite for a single sample.
     """
 
     value: Scalar
@@ -118,11 +117,11 @@ class Estimate(NamedTuple):
 
 
 class Density(NamedTuple):
-    """How the eigenvalues are distributed, as nodes with weights: a row for each random vector.
+    """The distribution of the eigenvalues, as nodes with weights: a row for each random vector.
 
     Attributes:
-        nodes: Where.
-        weights: What share of the eigenvalues; those of a row sum to 1.
+        nodes: places among the eigenvalues.
+        weights: the share of the eigenvalues at each node; those of a row sum to 1.
     """
 
     nodes: Float[Array, "samples k"]
@@ -132,27 +131,27 @@ class Density(NamedTuple):
         """The mean of a function over the eigenvalues: the trace of fn(C), divided by P.
 
         Args:
-            fn: element by element.
+            fn: a function of an array, element by element.
 
         Returns:
             The mean, with the error that the random vectors leave in it.
         """
-        # Nodes without weight may be where the function is not finite.
+        # The function may not be finite at nodes without weight.
         images = jnp.where(self.weights > 0, fn(self.nodes), 0)
         return _mean(jnp.sum(self.weights * images, axis=1))
 
     def at(self, points: Float[Array, " points"], width: float | Scalar) -> Float[Array, " points"]:
-        """The density, every node widened to a bell curve.
+        """The density at some points, every node widened to a bell curve.
 
         Args:
-            points: where.
+            points: the points.
             width: the standard deviation of the bell curves, > 0.
 
         Returns:
             Its values; the density has the integral 1.
         """
-        away = (points[:, None] - self.nodes.ravel()) / width
-        bells = jnp.exp(-(away**2) / 2) / (width * math.sqrt(2 * math.pi))
+        distances = (points[:, None] - self.nodes.ravel()) / width
+        bells = jnp.exp(-(distances**2) / 2) / (width * math.sqrt(2 * math.pi))
         return bells @ self.weights.ravel() / len(self.nodes)
 
 
@@ -163,9 +162,9 @@ def density(
 
     Args:
         operator: C.
-        key: of the vectors.
-        samples: how many, at least 1; the error falls as their square root.
-        steps: products for each, at least 1: the resolution.
+        key: draws the vectors.
+        samples: the number of vectors, at least 1; the error falls as its square root.
+        steps: the number of products for each, at least 1; it sets the resolution.
 
     Returns:
         Nodes and weights.
@@ -176,7 +175,7 @@ def density(
         doi:10.1137/130934283.
 
     Differs:
-        The vectors are of signs, not normal numbers.
+        The vectors consist of random signs, not of normal numbers.
 
     Example:
         >>> from fnn.curvature.operators import hessian
@@ -186,29 +185,29 @@ def density(
         0.5
     """
     flat, product, _ = _flattened(operator)
-    count = _steps("density", steps, flat.size)
+    count = _require_steps("density", steps, flat.size)
 
-    def one(key: Array) -> tuple[Array, Array]:
+    def of_key(key: Array) -> tuple[Array, Array]:
         start = jax.random.rademacher(key, flat.shape, flat.dtype)
         values, vectors = _eigen(solvers.lanczos(product, start, count)[1])
         return values, vectors[0] ** 2
 
-    return Density(*jax.lax.map(one, _keys("density", key, samples)))
+    return Density(*jax.lax.map(of_key, _split("density", key, samples)))
 
 
 def trace(operator: Operator, key: Key[Array, ""], *, samples: int = 32) -> Estimate:
     """The sum of the eigenvalues, from one product for each random vector.
 
-    `operator.trace()` is exact, for P products, or for the price of a gradient where the operator
-    has factors.
+    `operator.trace()` is exact, and costs P products, or a gradient where the operator comes from a
+    capture.
 
     Args:
         operator: C.
-        key: of the vectors.
-        samples: how many, at least 1; the error falls as their square root.
+        key: draws the vectors.
+        samples: the number of vectors, at least 1; the error falls as its square root.
 
     Returns:
-        The estimate; without error where C is diagonal.
+        The estimate; it has no error where C is diagonal.
 
     Source:
         Hutchinson (1990), doi:10.1080/03610919008812866.
@@ -221,11 +220,11 @@ def trace(operator: Operator, key: Key[Array, ""], *, samples: int = 32) -> Esti
     """
     flat, product, _ = _flattened(operator)
 
-    def one(key: Array) -> Array:
+    def of_key(key: Array) -> Array:
         vector = jax.random.rademacher(key, flat.shape, flat.dtype)
         return jnp.vdot(vector, product(vector), precision=jax.lax.Precision.HIGHEST)
 
-    return _mean(jax.lax.map(one, _keys("trace", key, samples)))
+    return _mean(jax.lax.map(of_key, _split("trace", key, samples)))
 
 
 def log_determinant(
@@ -239,16 +238,16 @@ def log_determinant(
     """The logarithm of |det(C + damping)|, the sum of log |eigenvalue + damping|.
 
     Args:
-        operator: C. Of one that is singular the determinant is 0 and the estimate, up to rounding,
-            minus infinity, if it is not damped.
-        key: of the vectors.
-        damping: added to all eigenvalues, at least 0.
-        samples: how many vectors, at least 1.
-        steps: products for each, at least 1: more where the smallest eigenvalues are of very
-            different sizes.
+        operator: C. If it is singular and not damped, the determinant is 0 and the estimate, up to
+            rounding, minus infinity.
+        key: draws the vectors.
+        damping: a number that is added to all eigenvalues, at least 0.
+        samples: the number of vectors, at least 1.
+        steps: the number of products for each, at least 1; more are needed where the smallest
+            eigenvalues are of very different sizes.
 
     Returns:
-        The estimate; its error is that of the vectors, not that of too few steps.
+        The estimate; its error is that of the vectors, and does not tell of too few steps.
 
     Source:
         Ubaru, Chen and Saad (2017), "Fast estimation of tr(f(A)) via stochastic Lanczos
@@ -270,7 +269,7 @@ def log_determinant(
 
 
 class Kind(enum.IntEnum):
-    """What a point is, as far as the second order tells; `str` gives a name."""
+    """The kind of a point, as far as the second order tells; `str` gives its name."""
 
     SLOPE = 0
     MINIMUM = 1
@@ -298,15 +297,15 @@ class Point(NamedTuple):
     """A point on the surface of a function; `str` gives a sentence.
 
     Attributes:
-        kind: As in `Kind`.
-        value: Of the function.
-        slope: The length of the gradient.
-        lowest: The lowest eigenvalue of the Hessian.
-        highest: The highest.
-        negative: How many lead down, at least, where not all are known.
-        flat: How many are 0, compared with the largest.
-        known: How many eigenvalues were looked at.
-        size: The number of parameters.
+        kind: a number of `Kind`.
+        value: the value of the function.
+        slope: the length of the gradient.
+        lowest: the lowest eigenvalue of the Hessian.
+        highest: its highest eigenvalue.
+        negative: how many directions lead down; at least so many, where not all are known.
+        flat: how many eigenvalues are 0 in comparison with the largest.
+        known: how many eigenvalues were computed.
+        size: the number of parameters.
     """
 
     kind: Int[Array, ""]
@@ -340,22 +339,22 @@ def classify(
     flat: float | Scalar = 1e-6,
     memory_budget: int = 2**30,
 ) -> Point:
-    """What kind of point the parameters are: a minimum, a saddle, a maximum, a plateau, a slope.
+    """The kind of point that the parameters are: minimum, saddle, maximum, plateau or slope.
 
-    Lengths are measured by `reach`, |params| or 1, whichever is more.
+    Lengths are measured by `reach`, which is |params| or 1, whichever is more.
 
-    - A plateau: within reach the function changes by no more than `still` times its value, as far
+    - On a plateau the function changes within reach by no more than `still` times its value, as far
       as gradient and curvature tell.
-    - A slope: the point is farther than `still` times the reach from where the gradient, at the
+    - On a slope the point is farther than `still` times the reach from where the gradient, at the
       largest curvature, would vanish.
-    - Else the signs of the curvatures decide, those below `flat` times the largest counting as 0.
+    - Elsewhere the signs of the curvatures decide; those below `flat` times the largest count as 0.
 
     Args:
         fn: any twice differentiable `fn(params) -> scalar`; a value function is one.
-        params: where; real floating-point leaves.
-        key: of the vector that Lanczos' iteration starts from; None is a fixed one.
-        steps: its products, for more than 2000 parameters. Then `negative` counts what it found: at
-            least so many directions lead down.
+        params: the point; real floating-point leaves.
+        key: draws the vector that Lanczos' iteration starts from; None takes a fixed one.
+        steps: the number of its products, for more than 2000 parameters. Then `negative` counts the
+            directions that it found, and at least so many lead down.
         still: the relative size below which a change is none, at least 0.
         flat: the relative size below which a curvature is none, at least 0.
         memory_budget: bytes that the products made at once may take.
@@ -375,7 +374,7 @@ def classify(
     else:
         key = jax.random.key(0) if key is None else key
         start = jax.random.normal(key, vector.shape, vector.dtype)
-        _, matrix = solvers.lanczos(product, start, _steps("classify", steps, vector.size))
+        _, matrix = solvers.lanczos(product, start, _require_steps("classify", steps, vector.size))
     values, _ = _eigen(matrix)
     value, slope = wide(operator.value), jnp.linalg.norm(vector)
     largest = jnp.max(jnp.abs(values))
@@ -407,6 +406,7 @@ def classify(
 
 
 def _first_of(*cases: tuple[Bool[Array, ""], int], otherwise: int) -> Int[Array, ""]:
+    """The number of the first case whose condition holds."""
     kind = jnp.asarray(otherwise, jnp.int32)
     for condition, case in reversed(cases):
         kind = jnp.where(condition, case, kind)
@@ -431,23 +431,26 @@ def _flattened(operator: Operator) -> tuple[Array, Callable[[Array], Array], Cal
 
 def _eigen(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues in ascending order, NaN if the matrix is not finite, and eigenvectors."""
-    values, vectors, finite = solvers.diagonalize(wide(matrix))
-    return jnp.where(finite, values, jnp.nan), vectors
+    values, vectors, is_finite = solvers.diagonalize(wide(matrix))
+    return jnp.where(is_finite, values, jnp.nan), vectors
 
 
 def _mean(samples: Float[Array, " samples"]) -> Estimate:
+    """The mean of samples and its standard error."""
     if len(samples) == 1:
         return Estimate(samples[0], jnp.full_like(samples[0], jnp.inf))
     return Estimate(jnp.mean(samples), jnp.std(samples, ddof=1) / len(samples) ** 0.5)
 
 
-def _keys(name: str, key: Array, samples: int) -> Array:
+def _split(name: str, key: Array, samples: int) -> Array:
+    """A key for each of at least one sample."""
     if samples < 1:
         raise ValueError(f"{name}: expected samples >= 1, got {samples}; try 8")
     return jax.random.split(key, samples)
 
 
-def _steps(name: str, steps: int, size: int) -> int:
+def _require_steps(name: str, steps: int, size: int) -> int:
+    """The number of steps that are of use, after the check that it is positive."""
     if steps < 1:
         raise ValueError(f"{name}: expected steps >= 1, got {steps}; try 64")
     return min(steps, size)

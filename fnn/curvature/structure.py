@@ -1,4 +1,4 @@
-"""Kronecker factors of a value function: the Gauss-Newton matrix, leaf by leaf, of small parts.
+"""Kronecker factors of a value function: small parts of its Gauss-Newton matrix, leaf by leaf.
 
 A leaf W that meets data in a linear way has, for example n and row r, the Jacobian
 
@@ -9,10 +9,10 @@ Kronecker approximation `A (x) D`, in the expand form that takes every position 
 
     A = mean over n, t of a_nt a_nt^T            D = sum over n, r, t of delta_nrt delta_nrt^T
 
-needs i^2 + o^2 numbers in place of (i o)^2. It is exact where there is one position and a does not
-go with delta: in linear networks, and for biases, whose a is 1. Examples weigh as in the value
-function. `structure` reads from shapes which leaves have such factors; a leaf without has its
-diagonal.
+needs i^2 + o^2 numbers in place of (i o)^2. It is exact where there is one position and a is
+independent of delta: in linear networks, and for biases, whose a is 1. Examples have the weights of
+the value function. `structure` reads from shapes which leaves have such factors; a leaf without
+factors has its diagonal.
 """
 
 import math
@@ -33,12 +33,13 @@ from fnn.capture import (
     Program,
     blockwise,
     diagonal,
+    examples_at_once,
     outer,
     scale,
     settle,
     trace,
 )
-from fnn.curvature.rows import Source, Stack
+from fnn.curvature.rows import Source, Stack, sum_trees
 from fnn.curvature.sketch import sketch, with_all_rows
 from fnn.curvature.terms import terms_of
 from fnn.dtypes import widest
@@ -61,20 +62,16 @@ class Axes(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """What `kfac` has to know of a model before it sees one: hashable, equal to its like.
+    """What `kfac` has to know of a model before it sees one, as a hashable value.
 
     Attributes:
-        leaves: one for every leaf, in the order of the parameters.
+        leaves: the `Axes` of every leaf, in the order of the parameters.
     """
 
     leaves: tuple[Axes, ...]
 
     def __str__(self) -> str:
-        """A line for every leaf.
-
-        Returns:
-            The table.
-        """
+        """A table with a line for every leaf."""
         width = max((len(leaf.path) for leaf in self.leaves), default=0)
         return "\n".join(
             f"{leaf.path.ljust(width)}  {leaf.shape}: "
@@ -91,19 +88,19 @@ class Factors(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The Gauss-Newton matrix of a value function, leaf by leaf; leaves by their paths.
+    """The Gauss-Newton matrix of a value function, leaf by leaf; dictionaries are by leaves' paths.
 
     Attributes:
         factors: the Kronecker factors of the leaves that have them.
         diagonals: the diagonals of the others.
         moments: `bases -> moments`, the exact diagonal of each block in an orthogonal basis that is
-            given by factors, (b, i, o); a leaf that is not asked for costs nothing.
+            given by factors, (b, i, o); a leaf that `bases` leaves out costs nothing.
         bends: `v^T C w` for all pairs of some trees like the parameters, (k, k); C is the whole
             matrix, not its blocks, with the penalties' part.
         penalty: the diagonal curvature of penalties, a number for each leaf.
-        matrices: a tree like the parameters to its leaves by their paths, those with factors as
-            matrices (b, i, o), all of them wide.
-        tree: the way back.
+        matrices: turns a tree like the parameters into its leaves by their paths, those with
+            factors as matrices (b, i, o), all of them wide.
+        tree: turns such a dictionary back into a tree.
     """
 
     factors: dict[str, Factors]
@@ -121,16 +118,17 @@ def structure(
     """Which leaves of a model have Kronecker factors, and of which sizes, from shapes alone.
 
     A leaf has them if it is a matrix (or several, or a kernel, a table, a bias) in every equation
-    through which it meets data, the same one in all of them, perhaps reshaped, transposed or times
-    a number on its way. Weights that are shared among positions, patches, time steps or calls have
-    them; those that are used beside their own transpose, or in parts, do not.
+    through which it meets data, and the same one in all of them; it may be reshaped, transposed or
+    scaled by a number on its way. Weights that are shared among positions, patches, time steps or
+    calls have them; those that are used in parts, or beside their own transpose, do not.
 
     Args:
         model: any function `(params, x) -> outputs` of one example; the residual of an objective
             without a loss.
         params: arrays, or their shapes and dtypes.
         x: one example, arrays or their shapes and dtypes.
-        largest: the most rows of a factor, at least 1; a leaf with a larger one has its diagonal.
+        largest: the most rows of a factor, at least 1; a leaf with a larger factor has its
+            diagonal.
 
     Returns:
         A hashable value, to be given to `rules.kfac` and `rules.ekfac`.
@@ -165,16 +163,18 @@ def structure(
 def _matrix(program: Program, leaf: int, largest: float = math.inf) -> tuple[int, int, int] | None:
     """The matrices (b, i, o) that a leaf is in all of its uses; None if it is not."""
     shape = program.params[leaf].aval.shape
-    indices, first = np.arange(math.prod(shape)).reshape(shape), None
+    indices, reference = np.arange(math.prod(shape)).reshape(shape), None
     for index in program.uses_of(leaf):
         use = program.uses[index]
         if use.weight.leaves != {leaf} or leaf not in use.weight.views:
             return None
         entries = use.form.matrix(use.weight.views[leaf](indices))
-        first = entries if first is None else first
-        if entries.size != indices.size or not np.array_equal(entries, first):
+        reference = entries if reference is None else reference
+        if entries.size != indices.size or not np.array_equal(entries, reference):
             return None
-    return first.shape if first is not None and max(first.shape[1:]) <= largest else None
+    if reference is None or max(reference.shape[1:]) > largest:
+        return None
+    return reference.shape
 
 
 # --- of a value function ------------------------------------------------------------------------
@@ -193,12 +193,13 @@ def kronecker_blocks(
 
     Args:
         value_fn: made by `Objective.on`, penalties and sums of them.
-        params: where; those of the structure, perhaps without some leaves.
-        structure: of the model in `value_fn`.
-        key: without one, the exact sums over an example's rows; with one, unbiased estimates of
-            factors, diagonals and moments from `samples` random combinations of them (all of them
-            where they are not more), each for the price of a backward pass. `bends` are exact.
-        samples: of each example, >= 1.
+        params: the point; the parameters of the structure, perhaps without some leaves.
+        structure: the structure of the model in `value_fn`.
+        key: without one, sums over an example's rows are exact; with one, factors, diagonals and
+            moments are unbiased estimates from `samples` random combinations of the rows (or from
+            all rows where there are no more), each for the price of a backward pass. `bends` are
+            exact in either case.
+        samples: the number of combinations for each example, >= 1.
         memory_budget: bytes that a block of examples' Jacobians may take, where they are needed.
 
     Returns:
@@ -254,11 +255,11 @@ class _Layout(NamedTuple):
     """The leaves of the parameters by their paths, and how some of them are matrices.
 
     Attributes:
-        paths: of all leaves.
+        paths: the paths of all leaves.
         leaves: the parameters.
         tree: their structure.
-        axes: of the leaves with factors, by their numbers.
-        matrix: of the same leaves, how a leaf is laid out as matrices (b, i, o).
+        axes: the numbers (b, i, o) of the leaves with factors, by the leaf's number.
+        matrix: for the same leaves, the function that lays one out as matrices (b, i, o).
     """
 
     paths: list[str]
@@ -272,9 +273,9 @@ class _Layout(NamedTuple):
         """The layout of the parameters as a structure says, which the stacks must agree with."""
         leaves, tree = jax.tree.flatten(params)
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
-        known = {leaf.path: leaf for leaf in structure.leaves}
-        matrix = _layouts(stacks, known, paths, leaves)
-        axes = {i: cast("tuple[int, int, int]", known[paths[i]].matrix) for i in matrix}
+        by_path = {leaf.path: leaf for leaf in structure.leaves}
+        matrix = _layouts(stacks, by_path, paths, leaves)
+        axes = {i: cast("tuple[int, int, int]", by_path[paths[i]].matrix) for i in matrix}
         return cls(paths, leaves, tree, axes, matrix)
 
     def matrices(self, like: PyTree) -> dict[str, Array]:
@@ -313,10 +314,10 @@ def _factors_and_diagonals(
         source = stack.source
         return stack.sum(lambda c, part: sums(c, source.shares(part)), source.parts)
 
-    factored, diagonals = _total([of_stack(stack) for stack in stacks])
+    totals, diagonals = sum_trees([of_stack(stack) for stack in stacks])
     factors = {
         layout.paths[i]: Factors(inputs / count, outputs)
-        for i, (inputs, outputs, count) in factored.items()
+        for i, (inputs, outputs, count) in totals.items()
     }
     return factors, {layout.paths[i]: squares for i, squares in diagonals.items()}
 
@@ -333,7 +334,7 @@ def _moments(
             if i in layout.axes and path in bases
         }
 
-    return _total([stack.sum(of_capture) for stack in stacks])
+    return sum_trees([stack.sum(of_capture) for stack in stacks])
 
 
 def _inner_products(
@@ -352,15 +353,10 @@ def _inner_products(
     return among_rows + jnp.array([[optax.tree.vdot(v, w) for w in weighted] for v in sides])
 
 
-def _total(trees: Sequence[PyTree]) -> PyTree:
-    """The sum of at least one tree."""
-    return reduce(partial(jax.tree.map, jnp.add), trees)
-
-
 def _layouts(
-    stacks: Sequence[Stack], known: dict[str, Axes], paths: Sequence[str], leaves: Sequence[Array]
+    stacks: Sequence[Stack], by_path: dict[str, Axes], paths: Sequence[str], leaves: Sequence[Array]
 ) -> dict[int, Callable[[Array], Array]]:
-    """For each leaf with factors, how it is laid out as matrices."""
+    """For each leaf with factors, the function that lays it out as matrices."""
     remedy = "try curvature.structure(model, params, x) of the model in value_fn"
     programs = [stack.shapes().program for stack in stacks]
     if not programs:
@@ -370,22 +366,22 @@ def _layouts(
         )
     layouts = {}
     for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
-        if path not in known or known[path].shape != leaf.shape:
+        if path not in by_path or by_path[path].shape != leaf.shape:
             raise ValueError(
                 f"kronecker_blocks: expected parameters of the structure, got params{path} of "
-                f"shape {leaf.shape}, known as {known.get(path)}; {remedy}"
+                f"shape {leaf.shape}, known as {by_path.get(path)}; {remedy}"
             )
-        expected = known[path].matrix
+        expected = by_path[path].matrix
         if expected is None:
             continue
-        touching = [p for p in programs if p.uses_of(i)]
-        got = {_matrix(p, i) for p in touching}
+        users = [p for p in programs if p.uses_of(i)]
+        got = {_matrix(p, i) for p in users}
         if got != {expected}:
             raise ValueError(
                 f"kronecker_blocks: expected params{path} to be {expected} matrices (b, i, o) as "
                 f"the structure says, got {sorted(got, key=str) or 'no use'}; {remedy}"
             )
-        use = touching[0].uses[touching[0].uses_of(i)[0]]
+        use = users[0].uses[users[0].uses_of(i)[0]]
         view = use.weight.views[i]
         layouts[i] = lambda w, use=use, view=view: use.form.matrix(view(w))
     return layouts
@@ -394,7 +390,7 @@ def _layouts(
 def _sums(
     captured: Captured, leaf: int, share: Array, matrix: tuple[int, int, int]
 ) -> tuple[Array, Array, Array]:
-    """Sums of a a^T, of delta delta^T, and of the weights of both, over the uses of a leaf."""
+    """The sums of a a^T, of delta delta^T and of the weights of both, over the uses of a leaf."""
     b, i, o = matrix
     dtype = widest(captured.outputs.dtype, jnp.float32)
     inputs, outputs = jnp.zeros((b, i, i), dtype), jnp.zeros((b, o, o), dtype)
@@ -413,8 +409,8 @@ def _sums(
 
 
 def _leaf_moments(captured: Captured, leaf: int, basis: Factors, memory_budget: int) -> Array:
-    """The diagonal of a leaf's block in a basis; sums over rows of squares of U^T G V."""
-    touching = captured.program.uses_of(leaf)
+    """The diagonal of a leaf's block in a basis: the sum over rows of the squares of U^T G V."""
+    indices = captured.program.uses_of(leaf)
 
     def sides(part: Captured, index: int) -> tuple[Array, Array]:
         left, right = _outer(part, index, leaf)
@@ -423,34 +419,32 @@ def _leaf_moments(captured: Captured, leaf: int, basis: Factors, memory_budget: 
         left = jnp.einsum("nrbti,bij->nbtj", left, basis.inputs, precision=HIGHEST)
         return left, jnp.einsum("nrbto,bop->nrbtp", right, basis.outputs, precision=HIGHEST)
 
-    uses = [captured.program.uses[i] for i in touching]
-    if not uses:  # a leaf of another block
+    uses = [captured.program.uses[i] for i in indices]
+    if not uses:  # The leaf is one of another block.
         (b, i, _), (_, _, o) = basis.inputs.shape, basis.outputs.shape
         return jnp.zeros((b, i, o), basis.inputs.dtype)
     if sum(use.form.shape[1] * math.prod(use.lead) for use in uses) == 1:
-        if uses[0].operand is None:  # the block is D, which is there already
-            turned = jnp.matmul(
-                _square(captured, touching[0], leaf), basis.outputs, precision=HIGHEST
-            )
-            return jnp.einsum("bop,bop->bp", basis.outputs, turned, precision=HIGHEST)[:, None]
-        left, right = sides(captured, touching[0])
-        summed = jnp.sum(right * right, 1)[:, :, 0]
-        return jnp.einsum("nbi,nbo->bio", jnp.square(left[:, :, 0]), summed, precision=HIGHEST)
+        if uses[0].operand is None:  # The block is D itself, from `_square`.
+            outputs = _square(captured, indices[0], leaf)
+            images = jnp.matmul(outputs, basis.outputs, precision=HIGHEST)
+            return jnp.einsum("bop,bop->bp", basis.outputs, images, precision=HIGHEST)[:, None]
+        left, right = sides(captured, indices[0])
+        sums = jnp.sum(right * right, 1)[:, :, 0]
+        return jnp.einsum("nbi,nbo->bio", jnp.square(left[:, :, 0]), sums, precision=HIGHEST)
 
     def squares(part: Captured) -> Array:
-        rotated = [
+        rotations = [
             jnp.einsum("nbti,nrbto->nrbio", *sides(part, index), precision=HIGHEST)
-            for index in touching
+            for index in indices
         ]
-        return jnp.sum(jnp.square(reduce(jnp.add, rotated)), (0, 1))
+        return jnp.sum(jnp.square(reduce(jnp.add, rotations)), (0, 1))
 
-    (n, r), (b, _, i, o) = captured.shape, uses[0].form.shape
-    size = 16 * r * b * i * o
-    return blockwise(squares, captured, max(1, min(n, int(memory_budget // max(1, size)))))
+    b, _, i, o = uses[0].form.shape
+    return blockwise(squares, captured, examples_at_once(captured, b * i * o, memory_budget))
 
 
 def _outer(captured: Captured, index: int, leaf: int) -> tuple[Array | None, Array]:
-    """Left and right of a use, (n, 1, b, t, i) and (n, r, b, t, o), as the leaf sees them."""
+    """The left (n, 1, b, t, i) and right (n, r, b, t, o) of a use, scaled as the leaf is."""
     use, (left, right, _) = captured.program.uses[index], outer(captured, index)
     if not use.weight.views[leaf].scale:
         return left, right

@@ -15,9 +15,9 @@ class Terms(NamedTuple):
     """The terms of a value function by what they give to its curvature.
 
     Attributes:
-        params: where it is differentiated, as arrays.
+        params: the point where it is differentiated, as arrays.
         sources: the rows of the blocks that have some.
-        without_rows: the terms that have none, whose whole gradient A^T does not reach.
+        without_rows: the terms without rows, whose gradient A^T does not reach.
         penalty: the diagonal curvature of the `l2` among them; see `solvers.System`.
     """
 
@@ -85,15 +85,15 @@ def _is_curved(block: Block | Penalty) -> bool:
 
 def _penalty(terms: Sequence[Term], params: PyTree) -> PyTree:
     """The weights of the l2 penalties on every leaf, one object where they are the same."""
-    # Solvers tell by identity which leaves share a number, so that each sum is kept under the
-    # terms, and the leaves of masks that are arrays, that it is made of.
+    # Solvers tell by identity which leaves share a number. So each sum is kept under a key that
+    # lists the terms in it, and for a mask that is an array the leaf too.
     structure = jax.tree.structure(params)
     sums: dict[tuple, Any] = {(): 0.0}
     keys: list[tuple] = [()] * structure.num_leaves
     for index, (scale, block, _) in enumerate(terms):
         if not (isinstance(block, Penalty) and block.is_half_squared_norm):
             continue
-        if not isinstance(scale, int | float):  # NaN makes a solver reject a negative one
+        if not isinstance(scale, int | float):  # A NaN makes a solver reject a negative scale.
             scale = jnp.where(scale >= 0, scale, jnp.nan)
         for leaf, mask in enumerate(_masks(block, params)):
             before = keys[leaf]

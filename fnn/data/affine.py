@@ -42,9 +42,9 @@ class Affine(NamedTuple):
     (x - center) @ forward where it is a matrix.
 
     Attributes:
-        center: what is subtracted.
-        forward: what then multiplies.
-        backward: undoes it.
+        center: the vector that is subtracted.
+        forward: the factor that then multiplies.
+        backward: the factor that undoes it.
     """
 
     center: Float[np.ndarray, " features"]
@@ -52,7 +52,7 @@ class Affine(NamedTuple):
     backward: Float[np.ndarray, " features"] | Float[np.ndarray, "features features"]
 
     def apply(self, x: Examples) -> Examples:
-        """What examples are mapped to.
+        """The images of examples.
 
         Args:
             x: one example, or any number along leading axes.
@@ -60,10 +60,11 @@ class Affine(NamedTuple):
         Returns:
             As many, in the dtype of x where that is of floating point.
         """
-        return _like(_times(_expected(x, self) - self.center, self.forward), x)
+        _require_features(x, self)
+        return _like(_times(x - self.center, self.forward), x)
 
     def invert(self, y: Examples) -> Examples:
-        """What is mapped to y; the nearest to the mean if several are.
+        """The examples that are mapped to y; where there are several, those nearest to the mean.
 
         Args:
             y: one example, or any number along leading axes.
@@ -71,11 +72,12 @@ class Affine(NamedTuple):
         Returns:
             As many, in the dtype of y where that is of floating point.
         """
-        return _like(_times(_expected(y, self), self.backward) + self.center, y)
+        _require_features(y, self)
+        return _like(_times(y, self.backward) + self.center, y)
 
 
 def centering(inputs: Float[np.ndarray, "n features"]) -> Affine:
-    """X - mean: features of mean 0.
+    """`x - mean`: features of mean 0.
 
     Args:
         inputs: training examples.
@@ -132,7 +134,7 @@ def min_max_scaling(inputs: Float[np.ndarray, "n features"]) -> Affine:
 
 
 def non_negative_shift(inputs: Float[np.ndarray, "n features"]) -> Affine:
-    """X + |most negative value|: features with negative values moved until the least is 0.
+    """`x + |most negative value|`: features with negative values are moved until the least is 0.
 
     Args:
         inputs: training examples.
@@ -156,8 +158,8 @@ def pca_whitening(inputs: Float[np.ndarray, "n features"], *, eps: float = 0.0) 
 
     Args:
         inputs: training examples.
-        eps: added to every variance, >= 0: where it was v, the output's is v / (v + eps), and
-            directions with little variance, mostly noise, are not blown up.
+        eps: a number that is added to every variance, >= 0. An output of variance v gets the
+            variance v / (v + eps), so that directions of little variance, mostly noise, stay small.
 
     Units:
         `eps` is that of the inputs, squared.
@@ -179,8 +181,8 @@ def pca_whitening(inputs: Float[np.ndarray, "n features"], *, eps: float = 0.0) 
 def zca_whitening(inputs: Float[np.ndarray, "n features"], *, eps: float = 0.0) -> Affine:
     """M^-1/2 (x - mean): whitened and turned back, so that images still look like images.
 
-    Of all whitenings the one that changes the (centered) inputs least, in the mean of squares.
-    Distances become Mahalanobis's.
+    Of all whitenings it changes the (centered) inputs least, in the mean of squares. Distances
+    become Mahalanobis's.
 
     Args:
         inputs: training examples.
@@ -205,7 +207,7 @@ def zca_whitening(inputs: Float[np.ndarray, "n features"], *, eps: float = 0.0) 
          [-1.  1.]]
     """
     principal, components, _ = _principal("zca_whitening", inputs, eps)
-    return _turned(principal, components.T)
+    return _rotate(principal, components.T)
 
 
 def cholesky_whitening(inputs: Float[np.ndarray, "n features"], *, eps: float = 0.0) -> Affine:
@@ -239,46 +241,51 @@ def cholesky_whitening(inputs: Float[np.ndarray, "n features"], *, eps: float = 
             f"cholesky_whitening: expected a covariance of full rank, got rank {rank} of "
             f"{len(components)} features; try zca_whitening, or eps=1e-3"
         )
-    # M^-1 = P P^T for P = principal.forward, and P^T = Q R makes it R^T R: L is R^T, or P Q.
+    # With P = principal.forward and P^T = Q R, M^-1 is P P^T = R^T R, so that L is R^T = P Q.
     rotation, upper = np.linalg.qr(principal.forward.T)
-    turned = _turned(principal, rotation * np.where(np.diag(upper) < 0, -1, 1))
-    return turned._replace(forward=np.tril(turned.forward), backward=np.tril(turned.backward))
+    whitening = _rotate(principal, rotation * np.where(np.diag(upper) < 0, -1, 1))
+    forward, backward = np.tril(whitening.forward), np.tril(whitening.backward)
+    return whitening._replace(forward=forward, backward=backward)
 
 
 def _scaling(center, scale):
+    """The map that subtracts `center` and divides by `scale`."""
     return Affine(center, 1 / scale, scale)
 
 
 def _principal(name, inputs, eps):
-    # PCA whitening, the components as columns, and how many have variance. From singular values of
-    # the rows, of their triangular factor to be cheap: the covariance, in which the small ones
-    # would drown, is not formed.
+    """PCA whitening, the components as columns, and the number of those that have variance."""
     if not eps >= 0:
         raise ValueError(f"{name}: expected eps >= 0, got {eps}; try 0.0 for exact whitening")
     rows = _rows(name, inputs)
     n, features = rows.shape
     mean = rows.mean(axis=0)
+    # Small singular values would drown in the covariance, so it is not formed; those of the rows'
+    # triangular factor are cheaper than those of the rows, and the same.
     _, values, components = np.linalg.svd(np.linalg.qr(rows - mean, mode="r"))
     deviations = np.zeros(features)
     deviations[: len(values)] = values / np.sqrt(n)
-    # Rounding of the rows themselves, which a mean far from 0 makes larger than their spread.
+    # Deviations below the rounding of the rows are 0; a mean far from 0 makes this rounding larger
+    # than that of the spread.
     size = max(deviations[0], np.abs(rows).max())
     deviations[deviations <= max(n, features) * np.finfo(float).eps * size] = 0
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
     components = (components * np.sign(largest)).T
     scale = np.sqrt(deviations**2 + eps)
-    known = scale > 0
-    inverse = np.where(known, 1 / np.where(known, scale, 1), 0)
+    has_variance = scale > 0
+    inverse = np.where(has_variance, 1 / np.where(has_variance, scale, 1), 0)
     principal = Affine(mean, components * inverse, (components * scale).T)
-    return principal, components, int(known.sum())
+    return principal, components, int(has_variance.sum())
 
 
-def _turned(whitening, rotation):
+def _rotate(whitening, rotation):
+    """A whitening followed by a rotation."""
     forward, backward = whitening.forward @ rotation, rotation.T @ whitening.backward
     return whitening._replace(forward=forward, backward=backward)
 
 
 def _rows(name, inputs):
+    """Inputs as a matrix of finite float64."""
     rows = np.asarray(inputs, dtype=float)
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(
@@ -293,13 +300,12 @@ def _rows(name, inputs):
     return rows
 
 
-def _expected(x, affine):
+def _require_features(x, affine):
     if np.shape(x)[-1:] != affine.center.shape:
         raise ValueError(
             f"Affine: expected examples with {affine.center.size} features on the last axis, got "
             f"shape {np.shape(x)}; try the features that the map was fitted to"
         )
-    return x
 
 
 def _times(x, factor):

@@ -46,10 +46,10 @@ def mnist(folder: str | Path) -> tuple[Data, Data]:
     ]
     paths = [path for name in names for path in _plain_or_gzipped(folder / name)]
     if len(paths) < len(names):
-        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no folder"
+        listing = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no folder"
         raise FileNotFoundError(
             f"mnist: expected {folder} to hold {', '.join(names)}, each as it is or with .gz "
-            f"added, got {there}; try the folder you stored them in"
+            f"added, got {listing}; try the folder you stored them in"
         )
     train_images, train_labels, test_images, test_labels = map(read_idx, paths)
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
@@ -62,10 +62,12 @@ def mnist(folder: str | Path) -> tuple[Data, Data]:
 
 
 def _plain_or_gzipped(path):
+    """The file as it is, or the one with .gz added; none of both is an empty list."""
     return [p for p in (path, path.with_name(f"{path.name}.gz")) if p.exists()][:1]
 
 
 def _pixels(images, labels):
+    """Images and labels as a data set, rows of pixels in [0, 1]."""
     pixels = images.reshape(len(images), -1) / np.float32(255)
     return Data(pixels, labels.astype(np.int32))
 
@@ -119,6 +121,7 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def _uncompressed(path):
+    """The bytes of a file, gunzipped where they are gzip."""
     content = path.read_bytes()
     if content[:2] != b"\x1f\x8b":
         return content
@@ -130,8 +133,8 @@ def _uncompressed(path):
         ) from error
 
 
-def _require_size(path, content, fits, expected):
-    if not fits:
+def _require_size(path, content, is_right, expected):
+    if not is_right:
         raise ValueError(
             f"read_idx: expected {path} to hold {expected}, got {len(content)} bytes; try to fetch "
             "it again"
@@ -203,8 +206,8 @@ def proben1(file: str | Path) -> tuple[Data, Data, Data]:
             table[number] = [*map(float, row)]
         except ValueError:
             table[number] = np.nan
-        complete = len(row) == columns and np.isfinite(table[number]).all()
-        if not complete:
+        is_complete = len(row) == columns and np.isfinite(table[number]).all()
+        if not is_complete:
             raise ValueError(
                 f"proben1: expected {columns} numbers in line {number + len(_PROBEN1) + 1} of "
                 f"{file}, got '{' '.join(row)[:40]}'; try to fetch it again"

@@ -29,9 +29,9 @@ def resample(
     Positions are (row, column), counted from the middle of the image.
 
     Args:
-        image: of floating-point numbers.
-        matrix: from positions in the result to positions in the image.
-        offset: in pixels.
+        image: one image, of floating-point numbers.
+        matrix: the linear part, from positions in the result to positions in the image.
+        offset: the offset in pixels.
 
     Returns:
         An image of the same shape.
@@ -72,12 +72,12 @@ def shift(key: Key[Array, ""], image: Image, pixels: float | Array = 1.0) -> Ima
     """The image moved by a random distance along each axis.
 
     Args:
-        key: of the draw.
+        key: the key of the draw.
         image: one image.
         pixels: the farthest that it is moved up, down, left or right; >= 0.
 
     Returns:
-        The moved image; what enters is 0.
+        The moved image, with 0 where it came from.
 
     Example:
         >>> import jax
@@ -93,7 +93,7 @@ def rotate(key: Key[Array, ""], image: Image, angle: float | Array = 0.2) -> Ima
     """The image turned about its middle by a random angle.
 
     Args:
-        key: of the draw.
+        key: the key of the draw.
         image: one image.
         angle: the farthest that it is turned either way, in radians; >= 0.
 
@@ -116,9 +116,10 @@ def zoom(key: Key[Array, ""], image: Image, factor: float | Array = 1.2) -> Imag
     """The image made larger or smaller about its middle by a random factor.
 
     Args:
-        key: of the draw.
+        key: the key of the draw.
         image: one image.
-        factor: the largest; the least is 1 / factor, and its logarithm is uniform in between; > 0.
+        factor: the largest factor, > 0; the least is 1 / factor, and the logarithm is uniform in
+            between.
 
     Returns:
         The image in its old shape, cut or with a frame of 0.
@@ -129,18 +130,19 @@ def zoom(key: Key[Array, ""], image: Image, factor: float | Array = 1.2) -> Imag
         >>> float(zoomed[2, 2])
         1.0
     """
-    most = jnp.log(factor)
-    return resample(image, jnp.eye(2) * jnp.exp(jax.random.uniform(key, minval=-most, maxval=most)))
+    bound = jnp.log(factor)
+    scale = jnp.exp(jax.random.uniform(key, minval=-bound, maxval=bound))
+    return resample(image, jnp.eye(2) * scale)
 
 
 def add_noise(key: Key[Array, ""], x: Array, stddev: float | Array = 0.1) -> Array:
-    """X + stddev N(0, 1): Gaussian noise on every number of an example of any shape.
+    """`x + stddev N(0, 1)`: Gaussian noise on every number of an example of any shape.
 
     On the inputs of a linear model with squared error it is, in the mean, weight decay with weight
     stddev^2 (Bishop, 1995).
 
     Args:
-        key: of the draw.
+        key: the key of the draw.
         x: one example.
         stddev: the standard deviation; >= 0.
 

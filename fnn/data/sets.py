@@ -151,10 +151,12 @@ def circles(n: int = 1000, *, noise: float = 0.1, factor: float = 0.5, seed: int
 
 
 def _scikit_learn():
+    """Its module of data sets, or an error that names the extra."""
     return requirements.load("data", "sklearn.datasets")
 
 
 def _classes(inputs, targets):
+    """A data set whose targets are classes."""
     return Data(inputs, targets.astype(np.int32))
 
 

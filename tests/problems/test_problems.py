@@ -13,8 +13,7 @@ import pytest
 from scipy.integrate import quad
 
 from fnn import Objective, data, problems
-from fnn.problems import lectures, matlab, regression
-from fnn.problems.problem import COSTS
+from fnn.problems import COSTS, lectures, matlab, regression
 
 # no examples: a value function, whose points may be anywhere
 SURFACES = set(problems.SURFACES)

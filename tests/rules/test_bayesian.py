@@ -1,4 +1,4 @@
-"""Bayesian Levenberg-Marquardt: oracles, the noisy sine in small, symmetries, bad data."""
+"""Bayesian Levenberg-Marquardt finds the evidence that scikit-learn finds, and bears bad data."""
 
 import functools
 import runpy
@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from sklearn.linear_model import BayesianRidge
 
 from fnn import Objective, l2, losses, rules
+from tests import loop
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -20,19 +20,7 @@ BENT = Objective(lambda w, x: jnp.tanh(w @ x) + (w @ x) / 2, losses.half_squared
 close = functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12)
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "steps"))
-def walk(rule, params, value_fn, steps, state=None):
-    """Parameters and state after each step."""
-
-    def advance(carry, _):
-        params, state = carry
-        value, grad = jax.value_and_grad(value_fn)(params)
-        updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state)
-
-    state = rule.init(params) if state is None else state
-    return jax.lax.scan(advance, (params, state), length=steps)[1]
+walk = jax.jit(loop.walk, static_argnames=("rule", "steps"))
 
 
 def last(tree):
@@ -63,7 +51,7 @@ def test_on_a_linear_model_it_is_bayesian_ridge(shape):
 
 @pytest.mark.gate
 def test_the_noisy_sine(capsys):
-    """The experiment of benchmarks/soak, and all it asserts, for fewer starts, on a coarse grid."""
+    """The experiment of benchmarks/soak asserts all it does from fewer starts, on a coarse grid."""
     soak = runpy.run_path(str(ROOT / "benchmarks" / "soak" / "bayesian.py"))
     soak["main"](starts=3, points=3)
     assert "in 3 of 3" in capsys.readouterr().out
@@ -152,7 +140,7 @@ def test_weights_are_repetitions_and_chunks_and_blocks_change_nothing():
 
 
 def line(inputs, targets, start):
-    """Data of some rows and columns, filled up to nine and four, with weights."""
+    """The rows and columns are filled up to nine and four, and weights say which rows count."""
     inputs, targets, start = (np.asarray(a, float) for a in (inputs, targets, start))
     (n, size), weights = inputs.shape, np.zeros(9)
     padded, weights[:n] = np.zeros((9, 4)), 1

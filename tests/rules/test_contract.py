@@ -1,4 +1,4 @@
-"""What every exported rule promises, whatever it does with a gradient.
+"""Every exported rule keeps the same promises, whatever it does with a gradient.
 
 Rules are found by introspection: the exported functions that return a transformation and ask for
 nothing but numbers, or what a model's shapes say. None is skipped. All run in the loop of the
@@ -18,6 +18,7 @@ import pytest
 
 from fnn import Objective, rules
 from fnn.curvature import structure
+from tests import loop
 
 STEPS = 4
 
@@ -68,7 +69,7 @@ every_rule = pytest.mark.parametrize("factory", RULES.values(), ids=RULES)
 
 
 def model(params, x):
-    """Not linear, lest second-order rules arrive before the last step."""
+    """It is not linear, lest second-order rules arrive before the last step."""
     outputs = jnp.dot(x, params["w"]) + params["b"]
     return outputs + jnp.sin(outputs) / 5
 
@@ -91,16 +92,7 @@ def initial():
     return {"w": jnp.full((3, 2), 0.5, float), "b": jnp.array([0.3, -0.2])}
 
 
-@jax.jit
-def value_and_grad(params, value_fn):
-    """One compiled program for all rules."""
-    return jax.value_and_grad(value_fn)(params)
-
-
-def update(rule, state, params, value_fn, **extra_args):
-    value, grad = value_and_grad(params, value_fn)
-    extra_args |= {"value": value, "grad": grad, "value_fn": value_fn}
-    return rule.update(grad, state, params, **extra_args)
+update = functools.partial(loop.update, evaluate=loop.evaluate_compiled)
 
 
 def train(rule, start=None, value_fn=None):
@@ -108,7 +100,7 @@ def train(rule, start=None, value_fn=None):
     params, value_fn = start or initial(), value_fn or OBJECTIVE.on(data())
     state, path = rule.init(params), []
     for _ in range(STEPS):
-        updates, state = update(rule, state, params, value_fn)
+        updates, state = update(rule, params, value_fn, state)
         params = optax.apply_updates(params, updates)
         path.append((params, updates))
     return path, state
@@ -117,12 +109,11 @@ def train(rule, start=None, value_fn=None):
 def scanned(rule, params, value_fn):
     """The last parameters and state; to be compiled."""
 
-    def step(carry, _):
+    def advance(carry, _):
         params, state = carry
-        updates, state = update(rule, state, params, value_fn)
-        return (optax.apply_updates(params, updates), state), None
+        return loop.step(rule, params, value_fn, state, evaluate=loop.evaluate_compiled), None
 
-    return jax.lax.scan(step, (params, rule.init(params)), length=STEPS)[0]
+    return jax.lax.scan(advance, (params, rule.init(params)), length=STEPS)[0]
 
 
 def compiled(rule):
@@ -228,10 +219,10 @@ def test_one_compilation_serves_every_batch(factory):
     assert traced == 1
     start = initial()
     state = rule.init(start)
-    update(rule, state, start, OBJECTIVE.on(data()))  # again if it was forgotten since the exam
+    update(rule, start, OBJECTIVE.on(data()), state)  # again if it was forgotten since the exam
     before = len(traces)
     for seed in range(3):
-        updates, state = update(rule, state, start, OBJECTIVE.on(data(seed)))
+        updates, state = update(rule, start, OBJECTIVE.on(data(seed)), state)
         start = optax.apply_updates(start, updates)
     assert len(traces) == before
 
@@ -242,7 +233,7 @@ def test_state_keeps_structure_shapes_and_dtypes(factory):
     state = rule.init(initial())
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
     updates, after = jax.eval_shape(
-        lambda state: update(rule, state, initial(), OBJECTIVE.on(data())), state
+        lambda state: update(rule, initial(), OBJECTIVE.on(data()), state), state
     )
     assert signature_of(after) == signature_of(state)
     assert signature_of(updates) == signature_of(initial())
@@ -262,7 +253,7 @@ def test_updates_keep_the_dtype_of_the_gradient(factory, dtype, traced):
     def step(start, hyperparameters):
         rule = factory(**(needed(factory) | hyperparameters))
         state = rule.init(start)
-        return *update(rule, state, start, OBJECTIVE.on(data(dtype="float32"))), state
+        return *update(rule, start, OBJECTIVE.on(data(dtype="float32")), state), state
 
     updates, after, state = jax.eval_shape(step, start, hyperparameters)
     assert signature_of(updates) == signature_of(start)
@@ -308,12 +299,12 @@ def test_starts_may_be_mapped(factory):
 
 @every_rule
 def test_unknown_extra_arguments_are_ignored(factory):
-    """They do not even change the program."""
+    """They do not even change the compiled program."""
     rule = make(factory)
 
     def program(**unknown):
         def step(params, state):
-            return update(rule, state, params, OBJECTIVE.on(data()), **unknown)
+            return update(rule, params, OBJECTIVE.on(data()), state, **unknown)
 
         return jax.jit(step).lower(initial(), rule.init(initial())).as_text()
 
@@ -374,7 +365,7 @@ def test_apply_if_finite(factory):
     path, state = train(rule)
     assert_close((path, state.inner_state), reference(factory))
     broken = OBJECTIVE.on(data()) * jnp.nan
-    updates, after = update(rule, state, initial(), broken)
+    updates, after = update(rule, initial(), broken, state)
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(updates))
     assert_close(after.inner_state, state.inner_state)
 
@@ -383,8 +374,8 @@ def test_apply_if_finite(factory):
 def test_multi_steps(factory):
     rule = compiled(optax.MultiSteps(make(factory), every_k_schedule=2, accumulator_dtype=float))
     start = initial()
-    first, state = update(rule, rule.init(start), start, OBJECTIVE.on(data()))
-    second, state = update(rule, state, start, OBJECTIVE.on(data()))
+    first, state = update(rule, start, OBJECTIVE.on(data()))
+    second, state = update(rule, start, OBJECTIVE.on(data()), state)
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(first))
     ((_, updates), *_), _ = reference(factory)
     assert_close(second, updates)
@@ -396,7 +387,7 @@ MASK = {"w": True, "b": False}
 def step_without_b(rule):
     start = initial() | {"b": None}
     value_fn = OBJECTIVE.on(data()).freeze(initial(), {"w": False, "b": True})
-    return update(rule, rule.init(start), start, value_fn)[0]["w"]
+    return update(rule, start, value_fn)[0]["w"]
 
 
 @every_rule
@@ -410,9 +401,9 @@ def test_masked(factory):
             masked.init(start)
         state = optax.MaskedState(rule.init(start | {"b": None}))
         with pytest.raises(TypeError, match=remedy):
-            update(masked, state, start, value_fn)
+            update(masked, start, value_fn, state)
     else:
-        updates, _ = update(masked, masked.init(start), start, value_fn)
+        updates, _ = update(masked, start, value_fn)
         expected = {"w": step_without_b(rule), "b": jax.grad(value_fn)(start)["b"]}
         assert_close(updates, expected)
 
@@ -420,14 +411,14 @@ def test_masked(factory):
 @every_rule
 def test_only(factory):
     rule, start, value_fn = rules.only(shared(factory), MASK), initial(), OBJECTIVE.on(data())
-    updates, state = update(rule, rule.init(start), start, value_fn)
+    updates, state = update(rule, start, value_fn)
     assert_close(updates, {"w": step_without_b(shared(factory)), "b": jnp.zeros(2)})
     assert_close(optax.tree.map_params(rule, lambda leaf: leaf, state), state)
 
 
 @every_rule
 def test_bind(factory):
-    """The same path in frameworks that pass nothing, or only a batch."""
+    """The path is the same in frameworks that pass nothing, or only a batch."""
     start, ((_, first), *_) = initial(), reference(factory)[0]
     for rule, extra_args in (
         (rules.bind(shared(factory), OBJECTIVE), {"batch": data()}),
@@ -484,7 +475,7 @@ def test_states_of_other_parameters_are_refused(factory):
         if signature_of(state) == signature_of(rule.init(initial())):
             continue  # a state without trees fits all parameters
         with pytest.raises(ValueError, match=r"(?s)expected updates and state of one.*try"):
-            jax.eval_shape(lambda state: update(rule, state, initial(), value_fn), state)
+            jax.eval_shape(lambda state: update(rule, initial(), value_fn, state), state)
 
 
 def test_static_arguments_of_bare_functions_are_refused():

@@ -1,6 +1,4 @@
-"""BFGS and SR1: against scipy, exact cases, coordinates, bad input."""
-
-import functools
+"""BFGS and SR1 keep up with scipy, follow the textbook, and bear bad input."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import scipy.optimize
 import fnn
 from fnn import rules
 from fnn.training import Stop
+from tests import loop
 
 both = pytest.mark.parametrize("make", [rules.bfgs, rules.sr1])
 
@@ -34,30 +33,14 @@ def indefinite(x):
     return quadratic(x) - 4 * (x[0] - MINIMUM[0]) ** 2 + jnp.sum((x - MINIMUM) ** 4)
 
 
-def step(rule, value_fn, params, state):
-    value, grad = jax.value_and_grad(value_fn)(params)
-    updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-    return optax.apply_updates(params, updates), state
-
-
-@functools.partial(jax.jit, static_argnames=("rule", "value_fn", "steps"))
-def walk(rule, value_fn, params, steps, inverse=None):
-    """Parameters and state after each step."""
-
-    def advance(carry, _):
-        params, state = step(rule, value_fn, *carry)
-        return (params, state), (params, state)
-
-    state = rule.init(params)
-    state = state if inverse is None else state._replace(inverse=inverse)
-    return jax.lax.scan(advance, (params, state), length=steps)[1]
+walk = jax.jit(loop.walk, static_argnames=("rule", "value_fn", "steps"))
 
 
 @pytest.mark.parametrize(("make", "allowance"), [(rules.bfgs, 1.3), (rules.sr1, 2.5)])
 def test_rosenbrock_as_scipy(make, allowance):
-    """From the standard start and others: the same minimum in as many steps and evaluations."""
+    """From the standard start and others they reach the same minimum in as many evaluations."""
     starts = np.array([[-1.2, 1.0], [5.0, -3.0], [0.0, 2.0], [-3.0, -1.0]])
-    run = jax.jit(jax.vmap(lambda x: walk(make(), rosenbrock, x, 100)))
+    run = jax.jit(jax.vmap(lambda x: walk(make(), x, rosenbrock, 100)))
     paths, states = run(starts)
     value_and_grad = jax.jit(jax.value_and_grad(rosenbrock))
     theirs = [scipy.optimize.minimize(value_and_grad, x, jac=True, method="BFGS") for x in starts]
@@ -74,8 +57,8 @@ def test_rosenbrock_as_scipy(make, allowance):
 
 
 def test_bfgs_with_exact_search_solves_a_quadratic_in_n_steps():
-    """Conjugate gradients from the same start, and the Hessian at the end."""
-    path, states = walk(rules.bfgs(decrease=0.0, flatness=1e-9), quadratic, jnp.zeros(SIZE), SIZE)
+    """The steps are those of conjugate gradients, and at the end the Hessian is known."""
+    path, states = walk(rules.bfgs(decrease=0.0, flatness=1e-9), jnp.zeros(SIZE), quadratic, SIZE)
     gradients = jax.vmap(jax.grad(quadratic))(jnp.vstack([jnp.zeros(SIZE), path]))
     grams = np.asarray(gradients[:-1] @ gradients[:-1].T)
     norms = np.sqrt(np.diag(grams))
@@ -86,16 +69,16 @@ def test_bfgs_with_exact_search_solves_a_quadratic_in_n_steps():
 
 
 def test_sr1_knows_the_hessian_after_n_steps_of_any_search():
-    path, states = walk(rules.sr1(), quadratic, 5 * jnp.ones(SIZE), SIZE + 1)
+    path, states = walk(rules.sr1(), 5 * jnp.ones(SIZE), quadratic, SIZE + 1)
     np.testing.assert_allclose(states.inverse[SIZE - 1] @ HESSIAN, np.eye(SIZE), atol=1e-4)
     np.testing.assert_allclose(path[-1], MINIMUM, atol=1e-6)
     assert states.skipped[SIZE - 1] == 0
 
 
 def test_bfgs_is_the_textbooks_recurrence_with_a_strong_wolfe_search():
-    """Equation 6.17, at first from the scaled identity, 6.20; and 3.7, whatever the flatness."""
+    """Equation 6.17 starts from the scaled identity, 6.20; 3.7 holds for every flatness."""
     start, flatness = jnp.array([-1.2, 1.0, 0.5]), np.array([0.9, 0.1])
-    run = jax.jit(jax.vmap(lambda flat: walk(rules.bfgs(flatness=flat), rosenbrock, start, 12)))
+    run = jax.jit(jax.vmap(lambda flat: walk(rules.bfgs(flatness=flat), start, rosenbrock, 12)))
     path, states = run(flatness)
     points = np.concatenate([np.tile(start, (2, 1, 1)), path], axis=1)
     values, slopes = jax.vmap(jax.vmap(jax.value_and_grad(rosenbrock)))(points)
@@ -114,12 +97,13 @@ def test_bfgs_is_the_textbooks_recurrence_with_a_strong_wolfe_search():
 
 @both
 def test_inverse_to_start_from_makes_it_affinely_invariant(make):
-    """On f(T z) from `inverse = (T' T)^-1` the path is the same point by point."""
+    """On f(T z) from `inverse = (T' T)^-1` the path is the same, point by point."""
     turns = jnp.stack([jnp.eye(SIZE), FACTOR / 2 + 2 * np.eye(SIZE)])
 
     def run(turn):
         start, inverse = jnp.linalg.solve(turn, jnp.ones(SIZE)), jnp.linalg.inv(turn.T @ turn)
-        path, _ = walk(make(), lambda z: indefinite(turn @ z), start, 12, inverse)
+        state = make().init(start)._replace(inverse=inverse)
+        path, _ = walk(make(), start, lambda z: indefinite(turn @ z), 12, state)
         return path @ turn.T
 
     plain, there = jax.jit(jax.vmap(run))(turns)
@@ -130,7 +114,7 @@ def test_sr1_learns_negative_curvature_and_still_descends():
     def value_fn(x):
         return x[0] ** 2 - x[1] ** 2 + x[1] ** 4 / 4
 
-    path, states = walk(rules.sr1(first_step=0.1), value_fn, jnp.array([1.0, 0.05]), 30)
+    path, states = walk(rules.sr1(first_step=0.1), jnp.array([1.0, 0.05]), value_fn, 30)
     assert np.linalg.eigvalsh(states.inverse)[:, 0].min() < 0
     assert np.all(np.diff(states.info.value) <= 0)
     np.testing.assert_allclose(np.abs(path[-1]), [0, 2**0.5], atol=1e-6)
@@ -141,7 +125,7 @@ def test_sr1_learns_negative_curvature_and_still_descends():
 
 @both
 def test_bad_input_never_reaches_the_parameters(make):
-    """a x + b x^2 + c and d but at the start: rejected, twice; NaN is no reason to stop."""
+    """Steps on a x + b x^2 + c, with d added but at the start, are rejected; NaN does not stall."""
     nan, inf = jnp.nan, jnp.inf
     #                     NaN   inf  constant minimum  NaN around
     a, b, c, d, starts = (
@@ -156,7 +140,7 @@ def test_bad_input_never_reaches_the_parameters(make):
         def value_fn(x):
             return a * x + b * x**2 + c + jnp.where(jnp.abs(x - start) > 0, d, 0.0)
 
-        return walk(make(), value_fn, start, 2)
+        return walk(make(), start, value_fn, 2)
 
     path, states = jax.jit(jax.vmap(run))(a, b, c, d, starts)
     np.testing.assert_array_equal(path[:, -1], starts)
@@ -166,14 +150,14 @@ def test_bad_input_never_reaches_the_parameters(make):
 
 
 def test_one_parameter():
-    """From a start whose first trial is outside the domain; and downhill without end."""
+    """The first trial may lie outside of the domain, and the descent may have no end."""
 
     def value_fn(x):
         return -jnp.log(x[0]) + x[0]
 
-    path, states = walk(rules.bfgs(), value_fn, jnp.array([0.1]), 12)
+    path, states = walk(rules.bfgs(), jnp.array([0.1]), value_fn, 12)
     np.testing.assert_allclose(path[-1], 1, atol=1e-6)
-    endless, states = walk(rules.bfgs(trials=3), lambda x: -x[0], jnp.zeros(1), 3)
+    endless, states = walk(rules.bfgs(trials=3), jnp.zeros(1), lambda x: -x[0], 3)
     assert np.all(np.diff(endless[:, 0]) > 0)
     assert states.skipped[-1] == 3
 
@@ -183,11 +167,10 @@ def test_a_rejected_step_starts_over_from_the_identity():
 
     @jax.jit
     def run(factors):
-        def advance(carry, factor):
-            after = step(rule, lambda x: factor * rosenbrock(x), *carry)
-            return after, after
+        def on(factor):
+            return lambda x: factor * rosenbrock(x)
 
-        return jax.lax.scan(advance, (start, rule.init(start)), factors)[1]
+        return loop.stream(rule, start, on, factors)
 
     path, states = run(jnp.array([1.0, 1.0, jnp.nan, 1.0]))
     np.testing.assert_array_equal(states.is_new, [False, False, True, False])

@@ -1,4 +1,4 @@
-"""Newton, Gauss-Newton and Levenberg-Marquardt: exact cases, symmetries, rejection, cost."""
+"""Newton, Gauss-Newton and Levenberg-Marquardt solve exact cases, and cost what they claim."""
 
 import functools
 import sys
@@ -14,33 +14,19 @@ import fnn
 from fnn import Objective, flops, losses, rules, solvers
 from fnn.rules import damping, scaling
 from fnn.training import Stop
+from tests import loop
 
 RNG = np.random.default_rng(0)
 N, M = 5, 12
 
 
-def bare_step(rule, params, value_fn, state):
-    """The loop body of the package."""
-    value, grad = jax.value_and_grad(value_fn)(params)
-    return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+walk = jax.jit(loop.walk, static_argnames=("rule", "steps"))
 
 
-def step(rule, params, value_fn, state=None):
+def update(rule, params, value_fn, state=None):
+    """Each call compiles the update anew, so that a bare function may be the value function."""
     state = rule.init(params) if state is None else state
-    return jax.jit(lambda params, state: bare_step(rule, params, value_fn, state))(params, state)
-
-
-@functools.partial(jax.jit, static_argnames=("rule", "steps"))
-def walk(rule, params, value_fn, steps=8):
-    """Parameters and state after each step."""
-
-    def advance(carry, _):
-        params, state = carry
-        updates, state = bare_step(rule, params, value_fn, state)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state)
-
-    return jax.lax.scan(advance, (params, rule.init(params)), length=steps)[1]
+    return jax.jit(lambda params, state: loop.update(rule, params, value_fn, state))(params, state)
 
 
 def close(actual, expected, rtol=1e-9, atol=1e-12):
@@ -60,7 +46,7 @@ def test_gauss_newton_without_damping_is_lstsq(shape, deficient):
     inputs, targets = RNG.normal(size=shape), RNG.normal(size=shape[0])
     if deficient:
         inputs[:, 2] = inputs[:, 0] + inputs[:, 1]
-    updates, state = step(rules.gauss_newton(), jnp.zeros(shape[1]), LINEAR.on((inputs, targets)))
+    updates, state = update(rules.gauss_newton(), jnp.zeros(shape[1]), LINEAR.on((inputs, targets)))
     close(updates, np.linalg.lstsq(inputs, targets)[0], rtol=1e-7)
     assert state.info.counts.rejected == 0
 
@@ -68,13 +54,13 @@ def test_gauss_newton_without_damping_is_lstsq(shape, deficient):
 @pytest.mark.parametrize("make", [rules.gauss_newton, rules.newton, rules.levenberg_marquardt])
 def test_large_damping_is_gradient_descent(make):
     value_fn, start = LINEAR.on((RNG.normal(size=(M, N)), RNG.normal(size=M))), jnp.ones(N)
-    updates, _ = step(make(damping=1e9), start, value_fn)
+    updates, _ = update(make(damping=1e9), start, value_fn)
     close(updates, -jax.grad(value_fn)(start) / 1e9, rtol=1e-8)
 
 
 def test_newton_solves_a_quadratic_in_one_step():
     factor, x = RNG.normal(size=(N, N)), RNG.normal(size=N)
-    solution, _ = step(rules.newton(), jnp.zeros(N), lambda p: jnp.sum((factor @ p - x) ** 2))
+    solution, _ = update(rules.newton(), jnp.zeros(N), lambda p: jnp.sum((factor @ p - x) ** 2))
     close(solution, np.linalg.solve(factor, x), rtol=1e-6)
 
 
@@ -82,7 +68,7 @@ def test_newton_goes_to_a_saddle_in_all_lanes():
     signs = jnp.array([[1.0, -1.0], [-1.0, -2.0], [1.0, 3.0]])
 
     def lane(sign):
-        return step(rules.newton(), jnp.array([0.3, -0.2]), lambda p: jnp.sum(sign * p**2))
+        return update(rules.newton(), jnp.array([0.3, -0.2]), lambda p: jnp.sum(sign * p**2))
 
     updates, state = jax.vmap(lane)(signs)
     close(updates, jnp.tile(jnp.array([-0.3, 0.2]), (3, 1)))
@@ -94,26 +80,27 @@ def test_newton_is_gauss_newton_on_a_linear_model_with_a_convex_loss():
     objective = Objective(lambda w, x: x @ w, losses.softmax_cross_entropy)
     value_fn = objective.on((RNG.normal(size=(M, 3)), np.arange(M) % 4)) + fnn.l2(0.1)
     start = jnp.asarray(RNG.normal(size=(3, 4)))
-    newton, _ = step(rules.newton(damping=0.3), start, value_fn)
+    newton, _ = update(rules.newton(damping=0.3), start, value_fn)
     for solver in (solvers.primal(), solvers.dual(), solvers.conjugate_gradients(200, 1e-14)):
-        close(step(rules.gauss_newton(damping=0.3, solver=solver), start, value_fn)[0], newton)
+        close(update(rules.gauss_newton(damping=0.3, solver=solver), start, value_fn)[0], newton)
 
 
 def test_newton_by_conjugate_gradients_is_newton():
     start, value_fn = jnp.linspace(-1.0, 1.0, N), lambda p: jnp.sum(jnp.cosh(p)) + jnp.sum(p) ** 2
-    dense, _ = step(rules.newton(), start, value_fn)
+    dense, _ = update(rules.newton(), start, value_fn)
     close(
-        step(rules.newton(solver=solvers.conjugate_gradients(50, 1e-14)), start, value_fn)[0], dense
+        update(rules.newton(solver=solvers.conjugate_gradients(50, 1e-14)), start, value_fn)[0],
+        dense,
     )
     many = jnp.ones(solvers.DENSE + 1)
-    _, state = step(rules.newton(), many, lambda p: jnp.sum(p**4))
+    _, state = update(rules.newton(), many, lambda p: jnp.sum(p**4))
     assert state.info.counts.iterations > 0
 
 
 def test_penalties_are_part_of_the_system():
     inputs, targets, weight = RNG.normal(size=(M, N)), RNG.normal(size=M), 0.7
     value_fn = LINEAR.on((inputs, targets)) + fnn.l2(weight)
-    updates, _ = step(rules.gauss_newton(), jnp.ones(N), value_fn)
+    updates, _ = update(rules.gauss_newton(), jnp.ones(N), value_fn)
     ridge = np.linalg.solve(inputs.T @ inputs / M + weight * np.eye(N), inputs.T @ targets / M)
     close(1 + updates, ridge)
 
@@ -160,7 +147,7 @@ INVARIANT = {
 
 @pytest.mark.parametrize("name", INVARIANT)
 def test_path_is_unchanged_exactly_where_claimed(name):
-    """The path on f(T y) from y = T^-1 x, brought back by T."""
+    """The path on f(T y) from y = T^-1 x is brought back by T."""
     rule, claimed = INVARIANT[name]
     start = np.linspace(-0.5, 1.0, N)
 
@@ -197,7 +184,7 @@ VALLEY_START = jnp.array([-1.2, 1.0])
 def test_a_trial_that_is_not_finite_is_rejected(policy):
     rule = rules.levenberg_marquardt(1e-6, policy=policy)
     start, value_fn = jnp.array(4.0), ROOT.on(jnp.array([-5.0]))
-    updates, state = step(rule, start, value_fn)
+    updates, state = update(rule, start, value_fn)
     assert updates == 0
     assert not state.info.stalled
     assert (int(state.info.accepted), int(state.info.rejected), int(state.info.steps)) == (0, 1, 1)
@@ -228,10 +215,10 @@ def test_the_value_never_rises_and_the_policy_is_followed():
 
 
 def test_automatic_damping_is_a_thousandth_of_the_largest_curvature():
-    _, state = step(rules.levenberg_marquardt(policy=damping.constant()), VALLEY_START, VALLEY)
+    _, state = update(rules.levenberg_marquardt(policy=damping.constant()), VALLEY_START, VALLEY)
     jacobian = jnp.array([[24.0, 10.0], [-1.0, 0.0]])
     close(state.damping.value, 1e-3 * jnp.max(jnp.diag(jacobian.T @ jacobian)))
-    close(step(rules.levenberg_marquardt(), VALLEY_START, VALLEY)[1].damping.unit, 577.0)
+    close(update(rules.levenberg_marquardt(), VALLEY_START, VALLEY)[1].damping.unit, 577.0)
 
 
 def test_constant_damping_follows_a_schedule():
@@ -255,7 +242,7 @@ def test_policies_may_be_mapped():
     def last(increase):
         policy = damping.multiplicative(increase=increase)
         rule = rules.levenberg_marquardt(1e-6, policy=policy)
-        return bare_step(rule, VALLEY_START, VALLEY, rule.init(VALLEY_START))[1].damping.value
+        return loop.update(rule, VALLEY_START, VALLEY, rule.init(VALLEY_START))[1].damping.value
 
     dampings = jax.jit(jax.vmap(last))(jnp.array([3.0, 10.0]))
     close(dampings, jnp.array([3e-6, 1e-5]))
@@ -323,16 +310,16 @@ def test_nan_in_one_example_is_a_step_of_zero(make):
     whole, broken = (LINEAR.on((rows, targets)) for rows in (inputs, inputs.copy()))
     broken.terms[0].block.inputs[3, 2] = np.nan
     rule, start = make(), jnp.ones(N)
-    updates, state = step(rule, start, broken)
+    updates, state = update(rule, start, broken)
     close(updates, jnp.zeros(N))
     assert state.info.counts.rejected == 1
-    updates, state = step(rule, start, whole, state)  # as if nothing had happened
-    close(updates, step(rule, start, whole)[0])
+    updates, state = update(rule, start, whole, state)  # as if nothing had happened
+    close(updates, update(rule, start, whole)[0])
     assert state.info.steps == 2
 
 
 def test_a_model_without_curvature_stalls_and_stays():
-    updates, state = step(
+    updates, state = update(
         rules.levenberg_marquardt(),
         jnp.ones(N),
         Objective(lambda w, x: 0 * w.sum() + x).on(jnp.ones(3)),
@@ -344,7 +331,7 @@ def test_a_model_without_curvature_stalls_and_stays():
 def test_unused_parameters_under_every_scaling():
     value_fn = Objective(lambda w, x: w[0] * x - 1).on(jnp.ones(3))
     for chosen in (scaling.identity, scaling.marquardt, scaling.more):
-        updates, state = step(
+        updates, state = update(
             rules.levenberg_marquardt(1e-9, scaling=chosen), jnp.zeros(2), value_fn
         )
         close(updates, jnp.array([1.0, 0.0]), rtol=1e-6)
@@ -381,7 +368,7 @@ def test_eight_lanes_with_300_rows_do_not_deadlock(runs_alone):
 )
 def test_a_step_that_overflows_is_rejected(rule):
     value_fn = Objective(lambda w, x: w * x[0] - x[1]).on(jnp.array([[0.01, 2000.0]], jnp.float16))
-    updates, state = step(rule, jnp.zeros((), jnp.float16), value_fn)
+    updates, state = update(rule, jnp.zeros((), jnp.float16), value_fn)
     assert (float(updates), int(state.info.counts.rejected)) == (0.0, 1)
 
 
@@ -402,7 +389,7 @@ def test_lanes_measure_the_curvature_once(monkeypatch):
     quadratic = sys.modules[rules.gauss_newton.__module__].quadratic
     module = sys.modules[rules.levenberg_marquardt.__module__]
     monkeypatch.setattr(module, "quadratic", counted)
-    lanes = jax.jit(jax.vmap(lambda state: bare_step(rule, start, value_fn, state)))
+    lanes = jax.jit(jax.vmap(lambda state: loop.update(rule, start, value_fn, state)))
     states = jax.tree.map(lambda a: jnp.stack([a] * 3), rule.init(start))
     updates, states = lanes(states)
     jax.effects_barrier()
@@ -411,8 +398,8 @@ def test_lanes_measure_the_curvature_once(monkeypatch):
     _, again = lanes(states)
     jax.effects_barrier()
     assert not calls
-    close(again.damping.unit, jnp.full(3, step(rule, start, value_fn)[1].damping.unit))
-    close(updates[2], step(rule, start, value_fn)[0])
+    close(again.damping.unit, jnp.full(3, update(rule, start, value_fn)[1].damping.unit))
+    close(updates[2], update(rule, start, value_fn)[0])
 
 
 # Transformed gradients ----------------------------------------------------------------------------
@@ -424,7 +411,7 @@ def test_lanes_measure_the_curvature_once(monkeypatch):
 def test_a_clipped_gradient_is_the_gradient(solver):
     value_fn, start = LINEAR.on((RNG.normal(size=(M, N)), RNG.normal(size=M))), jnp.ones(N)
     rule = optax.chain(optax.clip(0.05), rules.gauss_newton(damping=0.2, solver=solver))
-    updates, _ = step(rule, start, value_fn)
+    updates, _ = update(rule, start, value_fn)
     matrix, grad = jax.jit(lambda w: (jax.hessian(value_fn)(w), jax.grad(value_fn)(w)))(start)
     clipped = np.clip(grad, -0.05, 0.05)
     close(updates, -np.linalg.solve(matrix + 0.2 * np.eye(N), clipped))
@@ -435,7 +422,7 @@ def test_a_transformed_gradient_warns_in_float32_alone():
     value_fn = LINEAR.on((np.float32(RNG.normal(size=(M, N))), np.zeros(M, np.float32)))
 
     def look(rule, start):  # it warns while it is traced
-        jax.eval_shape(lambda start: bare_step(rule, start, value_fn, rule.init(start)), start)
+        jax.eval_shape(lambda start: loop.update(rule, start, value_fn, rule.init(start)), start)
 
     with pytest.warns(UserWarning, match="transformed before a Gauss-Newton rule.*float32.*Try"):
         look(rule, jnp.ones(N, jnp.float32))
@@ -472,21 +459,21 @@ def test_value_and_gradient_of_the_loop_are_deleted(rule):
     params, value_fn = network(16)
     state = rule.init(params)
 
-    def loop(params):
-        return bare_step(rule, params, value_fn, state)[0]
+    def offered(params):
+        return loop.update(rule, params, value_fn, state)[0]
 
     def bare(params):
         return rule.update(params, state, params, grad=params, value_fn=value_fn)[0]
 
     backward = flops.count(jax.grad(value_fn), params)
-    assert abs(flops.count(loop, params) - flops.count(bare, params)) < 0.01 * backward
+    assert abs(flops.count(offered, params) - flops.count(bare, params)) < 0.01 * backward
 
 
 def test_no_jacobian_is_formed(memory):
     params, value_fn = network(256)
     rule = rules.levenberg_marquardt()
     state = rule.init(params)
-    taken = memory(functools.partial(bare_step, rule), params, value_fn, state)
+    taken = memory(functools.partial(loop.update, rule), params, value_fn, state)
     size = sum(leaf.size for leaf in params)
     assert taken.temp_size_in_bytes < 128 * size * 8 / 10
 
@@ -499,7 +486,7 @@ def test_misuse_is_named():
     value_fn = LINEAR.on((np.ones((2, 3)), np.zeros(2)))
     for make in (rules.levenberg_marquardt, rules.gauss_newton):
         with pytest.raises(TypeError, match=r"got function <lambda>.*try fnn\.Objective"):
-            step(make(), start, bowl)
+            update(make(), start, bowl)
         with pytest.raises(
             TypeError, match=r"missing 1 required keyword-only argument: 'value_fn'"
         ):
@@ -512,12 +499,12 @@ def test_misuse_is_named():
             rule.init(start + 1j)
         frozen, tied = rules.only(rule, [False]), Objective(lambda p, x: p[0] * x)
         with pytest.raises(ValueError, match=r"got a tree without leaves; try a mask"):
-            step(frozen, [start], tied.on(np.ones((2, 3))))
+            update(frozen, [start], tied.on(np.ones((2, 3))))
     split = optax.partition({"a": rules.gauss_newton(), "b": optax.sgd(1.0)}, ["a", "b"])
     with pytest.raises(TypeError, match=r"got MaskedNode in 1 of 2 places.*try rules\.only"):
         split.init([start, start])
     with pytest.raises(ValueError, match="empty batch"):
-        step(rules.gauss_newton(), start, LINEAR.on((np.ones((0, 3)), np.zeros(0))))
+        update(rules.gauss_newton(), start, LINEAR.on((np.ones((0, 3)), np.zeros(0))))
     with pytest.raises(ValueError, match="levenberg_marquardt: expected trials >= 1, got 0"):
         rules.levenberg_marquardt(trials=0)
     with pytest.raises(ValueError, match=r"expected a mask of the structure of params"):

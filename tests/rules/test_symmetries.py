@@ -1,4 +1,4 @@
-"""The changes of coordinates and of units that a rule does not notice, and those that it does.
+"""A rule does not notice the changes of coordinates and units that it claims, and no others.
 
 Each rule walks on f from x, and on scale f(T^T y) from y = T x, where T is orthogonal. Brought back
 by T^T the second path is the first, if the rule claims so in its docstring; and if it does not
@@ -10,10 +10,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from fnn import rules
+from tests import loop
 
 N, STEPS = 5, 20
 RATE = 0.03
@@ -21,12 +21,12 @@ SLOPES = np.random.default_rng(1).normal(size=(2 * N, N)) * np.arange(1, N + 1)
 
 
 def f(x):
-    """Convex, not quadratic, and with no symmetry of its own."""
+    """It is convex, not quadratic, and has no symmetry of its own."""
     return jnp.sum(jax.nn.softplus(SLOPES @ x - 1.0)) + jnp.sum(jnp.cosh(x - 0.3))
 
 
 def transformations():
-    """Name to (T, scale), T orthogonal."""
+    """Each name has its orthogonal T and its scale of the loss."""
     rng = np.random.default_rng(0)
     rotation, _ = np.linalg.qr(rng.normal(size=(N, N)))
     signed = np.eye(N)[rng.permutation(N)] * np.where(np.arange(N) % 2, -1.0, 1.0)
@@ -62,20 +62,13 @@ INVARIANT = {
 
 
 def walk(rule, turn, scale):
-    """The path on the transformed function, brought back."""
+    """The path on the transformed function is brought back."""
 
     def value_fn(y):
         return scale * f(turn.T @ y)
 
-    def step(carry, _):
-        y, state = carry
-        value, grad = jax.value_and_grad(value_fn)(y)
-        updates, state = rule.update(grad, state, y, value=value, grad=grad, value_fn=value_fn)
-        y = optax.apply_updates(y, updates)
-        return (y, state), turn.T @ y
-
-    start = turn @ jnp.linspace(-1.0, 2.0, N)
-    return jax.lax.scan(step, (start, rule.init(start)), length=STEPS)[1]
+    ys, _ = loop.walk(rule, turn @ jnp.linspace(-1.0, 2.0, N), value_fn, STEPS)
+    return ys @ turn
 
 
 @pytest.mark.parametrize("name", INVARIANT)

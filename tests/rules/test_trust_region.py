@@ -1,6 +1,4 @@
-"""Saddle-free, trust region and cubic Newton: exact cases, symmetries, saddles, rejection."""
-
-import functools
+"""Saddle-free, trust-region and cubic Newton leave saddles, and reject what raises the value."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ import pytest
 import fnn
 from fnn import Objective, losses, rules
 from fnn.training import Stop
+from tests import loop
 
 N = 5
 RNG = np.random.default_rng(0)
@@ -19,22 +18,7 @@ TRUSTING = EVERY[1:]
 both = pytest.mark.parametrize("make", TRUSTING, ids=["trust_region", "cubic"])
 
 
-def step(rule, params, value_fn, state):
-    value, grad = jax.value_and_grad(value_fn)(params)
-    return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-
-
-@functools.partial(jax.jit, static_argnames=("rule", "value_fn", "steps"))
-def walk(rule, params, value_fn, steps=1):
-    """Parameters and state after each step."""
-
-    def advance(carry, _):
-        params, state = carry
-        updates, state = step(rule, params, value_fn, state)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state)
-
-    return jax.lax.scan(advance, (params, rule.init(params)), length=steps)[1]
+walk = jax.jit(loop.walk, static_argnames=("rule", "value_fn", "steps"))
 
 
 def close(actual, expected, rtol=1e-9, atol=1e-12):
@@ -75,7 +59,7 @@ def test_little_trust_is_gradient_descent():
 
 
 def test_the_first_trust_is_a_gradient_step_at_the_largest_curvature():
-    """And in the cubic, where the weight alone holds back, at most that."""
+    """In the cubic, where the weight alone holds back, it is at most that."""
     length = jnp.linalg.norm(jax.grad(bowl)(jnp.zeros(N)))
     largest = np.linalg.norm(FACTOR, 2) ** 2
     _, state = walk(rules.trust_region_newton(), jnp.zeros(N), bowl)
@@ -114,7 +98,7 @@ INVARIANT = {
 
 @pytest.mark.parametrize("name", INVARIANT)
 def test_path_is_unchanged_exactly_where_claimed(name):
-    """Across saddles; the path on f(T y) from y = T^-1 x, brought back by T."""
+    """The path on f(T y) from y = T^-1 x, which crosses saddles, is brought back by T."""
     rule, claimed = INVARIANT[name]
     turns, scales = zip((np.eye(N), 1.0), *MAPS.values(), strict=True)
 
@@ -125,13 +109,8 @@ def test_path_is_unchanged_exactly_where_claimed(name):
             x = turn @ y
             return scale * (jnp.sum(jnp.sin(SLOPES @ x)) + jnp.sum(x**4))
 
-        def advance(carry, _):
-            y, state = carry
-            updates, state = step(rule, y, f, state)
-            return (y + updates, state), (turn @ (y + updates), state.info.counts.negative)
-
-        start = jnp.linalg.solve(turn, jnp.linspace(-0.3, 0.4, N))
-        return jax.lax.scan(advance, (start, rule.init(start)), length=5)[1]
+        ys, states = loop.walk(rule, jnp.linalg.solve(turn, jnp.linspace(-0.3, 0.4, N)), f, steps=5)
+        return ys @ turn.T, states.info.counts.negative
 
     (plain, *paths), negative = path(np.stack(turns), np.stack(scales))
     assert np.max(np.abs(plain[-1] - plain[0])) > 1e-2
@@ -153,7 +132,7 @@ def saddle(p):
 
 @pytest.mark.parametrize("make", EVERY)
 def test_a_minimum_is_reached_from_beside_a_saddle(make):
-    """Within 40 steps from 1e-8; Newton goes to the saddle, sgd needs over 90."""
+    """It takes 40 steps from 1e-8; Newton goes to the saddle, and sgd needs over 90."""
     starts = 1e-8 * jnp.array([[0.0, 1.0], [1.0, -1.0], [1e8, 1.0]])
 
     def end(rule, steps):
@@ -168,7 +147,7 @@ def test_a_minimum_is_reached_from_beside_a_saddle(make):
 @both
 @pytest.mark.parametrize("subspace", [None, 12], ids=["dense", "lanczos"])
 def test_a_network_without_weights_is_left(make, subspace):
-    """All gradients are zero there; the curvature shows the way."""
+    """All gradients are zero there, and the curvature shows the way."""
     inputs = jax.random.normal(jax.random.key(0), (20, 3))
     objective = Objective(lambda p, x: jnp.tanh(x @ p[0]) @ p[1], losses.half_squared_error)
     value_fn = objective.on((inputs, jnp.tanh(inputs @ jnp.array([1.0, -1.0, 2.0]))[:, None]))
@@ -230,7 +209,7 @@ def test_several_trials_are_several_updates_on_one_basis(make):
 @both
 @pytest.mark.parametrize("trials", [1, 60])
 def test_a_trial_that_is_not_finite_is_rejected(make, trials):
-    """A model that sends the first trials below zero, where there is no value."""
+    """The model sends the first trials below zero, where there is no value."""
 
     def value_fn(p):
         return jnp.sum(p - 2 * jnp.sqrt(p)) + jnp.sum(p)
@@ -265,7 +244,7 @@ def value_fn_of(dtype):
 
 @pytest.mark.parametrize("make", EVERY)
 def test_bad_points_are_steps_of_zero(make):
-    """NaN in a curvature alone, then a healthy step as if nothing had happened."""
+    """NaN is in the curvature alone; then a healthy step is as if nothing had happened."""
     rule, start = make(), jnp.array([0.5, 1.0])
 
     @jax.jit
@@ -274,7 +253,7 @@ def test_bad_points_are_steps_of_zero(make):
             # Where the first is zero the gradient is finite and its derivative is not.
             return jnp.sum(jnp.abs(p * (1 - broken)) ** 1.5) + saddle(p)
 
-        return step(rule, start, value_fn, state)
+        return loop.update(rule, start, value_fn, state)
 
     updates, state = run(1.0, rule.init(start))
     close(updates, 0.0)

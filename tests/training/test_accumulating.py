@@ -1,4 +1,4 @@
-"""Data that do not fit: exact steps from chunks and iterators, in memory that does not grow."""
+"""Data that do not fit into memory make exact steps, from chunks and from iterators."""
 
 import runpy
 from pathlib import Path
@@ -7,18 +7,18 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import fnn
 from fnn import losses, rules, solvers
+from tests import loop
 
 SOAK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "soak" / "million.py"))
 WIDTH = 16
 
 
 def test_a_step_takes_no_more_memory_for_more_examples():
-    """Five times as many: the same temporaries. (Of a single column XLA makes a copy.)"""
+    """Five times as many take the same temporaries. (XLA makes a copy of a single column.)"""
     model = SOAK["network"](WIDTH, outputs=2)
     rule = rules.levenberg_marquardt(1e-3, solver=solvers.primal())
     squares, arms = (
@@ -27,11 +27,7 @@ def test_a_step_takes_no_more_memory_for_more_examples():
 
     def step(params, data):
         value_fn = sum(one.on(data, chunk=SOAK["CHUNK"]) for one in (squares, arms))
-        value, grad = jax.value_and_grad(value_fn)(params)
-        updates, state = rule.update(
-            grad, rule.init(params), params, value=value, grad=grad, value_fn=value_fn
-        )
-        return optax.apply_updates(params, updates), value, state
+        return loop.step(rule, params, value_fn)
 
     def temporaries(examples):
         data = [jax.ShapeDtypeStruct((examples, size), "float32") for size in (8, 2)]
@@ -46,7 +42,7 @@ def test_a_step_takes_no_more_memory_for_more_examples():
 
 
 def test_a_hundred_thousand_examples_make_one_step():
-    """The experiment of benchmarks/soak, both ways, on a smaller network."""
+    """The experiment of benchmarks/soak runs both ways, on a smaller network."""
     reached = [SOAK["main"](10**5, WIDTH, way, limit=1e11) for way in SOAK["WAYS"]]
     np.testing.assert_allclose(*reached, rtol=1e-5)
 
@@ -87,7 +83,7 @@ def loader():
 
 @pytest.mark.parametrize("batches", [dataset, lambda: dataset().to_iter_dataset(), loader])
 def test_batches_of_grain_make_the_exact_step(batches):
-    """Sixteen at a time and two that are left: the steps of Gauss-Newton on all fifty."""
+    """Batches of sixteen and a last one of two make the steps of Gauss-Newton on all fifty."""
     whole = fnn.fit(rules.gauss_newton(damping=1e-2), OBJECTIVE, START, (INPUTS, TARGETS), steps=3)
     parts = fnn.fit(rules.accumulate(4, damping=1e-2), OBJECTIVE, START, batches(), epochs=3)
     assert len(parts.history.value) == 12

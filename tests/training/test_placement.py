@@ -1,4 +1,4 @@
-"""Many devices: one program, the examples split, and the path of a single device.
+"""Many devices run one program on split examples, and take the path of a single device.
 
 The devices are eight that XLA makes of one CPU (see `conftest`); what they send each other is read
 from the compiled program.
@@ -12,14 +12,14 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.traffic import collectives
 from fnn import Objective, fit, l2, losses, rules, solvers
 from fnn.training import placement, source_of
-from tests.rules.test_contract import RULES, model, needed, update
+from tests import loop
+from tests.rules.test_contract import RULES, model, needed
 
 DEVICES = 8
 MESH = Mesh(np.array(jax.devices()), ("examples",))
@@ -48,18 +48,9 @@ def assert_same(actual, expected, atol=1e-10):
 
 
 def walk(rule, steps=STEPS):
-    """The parameters after every step, compiled."""
+    """A compiled function of start and value function to the parameters after every step."""
 
-    def step(carry, _):
-        params, state, value_fn = carry
-        updates, state = update(rule, state, params, value_fn)
-        params = optax.apply_updates(params, updates)
-        return (params, state, value_fn), params
-
-    def path(params, value_fn):
-        return jax.lax.scan(step, (params, rule.init(params), value_fn), length=steps)[1]
-
-    return jax.jit(path)
+    return jax.jit(lambda params, value_fn: loop.walk(rule, params, value_fn, steps)[0])
 
 
 # Every rule ---------------------------------------------------------------------------------------
@@ -108,8 +99,7 @@ def compiled_step(rule, objective, params, examples, sizes):
     )
 
     def step(params, state, batch):
-        updates, state = update(rule, state, params, objective.on(batch))
-        return optax.apply_updates(params, updates), state
+        return loop.step(rule, params, objective.on(batch), state)
 
     state = jax.eval_shape(rule.init, params)
     state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=WHOLE), state)
@@ -121,7 +111,7 @@ def moved(text):
 
 
 def test_no_jacobian_travels():
-    """A step of 1024 units: operands, deltas, a matrix among the rows and J^T u, nothing else."""
+    """Operands, deltas, a matrix among the rows and J^T u travel, and nothing else."""
     sizes, examples, word = (8, 1024, 1024, 1), 256, 8
     wide_model, params = network(sizes)
     objective = Objective(wide_model, losses.half_squared_error)
@@ -144,7 +134,7 @@ def test_no_jacobian_travels():
     ids=["dual", "dual in chunks", "primal", "conjugate gradients in chunks"],
 )
 def test_tiles_and_chunks_are_of_shared_examples(solver, chunk, loss):
-    """Under a small budget, or in chunks: the same step, and no data travel but captures."""
+    """With a small budget, or chunks, the step is the same, and captures alone travel."""
     sizes, examples = (8, 8, 2), 64
     wide_model, params = network(sizes)
     objective = Objective(wide_model, loss)
@@ -165,7 +155,7 @@ def test_tiles_and_chunks_are_of_shared_examples(solver, chunk, loss):
 
 
 def test_weights_send_one_example():
-    """And the one that is sent is not padding."""
+    """The one that is sent is not padding."""
     inputs, targets = data(128)
     batch = inputs.at[0].set(jnp.nan), targets
 
@@ -179,7 +169,7 @@ def test_weights_send_one_example():
 
 
 def test_collectives_are_read_from_compiled_programs():
-    """In a loop and outside of one, of several shapes; and of nothing on one device."""
+    """They are counted in a loop and outside of one; on one device there are none."""
 
     def fn(x):
         total = x.sum(0)
@@ -207,7 +197,7 @@ def shared_fit(*args, **options):
 
 
 def same_fits(rule, objective, examples, **options):
-    """The fit of one device and that of eight, which arrive at the same."""
+    """The fits of one device and of eight, which must arrive at the same."""
     alone, shared = (
         run(rule, objective, initial(), examples, **options) for run in (fit, shared_fit)
     )
@@ -220,7 +210,7 @@ def same_fits(rule, objective, examples, **options):
 
 
 def test_fit_shuffles_and_validates_like_one_device():
-    """Mini-batches of a number of examples that the devices do not divide, the last one padded."""
+    """The devices do not divide the number of examples, and the last batch is padded."""
     examples = jax.tree.map(lambda a: a[:-5], data(64, noise=0.1))
     validation = jax.tree.map(lambda a: a[:21], data(64))
     same_fits(
@@ -271,8 +261,7 @@ def test_batches_do_not_travel():
     @jax.jit
     def step(params, number):
         value_fn = placement.split(source.epoch(number)(0), SPLIT)
-        updates, _ = update(rule, rule.init(params), params, value_fn)
-        return updates
+        return loop.update(rule, params, value_fn)[0]
 
     placed = placement.placed((initial(), jnp.asarray(1)), WHOLE)
     found = collectives(step.lower(*placed).compile().as_text())

@@ -1,4 +1,4 @@
-"""Phases and accumulation: the rules themselves in turn, and full batches in pieces."""
+"""Phases are the rules themselves in turn, and accumulated batches are the full batch."""
 
 import functools
 
@@ -11,6 +11,7 @@ import pytest
 import fnn
 from fnn import Objective, data, losses, rules, solvers
 from fnn.training import Stop
+from tests import loop
 
 RNG = np.random.default_rng(0)
 INPUTS, TARGETS = RNG.normal(size=(24, 3)), RNG.normal(size=24)
@@ -25,20 +26,9 @@ WHOLE = OBJECTIVE.on((INPUTS, TARGETS))
 START = {"w": jnp.asarray(RNG.normal(size=(3, 2))), "b": jnp.zeros(2)}
 
 
-def step(rule, params, state, value_fn=WHOLE):
-    value, grad = jax.value_and_grad(value_fn)(params)
-    updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-    return optax.apply_updates(params, updates), state
-
-
-def walk(rule, params, steps):
-    """Parameters and state after each step; to be compiled."""
-
-    def advance(carry, _):
-        after = step(rule, *carry)
-        return after, after
-
-    return jax.lax.scan(advance, (params, rule.init(params)), length=steps)[1]
+def path_of(rule, params, steps):
+    """The parameters and states of a rule that walks on all examples, compiled."""
+    return jax.jit(functools.partial(loop.walk, rule, value_fn=WHOLE, steps=steps))(params)
 
 
 def close(actual, expected, rtol=1e-10):
@@ -58,11 +48,11 @@ SEQUENCE = rules.phases([(ADAM, 4), (LM, 3), (ADAM, None)])
 
 
 def test_each_phase_is_its_rule_from_where_the_one_before_arrived():
-    """One after the other by hand, the third from a state as new; compiled as not compiled."""
-    path, states = jax.jit(lambda params: walk(SEQUENCE, params, 10))(START)
+    """The third begins from a new state, and a step that is not compiled is the compiled one."""
+    path, states = path_of(SEQUENCE, START, 10)
     params, expected = START, []
     for rule, steps in ((ADAM, 4), (LM, 3), (ADAM, 3)):
-        own, own_states = jax.jit(functools.partial(walk, rule, steps=steps))(params)
+        own, own_states = path_of(rule, params, steps)
         expected.append(own)
         params = at(own, -1)
     close(path, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *expected))
@@ -70,11 +60,11 @@ def test_each_phase_is_its_rule_from_where_the_one_before_arrived():
     np.testing.assert_array_equal(states.steps, [1, 2, 3, 0, 1, 2, 0, 1, 2, 3])
     close(at(states.states[2], -1), at(own_states, -1))
     here, state = at(path, 3), at(states, 3)  # where the second begins; not compiled
-    close(step(SEQUENCE, here, state)[0], at(path, 4))
+    close(loop.step(SEQUENCE, here, WHOLE, state)[0], at(path, 4))
 
 
 def test_only_the_phase_at_hand_is_run():
-    """Also mapped, as long as the lanes are in one phase: none runs the other's."""
+    """This holds for mapped lanes, too, as long as all of them are in one phase."""
     calls = []
 
     def counting(name):
@@ -87,7 +77,7 @@ def test_only_the_phase_at_hand_is_run():
 
     stay = rules.Until(tuple, lambda memory, value, _: (memory, value < 0))
     rule = rules.phases([(counting("a"), stay), (counting("b"), None)])
-    lanes = jax.jit(jax.vmap(lambda x, state: step(rule, x, state, lambda x: x)))
+    lanes = jax.jit(jax.vmap(lambda x, state: loop.step(rule, x, lambda x: x, state)))
 
     def run(starts, state):
         calls.clear()
@@ -107,7 +97,7 @@ def test_only_the_phase_at_hand_is_run():
 
 
 def test_adam_until_a_plateau_then_levenberg_marquardt():
-    """As one rule in `fit`: Adam circles, the second rule arrives."""
+    """As one rule in `fit`, Adam circles and the second rule arrives."""
     adam = rules.adam(0.1)
     rule = rules.phases([(adam, rules.plateau(patience=5, rtol=1e-3)), (LM, None)])
     trained = fnn.fit(rule, OBJECTIVE + fnn.l2(1e-2), START, (INPUTS, TARGETS), steps=300)
@@ -136,18 +126,18 @@ def test_plateau_waits_for_patience_and_takes_nan_for_no_progress():
 
 
 def test_phases_keep_the_contract():
-    """Extra arguments, gradients and parameters pass through; state of fixed shapes; adapters."""
+    """The state keeps its shapes, updates keep their dtypes, and optax's adapters apply."""
     rule = rules.phases([(rules.sgd(0.1), 1), (rules.newton(), None)])
     state = rule.init(START)
-    _, after = jax.eval_shape(lambda state: step(rule, START, state), state)
+    _, after = jax.eval_shape(lambda state: loop.step(rule, START, WHOLE, state), state)
     shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
     assert shapes(after) == shapes(state)
     close(optax.tree.map_params(rule, lambda leaf: leaf, state), state)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), START)
-    updates = jax.eval_shape(lambda: step(rule, half, rule.init(half))[0])
+    updates = jax.eval_shape(lambda: loop.step(rule, half, WHOLE)[0])
     assert shapes(updates) == shapes(half)
     masked = rules.only(SEQUENCE, {"w": True, "b": False})
-    moved, _ = step(masked, START, masked.init(START))
+    moved, _ = loop.step(masked, START, WHOLE)
     close(moved["b"], START["b"])
     assert jnp.all(moved["w"] != START["w"])
 
@@ -172,16 +162,16 @@ def test_misuse_of_phases_is_named():
 
 @functools.partial(jax.jit, static_argnames="k")
 def accumulated(k, damping, params, state, value_fn):
-    return step(rules.accumulate(k, damping=damping), params, state, value_fn)
+    return loop.step(rules.accumulate(k, damping=damping), params, value_fn, state)
 
 
 @functools.partial(jax.jit, static_argnames="rule")
 def compiled(rule, params, value_fn):
-    return step(rule, params, rule.init(params), value_fn)[0]
+    return loop.step(rule, params, value_fn)[0]
 
 
 def test_batches_are_the_full_batch():
-    """Equal ones, and unequal ones with padding, to 1e-10; with a penalty; and chunks of one."""
+    """They may be equal, or unequal with padding, or chunks of one, and have a penalty."""
     objective = OBJECTIVE + fnn.l2(0.1)
     of = jnp.repeat(jnp.arange(3), jnp.array([12, 11, 1]))
     thirds = [objective.on((INPUTS[i::3], TARGETS[i::3])) for i in range(3)]
@@ -201,18 +191,18 @@ def test_batches_are_the_full_batch():
 
 
 def test_an_epoch_of_fit_is_a_step():
-    """Shuffled, the last batch padded."""
+    """The examples are shuffled, and the last batch is padded."""
     rule, key = rules.accumulate(4, damping=0.1), jax.random.key(0)
     examples = data.Data(INPUTS, TARGETS)
     trained = fnn.fit(rule, OBJECTIVE, START, examples, epochs=3, batch_size=7, key=key)
     exact = rules.gauss_newton(damping=0.1)
-    path, _ = jax.jit(functools.partial(walk, exact, steps=3))(START)
+    path, _ = path_of(exact, START, 3)
     close(trained.params, at(path, -1), rtol=1e-8)
     assert trained.state.info.steps == 3
 
 
 def test_accumulated_nan_is_a_rejected_step():
-    """And lanes are runs; one example, one parameter, no curvature at all."""
+    """Mapped lanes equal runs, and one parameter without curvature stays where it is."""
     first, second = (OBJECTIVE.on((INPUTS[i::2], TARGETS[i::2])) for i in range(2))
     params, state = accumulated(2, 0.0, START, rules.accumulate(2).init(START), first * jnp.nan)
     params, state = accumulated(2, 0.0, params, state, second)
@@ -237,7 +227,7 @@ def test_misuse_of_accumulate_is_named():
         rules.accumulate(2, memory_budget=511).init(START)
     rule = rules.accumulate(2)
     with pytest.raises(TypeError, match=r"got function <lambda>.*try fnn\.Objective"):
-        step(rule, START, rule.init(START), lambda p: jnp.sum(p["w"]))
+        loop.step(rule, START, lambda p: jnp.sum(p["w"]))
     for other in (START | {"c": jnp.ones(2)}, START | {"w": jnp.ones((4, 2))}):
         with pytest.raises(ValueError, match=r"(?s)expected updates and state of one.*try"):
-            step(rule, START, rule.init(other))
+            loop.step(rule, START, WHOLE, rule.init(other))

@@ -1,6 +1,4 @@
-"""Line searches for Gauss-Newton directions: on a grid, and Armijo's by optax."""
-
-import functools
+"""Gauss-Newton directions are searched on a grid, or by optax's search after Armijo."""
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +9,13 @@ import pytest
 import fnn
 from fnn import Objective, layers, rules
 from fnn.training import Stop
+from tests import loop
 
 WAVE = Objective(lambda w, x: jnp.arctan(w * x))
 X = jnp.array([0.5, 1.0, 2.0])
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def step(rule, params, state, value_fn):
-    value, grad = jax.value_and_grad(value_fn)(params)
-    return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+update = jax.jit(loop.update, static_argnames="rule")
 
 
 def test_the_size_is_the_best_on_the_grid():
@@ -29,8 +25,8 @@ def test_the_size_is_the_best_on_the_grid():
     @jax.jit
     @jax.vmap
     def both(w):
-        direction, _ = step(inner, w, inner.init(w), value_fn)
-        updates, state = step(rule, w, rule.init(w), value_fn)
+        direction, _ = update(inner, w, value_fn)
+        updates, state = update(rule, w, value_fn)
         values = jnp.stack([value_fn(w + 0.5**k * direction) for k in range(7)])
         return direction, updates, state, values, value_fn(w)
 
@@ -51,7 +47,7 @@ def test_armijo_wants_its_share_of_the_promise():
     w = jnp.array(2.0)
     for decrease, size in ((0.49, 1.0), (0.51, 0.0)):
         rule = rules.searched(rules.gauss_newton(), decrease=decrease)
-        _, state = step(rule, w, rule.init(w), value_fn)
+        _, state = update(rule, w, value_fn)
         assert state.size == size
 
 
@@ -59,11 +55,11 @@ def test_what_is_not_finite_is_not_taken():
     value_fn = Objective(lambda w, x: jnp.log(w) * x).on(X)  # the whole step leads below zero
     w = jnp.array(9.0)
     rule = rules.searched(rules.gauss_newton())
-    updates, state = step(rule, w, rule.init(w), value_fn)
+    updates, state = update(rule, w, value_fn)
     assert 0 < state.size < 1
     assert jnp.isfinite(value_fn(w + updates))
     lost = rules.searched(optax.scale(jnp.inf))
-    updates, state = step(lost, w, lost.init(w), value_fn)
+    updates, state = update(lost, w, value_fn)
     assert updates == 0
     assert state.info.stalled
 
@@ -79,7 +75,7 @@ SEARCHES = {
 
 @pytest.mark.parametrize("rule", SEARCHES.values(), ids=SEARCHES)
 def test_in_fit_on_a_network(rule):
-    """Gauss-Newton without trust would leap; with either search it arrives."""
+    """Gauss-Newton alone would leap too far; with either search it arrives."""
     model = layers.serial(layers.dense(8), layers.elementwise(jnp.tanh), layers.dense(1))
     inputs = jnp.linspace(-1, 1, 40)[:, None]
     objective = Objective(lambda p, x: model.apply(p, x[:1]) - x[1:])

@@ -1,4 +1,4 @@
-"""K-FAC and EKFAC: exact cases, distances to the Gauss-Newton matrix, symmetries, rejection.
+"""K-FAC and EKFAC are exact where they can be, and else close to the Gauss-Newton matrix.
 
 What the two share is tried on one of them, or on both in one compiled function.
 """
@@ -18,6 +18,7 @@ from fnn import Objective, losses, rules
 from fnn.curvature import Factors, gauss_newton_system, kronecker_blocks, structure
 from fnn.rules import damping
 from fnn.rules.kfac.two_step_sizes import Plane, lowest, promise
+from tests import loop
 
 RNG = np.random.default_rng(0)
 BOTH = [rules.kfac, rules.ekfac]
@@ -25,27 +26,10 @@ BOTH = [rules.kfac, rules.ekfac]
 PLAIN = {"learning_rate": 1.0, "momentum": 0.0, "policy": damping.constant()}
 
 
-def update(rule, params, value_fn, state=None):
-    state = rule.init(params) if state is None else state
-    value, grad = jax.value_and_grad(value_fn)(params)
-    return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-
-
 @functools.partial(jax.jit, static_argnames="made")
 def steps(made, params, value_fn):
     """The first updates and states of some rules."""
-    return [update(rule, params, value_fn) for rule in made]
-
-
-def stream(rule, batches, params, objective):
-    """All states of a run over batches."""
-
-    def advance(carry, batch):
-        params, state = carry
-        updates, state = update(rule, params, objective.on(batch), state)
-        return (optax.apply_updates(params, updates), state), state
-
-    return jax.lax.scan(advance, (params, rule.init(params)), batches)[1]
+    return [loop.update(rule, params, value_fn) for rule in made]
 
 
 def normal(*shape):
@@ -85,7 +69,7 @@ LINEAR = Objective(deep_linear, losses.half_squared_error)
 
 
 def test_on_a_linear_network_every_block_and_its_step_are_exact():
-    """Bernacchia et al. (2018). Examples weigh, one of them nothing; chunks are summed."""
+    """Bernacchia et al. (2018) show it. Examples have weights, one of them 0; chunks are summed."""
     params = [(normal(i, o), normal(o)) for i, o in itertools.pairwise((4, 3, 3, 2))]
     data, weights = (normal(9, 4), normal(9, 2)), jnp.array([0.0, 2, 1, 1, 0.5, 1, 1, 3, 1])
     known = structure(deep_linear, params, data[0][0])
@@ -95,7 +79,7 @@ def test_on_a_linear_network_every_block_and_its_step_are_exact():
         value_fn = 0.3 * LINEAR.on(data, weights=weights)
         made = kronecker_blocks(value_fn, params, known)
         again = kronecker_blocks(0.3 * LINEAR.on(data, weights=weights, chunk=4), params, known)
-        taken = [update(make(known, damping=0.0, **PLAIN), params, value_fn) for make in BOTH]
+        taken = [loop.update(make(known, damping=0.0, **PLAIN), params, value_fn) for make in BOTH]
         trees = jax.grad(value_fn)(params), *(step for step, _ in taken)
         flat = [{k: m.ravel() for k, m in made.matrices(tree).items()} for tree in trees]
         return made.factors, again.factors, exact_blocks(value_fn, params, made), flat
@@ -140,7 +124,7 @@ def convolutional(params, x):
 
 
 def shared(params, x):
-    """A weight used in a scan and outside, transposed and scaled; a scale; a table."""
+    """One weight is used in a scan and outside of it, transposed and scaled."""
 
     def cell(h, x):
         return jnp.tanh((h + x) @ (0.5 * params["w"].T)), None
@@ -270,7 +254,7 @@ def test_the_plane_sees_the_whole_matrix_and_the_penalties():
 
 
 def test_factors_and_moments_are_running_means_and_bases_wait_for_their_refresh():
-    """At rate 0, so that all batches are seen from one point."""
+    """The learning rate is 0, so that all batches are seen from one point."""
     objective, decay = Objective(perceptron, losses.half_squared_error), 0.8
     params = {"w": normal(3, 4), "b": normal(4), "v": normal(4, 2)}
     batches = normal(5, 8, 3), normal(5, 8, 2)
@@ -284,7 +268,7 @@ def test_factors_and_moments_are_running_means_and_bases_wait_for_their_refresh(
             blocks = kronecker_blocks(objective.on(batch), params, known)
             return jnp.sum(blocks.moments(whole)["['w']"])
 
-        return stream(rule, batches, params, objective), jax.lax.map(trace, batches)
+        return loop.stream(rule, params, objective.on, batches)[1], jax.lax.map(trace, batches)
 
     states, traces = jax.jit(seen)(batches)
     block = states.blocks["['w']"]
@@ -329,20 +313,15 @@ def test_path_is_unchanged_exactly_where_claimed(name):
     objective = Objective(perceptron, loss)
 
     def walk(strength, into, out, scale):
-        """Inputs times into^-1, weights times it, outputs times out; brought back."""
+        """Inputs are changed by into^-1 and outputs by out; the path is brought back."""
         rule = make(KNOWN) if strength is None else make(KNOWN, damping=strength, **fixed)
         inward, back = jnp.linalg.inv(into), jnp.linalg.inv(out)
         targets = DATA[1], jnp.broadcast_to(back, (len(DATA[1]), *back.shape))
         value_fn = scale * objective.on((DATA[0] @ inward, targets))
 
-        def advance(carry, _):
-            params, state = carry
-            updates, state = update(rule, params, value_fn, state)
-            params = optax.apply_updates(params, updates)
-            return (params, state), [inward @ params["w"], params["b"], params["v"] @ back]
-
         start = ONCE | {"w": into @ ONCE["w"], "v": ONCE["v"] @ out}
-        return jax.lax.scan(advance, (start, rule.init(start)), length=5)[1]
+        path, _ = loop.walk(rule, start, value_fn, steps=5)
+        return [inward @ path["w"], path["b"], path["v"] @ back]
 
     turn, other = (np.linalg.qr(RNG.normal(size=(n, n)))[0] for n in (WIDE, DEEP))
     into = np.stack([np.eye(WIDE), turn * np.arange(1, 5), turn, np.eye(WIDE)])
@@ -369,7 +348,7 @@ def test_what_is_not_finite_is_rejected_and_leaves_no_trace():
     inputs, targets, rule = normal(4, 8, WIDE), normal(4, 8, DEEP), rules.ekfac(KNOWN)
     broken = inputs.at[1].set(jnp.nan), inputs.at[1, 0].set(jnp.inf), inputs
     batches = jnp.stack(broken), jnp.stack([targets, targets, targets.at[1].set(jnp.nan)])
-    states = jax.jit(jax.vmap(lambda *lane: stream(rule, lane, ONCE, FITTED)))(*batches)
+    states = jax.jit(jax.vmap(lambda *lane: loop.stream(rule, ONCE, FITTED.on, lane)[1]))(*batches)
     np.testing.assert_array_equal(states.info.rejected[:, :2], [[0, 1]] * 3)
     assert np.all(states.info.accepted[:, -1] > states.info.accepted[:, 1])
     memory = states._replace(info=states.info._replace(value=None))  # a broken batch has no value
@@ -381,7 +360,7 @@ def test_what_is_not_finite_is_rejected_and_leaves_no_trace():
 def test_zero_curvature_and_factors_without_inverse_stay_finite():
     def run(start, size, strength):
         value_fn = FITTED.on((size * jnp.ones((2, WIDE)), jnp.ones((2, DEEP))))
-        return [update(make(KNOWN, damping=strength), start, value_fn) for make in BOTH]
+        return [loop.update(make(KNOWN, damping=strength), start, value_fn) for make in BOTH]
 
     dead = ONCE | {"v": jnp.zeros((5, DEEP))}  # no curvature in w and b
     starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[ONCE] * 4, *[dead] * 4)
@@ -395,13 +374,13 @@ def curve(w, x):
 
 
 def test_one_parameter_one_example_and_steps_that_do_not_lower_the_value():
-    """Undamped the step would lead from 2 to about -25; without weight there is no value."""
+    """Undamped, the step would lead from 2 to about -25; without weight there is no value."""
     objective, one = Objective(curve, losses.half_squared_error), jnp.ones(1)
     rule = rules.kfac(structure(curve, jnp.ones(()), jnp.ones(())), damping=1e-6)
 
     def run(w, weight):
         value_fn = objective.on((one, 0 * one), weights=weight * one)
-        return update(rule, w, value_fn)
+        return loop.update(rule, w, value_fn)
 
     step, state = jax.jit(jax.vmap(run))(jnp.array([2.0, 0.1, 0.1]), jnp.array([1.0, 1.0, 0.0]))
     assert state.info.accepted.tolist() == [0, 1, 0]
@@ -429,7 +408,7 @@ def test_misuse_is_named():
     def refused(match, model, loss=losses.half_squared_error, outputs=(2,), **more):
         value_fn = Objective(model, loss).on((jnp.ones((4, 3)), jnp.ones((4, *outputs))))
         with pytest.raises(ValueError, match=match):
-            jax.eval_shape(lambda p: update(rule, p, value_fn), params | more)
+            jax.eval_shape(lambda p: loop.update(rule, p, value_fn), params | more)
 
     squares = r"params\['w'\] to be \(1, 3, 2\) .*got \[None\]; try curvature.structure"
     refused(squares, lambda p, x: x @ p["w"] ** 2)
@@ -439,4 +418,4 @@ def test_misuse_is_named():
     without = "with a loss that has curvature, got none; try"
     refused(without, lambda p, x: (x @ p["w"])[0], losses.hinge, ())
     with pytest.raises(TypeError, match=r"try fnn\.Objective"):
-        update(rule, params, lambda p: jnp.sum(p["w"]))
+        loop.update(rule, params, lambda p: jnp.sum(p["w"]))
