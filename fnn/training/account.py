@@ -14,6 +14,40 @@ from fnn.training.loop import Stop
 from fnn.training.snapshot import Snapshot
 
 
+class Ending(int):
+    """Why a training ended: a number equal to its `Stop`, that says more as a string."""
+
+    reason: Stop
+    text: str
+
+    def __new__(cls, reason: Stop, text: str) -> "Ending":
+        """The reason, and all that there is to say."""
+        ending = super().__new__(cls, reason)
+        ending.reason, ending.text = reason, text
+        return ending
+
+    def __reduce__(self) -> tuple:
+        """A copy says the same."""
+        return Ending, (self.reason, self.text)
+
+    @property
+    def name(self) -> str:
+        """The name of the reason."""
+        return self.reason.name
+
+    def __str__(self) -> str:
+        """The reason and the numbers, in sentences."""
+        return self.text
+
+    def __repr__(self) -> str:
+        """The reason, as a `Stop` shows it."""
+        return repr(self.reason)
+
+    def __format__(self, spec: str) -> str:
+        """As in a string."""
+        return format(self.text, spec)
+
+
 def account(here: Snapshot) -> str:
     """The last value, the relative gradient, and the steps, as a sentence."""
     progress, values = here.progress, here.history.value

@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, PyTree
 
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
-from fnn.training.account import account, reason
+from fnn.training.account import Ending, account, reason
 from fnn.training.checkpoints import Checkpoints, checkpointed
 from fnn.training.job import Request, job_of
 from fnn.training.loop import History, Stop
@@ -31,16 +31,14 @@ class Fit(NamedTuple):
         params: the parameters.
         state: the rule's state.
         history: the value at each step, and what was looked at after each round.
-        stopped: why training ended.
-        ending: the same in sentences, with the last value, the relative gradient, and the steps
-            accepted and rejected.
+        stopped: why training ended, equal to one of the `Stop`s; as a string it says why, with the
+            last value, the relative gradient, and the steps accepted and rejected.
     """
 
     params: PyTree
     state: PyTree
     history: History
-    stopped: Stop
-    ending: str
+    stopped: Ending
 
 
 def fit(
@@ -131,8 +129,8 @@ def fit(
         >>> line = Objective(lambda w, x: w * x, lambda y, t: 0.5 * (y - t) ** 2)
         >>> x = jnp.arange(4.0)
         >>> trained = fit(optax.sgd(0.1), line, jnp.zeros(()), (x, 3 * x), steps=50)
-        >>> round(float(trained.params), 6), str(trained.stopped)
-        (3.0, 'All steps asked for were taken.')
+        >>> round(float(trained.params), 6), trained.stopped == Stop.BUDGET
+        (3.0, True)
     """
     request = Request(
         rule,
@@ -181,8 +179,9 @@ def _result(here: Snapshot, stopped: Stop, sentence: str | None = None) -> Fit:
     """The fit of a snapshot, of the best parameters if they are held."""
     progress = here.progress
     params, state = progress.best or (progress.params, progress.state)
-    ending = f"{sentence or stopped} {account(here)}"
-    return Fit(params, state, here.history, stopped, ending)
+    return Fit(
+        params, state, here.history, Ending(stopped, f"{sentence or stopped} {account(here)}")
+    )
 
 
 def _callback_stops(callback: Callable[[Fit], bool | None] | None, here: Snapshot) -> bool:
