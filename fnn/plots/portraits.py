@@ -73,25 +73,8 @@ def portraits(
         return axes
 
     if objective is not None and data is not None:
-        inputs, targets = map(np.asarray, data)
-        outputs = np.asarray(jax.jit(objective.outputs)(params, data[0]))
-        classes = _classes(outputs, targets)
-        size = math.prod(inputs.shape[1:])
-        if classes is not None:
-            answers, truth = classes
-            share = np.mean(answers == truth)
-            confusion(blank("confusion", f"{share:.1%} are right", (4.4, 4.4)), answers, truth)
-            if inputs.shape[1:] == (2,):
-                low, high = inputs.min(axis=0), inputs.max(axis=0)
-                margin, model = (high - low) / 10, objective.model
-                xlim, ylim = zip(low - margin, high + margin, strict=True)
-                axes = blank("regions", f"{share:.1%} are right")
-                decision_regions(axes, lambda x: model(params, x), xlim, ylim, data=(inputs, truth))
-        elif inputs.shape == targets.shape == outputs.shape == (len(inputs), 1):
-            error = np.sqrt(np.mean((outputs - targets) ** 2))
-            axes = blank("fit", f"root mean square error {error:.2g}")
-            function_fit(axes, inputs[:, 0], targets[:, 0], outputs[:, 0])
-            axes.legend(frameon=False)
+        _answers(blank, params, objective, data)
+        size = math.prod(np.shape(data[0])[1:])
         weights = _images(params, size)
         if weights is not None:
             side = math.isqrt(size)
@@ -106,6 +89,30 @@ def portraits(
         axes = blank("spectrum", "curvature at the end")
         spectrum(axes, _eigenvalues(value_fn, params)).legend(frameon=False)
     return figures
+
+
+def _answers(
+    blank: Callable[..., Axes], params: PyTree, objective: Objective, data: tuple[Any, Any]
+) -> None:
+    """Draws what the model answers: to which class an example belongs, or a function of x."""
+    inputs, targets = map(np.asarray, data)
+    outputs = np.asarray(jax.jit(objective.outputs)(params, data[0]))
+    classes = _classes(outputs, targets)
+    if classes is not None:
+        answers, truth = classes
+        title = f"{np.mean(answers == truth):.1%} are right"
+        confusion(blank("confusion", title, (4.4, 4.4)), answers, truth)
+        if inputs.shape[1:] == (2,):
+            low, high = inputs.min(axis=0), inputs.max(axis=0)
+            margin, model = (high - low) / 10, objective.model
+            xlim, ylim = zip(low - margin, high + margin, strict=True)
+            axes = blank("regions", title)
+            decision_regions(axes, lambda x: model(params, x), xlim, ylim, data=(inputs, truth))
+    elif inputs.shape == targets.shape == outputs.shape == (len(inputs), 1):
+        error = np.sqrt(np.mean((outputs - targets) ** 2))
+        axes = blank("fit", f"root mean square error {error:.2g}")
+        function_fit(axes, inputs[:, 0], targets[:, 0], outputs[:, 0])
+        axes.legend(frameon=False)
 
 
 def _classes(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
