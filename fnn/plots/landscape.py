@@ -16,22 +16,37 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from fnn.plots.curves import style
+from fnn.plots.curves import stroke
+from fnn.plots.style import style
 
-SIZE = 8.0, 5.0  # inches
-FAR = 100.0  # widths of the picture: beyond them a path is not followed
+SIZE = 8.0, 5.0
+"""Width and height in inches: a square picture with room for a legend beside it."""
+
+PLACES = 201
+"""The surface is read at so many places along each axis, a few dots of a printed figure apart. The
+number is odd, so that the middle, where a minimum often lies, is a place."""
+
+LEVELS = 19
+"""So many lines of equal height are still told apart in a picture of this size."""
+
+FAR = 100.0
+"""A path is followed no farther than so many widths of the picture away: what lies beyond tells its
+direction alone, and coordinates near the largest number would overflow where they become dots."""
+
+MARKS = 12
+"""So many marks tell a path's color and speed, and do not hide it."""
 
 
 class Landscape(NamedTuple):
     """A surface over the plane, and what of it is looked at.
 
     Attributes:
-        title: above the picture.
+        title: what stands above the picture.
         surface: `surface(x) -> scalar` for an array x of shape (2,), a function that JAX can map.
-        xlim: from where to where, of the first axis.
-        ylim: of the second.
-        minima: marked by stars.
-        saddles: marked by crosses.
+        xlim: where the first axis begins and ends.
+        ylim: where the second axis begins and ends.
+        minima: points that are marked by stars.
+        saddles: points that are marked by crosses.
     """
 
     title: str
@@ -59,8 +74,8 @@ def contours(
     Args:
         axes: where to draw.
         surface: `surface(x) -> scalar` for an array x of shape (2,), a function that JAX can map.
-        xlim: from where to where, of the first axis.
-        ylim: of the second.
+        xlim: where the first axis begins and ends.
+        ylim: where the second axis begins and ends.
 
     Returns:
         The axes.
@@ -70,13 +85,13 @@ def contours(
         >>> axes.get_xlim()
         (np.float64(-1.0), np.float64(1.0))
     """
-    x, y = np.meshgrid(np.linspace(*xlim, 201), np.linspace(*ylim, 201))
+    x, y = np.meshgrid(np.linspace(*xlim, PLACES), np.linspace(*ylim, PLACES))
     points = jnp.asarray(np.stack([x.ravel(), y.ravel()], axis=1))
     heights = np.asarray(jax.jit(jax.vmap(surface))(points), dtype=float).reshape(x.shape)
     heights = np.ma.masked_invalid(heights)
     low, middle, high = heights.min(), np.ma.median(heights), heights.max()
     power = np.log((middle - low) / (high - low)) / np.log(0.5) if low < middle < high else 1.0
-    levels = low + (high - low) * np.linspace(0, 1, 19) ** power
+    levels = low + (high - low) * np.linspace(0, 1, LEVELS) ** power
     if low < high:
         shades = LinearSegmentedColormap.from_list("shades", ["#b4c7d7", "#ffffff"])
         norm = BoundaryNorm(levels, shades.N)
@@ -185,16 +200,16 @@ def animate(
             f"or '{file.stem}.gif'"
         )
     longest = max(len(path) for path in named.values())
-    shown = np.unique(np.rint(np.linspace(longest - 1, 0, min(frames, longest))).astype(int))
-    pictures = _pictures(landscape, named, shown, dpi)
-    (_write_gif if file.suffix == ".gif" else _write_mp4)(file, pictures, len(shown) / seconds)
+    steps = np.unique(np.rint(np.linspace(longest - 1, 0, min(frames, longest))).astype(int))
+    pictures = _pictures(landscape, named, steps, dpi)
+    (_write_gif if file.suffix == ".gif" else _write_mp4)(file, pictures, len(steps) / seconds)
     return file
 
 
 def _pictures(
-    landscape: Landscape, named: Paths, shown: Int[np.ndarray, " frames"], dpi: int
+    landscape: Landscape, named: Paths, steps: Int[np.ndarray, " frames"], dpi: int
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """The figure with the paths up to each step shown; what does not move is drawn once."""
+    """The figure with the paths up to each of the steps; what does not move is drawn once."""
     figure = landscape_figure(landscape, named)
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
@@ -202,7 +217,8 @@ def _pictures(
     moving = axes.lines[: 2 * len(named) + 1]
     *walkers, start = moving
     lines, ends = walkers[::2], walkers[1::2]
-    followed = [_followed(axes, path) for path in named.values()]
+    tracks = [_followed(axes, path) for path in named.values()]
+    longest = max(len(path) for path in named.values())
     counter = axes.text(1, 1.02, "", transform=axes.transAxes, ha="right", va="bottom")
     for artist in moving:
         artist.set_visible(False)
@@ -210,23 +226,24 @@ def _pictures(
     still = canvas.copy_from_bbox(figure.bbox)
     for artist in moving:
         artist.set_visible(True)
-    for step in shown:
+    for step in steps:
         canvas.restore_region(still)
         counter.set_text(f"step {step}")
-        for line, end, points in zip(lines, ends, followed, strict=True):
-            _show(line, end, points[: step + 1], max(len(path) for path in named.values()))
+        for line, end, track in zip(lines, ends, tracks, strict=True):
+            _show(line, end, track[: step + 1], longest)
         for artist in (*lines, start, *ends, counter):
             axes.draw_artist(artist)
         yield np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
 
 
 def _write_gif(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
-    """With one palette, the commonest colors of the last picture, so that none flickers."""
+    """Writes a GIF with one palette, the last picture's commonest colors, so that none flickers."""
     images = [Image.fromarray(picture) for picture in pictures]
     numbers = np.asarray(images[-1], dtype=int) @ np.array([1 << 16, 1 << 8, 1])
-    found, counts = np.unique(numbers, return_counts=True)
-    common = found[np.argsort(-counts, kind="stable")]
-    boxes = np.unique(common & 0xFCFCFC, return_index=True)[1]  # Pillow tells 4 shades apart as one
+    colors, counts = np.unique(numbers, return_counts=True)
+    common = colors[np.argsort(-counts, kind="stable")]
+    # Pillow takes 4 neighboring shades for one, so the palette has one color of each such box.
+    boxes = np.unique(common & 0xFCFCFC, return_index=True)[1]
     common = common[np.sort(boxes)[:256]]
     palette = Image.new("P", (1, 1))
     palette.putpalette(
@@ -238,6 +255,7 @@ def _write_gif(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: 
 
 
 def _write_mp4(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
+    """Writes a film; as its frames are equally long, the last picture is repeated for its pause."""
     first, *others = pictures
     screen = Figure(figsize=SIZE, dpi=first.shape[1] / SIZE[0])
     image = screen.figimage(first)
@@ -249,36 +267,38 @@ def _write_mp4(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: 
 
 
 def _walkers(axes: Axes, named: Collection[str]) -> list[tuple[Line2D, Line2D]]:
-    """A line and its end for each label, not yet anywhere; thin over thick, so all are seen."""
+    """An empty line and its end for each label; thin ones lie over thick ones, so all are seen."""
     walkers = []
     for i, (label, width) in enumerate(zip(named, np.linspace(3.5, 1.4, len(named)), strict=True)):
-        color, dash, marker = style(i)
-        look: dict[str, Any] = {"color": color, "marker": marker}
+        look = {**stroke(style(i)), "marker": style(i).marker}
         look |= {"markeredgecolor": "white", "markeredgewidth": 0.7}
-        stroke: dict[str, Any] = {"linestyle": (0, dash) if dash else "-"}
-        stroke |= {"linewidth": width, "markersize": 5.5}
-        (line,) = axes.plot([], [], label=label, zorder=2.5, **look, **stroke)
-        (end,) = axes.plot([], [], linestyle="", markersize=9.5, zorder=4, **look)
+        (line,) = axes.plot(
+            [], [], label=label, zorder=2.5, linewidth=width, markersize=5.5, **look
+        )
+        look["linestyle"] = ""
+        (end,) = axes.plot([], [], zorder=4, markersize=9.5, **look)
         walkers.append((line, end))
     return walkers
 
 
-def _show(line: Line2D, end: Line2D, points: Float[np.ndarray, "n 2"], of: int) -> None:
-    """The line through the points, a dozen of them marked where there are `of`, and its end."""
+def _show(line: Line2D, end: Line2D, points: Float[np.ndarray, "n 2"], length: int) -> None:
+    """Moves a line through the points, and its end; a path of that length has `MARKS` marks."""
     line.set_data(*points.T)
-    line.set_markevery(list(range(-(-of // 12), len(points), -(-of // 12))))
+    every = -(-length // MARKS)
+    line.set_markevery(list(range(every, len(points), every)))
     end.set_data(*points[-1:].T)
 
 
 def _followed(axes: Axes, path: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "n 2"]:
-    """The path as long as it is finite; once far outside, to where it left."""
+    """The path as long as it is finite, cut off where it goes farther than `FAR`."""
     limits = np.array([axes.get_xlim(), axes.get_ylim()])
     middle, reach = np.mean(limits, axis=1), FAR * np.abs(np.diff(limits, axis=1)[:, 0])
     with np.errstate(invalid="ignore", over="ignore"):
         away = np.max(np.abs((path - middle) / reach), axis=1)
-    if not np.any(left := ~(away <= 1)):
+    outside = ~(away <= 1)
+    if not np.any(outside):
         return path
-    first = int(np.argmax(left))
+    first = int(np.argmax(outside))
     if first == 0 or not np.isfinite(away[first]):
         return path[:first]
     last = path[first - 1] + (path[first] - path[first - 1]) / away[first]

@@ -11,13 +11,24 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgb
 from matplotlib.patches import Rectangle
 
-from fnn.plots.curves import COLORS, style
+from fnn.plots.curves import stroke
 from fnn.plots.landscape import contours
+from fnn.plots.style import COLORS, style
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [COLORS[0], "white", COLORS[1]])
 """Negative is blue, positive is vermilion, 0 is white."""
 
 COUNTS = LinearSegmentedColormap.from_list("counts", ["white", COLORS[0]])
+"""No count is white."""
+
+PIXELS = 300
+"""A classifier is asked at so many places along each axis, two dots of a screen apart."""
+
+STEPS = 201
+"""A slice is read at so many steps; the number is odd, so that the point itself is one of them."""
+
+UNITS = "#7A7A7A"
+"""Hidden units are gray: they explain the fit and must not be taken for it."""
 
 
 def decision_regions(
@@ -34,8 +45,8 @@ def decision_regions(
         axes: where to draw.
         outputs: `outputs(x)` of one point of shape (2,), a function that JAX can map: K logits, of
             which the largest counts, or one number, class 1 above 0.
-        xlim: from where to where, of the first axis.
-        ylim: of the second.
+        xlim: where the first axis begins and ends.
+        ylim: where the second axis begins and ends.
         data: points (n, 2) and classes to mark, each class by its color and marker.
 
     Returns:
@@ -47,11 +58,12 @@ def decision_regions(
         >>> axes.images[0].get_array().shape
         (300, 300)
     """
-    x, y = (np.linspace(*limits, 300) for limits in (xlim, ylim))
+    x, y = (np.linspace(*limits, PIXELS) for limits in (xlim, ylim))
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    made = np.asarray(jax.jit(jax.vmap(outputs))(jnp.asarray(points))).reshape(len(points), -1)
-    scores = made if made.shape[1] > 1 else np.concatenate([0 * made, made], axis=1)
-    answers = scores.argmax(axis=1).reshape(300, 300)
+    scores = np.asarray(jax.jit(jax.vmap(outputs))(jnp.asarray(points))).reshape(len(points), -1)
+    if scores.shape[1] == 1:
+        scores = np.concatenate([0 * scores, scores], axis=1)
+    answers = scores.argmax(axis=1).reshape(PIXELS, PIXELS)
     count = scores.shape[1]
     shades = ListedColormap([_pale(style(i).color) for i in range(count)])
     axes.imshow(
@@ -59,7 +71,7 @@ def decision_regions(
         vmin=-0.5, vmax=count - 0.5, interpolation="nearest",
     )  # fmt: skip
     for i in range(count):
-        lead = (scores[:, i] - np.delete(scores, i, axis=1).max(axis=1)).reshape(300, 300)
+        lead = (scores[:, i] - np.delete(scores, i, axis=1).max(axis=1)).reshape(PIXELS, PIXELS)
         if lead.min() < 0 < lead.max():
             axes.contour(x, y, lead, [0.0], colors="#555555", linewidths=0.8)
     if data is not None:
@@ -86,9 +98,9 @@ def function_fit(
 
     Args:
         axes: where to draw.
-        x: where the function was given.
-        targets: its values.
-        outputs: the network's.
+        x: the places where the function was given.
+        targets: its values there.
+        outputs: the network's values there.
         hidden: what each of its hidden units answers, drawn on a scale of their own at the right.
 
     Returns:
@@ -106,14 +118,14 @@ def function_fit(
     axes.plot(x[order], outputs[order], color=COLORS[1], linewidth=1.6, label="outputs", zorder=4)
     if hidden is not None:
         side = axes.twinx()
-        units = {"color": "#7A7A7A", "linewidth": 1, "dashes": (4, 2)}
+        units = {"color": UNITS, "linewidth": 1, "dashes": (4, 2)}
         side.plot(x[order], hidden[order], zorder=1, **units)
         axes.plot([], [], label="hidden units", **units)
-        if np.max(np.abs(hidden)) <= 1:  # of units such as tanh: one scale for all fits
+        if np.max(np.abs(hidden)) <= 1:  # units such as tanh have one scale for all fits
             side.set_ylim(-1.15, 1.15)
         side.spines[["top", "left", "bottom"]].set_visible(False)
-        side.spines["right"].set_color("#7A7A7A")
-        side.tick_params(axis="y", colors="#7A7A7A", labelsize="small")
+        side.spines["right"].set_color(UNITS)
+        side.tick_params(axis="y", colors=UNITS, labelsize="small")
         axes.set_zorder(side.get_zorder() + 1)
         axes.patch.set_visible(False)
         axes.spines["top"].set_visible(False)
@@ -142,10 +154,10 @@ def along(
     """
 
     def surface(coefficients: Array) -> Scalar:
-        def moved(p: Array, *parts: Array) -> Array:
+        def move(p: Array, *parts: Array) -> Array:
             return p + sum(c * part for c, part in zip(coefficients, parts, strict=True))
 
-        return value_fn(jax.tree.map(moved, params, *directions))
+        return value_fn(jax.tree.map(move, params, *directions))
 
     return surface
 
@@ -176,12 +188,11 @@ def loss_slice(
         >>> float(axes.lines[0].get_ydata()[0])
         2.0
     """
-    steps = np.linspace(-reach, reach, 201)
+    steps = np.linspace(-reach, reach, STEPS)
     for i, (label, direction) in enumerate(directions.items()):
-        color, dash, _ = style(i)
         surface = jax.jit(jax.vmap(along(value_fn, params, direction)))
         values = np.asarray(surface(jnp.asarray(steps[:, None])))
-        axes.plot(steps, values, color=color, linestyle=(0, dash) if dash else "-", label=label)
+        axes.plot(steps, values, label=label, **stroke(style(i)))
     axes.plot([0], [value_fn(params)], "o", color="black", markersize=5, zorder=3)
     axes.set(xlabel="along the direction", ylabel="loss")
     return _bare(axes)
@@ -331,6 +342,7 @@ def spectrum(axes: Axes, named: Mapping[str, Float[np.ndarray, " n"]]) -> Axes:
 
 
 def _bare(axes: Axes) -> Axes:
+    """The axes without the frame's upper and right side."""
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
@@ -341,4 +353,5 @@ def _pale(color: str) -> tuple[float, ...]:
 
 
 def _frame(corner: tuple[float, float], width: int, height: int) -> Rectangle:
+    """A thin frame around a small image."""
     return Rectangle(corner, width, height, fill=False, edgecolor="#bbbbbb", linewidth=0.6)

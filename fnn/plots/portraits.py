@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fnn import curvature
@@ -23,7 +24,9 @@ from fnn.plots.networks import (
 )
 
 DENSE = 3000
-"""The most parameters of a curvature that is written down for its eigenvalues."""
+"""The most parameters of a curvature that is written down for its eigenvalues. Two matrices of so
+many rows take 144 megabytes in float64, and the eigenvalues of one took a minute on two cores that
+others used as well."""
 
 
 def portraits(
@@ -63,51 +66,57 @@ def portraits(
     """
     figures: dict[str, Figure] = {}
 
-    def panel(name: str, title: str, size: tuple[float, float] = (5.2, 4)):
+    def blank(name: str, title: str, size: tuple[float, float] = (5.2, 4)) -> Axes:
         figures[name] = Figure(figsize=size, layout="constrained")
         axes = figures[name].subplots()
         axes.set_title(title, fontsize="medium")
         return axes
 
     if objective is not None and data is not None:
-        inputs, targets = map(np.asarray, data)
-        outputs = np.asarray(jax.jit(objective.outputs)(params, data[0]))
-        classes = _classes(outputs, targets)
-        size = math.prod(inputs.shape[1:])
-        if classes is not None:
-            answers, truth = classes
-            share = np.mean(answers == truth)
-            confusion(panel("confusion", f"{share:.1%} are right", (4.4, 4.4)), answers, truth)
-            if inputs.shape[1:] == (2,):
-                low, high = inputs.min(axis=0), inputs.max(axis=0)
-                margin, model = (high - low) / 10, objective.model
-                xlim, ylim = zip(low - margin, high + margin, strict=True)
-                axes = panel("regions", f"{share:.1%} are right")
-                decision_regions(axes, lambda x: model(params, x), xlim, ylim, data=(inputs, truth))
-        elif inputs.shape == targets.shape == outputs.shape == (len(inputs), 1):
-            error = np.sqrt(np.mean((outputs - targets) ** 2))
-            axes = panel("fit", f"root mean square error {error:.2g}")
-            function_fit(axes, inputs[:, 0], targets[:, 0], outputs[:, 0])
-            axes.legend(frameon=False)
+        _answers(blank, params, objective, data)
+        size = math.prod(np.shape(data[0])[1:])
         weights = _images(params, size)
         if weights is not None:
             side = math.isqrt(size)
-            features(panel("features", "weights of the hidden units"), weights.T, (side, side))
+            features(blank("features", "weights of the hidden units"), weights.T, (side, side))
 
     first, second = (_direction(part, params) for part in jax.random.split(key))
     ways = {"a random direction": first, "another": second}
-    loss_slice(panel("slice", "loss along lines"), value_fn, params, ways).legend(frameon=False)
-    axes = panel("surface", "loss on a plane, the end marked")
+    loss_slice(blank("slice", "loss along lines"), value_fn, params, ways).legend(frameon=False)
+    axes = blank("surface", "loss on a plane, the end marked")
     loss_surface(axes, value_fn, params, (first, second))
     if sum(leaf.size for leaf in jax.tree.leaves(params)) <= DENSE:
-        spectrum(panel("spectrum", "curvature at the end"), _eigenvalues(value_fn, params)).legend(
-            frameon=False
-        )
+        axes = blank("spectrum", "curvature at the end")
+        spectrum(axes, _eigenvalues(value_fn, params)).legend(frameon=False)
     return figures
 
 
+def _answers(
+    blank: Callable[..., Axes], params: PyTree, objective: Objective, data: tuple[Any, Any]
+) -> None:
+    """Draws what the model answers: to which class an example belongs, or a function of x."""
+    inputs, targets = map(np.asarray, data)
+    outputs = np.asarray(jax.jit(objective.outputs)(params, data[0]))
+    classes = _classes(outputs, targets)
+    if classes is not None:
+        answers, truth = classes
+        title = f"{np.mean(answers == truth):.1%} are right"
+        confusion(blank("confusion", title, (4.4, 4.4)), answers, truth)
+        if inputs.shape[1:] == (2,):
+            low, high = inputs.min(axis=0), inputs.max(axis=0)
+            margin, model = (high - low) / 10, objective.model
+            xlim, ylim = zip(low - margin, high + margin, strict=True)
+            axes = blank("regions", title)
+            decision_regions(axes, lambda x: model(params, x), xlim, ylim, data=(inputs, truth))
+    elif inputs.shape == targets.shape == outputs.shape == (len(inputs), 1):
+        error = np.sqrt(np.mean((outputs - targets) ** 2))
+        axes = blank("fit", f"root mean square error {error:.2g}")
+        function_fit(axes, inputs[:, 0], targets[:, 0], outputs[:, 0])
+        axes.legend(frameon=False)
+
+
 def _classes(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """What was answered and what is true, where targets are classes."""
+    """The answers and the true classes, where targets are classes."""
     if np.issubdtype(targets.dtype, np.integer) and outputs.ndim == targets.ndim + 1 == 2:
         return outputs.argmax(axis=1), targets
     if outputs.shape == targets.shape and outputs[0].size == 1:
@@ -126,23 +135,28 @@ def _images(params: PyTree, size: int) -> np.ndarray | None:
 
 
 def _direction(key: Array, params: PyTree) -> PyTree:
-    def scaled(key: Array, leaf: Array) -> Array:
-        drawn = jax.random.normal(key, leaf.shape, leaf.dtype)
-        return drawn * jnp.linalg.norm(leaf.ravel()) / jnp.linalg.norm(drawn.ravel())
+    """A random tree, each of whose leaves is as long as that of the parameters."""
+
+    def along_leaf(key: Array, leaf: Array) -> Array:
+        noise = jax.random.normal(key, leaf.shape, leaf.dtype)
+        return noise * jnp.linalg.norm(leaf.ravel()) / jnp.linalg.norm(noise.ravel())
 
     leaves, tree = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(tree, [*map(scaled, keys, leaves)])
+    return jax.tree.unflatten(tree, [*map(along_leaf, keys, leaves)])
 
 
 def _eigenvalues(value_fn: ValueFunction, params: PyTree) -> dict[str, np.ndarray]:
-    named: dict[str, Callable[..., curvature.Operator]] = {"Hessian": curvature.hessian}
+    """The eigenvalues of the Hessian and, where the loss is seen, of the Gauss-Newton matrix."""
+    operators: dict[str, Callable[..., curvature.Operator]] = {"Hessian": curvature.hessian}
     if any(isinstance(term.block, Block) for term in value_fn.terms):
-        named["Gauss-Newton"] = curvature.gauss_newton
+        operators["Gauss-Newton"] = curvature.gauss_newton
 
     @jax.jit
-    def of(value_fn: ValueFunction, params: PyTree) -> dict[str, Array]:
-        made = {name: operator(value_fn, params).dense() for name, operator in named.items()}
-        return {name: jnp.linalg.eigvalsh(matrix) for name, matrix in made.items()}
+    def eigenvalues(value_fn: ValueFunction, params: PyTree) -> dict[str, Array]:
+        return {
+            name: jnp.linalg.eigvalsh(operator(value_fn, params).dense())
+            for name, operator in operators.items()
+        }
 
-    return {name: np.asarray(values) for name, values in of(value_fn, params).items()}
+    return {name: np.asarray(values) for name, values in eigenvalues(value_fn, params).items()}

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from fnn import plots
@@ -201,86 +200,6 @@ def test_numbers_have_three_digits():
 # Figures for papers -------------------------------------------------------------------------------
 
 
-def axes():
-    return Figure().subplots()
-
-
-def test_curves_are_medians_at_what_each_seed_spent():
-    x = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0, 2.0, 3.0]])
-    y = np.array([[8.0, 4.0, 2.0], [8.0, 4.0, 2.0], [8.0, 4.0, np.inf]])
-    band = plots.band(plots.Curve(x, y))
-    np.testing.assert_array_equal(band.x, [2, 4, 6])
-    np.testing.assert_array_equal(band.median, [4, 4, 2])  # 4 8 4, then 2 4 inf, then 2 2 inf
-    np.testing.assert_array_equal(band.high, [8, np.inf, np.inf])
-    drawn = plots.curves(axes(), {"a": plots.Curve(x, y)}, target=3.0)
-    np.testing.assert_array_equal(drawn.lines[0].get_xydata(), [[2, 4], [4, 4], [6, 2]])
-    np.testing.assert_array_equal(drawn.lines[1].get_ydata(), [3, 3])
-    assert (drawn.get_xscale(), drawn.get_yscale()) == ("log", "log")
-    negative = plots.curves(axes(), {"a": plots.Curve(x, y - 5)})
-    assert negative.get_yscale() == "linear"
-
-
-def test_many_measurements_are_thinned_to_the_last():
-    x = np.arange(1.0, 1001)[None]
-    band = plots.band(plots.Curve(x, x))
-    assert len(band.x) == 200
-    np.testing.assert_array_equal(band.x, band.median)
-    assert band.x[-1] == 1000
-
-
-def test_what_blows_up_does_not_hide_the_rest():
-    x = np.array([[1.0, 2.0]])
-    named = {str(i): plots.Curve(x, np.array([[2.0, 1.0 + i]])) for i in range(3)}
-    named["bad"] = plots.Curve(x, np.array([[1e10, 1e30]]))
-    low, high = plots.curves(axes(), named).get_ylim()
-    assert low < 1
-    assert 20 <= high <= 30
-
-
-def test_marks_are_the_seeds_that_arrived():
-    named = {"a": np.array([3.0, 1.0, 2.0]), "b": np.array([5.0, np.inf, np.inf])}
-    drawn = plots.arrivals(axes(), named)
-    np.testing.assert_array_equal(drawn.lines[0].get_xdata(), [1, 2, 3])
-    np.testing.assert_array_equal(drawn.lines[1].get_xdata(), [2, 2])
-    np.testing.assert_array_equal(drawn.lines[2].get_xdata(), [5])
-    assert len(drawn.lines) == 3  # no median: most of b missed
-    assert [text.get_text() for text in drawn.texts] == ["reached", "3 of 3", "1 of 3"]
-    assert [label.get_text() for label in drawn.get_yticklabels()] == ["a", "b"]
-
-
-def test_a_profile_is_the_share_within_each_ratio():
-    ratios = {"a": np.array([1.0, 2.0, 3.0, np.inf])}
-    corners = plots.profile(axes(), ratios).lines[0].get_xydata()
-    np.testing.assert_array_equal(corners, [[1, 0.25], [2, 0.5], [3, 0.75], [4, 0.75]])
-
-
-def test_ranks_are_where_they_are_said_to_be():
-    ranks = {"a": 1.2, "b": 2.1, "c": 2.7, "d": 4.0}
-    drawn = plots.ranks(axes(), ranks, [("b", "c")], 0.8)
-    ends = {line.get_xdata()[0] for line in drawn.lines if len(line.get_xdata()) == 3}
-    assert ends == set(ranks.values())
-    bars = [line.get_xdata() for line in drawn.lines if line.get_color() == plots.COLORS[1]]
-    np.testing.assert_allclose(bars, [[2.1, 2.7]], atol=0.05)
-    texts = {text.get_text() for text in drawn.texts}
-    assert {"a  1.20", "b  2.10", "2.70  c", "4.00  d", "CD = 0.80"} <= texts
-
-
-def test_a_sweep_is_drawn_in_order_with_crosses_for_what_diverged():
-    sweep = plots.Sweep(
-        np.array([0.1, 0.01, 1.0]), np.array([[1.0, 3.0], [2.0, 2.0], [np.inf] * 2])
-    )
-    drawn = plots.sensitivity(axes(), {"b": sweep}, ["a", "b"])
-    line, crosses = drawn.lines
-    np.testing.assert_array_equal(line.get_xydata()[:2], [[0.01, 2], [0.1, 2]])
-    assert line.get_color() == plots.style(1).color
-    np.testing.assert_array_equal(crosses.get_xydata(), [[1.0, drawn.get_ylim()[1]]])
-
-
-def test_twenty_rules_have_a_look_and_a_color_blind_safe_color_each():
-    assert len({plots.style(i)[:2] for i in range(20)}) == 20
-    assert "#000000" not in plots.COLORS  # a dark page would hide it
-
-
 def test_figures_keep_every_rule(race):
     losses = figures.losses(race, train=False)
     labels = [text.get_text() for text in losses.axes[5].get_legend().get_texts()]
@@ -412,6 +331,47 @@ def test_charts_hold_the_numbers_of_the_race(race):
         )
     marks = charts.arrivals(race).data[0]
     np.testing.assert_allclose(marks.x, np.sort(first.to_target(0.05, "seconds")), rtol=1e-4)
+
+
+def numbers(values):
+    """What plotly is given, in which None is nothing."""
+    return np.array(values, dtype=float)
+
+
+def test_files_and_pages_show_the_same(race):
+    """One panel is drawn twice: lines, crosses, ticks and limits are equal up to five digits."""
+    paper, page = (
+        figures.sensitivity(race, "learning_rate"),
+        charts.sensitivity(race, "learning_rate"),
+    )
+    (axes,) = paper.axes
+    assert len(axes.lines) == len(page.data) == 2 * len(ORDER)
+    for line, trace in zip(axes.lines, page.data, strict=True):
+        np.testing.assert_allclose(line.get_xdata(), numbers(trace.x), rtol=1e-4)
+        np.testing.assert_allclose(line.get_ydata(), numbers(trace.y), rtol=1e-4)
+    np.testing.assert_allclose(axes.get_ylim(), 10 ** numbers(page.layout.yaxis.range))
+    paper, page = figures.profile([race]), charts.profile([race])
+    (axes,) = paper.axes
+    for line, trace in zip(axes.lines, page.data, strict=True):
+        np.testing.assert_allclose(line.get_xydata().T, [trace.x, trace.y], rtol=1e-4)
+        assert line.get_color() == trace.line.color
+    assert axes.get_xticks().tolist() == list(page.layout.xaxis.tickvals)
+    paper, page = figures.arrivals(race), charts.arrivals(race)
+    assert {text.get_text() for text in paper.axes[0].texts} == {
+        note.text for note in page.layout.annotations
+    }
+
+
+@pytest.mark.parametrize("by", [0, 3])
+def test_losses_have_the_same_axis_in_files_and_pages(race, by):
+    """Losses by 3 lower are negative, on a linear axis; a page's axis has room for all costs."""
+    results = [r._replace(train=r.train - by) for r in race.results]
+    lower = race._replace(results=results)
+    axes = figures.losses(lower, train=True).axes[0]
+    vertical = charts.losses(lower, train=True).layout.yaxis
+    assert axes.get_yscale() == (vertical.type or "linear")
+    low, high = 10 ** numbers(vertical.range) if by == 0 else vertical.range
+    np.testing.assert_allclose([low, high], axes.get_ylim(), rtol=0.05)
 
 
 def test_two_stores_of_one_problem_get_a_table_of_differences(race):

@@ -1,6 +1,7 @@
 """Figures of a race for pages: they answer to the pointer, by plotly.
 
-Colors of text, axes and grids are the page's business, which knows whether it is dark or printed.
+`plots` decides what is drawn, for these figures and those of files alike; here is how. Colors of
+text, axes and grids are the page's business, which knows whether it is dark or printed.
 """
 
 import html
@@ -28,48 +29,57 @@ MIDDLE_HALF = "%{y:.3g}, middle half of seeds %{customdata[0]:.3g} to %{customda
 INK = "#010101"
 """What the page draws in the color of its text."""
 
+LEGEND_LINE = 21
+"""A line of the legend is so many pixels high; a figure is as high as its legend, which then needs
+no bar to scroll it."""
+
+SYMBOLS = {
+    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
+    "P": "cross", "X": "x",
+}  # fmt: skip
+"""What plotly calls the markers of `plots.style`."""
+
 
 def losses(race: Race, *, train: bool) -> go.Figure:
     """A line and a band for each rule over one of the five costs, with buttons for the others."""
     results = findings.ordered(race)
     curves = {cost: findings.losses(results, cost, train=train) for cost in COSTS}
-    bands = {cost: [(rule, plots.band(c)) for rule, c in of.items()] for cost, of in curves.items()}
-    low, high = plots.window([b for of in bands.values() for _, b in of])
+    bands = {cost: {rule: plots.band(c) for rule, c in of.items()} for cost, of in curves.items()}
+    view = plots.window([b for of in bands.values() for b in of.values()])
+    panels = {cost: plots.curve_panel(of, view, beyond=1) for cost, of in bands.items()}
     hover = f"loss {MIDDLE_HALF}<br>after %{{x:.4g}}"
-    panels = {
-        cost: [
-            *(_area(i, rule, b, low, high) for i, (rule, b) in enumerate(of)),
-            *(_line(i, rule, b, hover) for i, (rule, b) in enumerate(of)),
-        ]
-        for cost, of in bands.items()
+    traces = {
+        cost: [*map(_area, panel.ribbons), *(_line(ribbon, hover) for ribbon in panel.ribbons)]
+        for cost, panel in panels.items()
     }
-    figure = _switched(panels, max(460, 110 + 21 * len(results)))
+    figure = _switched(traces, max(460, 110 + LEGEND_LINE * len(results)))
+    panel = panels[FIRST]
     if not train:
-        _target(figure, race.header["target"], logarithmic=low > 0)
-    ends = (low / 1.3, high * 1.3) if low > 0 else (low, high)
+        _target(figure, race.header["target"], logarithmic=panel.logarithmic)
     return figure.update_layout(
         xaxis={"type": "log", **_axis(LABELS[FIRST]), "nticks": 4},
-        yaxis={**_axis(loss_label(train=train)), **_scale(*ends)},
+        yaxis=_loss_axis(panel, train=train),
         hovermode="closest",
     )
 
 
 def arrivals(race: Race) -> go.Figure:
     """A row of marks for each rule: what each seed spent until the target, by buttons a cost."""
-    panels = {}
-    for cost in COSTS:
-        rows = list(enumerate(findings.arrivals(race, cost).items()))
-        panels[cost] = [_marks(i, *row) for i, row in rows] + [_median(i, *row) for i, row in rows]
-    spent = findings.arrivals(race, FIRST)
-    figure = _switched(panels, 150 + 30 * len(spent))
-    reached = [f"{int(np.sum(np.isfinite(of)))} of {len(of)}" for of in spent.values()]
-    for y, text in [*enumerate(reached), (-0.9, "reached")]:
+    panels = {cost: plots.arrival_panel(findings.arrivals(race, cost)) for cost in COSTS}
+    traces = {
+        cost: [*map(_marks, panel.rows), *map(_median, panel.rows)]
+        for cost, panel in panels.items()
+    }
+    panel = panels[FIRST]
+    figure = _switched(traces, 150 + 30 * len(panel.rows))
+    counts = [(i, row.reached) for i, row in enumerate(panel.rows)]
+    for y, text in [*counts, (-0.9, panel.heading)]:
         figure.add_annotation(
             x=1, xref="paper", y=y, text=text, showarrow=False, xanchor="left", xshift=6
         )
     return figure.update_layout(
         xaxis={"type": "log", **_axis(LABELS[FIRST]), "nticks": 3},
-        yaxis=_rows(list(spent)),
+        yaxis=_rows([row.label for row in panel.rows], panel.limits),
         margin_r=66,
         hovermode="closest",
     )
@@ -78,96 +88,80 @@ def arrivals(race: Race) -> go.Figure:
 def profile(races: Sequence[Race]) -> go.Figure:
     """The performance profile of a cost until the target, with buttons for the costs."""
     profiles = {cost: findings.profile(races, cost) for cost in COSTS}
-    panels = {
+    panels = {cost: plots.profile_panel(of.ratios, of.largest) for cost, of in profiles.items()}
+    hover = "%{y:.0%} within %{x:.2f} times the fastest"
+    traces = {
         cost: [
             _trace(
-                f"{rule} {of.scores[rule]:.2f}", *plots.staircase(ratios, of.largest),
-                "%{y:.0%} within %{x:.2f} times the fastest", line={**_stroke(i), "shape": "hv"},
+                f"{rule} {profiles[cost].scores[rule]:.2f}", x, y, hover,
+                line={**_stroke(look), "shape": "hv"},
             )
-            for i, (rule, ratios) in enumerate(of.ratios.items())
+            for rule, look, x, y in panel.stairs
         ]
-        for cost, of in profiles.items()
+        for cost, panel in panels.items()
     }  # fmt: skip
     titles = {cost: {"xaxis.title.text": f"{cost}, over those of the fastest"} for cost in COSTS}
-    figure = _switched(panels, max(430, 130 + 21 * len(panels[FIRST])), titles)
+    panel = panels[FIRST]
+    figure = _switched(traces, max(430, 130 + LEGEND_LINE * len(panel.stairs)), titles)
     return figure.update_layout(
         xaxis={
-            "type": "log", **_axis(titles[FIRST]["xaxis.title.text"]),
-            "range": [0, math.log10(profiles[FIRST].largest)], "tickvals": [1, 1.5, 2, 3, 4],
+            **_axis(titles[FIRST]["xaxis.title.text"]), **_scale(panel.xlim, logarithmic=True),
+            "tickvals": panel.ticks,
         },
         yaxis={
-            **_axis(share_label(races)), "range": [-0.02, 1.02], "tickformat": ".0%", "dtick": 0.25,
+            **_axis(share_label(races)), **_scale(panel.ylim, logarithmic=False),
+            "tickformat": ".0%", "dtick": 0.25,
         },
         legend_title_text="score",
     )  # fmt: skip
 
 
-def ranks(found: statistics.CriticalDifference, what: str) -> go.Figure:
+def ranks(ranking: statistics.CriticalDifference, what: str) -> go.Figure:
     """A critical-difference diagram as rows, which a narrow screen has room for."""
-    rules = list(found.mean_ranks)
+    panel = plots.rank_panel(ranking.mean_ranks, ranking.groups, ranking.difference)
+    rules = list(map(_text, panel.labels))
     figure = _figure(130 + 26 * len(rules))
     figure.add_scatter(
-        x=_digits(np.array(list(found.mean_ranks.values()))), y=list(range(len(rules))),
-        mode="markers", showlegend=False, text=[_text(rule) for rule in rules],
-        marker={"color": plots.COLORS[0], "size": 10},
+        x=_digits(np.array(panel.ranks)), y=list(range(len(rules))), text=rules,
+        mode="markers", showlegend=False, marker={"color": plots.COLORS[0], "size": 10},
         hovertemplate="<b>%{text}</b><br>mean rank %{x:.2f}<extra></extra>",
     )  # fmt: skip
     last, step = len(rules), 0.035 * len(rules)
-    for i, group in enumerate(found.groups):
-        first, end = rules.index(group[0]), rules.index(group[-1])
+    for i, (first, end) in enumerate(panel.groups):
+        members = "<br>".join(rules[first : end + 1])
         figure.add_scatter(
             x=[last + step * (i + 1)] * 2, y=[first - 0.3, end + 0.3], mode="lines",
             line={"color": plots.COLORS[1], "width": 3}, showlegend=False,
-            hovertemplate=f"not told apart:<br>{'<br>'.join(map(_text, group))}<extra></extra>",
+            hovertemplate=f"not told apart:<br>{members}<extra></extra>",
         )  # fmt: skip
     figure.add_scatter(
-        x=[1, min(1 + found.difference, last)], y=[-1, -1], mode="lines+text", showlegend=False,
+        x=[1, 1 + panel.ruler], y=[-1, -1], mode="lines+text", showlegend=False,
         line={"color": INK, "width": 3}, hoverinfo="skip",
-        text=["", f" CD {found.difference:.2f}"], textposition="middle right",
+        text=["", f" CD {panel.difference:.2f}"], textposition="middle right",
     )  # fmt: skip
-    figure.update_layout(
+    return figure.update_layout(
         xaxis={
-            **_axis(f"mean rank over {found.blocks} {what}"),
-            "range": [0.8, last + step * (len(found.groups) + 1)],
+            **_axis(f"mean rank over {ranking.blocks} {what}"),
+            "range": [0.8, last + step * (len(panel.groups) + 1)],
             "tickvals": list(range(1, last + 1, 1 + last // 10)),
         },
-        yaxis=_rows(rules) | {"range": [last - 0.5, -1.6]},
+        yaxis=_rows(panel.labels, (last - 0.5, -1.6)),
         hovermode="closest",
         margin_t=20,
-    )  # fmt: skip
-    return figure
+    )
 
 
 def sensitivity(race: Race, name: str) -> go.Figure:
     """The validation loss of the trials against one hyperparameter of `findings.sweeps`."""
-    order = [result.rule for result in findings.ordered(race)]
-    bands = {rule: plots.across(s) for rule, s in findings.sweeps(race)[name].items()}
-    low, high = plots.window(list(bands.values()))
-    pad = (high / low) ** 0.06 if low > 0 else 0.06 * (high - low)
-    bottom, top = (low / pad, high * pad) if low > 0 else (low - pad, high + pad)
-    figure = _figure(max(430, 90 + 21 * len(bands)))
-    for rule, b in bands.items():
-        i = order.index(rule)
-        color, _, marker = plots.style(i)
-        edges = np.clip([b.low, b.median, b.high], bottom, top)
-        figure.add_scatter(
-            **_line(i, rule, b, f"%{{x:.3g}}: loss {MIDDLE_HALF}") | {"mode": "lines+markers"},
-            marker={"symbol": _SYMBOLS[marker], "size": 7},
-            error_y={
-                "array": _digits(edges[2] - edges[1]), "arrayminus": _digits(edges[1] - edges[0]),
-                "thickness": 1, "width": 0,
-            },
-        )  # fmt: skip
-        lost = b.x[~(b.median <= top)]
-        look = {"symbol": "x-thin", "size": 9, "line": {"color": color, "width": 2}}
-        crosses = _trace(
-            rule, lost, np.full(len(lost), top), "%{x:.3g}: off the scale", mode="markers",
-            marker=look, legendgroup=rule, showlegend=False, cliponaxis=False,
-        )  # fmt: skip
-        figure.add_scatter(**crosses)
+    rules = [result.rule for result in findings.ordered(race)]
+    panel = plots.sweep_panel(findings.sweeps(race)[name], rules)
+    figure = _figure(max(430, 90 + LEGEND_LINE * len(panel.ribbons)))
+    for ribbon in panel.ribbons:
+        figure.add_scatter(**_whiskers(ribbon, panel.limits))
+        figure.add_scatter(**_crosses(ribbon, panel.limits[1]))
     return figure.update_layout(
         xaxis={"type": "log", **_axis(_text(name.replace("_", " ")))},
-        yaxis={**_axis(loss_label(train=False)), **_scale(bottom, top)},
+        yaxis=_loss_axis(panel, train=False),
         hovermode="closest",
         margin_t=20,
     )
@@ -181,13 +175,8 @@ def to_json(figure: go.Figure) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-_SYMBOLS = {
-    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
-    "P": "cross", "X": "x",
-}  # fmt: skip
-
-
 def _figure(height: int) -> go.Figure:
+    """An empty figure, through which the page shows, in the page's letters."""
     return go.Figure(
         layout={
             "height": height,
@@ -202,27 +191,27 @@ def _figure(height: int) -> go.Figure:
 
 
 def _switched(
-    panels: dict[str, list[dict]], height: int, titles: dict[str, dict] | None = None
+    traces: dict[str, list[dict]], height: int, titles: dict[str, dict] | None = None
 ) -> go.Figure:
     """A figure of the first cost's traces, with a button for each cost that puts in its own."""
-    titles = {cost: _retitle(cost) for cost in panels} if titles is None else titles
+    titles = {cost: _retitle(cost) for cost in traces} if titles is None else titles
     columns = [
         key
         for key in ("x", "y", "customdata", "name")
-        if len({str([trace.get(key) for trace in traces]) for traces in panels.values()}) > 1
+        if len({str([trace.get(key) for trace in own]) for own in traces.values()}) > 1
     ]
     buttons = []
-    for cost, traces in panels.items():
-        data = {key: [trace.get(key, []) for trace in traces] for key in columns}
+    for cost, own in traces.items():
+        data = {key: [trace.get(key, []) for trace in own] for key in columns}
         buttons.append({"label": cost, "method": "update", "args": [data, titles[cost]]})
     figure = _figure(height)
-    for trace in panels[FIRST]:
+    for trace in traces[FIRST]:
         figure.add_scatter(**trace)
     return figure.update_layout(
         updatemenus=[
             {
                 "type": "buttons", "direction": "right", "buttons": buttons, "showactive": True,
-                "active": list(panels).index(FIRST), "x": 0, "xanchor": "left", "y": 1,
+                "active": list(traces).index(FIRST), "x": 0, "xanchor": "left", "y": 1,
                 "yanchor": "bottom", "pad": {"b": 14, "t": 0, "l": 0, "r": 0},
                 "font": {"size": 12},
             }
@@ -239,6 +228,7 @@ def _retitle(cost: str) -> dict:
 
 
 def _axis(title: str) -> dict:
+    """An axis with a title, few ticks and short numbers."""
     return {
         "title": {"text": title, "standoff": 8},
         "automargin": True,
@@ -250,18 +240,25 @@ def _axis(title: str) -> dict:
     }
 
 
-def _scale(bottom: float, top: float) -> dict:
-    """An axis between two values, logarithmic where both are positive."""
-    if bottom > 0:
-        return {"type": "log", "range": np.log10([bottom, top]).tolist()}
-    return {"range": [bottom, top]}
+def _scale(limits: tuple[float, float], *, logarithmic: bool) -> dict:
+    """What an axis is told of its ends, on a logarithmic axis their exponents."""
+    if logarithmic:
+        return {"type": "log", "range": np.log10(limits).tolist()}
+    return {"range": list(limits)}
 
 
-def _rows(rules: Sequence[str]) -> dict:
+def _loss_axis(panel: plots.LossPanel, *, train: bool) -> dict:
+    """The vertical axis of losses, as the panel says."""
+    scale = _scale(panel.limits, logarithmic=panel.logarithmic)
+    return {**_axis(loss_label(train=train)), **scale}
+
+
+def _rows(rules: Sequence[str], limits: tuple[float, float]) -> dict:
+    """An axis on which each rule has a row."""
     return {
         "tickvals": list(range(len(rules))),
         "ticktext": [_text(rule) for rule in rules],
-        "range": [len(rules) - 0.4, -0.6],
+        "range": list(limits),
         "automargin": True,
         "zeroline": False,
         "showgrid": True,
@@ -270,6 +267,7 @@ def _rows(rules: Sequence[str]) -> dict:
 
 
 def _target(figure: go.Figure, target: float, *, logarithmic: bool) -> None:
+    """Adds a dotted line at the target, and its number."""
     figure.add_hline(y=target, line={"dash": "dot", "width": 1.5, "color": INK})
     figure.add_annotation(
         x=0, xref="paper", y=math.log10(target) if logarithmic else target, xanchor="left",
@@ -287,57 +285,81 @@ def _trace(
     }  # fmt: skip
 
 
-def _line(i: int, rule: str, b: plots.Band, hover: str) -> dict:
-    """The median of the i-th rule; the pointer is told the band too."""
+def _line(ribbon: plots.Ribbon, hover: str) -> dict:
+    """The medians of a rule; the pointer is told the band too."""
+    b, rule = ribbon.band, ribbon.label
     edges = [list(pair) for pair in zip(_digits(b.low), _digits(b.high), strict=True)]
-    return _trace(rule, b.x, b.median, hover, customdata=edges, line=_stroke(i), legendgroup=rule)
+    look = {"customdata": edges, "line": _stroke(ribbon.style), "legendgroup": rule}
+    return _trace(rule, b.x, ribbon.line, hover, **look)
 
 
-def _area(i: int, rule: str, b: plots.Band, low: float, high: float) -> dict:
-    """The outline of a band, within what is shown."""
-    bottom, top = (low / 10, high * 10) if low > 0 else (2 * low - high, 2 * high - low)
-    below, above = np.clip([b.low, b.high], bottom, top)
+def _area(ribbon: plots.Ribbon) -> dict:
+    """The outline of a band."""
+    x = ribbon.band.x
     return {
-        "name": _text(rule), "legendgroup": rule, "showlegend": False, "hoverinfo": "skip",
-        "x": _digits(np.concatenate([b.x, b.x[::-1]])),
-        "y": _digits(np.concatenate([below, above[::-1]])),
+        "name": _text(ribbon.label), "legendgroup": ribbon.label, "showlegend": False,
+        "hoverinfo": "skip", "x": _digits(np.concatenate([x, x[::-1]])),
+        "y": _digits(np.concatenate([ribbon.low, ribbon.high[::-1]])),
         "mode": "lines", "line": {"width": 0}, "fill": "toself",
-        "fillcolor": _faint(plots.style(i).color),
+        "fillcolor": _faint(ribbon.style.color),
     }  # fmt: skip
 
 
-def _marks(i: int, rule: str, spent: Float[np.ndarray, " seeds"]) -> dict:
-    """A mark in the i-th row for each seed that arrived."""
-    color, _, marker = plots.style(i)
-    arrived = np.sort(spent[np.isfinite(spent)])
-    look = {"color": color, "symbol": _SYMBOLS[marker], "size": 8, "opacity": 0.75}
+def _whiskers(ribbon: plots.Ribbon, limits: tuple[float, float]) -> dict:
+    """The medians of a rule as marks on a line, with bars over the middle half."""
+    median = np.clip(ribbon.band.median, *limits)
+    return {
+        **_line(ribbon, f"%{{x:.3g}}: loss {MIDDLE_HALF}"), "mode": "lines+markers",
+        "marker": {"symbol": SYMBOLS[ribbon.style.marker], "size": 7},
+        "error_y": {
+            "array": _digits(ribbon.high - median), "arrayminus": _digits(median - ribbon.low),
+            "thickness": 1, "width": 0,
+        },
+    }  # fmt: skip
+
+
+def _crosses(ribbon: plots.Ribbon, top: float) -> dict:
+    """Crosses at the upper edge for the settings of a rule whose medians lie above it."""
+    stroke = {"color": ribbon.style.color, "width": 2}
     return _trace(
-        rule, arrived, i + plots.jitter(len(arrived)), "a seed after %{x:.4g}", mode="markers",
-        marker=look, showlegend=False,
+        ribbon.label, ribbon.above, np.full(len(ribbon.above), top), "%{x:.3g}: off the scale",
+        mode="markers", marker={"symbol": "x-thin", "size": 9, "line": stroke},
+        legendgroup=ribbon.label, showlegend=False, cliponaxis=False,
     )  # fmt: skip
 
 
-def _median(i: int, rule: str, spent: Float[np.ndarray, " seeds"]) -> dict:
-    """A bar in the i-th row, which is not drawn where most seeds missed."""
+def _marks(row: plots.Arrivals) -> dict:
+    """A mark for each seed that arrived."""
+    symbol = SYMBOLS[row.style.marker]
+    look = {"color": row.style.color, "symbol": symbol, "size": 8, "opacity": 0.75}
     return _trace(
-        rule, np.full(2, np.median(spent)), np.array([i - 0.38, i + 0.38]), "median %{x:.4g}",
+        row.label, row.spent, row.height, "a seed after %{x:.4g}", mode="markers", marker=look,
+        showlegend=False,
+    )  # fmt: skip
+
+
+def _median(row: plots.Arrivals) -> dict:
+    """A bar at the median, which is not drawn where most seeds missed."""
+    return _trace(
+        row.label, np.full(2, row.median), np.array(row.bar), "median %{x:.4g}",
         line={"color": INK, "width": 3}, showlegend=False,
     )  # fmt: skip
 
 
-def _stroke(i: int) -> dict:
-    color, dash, _ = plots.style(i)
-    dashes = ",".join(f"{2 * length:g}px" for length in dash) or "solid"
-    return {"color": color, "dash": dashes, "width": 2}
+def _stroke(look: plots.Style) -> dict:
+    """A style's color and dashes, as plotly wants them for lines two pixels wide."""
+    dashes = ",".join(f"{2 * length:g}px" for length in look.dash) or "solid"
+    return {"color": look.color, "dash": dashes, "width": 2}
 
 
 def _faint(color: str) -> str:
+    """A color through which lines, grids and other bands are seen."""
     red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.13)"
 
 
 def _digits(values: Float[np.ndarray, " n"]) -> list[float | None]:
-    """Five significant digits are more than a screen shows; what is infinite is not drawn."""
+    """Numbers of five digits, which no screen shows more of, and None, not drawn, for infinity."""
     return [float(f"{v:.5g}") if math.isfinite(v) else None for v in np.asarray(values).tolist()]
 
 

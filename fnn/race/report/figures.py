@@ -55,29 +55,31 @@ def arrivals(race: Race) -> Figure:
 
 def profile(races: Sequence[Race]) -> Figure:
     """The performance profile of seconds to the target, its scores in the legend."""
-    found = findings.profile(races, "seconds")
-    figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(found.ratios))), layout="constrained")
-    axes = plots.profile(figure.subplots(), found.ratios, found.largest)
+    ratios, scores, largest = findings.profile(races, "seconds")
+    figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(ratios))), layout="constrained")
+    axes = plots.profile(figure.subplots(), ratios, largest)
     axes.set(
         xlabel="seconds to the target, over those of the fastest rule",
         ylabel=share_label(races),
     )
     handles, rules = axes.get_legend_handles_labels()
+    labels = [f"{rule}  {s:.2f}" for rule, s in zip(rules, scores.values(), strict=True)]
     figure.legend(
-        handles, [f"{rule}  {s:.2f}" for rule, s in zip(rules, found.scores.values(), strict=True)],
-        loc="outside right center", frameon=False, fontsize="small", handlelength=4,
-        title="score",
+        handles, labels, loc="outside right center", frameon=False, fontsize="small",
+        handlelength=4, title="score",
     )  # fmt: skip
     return figure
 
 
-def ranks(found: statistics.CriticalDifference, what: str) -> Figure:
+def ranks(ranking: statistics.CriticalDifference, what: str) -> Figure:
     """The critical-difference diagram of mean ranks over blocks, named in plural."""
-    rows = 0.5 * (len(found.groups) + 1) + (len(found.mean_ranks) + 1) // 2
-    figure = Figure(figsize=(8, 0.9 + 0.3 * (rows + 2)), layout="constrained")
-    axes = plots.ranks(figure.subplots(), found.mean_ranks, found.groups, found.difference)
+    numbers = ranking.mean_ranks, ranking.groups, ranking.difference
+    panel = plots.rank_panel(*numbers)
+    height = 0.9 + 0.3 * (panel.bars + panel.half + 2)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axes = plots.ranks(figure.subplots(), *numbers)
     axes.set_title(
-        f"mean rank of the validation loss over {found.blocks} {what}; "
+        f"mean rank of the validation loss over {ranking.blocks} {what}; "
         "rules joined by a bar are not told apart",
         fontsize="medium",
     )
@@ -107,5 +109,5 @@ def share_label(races: Sequence[Race]) -> str:
 
 
 def _title(race: Race) -> str:
-    """Dollar signs are not mathematics."""
+    """The problem in words, in which dollar signs are dollar signs, not mathematics."""
     return f"{race.header['problem']}: {race.header['summary']}".replace("$", r"\$")
