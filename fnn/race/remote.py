@@ -212,7 +212,7 @@ def _width(race: str, job: _Job) -> tuple[tuple[str, str] | None, int, dict[str,
         width = _kept(race, job, "many").width
     except (TypeError, ValueError, NotImplementedError) as error:
         failure = type(error).__name__, str(error)
-    return failure, width, store.plain(store.environment())
+    return failure, width, store.environment()
 
 
 def _chunk(
