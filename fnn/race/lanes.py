@@ -92,20 +92,22 @@ class LaneProgram(NamedTuple):
         stacked = {name: jnp.array([s[name] for s in settings], float) for name in self.names}
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
         progress, before = self.begin(stacked, keys, self.data[1])
+        # A trial is looked at after the round in which it passes a quarter of its budget. Where
+        # that is the last one, there is nothing left to save: it ends by its budget.
+        early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1 if hopeless else len(ends)
         parts, first, score = [], 0, None
-        early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1
-        for part in (ends[:early], ends[early:]) if hopeless else (ends,):
+        for part in (ends[:early], ends[early:]):
             if not len(part):
                 continue
+            if len(parts):
+                best = np.fmin.reduce(parts[0]["loss"], axis=1)
+                progress = _give_up(progress, best, np.asarray(before))
             padded = np.pad(part - first, (0, ROUNDS - len(part)), mode="edge").astype(np.int32)
             progress, records, score = self.advance(
                 progress, stacked, keys, jnp.int32(first), padded, jnp.int32(len(part)), self.data
             )
             parts.append(_cut(records))
             first = int(part[-1])
-            if hopeless and len(parts) == 1:
-                best = np.fmin.reduce(parts[0]["loss"], axis=1)
-                progress = _give_up(progress, best, np.asarray(before))
         return _seen(parts, len(ends), np.asarray(score), np.asarray(progress.stopped))
 
 

@@ -117,7 +117,11 @@ def test_lanes_that_diverge_or_are_hopeless_stop_alone():
     up = Entrant("climb", climb, {"learning_rate": (0.1, 10.0)})
     given = [{"learning_rate": 0.01}] * 3
     run = lanes.programs(PROBLEM, up, given[0], 3).run
-    assert (run(given, SEEDS, round_ends(40), True).stopped == Stop.GIVEN_UP).all()
+    seen = run(given, SEEDS, round_ends(40), True)
+    assert (seen.stopped == Stop.GIVEN_UP).all()
+    assert (seen.steps[:, -1] < 20).all()
+    # One round is the whole budget: nothing is left to be saved by giving up.
+    assert (run(given, SEEDS, round_ends(1), True).stopped == Stop.BUDGET).all()
     seen = run(given, SEEDS, round_ends(40), False)
     assert (seen.stopped == Stop.BUDGET).all()
     assert (seen.steps[:, -1] == 40).all()
