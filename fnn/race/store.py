@@ -46,6 +46,7 @@ from fnn.race.records import (
 from fnn.race.result import Race, Result
 
 _PACKAGES = "fnn", "jax", "jaxlib", "optax", "numpy", "scipy"
+"""The packages whose versions numbers may depend on."""
 FLAGS = "XLA_FLAGS", "JAX_PLATFORMS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"
 """The environment's variables that speed or numbers may depend on; workers get them too."""
 
@@ -139,20 +140,7 @@ class Store(NamedTuple):
 
 @contextlib.contextmanager
 def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generator[Store]:
-    """Opens the folder of a race, to begin it or to go on with it.
-
-    Args:
-        folder: made where it is missing.
-        problem: what is raced.
-        protocol: by which terms.
-
-    Yields:
-        The store.
-
-    Raises:
-        ValueError: if the folder holds another race, or the same by another version.
-        BlockingIOError: if another race is writing to it.
-    """
+    """The store of a race in a folder, which is new or holds the same race by the same version."""
     folder = Path(folder)
     (folder / "curves").mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -181,10 +169,10 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
 
 
 def read(folder: str | Path) -> Race:
-    """All that a race found, from its folder alone.
+    """The results of a race, from its folder alone.
 
     Args:
-        folder: of the race, which may still be going on.
+        folder: the folder of the race, which may still be going on.
 
     Returns:
         The results of the rules that are done.
@@ -272,7 +260,7 @@ def _caveats(done: Sequence[Result]) -> list[str]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all."""
+    """Writes a file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".part")
     with open(half, "wb") as file:

@@ -165,7 +165,7 @@ def test_a_gradient_is_the_unit_of_gradients():
 
 
 def test_the_sum_of_many_flops_keeps_its_digits():
-    rule = meter.metered(optax.sgd(0.1))
+    rule = meter.with_meter(optax.sgd(0.1))
     params = jax.tree.map(lambda a: a.astype(jnp.float32), jax.jit(PROBLEM.init)(jax.random.key(0)))
     with jax.enable_x64(False):
         data = jax.tree.map(lambda a: a.astype(jnp.float32), PROBLEM.train)
@@ -217,7 +217,7 @@ def test_lanes_run_in_turns_where_memory_is_short(monkeypatch):
     given, seeds = [{"learning_rate": 0.01 * (i + 1)} for i in range(7)], list(range(7))
     asked = PROBLEM, ENTRANTS["sgd"], given[0], 7
     whole = lanes.programs(*asked).run(given, seeds, round_ends(9), False)
-    one = lanes._bytes_a_lane(
+    one = lanes.bytes_a_lane(
         PROBLEM, start(rules.sgd(0.1), jax.jit(PROBLEM.init)(jax.random.key(0)), keep_best=True),
         PROBLEM.train,
     )  # fmt: skip
