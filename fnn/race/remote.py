@@ -192,8 +192,10 @@ def _chunk(
     ends: np.ndarray,
     hopeless: bool,
 ) -> lanes.Outcome:
+    """The outcome of as many lanes as the program has."""
     return _program(race, job, "many").chunk(settings, seeds, ends, hopeless)
 
 
 def _alone(race: str, job: _Job, setting: Setting, seeds: Sequence[int], steps: int) -> Timing:
+    """The seconds of runs alone."""
     return _program(race, job, "alone")(setting, seeds, steps)

@@ -54,20 +54,20 @@ def run(
     """Races rules on a problem by equal terms, and writes everything down.
 
     Args:
-        problem: what is trained, or its name.
-        rules: who races, entrants or their names. One that the problem is not for is left out, and
-            the race says why; so is one that cannot be compiled.
-        seeds: fresh starting points of the setting that was chosen, the same for every rule.
-        trials: settings tried of each rule; 0 for its defaults.
+        problem: the problem, or its name.
+        rules: entrants or their names. A rule that cannot take part in the problem or cannot be
+            compiled is left out, and the race says why.
+        seeds: the number of fresh starting points of the chosen setting, the same for every rule.
+        trials: the number of settings that are tried of each rule; 0 for its defaults.
         budget: what a run may spend; the problem's by default. In steps or examples a race is the
             same whenever it is run; seconds, flops and gradients become steps by measuring: at the
             middle of the space for the trials, at the setting that was chosen for the seeds.
-        folder: where the race is written down, or goes on if that is where it was stopped; a new
-            folder `races/PROBLEM/TIME` by default.
+        folder: where the race is written down, and goes on if it was stopped there; a new folder
+            `races/PROBLEM/TIME` by default.
         cluster: the address of a Ray cluster, or "local" for the cores of this machine: lanes and
-            measurements become its tasks, see `remote`. None does one thing after the other, here
-            and without Ray. The results are the same.
-        watch: called with what is going on and the share of the race that is done.
+            measurements become its tasks, see `remote`. With None everything runs here in turn,
+            without Ray. The results are the same.
+        watch: is called with what is going on and the share of the race that is done.
 
     Returns:
         The results, as `store.read(folder)` would.
@@ -83,10 +83,10 @@ def run(
         >>> from fnn import race
         >>> from fnn.problems import Budget
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = race.run(
+        ...     raced = race.run(
         ...         "xor", ["sgd"], seeds=2, trials=1, budget=Budget(20, "steps"), folder=folder
         ...     )
-        >>> found.results[0].validation.shape
+        >>> raced.results[0].validation.shape
         (2, 20)
     """
     problem = problems.get(problem) if isinstance(problem, str) else problem
@@ -165,7 +165,7 @@ def _entries(
     compilers: int,
 ) -> list[Entry]:
     """The rules that are not done yet, compiled; those that cannot take part are left out."""
-    entries, compiling = [], {}
+    entries, compiling = [], []
     waiting = [one for one in entrants if not _is_done(opened, one)]
     with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
         for one in waiting:
@@ -175,8 +175,8 @@ def _entries(
                 continue
             tried = settings(one, protocol.trials)
             most = max(protocol.seeds, len(tried))
-            compiling[one.name] = one, pool.submit(compile_rule, one, tried[0], most)
-        for one, future in compiling.values():
+            compiling.append((one, pool.submit(compile_rule, one, tried[0], most)))
+        for one, future in compiling:
             try:
                 entries.append(Entry(opened, problem, protocol, one, future.result()))
             except (TypeError, ValueError, NotImplementedError) as error:
