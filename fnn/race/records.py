@@ -87,7 +87,7 @@ def to_line(record: Record, header: Mapping[str, Any]) -> str:
 
 
 def from_line(line: bytes) -> Record | None:
-    """The record of a line, with NaN for null; None where another version knows what it is."""
+    """The record of a line, with NaN for null; None for a kind of another version."""
     entries = json.loads(line)
     kind = _KINDS.get(entries["kind"])
     if kind is None:
