@@ -12,6 +12,7 @@ meter          what its steps cost, counted while they run
 compiling      what all compiled programs of a race share
 runner         `run`, from rules and terms to a store
 remote         the same across machines, as tasks on Ray
+records        what is written down: a plan, a run, a choice, seconds
 store          what a race leaves on disk, and goes on from
 result         what tables and figures are made of
 report         tables, figures and the page of a race

@@ -1,6 +1,6 @@
 """One rule on one problem alone, without `vmap`: a run that tells how many seconds it takes.
 
-It is compiled and warm, and has none of the looks at the losses that only the race needs.
+The run is compiled and warm, and it evaluates none of the losses that only the race needs.
 """
 
 import time
@@ -17,13 +17,8 @@ from fnn.race.entrants import Entrant
 from fnn.training import Limits, advance, start
 
 
-class Alone(NamedTuple):
-    """What runs took that had the machine for themselves.
-
-    Attributes:
-        seconds: of each run, warm.
-        compile_seconds: of their program.
-    """
+class Timing(NamedTuple):
+    """The seconds of warm runs that had the machine for themselves, and of their compilation."""
 
     seconds: list[float]
     compile_seconds: float
@@ -31,23 +26,14 @@ class Alone(NamedTuple):
 
 def alone(
     problem: Problem, entrant: Entrant, setting: Setting
-) -> Callable[[Setting, Sequence[int], int], Alone]:
-    """Compiles a run of a rule on a problem without `vmap`, to measure its seconds.
-
-    Args:
-        problem: what is trained.
-        entrant: the rule.
-        setting: see `lanes.programs`.
-
-    Returns:
-        `alone` of `lanes.Programs`.
-    """
+) -> Callable[[Setting, Sequence[int], int], Timing]:
+    """The function `alone` of `lanes.Programs`, for settings with the names of this one."""
     train = jax.tree.map(jnp.asarray, problem.train)
 
     def begin(setting, key):
         return start(entrant.make(problem, **setting), problem.init(key), keep_best=False)
 
-    def advanced(progress, setting, key, steps, train):
+    def walk(progress, setting, key, steps, train):
         return advance(
             entrant.make(problem, **setting),
             source(problem, entrant, train, key),
@@ -65,18 +51,19 @@ def alone(
     template = traced(setting)
     begun = jax.eval_shape(begin_one, template, key)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    one = devices.compiled(jax.jit(advanced).trace(begun, template, key, number, train), OPTIONS)
+    one = devices.compiled(jax.jit(walk).trace(begun, template, key, number, train), OPTIONS)
     compile_seconds = time.perf_counter() - began
 
     def seconds(setting: Setting, seed: int, steps: int) -> float:
-        given = traced(setting), jax.random.key(seed), jnp.int32(steps), train
-        given = jax.block_until_ready((begin_one(*given[:2]), *given))
+        chosen, key = traced(setting), jax.random.key(seed)
+        inputs = begin_one(chosen, key), chosen, key, jnp.int32(steps), train
+        inputs = jax.block_until_ready(inputs)
         began = time.perf_counter()
-        jax.block_until_ready(one(*given))
+        jax.block_until_ready(one(*inputs))
         return time.perf_counter() - began
 
-    def run(setting: Setting, seeds: Sequence[int], steps: int) -> Alone:
-        seconds(setting, seeds[0], 1)
-        return Alone([seconds(setting, seed, steps) for seed in seeds], compile_seconds)
+    def run(setting: Setting, seeds: Sequence[int], steps: int) -> Timing:
+        seconds(setting, seeds[0], 1)  # The first call of a program is slower than all others.
+        return Timing([seconds(setting, seed, steps) for seed in seeds], compile_seconds)
 
     return run

@@ -1,9 +1,9 @@
-"""Who races: rules, what is tuned of each and where, and what they take a step on.
+"""The entrants of a race: rules, the spaces of their hyperparameters, and their batches.
 
-The space of each hyperparameter spans two decades, so that none is looked for harder than another.
+The space of every hyperparameter spans two decades, so that no rule is tuned harder than another.
 Rules that judge a step by the value that it leads to take all examples: on one mini-batch they
-would minimize noise. A system with too many unknowns to be factored in every step (10 outputs of
-1000 examples are 10,000 rows) is left to conjugate gradients, and the table says so.
+would minimize noise. Conjugate gradients solve the systems that have too many unknowns to be
+factored in every step (10 outputs of 1000 examples are 10,000 rows).
 """
 
 import math
@@ -19,25 +19,26 @@ from fnn.objective import Block
 from fnn.problems import Problem
 
 ALL = sys.maxsize
+"""The batch of rules that take all examples."""
 FACTORED = 600
-"""The most unknowns of a system that is factored in every step."""
+"""The most unknowns of a system that is factored in every step, which takes 7e7 flops (n^3 / 3)."""
 DENSE = 3000
-"""The most parameters of a rule that keeps a matrix of all of them."""
+"""The most parameters of a rule that keeps a matrix of all of them, 72 megabytes in float64."""
 ITERATIONS = 20
-"""Conjugate gradients in a step."""
+"""Iterations of conjugate gradients in a step, each of them a product with the curvature."""
 
 
 class Entrant(NamedTuple):
     """A rule, its hyperparameters and its batches.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         make: `make(problem, **setting)` returns the rule; the numbers in the setting may be traced.
-        space: from where to where each hyperparameter is looked for, on a logarithmic scale.
-        defaults: the setting of races without tuning: what frameworks and papers start from.
-        batch: the fewest examples in a step: the problem's mini-batch where that has more, and all
-            where there are fewer, as with `ALL`.
-        needs: what the problem must have, functions that return what is missing, or None.
+        space: the ends of the range of each hyperparameter, on a logarithmic scale.
+        defaults: the setting of races without tuning, from which frameworks and papers start.
+        batch: the fewest examples in a step; the problem's mini-batch takes its place where that
+            has more, and all examples where there are fewer, as with `ALL`.
+        needs: functions that return what a problem lacks, or None.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Entrant(NamedTuple):
     needs: tuple[Callable[[Problem], str | None], ...] = ()
 
     def examples(self, problem: Problem) -> int:
-        """How many examples of a problem are in a step; 1 where it has a value function.
+        """The number of examples of a problem in a step; 1 where it has a value function.
 
         Args:
             problem: the problem.
@@ -65,13 +66,13 @@ class Entrant(NamedTuple):
             problem: the problem.
 
         Returns:
-            Words, or None where the rule can take part.
+            Its name, or None where the rule can take part.
         """
         return next(filter(None, (need(problem) for need in self.needs)), None)
 
 
 def examples_in_a_step(problem: Problem, fewest: int) -> int:
-    """How many examples of a problem are in a step of an entrant whose `batch` is `fewest`."""
+    """The number of examples of a problem in a step of an entrant whose `batch` is `fewest`."""
     if problem.objective is None:
         return 1
     most = len(jax.tree.leaves(problem.train)[0])
@@ -94,14 +95,7 @@ def entrant(name: str) -> Entrant:
 
 
 def examples(problem: Problem) -> str | None:
-    """Examples of a model, not a value function.
-
-    Args:
-        problem: the problem.
-
-    Returns:
-        What is missing, or None.
-    """
+    """What a rule misses that needs examples of a model, not a value function; None if nothing."""
     return "examples in place of a value function" if problem.objective is None else None
 
 
@@ -124,11 +118,12 @@ def few_parameters(problem: Problem) -> str | None:
 
 
 def _plain(rule: Callable[..., Any]) -> Callable[..., optax.GradientTransformation]:
+    """A rule that needs to know nothing of the problem."""
     return lambda _, **setting: rule(**setting)
 
 
 def _solved(rule: Callable[..., Any], batch: int) -> Callable[..., optax.GradientTransformation]:
-    """A rule whose systems are factored where they are small."""
+    """A rule that factors small systems, and solves large ones by conjugate gradients."""
 
     def make(problem: Problem, **setting: Any) -> optax.GradientTransformation:
         return rule(solver=_solver(problem, batch), **setting)
@@ -137,6 +132,7 @@ def _solved(rule: Callable[..., Any], batch: int) -> Callable[..., optax.Gradien
 
 
 def _solver(problem: Problem, batch: int) -> solvers.Solver | None:
+    """Conjugate gradients for a large system; None leaves a small one to the rule."""
     params = jax.eval_shape(problem.init, jax.random.key(0))
     unknowns = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     if problem.objective is not None:
@@ -162,6 +158,7 @@ def _structured(rule: Callable[..., Any]) -> Callable[..., optax.GradientTransfo
 
 
 _KRONECKER = 128
+"""The fewest examples in a step of K-FAC, which estimates its factors from the step's batch."""
 _DAMPED = {"damping": (1e-2, 1e0)}
 _LIGHTLY_DAMPED = {"damping": (1e-4, 1e-2)}
 

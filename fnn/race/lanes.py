@@ -1,8 +1,8 @@
-"""One rule on one problem, many lanes in one compiled program: they tell how far it comes.
+"""One rule on one problem, many lanes in one compiled program: they tell how far the rule comes.
 
-A lane is a setting and a seed. All lanes of a rule are one program, by `vmap`; a lane that shares
-its machine with others has no time of its own, so seconds are measured by `alone`. What a lane
-spends is counted by `meter`.
+A lane is a run of one setting from one seed. `vmap` makes one program of all lanes of a rule. They
+share the machine, so that no lane has seconds of its own: `alone` measures those. `meter` counts
+the flops that each lane spends.
 """
 
 import functools
@@ -17,30 +17,32 @@ from jaxtyping import Array, PyTree, Scalar
 
 from fnn import devices
 from fnn.problems import Problem
-from fnn.race.alone import Alone, alone
+from fnn.race.alone import Timing, alone
 from fnn.race.compiling import ONCE, OPTIONS, Setting, source, traced
 from fnn.race.entrants import Entrant
-from fnn.race.meter import mean_loss, metered
+from fnn.race.meter import mean_loss, with_meter
 from fnn.race.protocol import HOPELESS, ROUNDS
 from fnn.training import Limits, Progress, Stop, advance, start
 
 MEMORY = 2**30
-"""Bytes that the lanes of a program may take, by a rough count."""
+"""Bytes that the lanes of a program may take, by a rough count: what a small machine has to spare,
+and the same everywhere, so that races repeat."""
 
 _UNLIMITED = np.iinfo(np.int32).max
+"""Rounds end a lane, and steps never do."""
 
 
-class Seen(NamedTuple):
-    """What lanes came to, arrays of (lanes, rounds); `test` and `stopped` are of (lanes,).
+class Outcome(NamedTuple):
+    """How far lanes came: arrays of (lanes, rounds), where `test` and `stopped` are of (lanes,).
 
     Attributes:
-        steps: taken until the end of the round.
-        train: mean loss over the training data.
-        validation: the lowest so far over the validation data, what early stopping would keep.
-        flops: spent so far.
+        steps: how many were taken until the end of the round.
+        train: the mean loss over the training data.
+        validation: the lowest loss so far over the validation data, as early stopping keeps it.
+        flops: what was spent so far.
         model: the flops of models and penalties among them.
         test: the problem's measure of the parameters with the lowest validation loss.
-        stopped: why, a `Stop`.
+        stopped: the reason, a `Stop`.
     """
 
     steps: np.ndarray
@@ -56,14 +58,14 @@ class Programs(NamedTuple):
     """The compiled programs of a rule on a problem.
 
     Attributes:
-        run: `run(settings, seeds, ends, hopeless) -> Seen` takes all lanes to the last of `ends`,
-            where each round ends; with `hopeless`, a lane that is no better than its start after a
-            quarter of its budget is given up.
-        alone: `alone(setting, seeds, steps) -> Alone`, runs one after the other.
+        run: `run(settings, seeds, ends, hopeless) -> Outcome` takes all lanes through rounds that
+            end after so many steps as `ends` says; with `hopeless`, it gives up each lane that is
+            no better than its start after a quarter of its budget.
+        alone: `alone(setting, seeds, steps) -> Timing` measures runs one after the other.
     """
 
-    run: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Seen]
-    alone: Callable[[Setting, Sequence[int], int], Alone]
+    run: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Outcome]
+    alone: Callable[[Setting, Sequence[int], int], Timing]
 
 
 class LaneProgram(NamedTuple):
@@ -72,10 +74,10 @@ class LaneProgram(NamedTuple):
     Attributes:
         width: the number of lanes.
         names: the hyperparameters of a setting.
-        begin: `begin(settings, keys, validation)` returns all lanes at their starts, and the losses
-            on the validation data there.
+        begin: `begin(settings, keys, validation)` returns all lanes at their starts, and their
+            validation losses there.
         advance: `advance(progress, settings, keys, first, ends, rounds, data)` returns the lanes
-            after so many rounds, what was looked at, and the measure of the best parameters.
+            after so many rounds, the record of each, and the measure of the best parameters.
         data: training, validation and test data.
     """
 
@@ -87,47 +89,39 @@ class LaneProgram(NamedTuple):
 
     def chunk(
         self, settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
-    ) -> Seen:
+    ) -> Outcome:
         """`run` of `Programs`, for exactly `width` lanes."""
         stacked = {name: jnp.array([s[name] for s in settings], float) for name in self.names}
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
         progress, before = self.begin(stacked, keys, self.data[1])
+        # A trial is looked at after the round in which it passes a quarter of its budget. Where
+        # that is the last one, there is nothing left to save: it ends by its budget.
+        early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1 if hopeless else len(ends)
         parts, first, score = [], 0, None
-        early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1
-        for part in (ends[:early], ends[early:]) if hopeless else (ends,):
+        for part in (ends[:early], ends[early:]):
             if not len(part):
                 continue
+            if len(parts):
+                best = np.fmin.reduce(parts[0]["loss"], axis=1)
+                progress = _give_up(progress, best, np.asarray(before))
             padded = np.pad(part - first, (0, ROUNDS - len(part)), mode="edge").astype(np.int32)
             progress, records, score = self.advance(
                 progress, stacked, keys, jnp.int32(first), padded, jnp.int32(len(part)), self.data
             )
-            parts.append(_cut(records))
+            parts.append(_rounds_of(records))
             first = int(part[-1])
-            if hopeless and len(parts) == 1:
-                best = np.fmin.reduce(parts[0]["loss"], axis=1)
-                progress = _give_up(progress, best, np.asarray(before))
-        return _seen(parts, len(ends), np.asarray(score), np.asarray(progress.stopped))
+        return _outcome(parts, len(ends), np.asarray(score), np.asarray(progress.stopped))
 
 
 def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Programs:
-    """Compiles a rule on a problem.
-
-    Args:
-        problem: what is trained.
-        entrant: the rule.
-        setting: any setting of the rule: only the names of its hyperparameters matter.
-        lanes: the most that run at once. More are run in several turns, the last one filled up.
-
-    Returns:
-        The programs.
-    """
+    """The programs of a rule, for settings with the names of this one and any number of lanes."""
     program = compiled_lanes(problem, entrant, setting, lanes)
 
     def run(
         settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
-    ) -> Seen:
+    ) -> Outcome:
         groups = turns(settings, seeds, program.width)
-        return joined([program.chunk(*turn, ends, hopeless) for turn in groups], len(seeds))
+        return joined([program.chunk(*group, ends, hopeless) for group in groups], len(seeds))
 
     return Programs(run, alone(problem, entrant, setting))
 
@@ -136,29 +130,19 @@ def turns(
     settings: Sequence[Setting], seeds: Sequence[int], width: int
 ) -> list[tuple[list[Setting], list[int]]]:
     """The settings and seeds of groups of `width` lanes; the last lane fills up the last group."""
-    asked = list(zip(settings, seeds, strict=True))
-    asked += asked[-1:] * (-len(asked) % width)
-    groups = [asked[i : i + width] for i in range(0, len(asked), width)]
+    pairs = list(zip(settings, seeds, strict=True))
+    pairs += pairs[-1:] * (-len(pairs) % width)
+    groups = [pairs[i : i + width] for i in range(0, len(pairs), width)]
     return [([s for s, _ in group], [k for _, k in group]) for group in groups]
 
 
-def joined(chunks: Sequence[Seen], lanes: int) -> Seen:
-    """The results of all turns as those of one, without the lanes that filled up the last."""
-    return Seen(*(np.concatenate(rows)[:lanes] for rows in zip(*chunks, strict=True)))
+def joined(turns: Sequence[Outcome], lanes: int) -> Outcome:
+    """The outcomes of all turns as one, without the lanes that filled up the last turn."""
+    return Outcome(*(np.concatenate(rows)[:lanes] for rows in zip(*turns, strict=True)))
 
 
 def compiled_lanes(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> LaneProgram:
-    """Compiles the lanes of a rule on a problem.
-
-    Args:
-        problem: what is trained.
-        entrant: the rule.
-        setting: see `programs`.
-        lanes: how many the program has, fewer where they would take more than `MEMORY`.
-
-    Returns:
-        The program.
-    """
+    """The program of so many lanes, or of fewer where those would take more than `MEMORY`."""
     data = jax.tree.map(jnp.asarray, (problem.train, problem.validation, problem.test))
     begin_lanes = devices.jit(
         jax.vmap(functools.partial(_begin, problem, entrant), in_axes=(0, 0, None)),
@@ -167,7 +151,7 @@ def compiled_lanes(problem: Problem, entrant: Entrant, setting: Setting, lanes: 
     template = traced(setting)
     begun, _ = jax.eval_shape(begin_lanes, *_stacked(template, 1), data[1])
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), begun)
-    width = max(1, min(lanes, MEMORY // _bytes_a_lane(problem, one, data[0])))
+    width = max(1, min(lanes, MEMORY // bytes_a_lane(problem, one, data[0])))
     stacked, keys = _stacked(template, width)
     begun, _ = jax.eval_shape(begin_lanes, stacked, keys, data[1])
     number, ends = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((), (ROUNDS,)))
@@ -192,8 +176,8 @@ def _stacked(template: dict[str, Array], width: int) -> tuple[dict[str, Array], 
 def _begin(
     problem: Problem, entrant: Entrant, setting: Setting, key: Array, validation: PyTree
 ) -> tuple[Progress, Scalar]:
-    """A lane at its start, and the loss on the validation data there."""
-    rule, params = metered(entrant.make(problem, **setting)), problem.init(key)
+    """A lane at its start, and its loss over the validation data there."""
+    rule, params = with_meter(entrant.make(problem, **setting)), problem.init(key)
     loss = mean_loss(problem.objective, validation, params)
     return start(rule, params, keep_best=True), loss
 
@@ -209,7 +193,7 @@ def _advance(
     rounds: Any,
     data: tuple[PyTree, PyTree, PyTree],
 ) -> tuple[Progress, Any, Scalar]:
-    """A lane after so many rounds, what was looked at, and the measure of its best parameters."""
+    """A lane after so many rounds, the record of each, and the measure of its best parameters."""
     train, validation, test = data
 
     def evaluate(progress: Progress) -> dict[str, Scalar]:
@@ -220,7 +204,7 @@ def _advance(
         return {"train": value, "loss": loss, **spent}
 
     progress, records = advance(
-        metered(entrant.make(problem, **setting)),
+        with_meter(entrant.make(problem, **setting)),
         source(problem, entrant, train, key),
         evaluate,
         progress,
@@ -233,14 +217,14 @@ def _advance(
     return progress, records, problem.measure.of(params, test)
 
 
-def _seen(
+def _outcome(
     parts: Sequence[dict[str, np.ndarray]], rounds: int, test: np.ndarray, stopped: np.ndarray
-) -> Seen:
-    """Parts of a run as one; where all lanes have stopped, the last round stands for the others."""
+) -> Outcome:
+    """Parts of a run as one; rounds after all lanes have stopped repeat the last one."""
     rows = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
     missing = (0, 0), (0, rounds - rows["steps"].shape[1])
     rows = {name: np.pad(values, missing, mode="edge") for name, values in rows.items()}
-    return Seen(
+    return Outcome(
         rows["steps"],
         rows["train"],
         np.fmin.accumulate(rows["loss"], axis=1),
@@ -251,28 +235,24 @@ def _seen(
     )
 
 
-def _cut(records: Any) -> dict[str, np.ndarray]:
-    """What was looked at in the rounds that there were."""
-    seen = dict(records.evaluated) | {"steps": records.steps}
+def _rounds_of(records: Any) -> dict[str, np.ndarray]:
+    """The records of the loop, by name, without the space for rounds that there were not."""
+    evaluations = dict(records.evaluated) | {"steps": records.steps}
     rounds = int(np.max(records.rounds))
-    return {name: np.asarray(values)[:, :rounds] for name, values in seen.items()}
+    return {name: np.asarray(values)[:, :rounds] for name, values in evaluations.items()}
 
 
-def _bytes_a_lane(problem: Problem, progress: Progress, train: PyTree) -> int:
-    """Parameters and states, the best beside the last, and all that a look at the data makes."""
-
-    def look(params: PyTree, train: PyTree) -> Scalar:
-        return mean_loss(problem.objective, train, params)
-
-    program = jax.make_jaxpr(look)(progress.params, train)
-    results = [var.aval for eqn in program.eqns for var in eqn.outvars]
-    return sum(math.prod(a.shape) * a.dtype.itemsize for a in results) + 2 * sum(
-        math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(progress)
-    )
+def bytes_a_lane(problem: Problem, progress: Progress, train: PyTree) -> int:
+    """The bytes of a lane's state before and after a step, and of all results in a mean loss."""
+    loss = functools.partial(mean_loss, problem.objective)
+    program = jax.make_jaxpr(loss)(train, progress.params)
+    results = [var.aval for equation in program.eqns for var in equation.outvars]
+    arrays = [*results, *2 * jax.tree.leaves(progress)]
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
 
 
 def _give_up(progress: Progress, best: np.ndarray, at_start: np.ndarray) -> Progress:
-    """Stops the running lanes whose best loss so far is not below that of their start, or NaN."""
+    """Stops each running lane whose lowest loss so far is NaN or not below that of its start."""
     worse = (progress.stopped == Stop.RUNNING) & ~(best < at_start)
     stopped = jnp.where(worse, Stop.GIVEN_UP, progress.stopped).astype(jnp.int32)
     return progress._replace(stopped=stopped)

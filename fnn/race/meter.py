@@ -1,7 +1,7 @@
 """The meter of a race: a rule that counts what its steps cost, and the unit of `gradients`.
 
-What is spent is metered while a rule runs: conjugate gradients and trials of a step count as often
-as they were taken.
+The meter counts while a rule runs: each iteration of conjugate gradients and each trial of a step
+counts as often as it was taken.
 """
 
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ from fnn.objective import SCOPE, Objective, ValueFunction
 from fnn.problems import Problem
 
 
-class Metered(NamedTuple):
-    """The state of a metered rule.
+class MeterState(NamedTuple):
+    """The state of a rule with a meter.
 
     Attributes:
         state: the rule's own.
-        flops: spent so far, in Kahan's sum: the total, and what it has lost to rounding.
-        model: likewise those of models and penalties, forward, backward and along directions.
+        flops: what was spent so far, as Kahan's sum: the total, and what it has lost to rounding.
+        model: the part of models and penalties, forward, backward and along directions.
     """
 
     state: PyTree
@@ -30,57 +30,43 @@ class Metered(NamedTuple):
     model: Float[Array, "2"]
 
 
-def metered(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """A rule that counts what its whole step costs, value and gradient among it.
-
-    Args:
-        rule: any; it gets the extra arguments of the loop of `training`.
-
-    Returns:
-        The rule with a `Metered` state. It makes value and gradient itself, from `value_fn`.
-    """
+def with_meter(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The rule, which counts what a whole step costs: it takes value and gradient itself."""
     rule = optax.with_extra_args_support(rule)
 
     def step(params: PyTree, state: PyTree, value_fn: ValueFunction) -> tuple[PyTree, PyTree]:
         value, grad = jax.value_and_grad(value_fn)(params)
         return rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
 
-    def init(params: PyTree) -> Metered:
-        return Metered(rule.init(params), jnp.zeros(2, jnp.float32), jnp.zeros(2, jnp.float32))
+    def init(params: PyTree) -> MeterState:
+        return MeterState(rule.init(params), jnp.zeros(2, jnp.float32), jnp.zeros(2, jnp.float32))
 
     def update(
         updates: PyTree,
-        state: Metered,
+        state: MeterState,
         params: PyTree | None = None,
         *,
         value_fn: ValueFunction,
         **extra_args: Any,
-    ) -> tuple[PyTree, Metered]:
-        del updates, extra_args
-        (moved, inner), spent = flops.metered(step, SCOPE)(params, state.state, value_fn)
-        total, model = _add(state.flops, spent.flops), _add(state.model, spent.within)
-        return moved, Metered(inner, total, model)
+    ) -> tuple[PyTree, MeterState]:
+        del extra_args  # The loop's own value and gradient are not used, so they cost nothing.
+        (updates, inner), tally = flops.metered(step, SCOPE)(params, state.state, value_fn)
+        total, model = _add(state.flops, tally.flops), _add(state.model, tally.within)
+        return updates, MeterState(inner, total, model)
 
     bare: Any = init, update
     return optax.GradientTransformationExtraArgs(*bare)
 
 
 def _add(total: Float[Array, "2"], number: float | Scalar) -> Float[Array, "2"]:
-    """A number added to Kahan's sum: plain float32 misses a thousandth after 10,000 equal steps."""
+    """Kahan's sum and a number: plain float32 misses a thousandth after 10,000 equal steps."""
     number = number - total[1]
-    more = total[0] + number
-    return jnp.stack([more, jnp.asarray((more - total[0]) - number)])
+    grown = total[0] + number
+    return jnp.stack([grown, jnp.asarray((grown - total[0]) - number)])
 
 
 def gradient_flops(problem: Problem) -> float:
-    """The model's flops of one gradient of the mean loss over the training data.
-
-    Args:
-        problem: the problem.
-
-    Returns:
-        The unit of the cost `gradients`.
-    """
+    """The unit of `gradients`: a model's flops in one gradient of the mean loss over all data."""
     params = jax.eval_shape(problem.init, jax.random.key(0))
     train = jax.tree.map(jnp.asarray, problem.train)
 
@@ -91,7 +77,7 @@ def gradient_flops(problem: Problem) -> float:
 
 
 def mean_loss(objective: Objective | None, data: PyTree, params: PyTree) -> Scalar:
-    """The mean loss without penalties."""
+    """The mean loss over data, without penalties."""
     if objective is None:
         return data(params)
     return Objective(objective.model, objective.loss).on(data)(params)

@@ -21,9 +21,12 @@ from fnn.problems import COSTS, Budget
 from fnn.race.entrants import Entrant
 
 TUNING_SEED = 2**31 - 1
+"""The seed of trials, the largest int32: the seeds of results count from 0."""
 ROUNDS = 60
+"""The points of a curve: enough for a smooth one on a logarithmic scale."""
 HOPELESS = 0.25
-"""The share of its budget after which a trial is given up that is no better than its start."""
+"""The share of its budget after which a trial is given up that is no better than its start. With
+less, slow starters are lost; with more, hopeless trials cost what the good ones do."""
 
 
 class Protocol(NamedTuple):
@@ -41,17 +44,7 @@ class Protocol(NamedTuple):
 
 
 def require_possible(protocol: Protocol) -> Protocol:
-    """The terms, which must be such that there can be a race by them.
-
-    Args:
-        protocol: the terms.
-
-    Returns:
-        The same.
-
-    Raises:
-        ValueError: if a number is out of its range or a unit unknown.
-    """
+    """The same terms; a ValueError if a number is out of its range or a unit is unknown."""
     trials, seeds, (amount, unit) = protocol
     if seeds < 1:
         raise ValueError(f"race: expected seeds of at least 1, got {seeds}; try 5")
@@ -68,11 +61,11 @@ def settings(entrant: Entrant, trials: int) -> list[dict[str, float]]:
     """The settings that are tried.
 
     Args:
-        entrant: whose.
-        trials: how many; 0 for the defaults.
+        entrant: the rule that they are of.
+        trials: their number; 0 for the defaults.
 
     Returns:
-        The settings; a rule with nothing to tune has one, which is empty.
+        The settings; a rule with nothing to tune has a single, empty one.
 
     Example:
         >>> from fnn.race.entrants import entrant
@@ -90,11 +83,11 @@ def settings(entrant: Entrant, trials: int) -> list[dict[str, float]]:
 
 
 def round_ends(steps: int, rounds: int = ROUNDS) -> np.ndarray:
-    """After how many steps a run is looked at, evenly spaced on a logarithmic scale.
+    """The steps after which a run is evaluated, evenly spaced on a logarithmic scale.
 
     Args:
-        steps: all of them.
-        rounds: how many looks, at most.
+        steps: the number of all steps.
+        rounds: the number of evaluations, at most.
 
     Returns:
         Whole numbers that ascend to `steps`.

@@ -1,13 +1,13 @@
-"""A race across machines: what it computes are tasks on Ray, what it finds is written here.
+"""A race across machines: tasks on Ray compute it, and this process writes it down.
 
 Rules run beside each other, and so do the chunks of their lanes:
 
-    a chunk        as many lanes as the rule's program has; one core, and a GPU where there are any
-    a measurement  of seconds; every core of the largest machine, so that it has it for itself
+    a chunk        has the lanes of the rule's program; it takes a core, and a GPU if there is one
+    a measurement  of seconds takes every core of the largest machine, so that it runs there alone
 
-A worker compiles what it is first asked for, and keeps it. A task whose worker dies is run again,
-up to `RETRIES` times, and no other one is. Workers never see the store. They need this package, in
-the same version, and machines like the one that this process runs on.
+A worker compiles a program when it is first asked for it, and keeps it. Ray runs a task again if
+its worker dies, up to `RETRIES` times. Workers never see the store. They need this package in the
+same version, and machines like the one that this process runs on.
 """
 
 import concurrent.futures
@@ -25,12 +25,14 @@ import numpy as np
 from fnn import requirements
 from fnn.problems import Problem
 from fnn.race import lanes, store
-from fnn.race.alone import Alone, alone
+from fnn.race.alone import Timing, alone
 from fnn.race.compiling import Setting
 from fnn.race.entrants import Entrant
 
 RETRIES = 3
+"""Ray's own default: a machine that is taken away is survived, a task that kills workers is not."""
 _ALIKE = "versions", "python", "machine", "platform", "device", "float64", "code"
+"""What numbers depend on, and so must be the same on all machines of a race."""
 
 
 class Cluster(NamedTuple):
@@ -38,10 +40,10 @@ class Cluster(NamedTuple):
 
     Attributes:
         ray: the module.
-        race: a name that no other race has, by which workers keep what they compiled.
+        race: a name that no other race has, under which workers keep their programs.
         chunk: the options of a chunk's task.
-        whole: those of a measurement.
-        stopping: set when nobody waits for tasks any more.
+        whole: the options of a measurement's task.
+        stopping: is set when nobody waits for tasks any more.
     """
 
     ray: Any
@@ -58,31 +60,17 @@ class Cluster(NamedTuple):
         setting: Setting,
         most: int,
     ) -> lanes.Programs:
-        """A rule on a problem, compiled wherever it is to run.
-
-        Args:
-            problem: what is trained.
-            header: of the race.
-            one: the rule.
-            setting: as in `lanes.programs`.
-            most: as many lanes as will be asked for at once.
-
-        Returns:
-            Its programs. (What cannot be compiled raises what it would raise here.)
-
-        Raises:
-            RuntimeError: if a worker's machine or packages are not those of this process.
-        """
+        """`lanes.programs` on the cluster's machines, which must be like the one of the header."""
         job = self.ray.put((problem, one, dict(setting), most))
-        failure, width, found = self.wait(self.task(_width, self.chunk, job))
+        failure, width, machine = self.wait(self.task(_width, self.chunk, job))
         if failure:
             name, words = failure
             raise type(name, (ValueError,), {})(words)
-        other = [key for key in _ALIKE if found[key] != header[key]]
+        other = [key for key in _ALIKE if machine[key] != header[key]]
         if other:
             raise RuntimeError(
                 f"race: expected a cluster of machines like this one, got another "
-                f"{', '.join(other)}: {found[other[0]]} in place of {header[other[0]]}; try to "
+                f"{', '.join(other)}: {machine[other[0]]} in place of {header[other[0]]}; try to "
                 "start the race on one of them"
             )
 
@@ -91,32 +79,22 @@ class Cluster(NamedTuple):
             seeds: Sequence[int],
             ends: np.ndarray,
             hopeless: bool,
-        ) -> lanes.Seen:
+        ) -> lanes.Outcome:
             turns = lanes.turns(settings, seeds, width)
-            asked = [self.task(_chunk, self.chunk, job, *turn, ends, hopeless) for turn in turns]
-            return lanes.joined([self.wait(task) for task in asked], len(seeds))
+            tasks = [self.task(_chunk, self.chunk, job, *turn, ends, hopeless) for turn in turns]
+            return lanes.joined([self.wait(task) for task in tasks], len(seeds))
 
-        def measure(setting: Setting, seeds: Sequence[int], steps: int) -> Alone:
+        def measure(setting: Setting, seeds: Sequence[int], steps: int) -> Timing:
             return self.wait(self.task(_alone, self.whole, job, setting, seeds, steps))
 
         return lanes.Programs(run, measure)
 
     def task(self, function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
-        """Asks for what a function of the race's name and the arguments returns."""
+        """Starts a task: the function of the race's name and the arguments, on some worker."""
         return self.ray.remote(function).options(**options).remote(self.race, *args)
 
     def wait(self, task: Any) -> Any:
-        """Waits for a result.
-
-        Args:
-            task: from `task`.
-
-        Returns:
-            The result.
-
-        Raises:
-            RuntimeError: if the task was lost with its workers, or nobody waits any more.
-        """
+        """The result of a task; a RuntimeError if it was lost, or if nobody waits any more."""
         errors = self.ray.exceptions
         while not self.stopping.is_set():
             if self.ray.wait([task], timeout=1.0)[0]:
@@ -132,15 +110,12 @@ class Cluster(NamedTuple):
         raise RuntimeError("race: expected to wait for the cluster, got stopped")
 
     def together(self, works: Sequence[Callable[[], Any]]) -> None:
-        """Does works beside each other; at the first that fails, none is waited for any more.
-
-        Args:
-            works: what waits for tasks.
-        """
+        """Does works beside each other; when one fails, the others stop waiting for their tasks."""
         with concurrent.futures.ThreadPoolExecutor(max(1, len(works))) as pool:
             try:
-                for done in concurrent.futures.as_completed([pool.submit(work) for work in works]):
-                    done.result()
+                futures = [pool.submit(work) for work in works]
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
             except BaseException:
                 self.stopping.set()
                 raise
@@ -148,19 +123,12 @@ class Cluster(NamedTuple):
 
 @contextlib.contextmanager
 def connected(address: str) -> Generator[Cluster]:
-    """Connects to a cluster, or to the one that this process is connected to already.
-
-    Args:
-        address: where it is, as `ray.init` takes it; "local" starts one of this machine's cores.
-
-    Yields:
-        The cluster.
-    """
+    """The cluster of this process, or the one at an address; "local" starts one of its cores."""
     ray = requirements.load("race.run(cluster=)", "ray")
     mine = not ray.is_initialized()
     if mine:
         options = {"include_dashboard": False} if address == "local" else {}
-        with warnings.catch_warnings():  # what is forked becomes another program at once
+        with warnings.catch_warnings():  # Ray's forks become another program at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(address, log_to_driver=False, logging_level="error", **options)
     try:
@@ -188,31 +156,32 @@ def connected(address: str) -> Generator[Cluster]:
 
 
 _Job = tuple[Problem, Entrant, Setting, int]
-_KEPT: dict[tuple[str, str, str], Any] = {}
-"""What this worker has compiled, by race, rule and kind; of the last race alone."""
+_PROGRAMS: dict[tuple[str, str, str], Any] = {}
+"""The programs of this worker by race, rule and kind, for the last race only."""
 
 
-def _kept(race: str, job: _Job, kind: str) -> Any:
+def _program(race: str, job: _Job, kind: str) -> Any:
+    """A program of this worker, compiled when it is first asked for."""
     problem, one, setting, most = job
     key = race, one.name, kind
-    if key not in _KEPT:
-        for other in [k for k in _KEPT if k[0] != race]:
-            del _KEPT[other]
+    if key not in _PROGRAMS:
+        for other in [k for k in _PROGRAMS if k[0] != race]:
+            del _PROGRAMS[other]
         if kind == "many":
-            _KEPT[key] = lanes.compiled_lanes(problem, one, setting, most)
+            _PROGRAMS[key] = lanes.compiled_lanes(problem, one, setting, most)
         else:
-            _KEPT[key] = alone(problem, one, setting)
-    return _KEPT[key]
+            _PROGRAMS[key] = alone(problem, one, setting)
+    return _PROGRAMS[key]
 
 
 def _width(race: str, job: _Job) -> tuple[tuple[str, str] | None, int, dict[str, Any]]:
-    """Why it cannot be compiled, if it cannot; the number of lanes; the machine."""
+    """The error of a rule that cannot be compiled, or None; the number of lanes; the machine."""
     failure, width = None, 0
     try:
-        width = _kept(race, job, "many").width
+        width = _program(race, job, "many").width
     except (TypeError, ValueError, NotImplementedError) as error:
         failure = type(error).__name__, str(error)
-    return failure, width, store.plain(store.environment())
+    return failure, width, store.environment()
 
 
 def _chunk(
@@ -222,9 +191,11 @@ def _chunk(
     seeds: Sequence[int],
     ends: np.ndarray,
     hopeless: bool,
-) -> lanes.Seen:
-    return _kept(race, job, "many").chunk(settings, seeds, ends, hopeless)
+) -> lanes.Outcome:
+    """The outcome of as many lanes as the program has."""
+    return _program(race, job, "many").chunk(settings, seeds, ends, hopeless)
 
 
-def _alone(race: str, job: _Job, setting: Setting, seeds: Sequence[int], steps: int) -> Alone:
-    return _kept(race, job, "alone")(setting, seeds, steps)
+def _alone(race: str, job: _Job, setting: Setting, seeds: Sequence[int], steps: int) -> Timing:
+    """The seconds of runs alone."""
+    return _program(race, job, "alone")(setting, seeds, steps)

@@ -1,4 +1,4 @@
-"""What a store says of one rule on one problem, as arrays: what tables and figures are made of."""
+"""The results of a race as arrays, from which tables and figures are made."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ from jaxtyping import Float
 class Result(NamedTuple):
     """One rule on one problem.
 
-    A run that stopped before its budget was spent keeps what it had reached; one that diverged has
-    a loss of infinity from there on. All seeds have the same rounds.
+    A run that stopped before the end of its budget keeps the losses that it had reached; one that
+    diverged has a loss of infinity from there on. All seeds have the same rounds.
 
     Attributes:
         problem: its name.
@@ -19,16 +19,16 @@ class Result(NamedTuple):
         chosen: the trial with the lowest median validation loss.
         tuning: the lowest validation loss of each trial, infinity where it diverged or was given
             up.
-        given_up: how many trial runs were given up as hopeless before their budget was spent.
+        given_up: the number of trials that were given up as hopeless within their budget.
         seeds: the fresh seeds of the chosen setting.
-        costs: what had been spent at the end of each round, by `problems.COSTS`.
-        train: the mean loss over the training data then.
-        validation: the lowest so far over the validation data, what early stopping would keep.
+        costs: the cost until the end of each round, by `problems.COSTS`.
+        train: the mean loss over the training data at the end of each round.
+        validation: the lowest loss so far over the validation data, as early stopping keeps it.
         test: the problem's measure of the parameters with the lowest validation loss.
-        stopped: why each run stopped, the name of a `training.Stop` in lower case.
-        batch: examples in a step.
-        compile_seconds: to compile the run alone.
-        run_seconds: of each seed alone, compiled and warm.
+        stopped: the reason of each run's end, the name of a `training.Stop` in lower case.
+        batch: the examples in a step.
+        compile_seconds: the seconds of compiling the run alone.
+        run_seconds: the seconds of each seed alone, compiled and warm.
     """
 
     problem: str
@@ -53,7 +53,7 @@ class Result(NamedTuple):
         return self.settings[self.chosen]
 
     def to_target(self, target: float, cost: str) -> Float[np.ndarray, " seeds"]:
-        """What each seed spent until its validation loss was at most the target.
+        """The cost of each seed until its validation loss was at most the target.
 
         Args:
             target: the loss.
@@ -74,8 +74,8 @@ class Race(NamedTuple):
     Attributes:
         header: what is needed to repeat it: problem, summary, source, target, measure (its name),
             highest, protocol, versions, device, code.
-        results: one for each rule.
-        caveats: sentences about what went otherwise than asked for.
+        results: one result for each rule.
+        caveats: sentences about everything that did not go as asked.
     """
 
     header: dict

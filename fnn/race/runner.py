@@ -1,17 +1,18 @@
-"""The runner: from rules and terms to a store with everything that the race found.
+"""The runner: from rules and terms to the records of a race.
 
-For each rule: a plan (its settings, and how many steps the budget buys), trials, the choice of a
-setting, fresh seeds, and the seconds of a run alone. Whatever stands in the store already is not
-done again, so that a race goes on where it was stopped. All programs are compiled before the first
-second is measured.
+Every rule goes through four stages: it is planned (its settings, and how many steps the budget
+buys), tuned by trials, raced from fresh seeds at the setting that was chosen, and timed alone. A
+stage asks the store for its records first and does what is missing, so that a race goes on where it
+was stopped. All programs are compiled before the first second is measured.
 """
 
 import concurrent.futures
 import functools
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +23,19 @@ from fnn.race.compiling import Setting
 from fnn.race.entrants import CLASSIC, Entrant, entrant
 from fnn.race.meter import gradient_flops
 from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, round_ends, settings
+from fnn.race.records import Choice, LeftOut, Plan, Run, Seconds
 from fnn.race.result import Race
 from fnn.training import Stop
 
-_ALONE = 3  # runs of the chosen setting whose seconds are measured
-_WARM = 0.05  # seconds of a measurement of steps, at least
+_ALONE = 3
+"""Runs alone of the chosen setting: the fewest whose median one disturbed reading does not move."""
+_WARM = 0.05
+"""The fewest seconds that a measurement of steps lasts, so that the call itself does not count."""
+_PROBE = 8
+"""Steps whose flops tell what one costs: the mean of a few, because line searches and trials vary
+from step to step."""
+_COMPILERS = 4
+"""Programs that are compiled beside each other: XLA takes several threads for each already."""
 
 Watch = Callable[[str, float], None]
 
@@ -45,20 +54,20 @@ def run(
     """Races rules on a problem by equal terms, and writes everything down.
 
     Args:
-        problem: what is trained, or its name.
-        rules: who races, entrants or their names. One that the problem is not for is left out, and
-            the race says why; so is one that cannot be compiled.
-        seeds: fresh starting points of the setting that was chosen, the same for every rule.
-        trials: settings tried of each rule; 0 for its defaults.
+        problem: the problem, or its name.
+        rules: entrants or their names. A rule that cannot take part in the problem or cannot be
+            compiled is left out, and the race says why.
+        seeds: the number of fresh starting points of the chosen setting, the same for every rule.
+        trials: the number of settings that are tried of each rule; 0 for its defaults.
         budget: what a run may spend; the problem's by default. In steps or examples a race is the
             same whenever it is run; seconds, flops and gradients become steps by measuring: at the
             middle of the space for the trials, at the setting that was chosen for the seeds.
-        folder: where the race is written down, or goes on if that is where it was stopped; a new
-            folder `races/PROBLEM/TIME` by default.
+        folder: where the race is written down, and goes on if it was stopped there; a new folder
+            `races/PROBLEM/TIME` by default.
         cluster: the address of a Ray cluster, or "local" for the cores of this machine: lanes and
-            measurements become its tasks, see `remote`. None does one thing after the other, here
-            and without Ray. The results are the same.
-        watch: called with what is going on and the share of the race that is done.
+            measurements become its tasks, see `remote`. With None everything runs here in turn,
+            without Ray. The results are the same.
+        watch: is called with what is going on and the share of the race that is done.
 
     Returns:
         The results, as `store.read(folder)` would.
@@ -74,247 +83,232 @@ def run(
         >>> from fnn import race
         >>> from fnn.problems import Budget
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = race.run(
+        ...     raced = race.run(
         ...         "xor", ["sgd"], seeds=2, trials=1, budget=Budget(20, "steps"), folder=folder
         ...     )
-        >>> found.results[0].validation.shape
+        >>> raced.results[0].validation.shape
         (2, 20)
     """
     problem = problems.get(problem) if isinstance(problem, str) else problem
-    racing = [entrant(rule) if isinstance(rule, str) else rule for rule in rules]
-    if not racing or len({one.name for one in racing}) < len(racing):
-        raise ValueError(
-            f"race: expected rules with names of their own, got {[one.name for one in racing]}"
-        )
+    entrants = [entrant(rule) if isinstance(rule, str) else rule for rule in rules]
+    names = [one.name for one in entrants]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"race: expected rules with names of their own, got {names}")
     protocol = require_possible(Protocol(trials, seeds, budget or problem.budget))
     folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
     with store.opened(folder, problem, protocol) as opened:
-        race = opened, problem, racing, protocol, watch
+        terms = opened, problem, protocol, entrants, watch
         if cluster is None:
-            _run(*race, functools.partial(lanes.programs, problem), min(4, os.cpu_count() or 1))
+            compile_rule = functools.partial(lanes.programs, problem)
+            _run(*terms, compile_rule, min(_COMPILERS, os.cpu_count() or 1))
         else:
             with remote.connected(cluster) as connected:
-                make = functools.partial(connected.programs, problem, opened.header)
-                _run(*race, make, len(racing), connected)
+                compile_rule = functools.partial(connected.programs, problem, opened.header)
+                _run(*terms, compile_rule, len(entrants), connected)
+        race = store.results(opened)
     watch("done", 1.0)
-    return store.read(folder)
+    return race
+
+
+Compile = Callable[[Entrant, Setting, int], lanes.Programs]
+
+
+class Entry(NamedTuple):
+    """What one rule's part in a race needs: where its records are, its terms and its programs."""
+
+    store: store.Store
+    problem: Problem
+    protocol: Protocol
+    entrant: Entrant
+    programs: lanes.Programs
 
 
 def _run(
     opened: store.Store,
     problem: Problem,
-    racing: Sequence[Entrant],
     protocol: Protocol,
+    entrants: Sequence[Entrant],
     watch: Watch,
-    make: Callable[[Entrant, Setting, int], lanes.Programs],
+    compile_rule: Compile,
     compilers: int,
     cluster: remote.Cluster | None = None,
 ) -> None:
     """Does everything that is to be done, in order; in a cluster the rules beside each other."""
     count = itertools.count()
 
-    def step(what: str, work: Callable[[], None]) -> None:
-        watch(what, next(count) / (1 + 4 * len(racing)))
-        work()
+    def announce(what: str) -> None:
+        watch(what, next(count) / (1 + len(_STAGES) * len(entrants)))
 
-    programs = {}
-    step(
-        "compiling",
-        lambda: programs.update(_made(opened, problem, racing, protocol, make, compilers)),
-    )
-    paths = []
-    for one in racing:
-        if one.name in programs:
-            terms = opened, problem, one, protocol, programs[one.name]
-            paths.append([
-                (f"{word} {one.name}", functools.partial(stage, *terms))
-                for word, stage in _STAGES.items()
-            ])
+    def go_through(entry: Entry, stages: Iterable[str]) -> None:
+        for stage in stages:
+            announce(f"{stage} {entry.entrant.name}")
+            _STAGES[stage](entry)
+
+    announce("compiling")
+    entries = _entries(opened, problem, protocol, entrants, compile_rule, compilers)
     if cluster is None:
-        for what, work in itertools.chain(*paths):
-            step(what, work)
+        for entry in entries:
+            go_through(entry, _STAGES)
     else:
-        for path in paths:  # the report has the rules in the order of their first lines
-            step(*path.pop(0))
-        cluster.together([lambda path=path: [step(*each) for each in path] for path in paths])
+        first, *others = _STAGES
+        for entry in entries:  # the report has the rules in the order of their first lines
+            go_through(entry, [first])
+        cluster.together([functools.partial(go_through, entry, others) for entry in entries])
 
 
-def _made(
+def _entries(
     opened: store.Store,
     problem: Problem,
-    racing: Sequence[Entrant],
     protocol: Protocol,
-    make: Callable[[Entrant, Setting, int], lanes.Programs],
+    entrants: Sequence[Entrant],
+    compile_rule: Compile,
     compilers: int,
-) -> dict[str, lanes.Programs]:
-    """The programs of the rules that are not done yet; who has none is left out."""
-    made, programs = {}, {}
-
-    def leave_out(one: Entrant, why: str) -> None:
-        opened.append({"kind": "left_out", "rule": one.name, "why": why})
-
-    todo = [one for one in racing if not _is_done(opened, one)]
+) -> list[Entry]:
+    """The rules that are not done yet, compiled; those that cannot take part are left out."""
+    entries, compiling = [], []
+    waiting = [one for one in entrants if not _is_done(opened, one)]
     with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
-        for one in todo:
+        for one in waiting:
             missing = one.misses(problem)
             if missing:
-                leave_out(one, f"it needs {missing}.")
-            else:
-                tried = settings(one, protocol.trials)
-                most = max(protocol.seeds, len(tried))
-                made[one.name] = pool.submit(make, one, tried[0], most)
-        for one in todo:
-            if one.name in made:
-                try:
-                    programs[one.name] = made[one.name].result()
-                except (TypeError, ValueError, NotImplementedError) as error:
-                    leave_out(one, f"{type(error).__name__}: {error}")
-    return programs
+                opened.append(LeftOut(one.name, f"it needs {missing}."))
+                continue
+            tried = settings(one, protocol.trials)
+            most = max(protocol.seeds, len(tried))
+            compiling.append((one, pool.submit(compile_rule, one, tried[0], most)))
+        for one, future in compiling:
+            try:
+                entries.append(Entry(opened, problem, protocol, one, future.result()))
+            except (TypeError, ValueError, NotImplementedError) as error:
+                opened.append(LeftOut(one.name, f"{type(error).__name__}: {error}"))
+    return entries
 
 
 def _is_done(opened: store.Store, one: Entrant) -> bool:
-    return bool(opened.find(one.name, "seconds") or opened.find(one.name, "left_out"))
+    """Whether a rule has its last record."""
+    return bool(opened.of(Seconds, one.name) or opened.of(LeftOut, one.name))
 
 
-def _plan(
-    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
-) -> None:
-    if opened.find(one.name, "plan"):
-        return
-    tried = settings(one, protocol.trials)
-    opened.append({
-        "kind": "plan",
-        "rule": one.name,
-        "settings": tried,
-        "steps": _steps_of(problem, one, protocol, made, tried[0]),
-        "batch": one.examples(problem),
-        "gradient_flops": gradient_flops(problem) or 1.0,
-    })
+# The stages of a rule -----------------------------------------------------------------------------
 
 
-def _choose(
-    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
-) -> dict:
-    """The setting for the fresh seeds, and how many of its steps the budget buys."""
-    written = opened.find(one.name, "choice")
-    if written:
-        return written[0]
-    (plan,) = opened.find(one.name, "plan")
-    trial, steps = store.chosen(opened.find(one.name, "run", "trial")), plan["steps"]
-    if trial:  # the plan is of the first
-        steps = _steps_of(problem, one, protocol, made, plan["settings"][trial])
-    choice = {"kind": "choice", "rule": one.name, "trial": trial, "steps": steps}
-    opened.append(choice)
-    return choice
+def _plan(entry: Entry) -> Plan:
+    """The plan of a rule, from the store or made now."""
+    name = entry.entrant.name
+    plans = entry.store.of(Plan, name)
+    if not plans:
+        tried = settings(entry.entrant, entry.protocol.trials)
+        steps, batch = affordable_steps(entry, tried[0]), entry.entrant.examples(entry.problem)
+        unit = gradient_flops(entry.problem) or 1.0
+        plans = [Plan(name, tried, steps, batch, unit)]
+        entry.store.append(*plans)
+    return plans[0]
 
 
-def _steps_of(
-    problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs, setting: dict
-) -> int:
-    """How many steps the budget buys."""
-    amount, unit = protocol.budget
-    if unit == "steps":
-        price = 1.0
-    elif unit == "examples":
-        price = float(one.examples(problem))
-    elif unit == "seconds":
-        # Line searches and trials cost what they cost along the whole way: a whole run tells.
-        steps = max(1, round(amount / _seconds_a_step(made, setting)))
-        price = made.alone(setting, [TUNING_SEED], steps).seconds[0] / steps
-    else:
-        seen = made.run([setting], [TUNING_SEED], _PROBE, False)
-        spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE[-1]
-        price = spent / (1.0 if unit == "flops" else gradient_flops(problem))
-    return max(1, round(amount / max(price, 1e-30)))
+def _tune(entry: Entry) -> None:
+    """Runs the trials of a rule that has several settings."""
+    plan = _plan(entry)
+    trials = range(len(plan.settings))
+    if len(trials) > 1:
+        seeds = [TUNING_SEED] * len(trials)
+        _run_lanes(entry, "trial", trials, seeds, plan.steps, hopeless=True)
 
 
-_PROBE = np.array([8], np.int32)
+def _choice(entry: Entry) -> Choice:
+    """The setting for the fresh seeds and its steps, from the store or chosen now."""
+    name = entry.entrant.name
+    choices = entry.store.of(Choice, name)
+    if not choices:
+        plan, trials = _plan(entry), entry.store.runs(name, "trial")
+        best = int(np.argmin([run.loss for run in trials])) if trials else 0
+        # The plan's steps are those of the first setting.
+        steps = affordable_steps(entry, plan.settings[best]) if best else plan.steps
+        choices = [Choice(name, best, steps)]
+        entry.store.append(*choices)
+    return choices[0]
 
 
-def _seconds_a_step(made: lanes.Programs, setting: dict) -> float:
-    steps = 4
-    while (seconds := made.alone(setting, [TUNING_SEED], steps).seconds[0]) < _WARM:
-        steps *= 4
-    return seconds / steps
+def _race(entry: Entry) -> None:
+    """Runs the chosen setting from fresh seeds."""
+    choice, seeds = _choice(entry), range(entry.protocol.seeds)
+    trials = [choice.trial] * len(seeds)
+    _run_lanes(entry, "seed", trials, seeds, choice.steps, hopeless=False)
 
 
-def _tune(
-    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
-) -> None:
-    del protocol
-    (plan,) = opened.find(one.name, "plan")
-    tried = plan["settings"]
-    if len(tried) > 1:
-        seeds = [TUNING_SEED] * len(tried)
-        runs = "trial", range(len(tried)), seeds, plan["steps"]
-        _group(opened, problem, one, *runs, made, hopeless=True)
+def _time(entry: Entry) -> None:
+    """Measures the seconds of the chosen setting alone."""
+    choice, seeds = _choice(entry), range(min(entry.protocol.seeds, _ALONE))
+    measured = entry.programs.alone(_plan(entry).settings[choice.trial], seeds, choice.steps)
+    entry.store.append(Seconds(entry.entrant.name, *measured))
 
 
-def _race(
-    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
-) -> None:
-    choice, seeds = _choose(opened, problem, one, protocol, made), range(protocol.seeds)
-    runs = "seed", [choice["trial"]] * len(seeds), seeds, choice["steps"]
-    _group(opened, problem, one, *runs, made, hopeless=False)
+_STAGES: dict[str, Callable[[Entry], object]] = {
+    "planning": _plan, "tuning": _tune, "racing": _race, "timing": _time,
+}  # fmt: skip
 
 
-def _group(
-    opened: store.Store,
-    problem: Problem,
-    one: Entrant,
+def _run_lanes(
+    entry: Entry,
     stage: str,
     trials: Sequence[int],
     seeds: Sequence[int],
     steps: int,
-    made: lanes.Programs,
     *,
     hopeless: bool,
 ) -> None:
-    """Runs lanes and writes each of them down that is not there yet."""
-    written = len(opened.find(one.name, "run", stage))
+    """Runs a group of lanes and writes each of them down that is not there yet."""
+    name, plan = entry.entrant.name, _plan(entry)
+    written = len(entry.store.runs(name, stage))
     if written == len(trials):
         return
-    (plan,) = opened.find(one.name, "plan")
-    tried = [plan["settings"][trial] for trial in trials]
-    seen = made.run(tried, list(seeds), round_ends(steps), hopeless)
-    opened.append(
-        *(
-            {
-                "kind": "run",
-                "rule": one.name,
-                "stage": stage,
-                "trial": trial,
-                "seed": seed,
-                "setting": setting,
-                "batch": plan["batch"],
-                "steps": seen.steps[i, -1],
-                "train": seen.train[i, -1],
-                "validation": seen.validation[i, -1],
-                "test": seen.test[i],
-                "measure": problem.measure.name,
-                "stopped": Stop(int(seen.stopped[i])),
-                "curves": f"{one.name}-{stage}s.npz",
-                **opened.header,
-            }
-            for i, (trial, seed, setting) in enumerate(zip(trials, seeds, tried, strict=True))
-            if i >= written
-        ),
-        curves={
-            name: getattr(seen, name) for name in ("steps", "train", "validation", "flops", "model")
-        },
-    )
+    tried = [plan.settings[trial] for trial in trials]
+    seen = entry.programs.run(tried, list(seeds), round_ends(steps), hopeless)
+    runs = [
+        Run(
+            rule=name,
+            stage=stage,
+            trial=trials[i],
+            seed=seeds[i],
+            setting=tried[i],
+            batch=plan.batch,
+            steps=int(seen.steps[i, -1]),
+            train=float(seen.train[i, -1]),
+            validation=float(seen.validation[i, -1]),
+            test=float(seen.test[i]),
+            stopped=Stop(int(seen.stopped[i])).name.lower(),
+            curves=f"{name}-{stage}s.npz",
+        )
+        for i in range(written, len(trials))
+    ]
+    curves = "steps", "train", "validation", "flops", "model"
+    entry.store.append_runs(runs, {curve: getattr(seen, curve) for curve in curves})
 
 
-def _time(
-    opened: store.Store, problem: Problem, one: Entrant, protocol: Protocol, made: lanes.Programs
-) -> None:
-    del problem
-    if opened.find(one.name, "seconds"):
-        return
-    (plan,), (choice,) = opened.find(one.name, "plan"), opened.find(one.name, "choice")
-    setting = plan["settings"][choice["trial"]]
-    took = made.alone(setting, range(min(protocol.seeds, _ALONE)), choice["steps"])
-    opened.append({"kind": "seconds", "rule": one.name, **took._asdict()})
+# What the budget buys -----------------------------------------------------------------------------
 
 
-_STAGES = {"planning": _plan, "tuning": _tune, "racing": _race, "timing": _time}
+def affordable_steps(entry: Entry, setting: Setting) -> int:
+    """How many steps the budget buys of a setting, one at least."""
+    amount, unit = entry.protocol.budget
+    if unit == "steps":
+        price = 1.0
+    elif unit == "examples":
+        price = float(entry.entrant.examples(entry.problem))
+    elif unit == "seconds":
+        # Line searches and trials cost what they cost along the whole way: a whole run tells.
+        steps = max(1, round(amount / _seconds_a_step(entry.programs, setting)))
+        price = entry.programs.alone(setting, [TUNING_SEED], steps).seconds[0] / steps
+    else:
+        ends = np.array([_PROBE], np.int32)
+        seen = entry.programs.run([setting], [TUNING_SEED], ends, False)
+        spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE
+        price = spent / (1.0 if unit == "flops" else gradient_flops(entry.problem))
+    return max(1, round(amount / max(price, 1e-30)))
+
+
+def _seconds_a_step(programs: lanes.Programs, setting: Setting) -> float:
+    """The seconds of a step, from the first run that is long enough to be measured."""
+    steps = 4
+    while (seconds := programs.alone(setting, [TUNING_SEED], steps).seconds[0]) < _WARM:
+        steps *= 4
+    return seconds / steps

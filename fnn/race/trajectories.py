@@ -1,9 +1,9 @@
 """The paths of rules over a plane, to look at: who overshoots, who lingers, who is drawn in.
 
-    walked = trajectories(surface.fn, start, rules_on("saddle", ["sgd", "newton"]), steps)
-    plots.landscape_figure(landscape, walked)
+    paths = trajectories(surface.fn, start, rules_on("saddle", ["sgd", "newton"]), steps)
+    plots.landscape_figure(landscape, paths)
 
-What is drawn here is not raced: rates are those that show what a rule is like.
+These rules do not race: their learning rates are those that show what each rule is like.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,10 +36,10 @@ RULES: Mapping[str, Callable[..., optax.GradientTransformation]] = {
     "sr1": rules.sr1,
     "lbfgs": optax.lbfgs,
 }
-"""Who can be drawn; `gauss_newton` and `levenberg_marquardt` only where there are residuals."""
+"""All rules here can be drawn, `gauss_newton` and `levenberg_marquardt` only with residuals."""
 
 SHOWN = "sgd", "momentum", "adagrad", "rmsprop", "adam", "newton", "saddle_free_newton"
-"""Who is drawn unless others are asked for."""
+"""The rules that are drawn unless others are named."""
 
 _GENTLE = {
     "sgd": 0.05,
@@ -59,7 +59,7 @@ RATES: Mapping[str, Mapping[str, float]] = {
     | {"sgd": 1e-3, "momentum": 1e-3, "nesterov": 1e-3, "adagrad": 0.5, "rmsprop": 0.02},
     "beale": _GENTLE | {"sgd": 0.01, "momentum": 0.01, "nesterov": 0.01, "saddle_free_newton": 0.3},
 }
-"""Learning rates by surface; rules that are not named have their defaults. Those of sgd and
+"""Learning rates by surface; rules without an entry have their defaults. The rates of sgd and
 momentum follow the largest curvature, those of adaptive rules the width of the picture."""
 
 STEPS: Mapping[str, int] = {
@@ -69,7 +69,7 @@ STEPS: Mapping[str, int] = {
     "rosenbrock": 300,
     "beale": 150,
 }
-"""How many show the difference."""
+"""The number of steps after which the paths of the rules have parted."""
 
 BESIDE_THE_RIDGE = (-1.5, 1e-3)
 """A start on the saddle from which every rule but Newton's can leave it, some late."""
@@ -83,7 +83,7 @@ def rules_on(surface: str, named: Sequence[str] = SHOWN) -> dict[str, optax.Grad
         named: rules, of `RULES`.
 
     Returns:
-        The rules, by what they would be written as, "sgd(0.05)" or "newton()".
+        The rules by the calls that make them, "sgd(0.05)" or "newton()".
 
     Raises:
         ValueError: if no rules are named, or an unknown one; then it names the nearest match.
@@ -95,14 +95,14 @@ def rules_on(surface: str, named: Sequence[str] = SHOWN) -> dict[str, optax.Grad
     if not named:
         raise ValueError(f"rules_on: expected rules, got none; try {', '.join(SHOWN)}")
     rates = RATES.get(surface, _GENTLE)
-    made = {}
+    by_call = {}
     for name in named:
         rule = names.look_up("rule", name, RULES)
         if name in rates:
-            made[f"{name}({rates[name]:g})"] = rule(rates[name])
+            by_call[f"{name}({rates[name]:g})"] = rule(rates[name])
         else:
-            made[f"{name}()"] = rule()
-    return made
+            by_call[f"{name}()"] = rule()
+    return by_call
 
 
 def trajectories(
@@ -117,9 +117,9 @@ def trajectories(
 
     Args:
         value_fn: a value function, or any function of two numbers.
-        start: where they begin.
-        rules: any optax transformations, by what to call them.
-        steps: how many; at least 1.
+        start: the point where they begin.
+        rules: any optax transformations, by their names.
+        steps: the number of steps, at least 1.
 
     Returns:
         For each rule `steps + 1` points, the start first, all of them finite.
@@ -129,8 +129,8 @@ def trajectories(
 
     Example:
         >>> from fnn import rules
-        >>> walked = trajectories(lambda x: x @ x, [1.0, 2.0], {"sgd": rules.sgd(0.25)}, steps=2)
-        >>> walked["sgd"].tolist()
+        >>> paths = trajectories(lambda x: x @ x, [1.0, 2.0], {"sgd": rules.sgd(0.25)}, steps=2)
+        >>> paths["sgd"].tolist()
         [[1.0, 2.0], [0.5, 1.0], [0.25, 0.5]]
     """
     first = jnp.asarray(start, dtype=float)
@@ -144,7 +144,7 @@ def trajectories(
     }
 
 
-_Carry = tuple[Array, PyTree, Bool[Array, ""]]  # where it is, the rule's state, whether it walks
+_Carry = tuple[Array, PyTree, Bool[Array, ""]]  # the point, the rule's state, whether it moves
 
 
 def _path(
@@ -153,14 +153,16 @@ def _path(
     rule: optax.GradientTransformationExtraArgs,
     steps: int,
 ) -> Float[Array, "points 2"]:
+    """The path of one rule, as one compiled scan."""
+
     def step(carry: _Carry, _: None) -> tuple[_Carry, Array]:
-        point, state, walking = carry
+        point, state, moving = carry
         value, grad = jax.value_and_grad(value_fn)(point)
         updates, state = rule.update(grad, state, point, value=value, grad=grad, value_fn=value_fn)
         (following,) = jax.tree.leaves(optax.apply_updates(point, updates))
-        walking &= jnp.all(jnp.isfinite(following))
-        point = jnp.where(walking, following, point)
-        return (point, state, walking), point
+        moving &= jnp.all(jnp.isfinite(following))
+        point = jnp.where(moving, following, point)
+        return (point, state, moving), point
 
     @jax.jit
     def walk(start: Array) -> Array:

@@ -117,7 +117,11 @@ def test_lanes_that_diverge_or_are_hopeless_stop_alone():
     up = Entrant("climb", climb, {"learning_rate": (0.1, 10.0)})
     given = [{"learning_rate": 0.01}] * 3
     run = lanes.programs(PROBLEM, up, given[0], 3).run
-    assert (run(given, SEEDS, round_ends(40), True).stopped == Stop.GIVEN_UP).all()
+    seen = run(given, SEEDS, round_ends(40), True)
+    assert (seen.stopped == Stop.GIVEN_UP).all()
+    assert (seen.steps[:, -1] < 20).all()
+    # One round is the whole budget: nothing is left to be saved by giving up.
+    assert (run(given, SEEDS, round_ends(1), True).stopped == Stop.BUDGET).all()
     seen = run(given, SEEDS, round_ends(40), False)
     assert (seen.stopped == Stop.BUDGET).all()
     assert (seen.steps[:, -1] == 40).all()
@@ -161,7 +165,7 @@ def test_a_gradient_is_the_unit_of_gradients():
 
 
 def test_the_sum_of_many_flops_keeps_its_digits():
-    rule = meter.metered(optax.sgd(0.1))
+    rule = meter.with_meter(optax.sgd(0.1))
     params = jax.tree.map(lambda a: a.astype(jnp.float32), jax.jit(PROBLEM.init)(jax.random.key(0)))
     with jax.enable_x64(False):
         data = jax.tree.map(lambda a: a.astype(jnp.float32), PROBLEM.train)
@@ -213,7 +217,7 @@ def test_lanes_run_in_turns_where_memory_is_short(monkeypatch):
     given, seeds = [{"learning_rate": 0.01 * (i + 1)} for i in range(7)], list(range(7))
     asked = PROBLEM, ENTRANTS["sgd"], given[0], 7
     whole = lanes.programs(*asked).run(given, seeds, round_ends(9), False)
-    one = lanes._bytes_a_lane(
+    one = lanes.bytes_a_lane(
         PROBLEM, start(rules.sgd(0.1), jax.jit(PROBLEM.init)(jax.random.key(0)), keep_best=True),
         PROBLEM.train,
     )  # fmt: skip

@@ -123,7 +123,7 @@ def test_lanes_run_in_turns_on_whoever_is_free(cluster):
     del cluster
     problem, sgd = problems.get("xor"), ENTRANTS["sgd"]
     given, seeds, ends = [{"learning_rate": 0.01}] * 3, [0, 1, 2], np.array([1, 5])
-    environment = store.plain(store.environment())
+    environment = store.environment()
     with remote.connected("local") as connected:
         spread = connected.programs(problem, environment, sgd, given[0], 1).run(
             given, seeds, ends, False

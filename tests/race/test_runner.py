@@ -16,10 +16,9 @@ import pytest
 
 from fnn import problems, race
 from fnn.problems import Budget
-from fnn.race import protocol, runner, store
+from fnn.race import protocol, records, runner, store
 from fnn.race.entrants import ENTRANTS, Entrant
 from fnn.race.report import findings
-from fnn.training import Stop
 
 TERMS = {"seeds": 2, "trials": 3, "budget": Budget(30, "steps")}
 
@@ -224,7 +223,7 @@ def test_budgets_buy_steps(unit):
 
     def bought(amount):
         terms = protocol.Protocol(1, 2, Budget(amount, unit))
-        return runner._steps_of(problem, adam, terms, made, setting)
+        return runner.affordable_steps(runner.Entry(None, problem, terms, adam, made), setting)
 
     if unit == "seconds":
         assert 1 < bought(0.01) < bought(0.5)
@@ -275,7 +274,7 @@ def test_two_races_do_not_share_a_folder(tmp_path):
     with store.opened(tmp_path, problem, terms), twice, store.opened(tmp_path, problem, terms):
         pass
     with store.opened(tmp_path, problem, terms) as again:
-        assert again.lines == []
+        assert again.records == []
 
 
 def test_a_torn_line_is_not_read_and_is_cut_off(folder, tmp_path):
@@ -286,8 +285,32 @@ def test_a_torn_line_is_not_read_and_is_cut_off(folder, tmp_path):
     assert race.read(tmp_path).caveats == ["adam is not done yet."]
     terms = protocol.Protocol(TERMS["trials"], TERMS["seeds"], TERMS["budget"])
     with store.opened(tmp_path, problems.get("xor"), terms) as again:
-        assert len(again.lines) == 1
+        assert len(again.records) == 1
     assert (tmp_path / "runs.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("damaged", [b"3\n", b'{"kind": "run", "rule": "adam"}\n', b"\xff\n"])
+def test_a_damaged_line_gives_way_and_a_foreign_one_is_passed_over(folder, tmp_path, damaged):
+    (tmp_path / "race.json").write_bytes((folder / "race.json").read_bytes())
+    first, second, *_ = (folder / "runs.jsonl").read_bytes().splitlines(keepends=True)
+    foreign = b'{"kind": "of a later version", "rule": "adam"}\n'
+    (tmp_path / "runs.jsonl").write_bytes(first + foreign + second + damaged + second)
+    terms = protocol.Protocol(TERMS["trials"], TERMS["seeds"], TERMS["budget"])
+    with store.opened(tmp_path, problems.get("xor"), terms) as again:
+        assert [type(record) for record in again.records] == [records.Plan, records.Run]
+    assert (tmp_path / "runs.jsonl").read_bytes() == first + foreign + second
+
+
+def test_a_record_is_its_line_and_back(folder):
+    about = json.loads((folder / "race.json").read_text())
+    for line in (folder / "runs.jsonl").read_bytes().splitlines(keepends=True):
+        record = records.from_line(line)
+        assert type(record).__name__.lower() == json.loads(line)["kind"]
+        assert records.to_line(record, about).encode() == line
+    lost = records.Run("sgd", "seed", 0, 1, {}, 4, 9, np.inf, 0.5, np.nan, "non_finite", "sgd.npz")
+    again = records.from_line(records.to_line(lost, about).encode())
+    assert np.isnan([again.train, again.test]).all()
+    assert again.loss == lost.loss == np.inf
 
 
 def test_a_full_disk_leaves_what_was_finished(folder, tmp_path, monkeypatch):
@@ -309,7 +332,4 @@ def test_a_full_disk_leaves_what_was_finished(folder, tmp_path, monkeypatch):
 
 
 def test_what_is_not_finite_is_null_in_json():
-    assert store.plain({"a": np.float32(np.inf), "b": [np.int32(3), Stop.GOAL]}) == {
-        "a": None,
-        "b": [3, "goal"],
-    }
+    assert records.plain({"a": np.float32(np.inf), "b": [np.int32(3)]}) == {"a": None, "b": [3]}

@@ -1,7 +1,7 @@
-"""What can be said of a race, and shown.
+"""The report of a race.
 
 statistics    tests and intervals
-findings      what a race found, as numbers
+findings      the numbers that tables and figures show
 tables        standings, trials, ranges; for the terminal, papers and pages
 figures       for papers
 charts        for the page

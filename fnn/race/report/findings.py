@@ -1,7 +1,8 @@
-"""What a race found, as the numbers that tables and figures show: rules from best to worst.
+"""The findings of a race, as the numbers that tables and figures show: rules from best to worst.
 
-Rules are ordered and compared by the lowest validation loss of the fresh seeds, which is what their
-settings were chosen for; only seeds that all rules have in common are compared.
+Rules are ordered and compared by the lowest validation loss of each fresh seed, because their
+settings were chosen for it. Only seeds that all rules have in common are compared. A race must have
+results of at least one rule; every table and figure raises the ValueError of this file otherwise.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ def comparison(race: Race) -> statistics.Comparison:
 
 def finals(race: Race) -> dict[str, Float[np.ndarray, " seeds"]]:
     """Each rule's lowest validation losses, over the seeds that all rules have in common."""
-    return {r.rule: _finite(r.validation[rows, -1]) for r, rows in _common(race)}
+    return {r.rule: or_infinity(r.validation[rows, -1]) for r, rows in _common(race)}
 
 
 def ordered(race: Race) -> list[Result]:
@@ -33,53 +34,29 @@ def ordered(race: Race) -> list[Result]:
 def losses(results: Sequence[Result], cost: str, *, train: bool) -> dict[str, plots.Curve]:
     """A curve for each rule, one repetition for each seed, over one of `problems.COSTS`."""
     return {
-        r.rule: plots.Curve(r.costs[cost], _finite(r.train if train else r.validation))
+        r.rule: plots.Curve(r.costs[cost], or_infinity(r.train if train else r.validation))
         for r in results
     }
 
 
 def arrivals(race: Race, cost: str) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """What each seed of each rule spent until the target, infinity for a miss; rules in order."""
+    """The cost until the target of each seed of each rule, infinity for a miss; rules in order."""
     return {r.rule: r.to_target(race.header["target"], cost) for r in ordered(race)}
 
 
 def profile(races: Sequence[Race], cost: str) -> statistics.PerformanceProfile:
-    """How often each rule is nearly the first at the target.
-
-    Args:
-        races: of one problem each; the instances are its seeds if there is one, else the problems,
-            with the median of their seeds. Only rules that take part in all races are counted.
-        cost: one of `problems.COSTS`.
-
-    Returns:
-        Ratios to the first, and scores.
-    """
+    """How often each rule is nearly the first, over the seeds of one race or over several races."""
     if len(races) == 1:
         target = races[0].header["target"]
         spent = {r.rule: r.to_target(target, cost)[rows] for r, rows in _common(races[0])}
         return statistics.performance_profile({rule: spent[rule] for rule in _names(races[0])})
-    each = [arrivals(race, cost) for race in races]
-    rules = [rule for rule in each[0] if all(rule in of for of in each)]
-    return statistics.performance_profile({
-        rule: np.array([np.median(of[rule]) for of in each]) for rule in rules
-    })
+    return statistics.performance_profile(_medians([arrivals(race, cost) for race in races]))
 
 
 def ranks(races: Sequence[Race]) -> statistics.CriticalDifference | None:
-    """Mean ranks, and which rules are not told apart by them.
-
-    Args:
-        races: of one problem each; the blocks are its seeds if there is one, else the problems.
-
-    Returns:
-        None where there are fewer than two rules or two blocks.
-    """
-    if len(races) == 1:
-        values = finals(races[0])
-    else:
-        each = [finals(race) for race in races]
-        rules = [rule for rule in each[0] if all(rule in of for of in each)]
-        values = {rule: np.array([np.median(of[rule]) for of in each]) for rule in rules}
+    """Mean ranks over the seeds of one race, or over several races; None for fewer than two."""
+    each = [finals(race) for race in races]
+    values = each[0] if len(each) == 1 else _medians(each)
     if len(values) < 2 or len(next(iter(values.values()))) < 2:
         return None
     return statistics.critical_difference(values)
@@ -87,15 +64,15 @@ def ranks(races: Sequence[Race]) -> statistics.CriticalDifference | None:
 
 def sweeps(race: Race) -> dict[str, dict[str, plots.Sweep]]:
     """The trials' losses against each hyperparameter of which a rule tried several values > 0."""
-    found: dict[str, dict[str, plots.Sweep]] = {}
+    curves: dict[str, dict[str, plots.Sweep]] = {}
     for result in ordered(race):
         for name in dict.fromkeys(name for setting in result.settings for name in setting):
             having = [i for i, s in enumerate(result.settings) if s.get(name, 0) > 0]
             values = np.array([result.settings[i][name] for i in having], dtype=float)
             if len(np.unique(values)) > 1:
-                sweep = plots.Sweep(values, _finite(result.tuning[having]))
-                found.setdefault(name, {})[result.rule] = sweep
-    return found
+                sweep = plots.Sweep(values, or_infinity(result.tuning[having]))
+                curves.setdefault(name, {})[result.rule] = sweep
+    return curves
 
 
 def good_range(sweep: plots.Sweep, name: str) -> statistics.Sensitivity:
@@ -106,18 +83,30 @@ def good_range(sweep: plots.Sweep, name: str) -> statistics.Sensitivity:
     return statistics.sensitivity(settings, sweep.loss, name, tolerance=tolerance)
 
 
-def measured(race: Race, result: Result) -> Float[np.ndarray, " seeds"]:
-    """The problem's measure of each seed, infinitely bad where it is no number."""
+def measures(race: Race, result: Result) -> Float[np.ndarray, " seeds"]:
+    """The problem's measure of each seed, infinitely bad where it is not finite."""
     worst = -np.inf if race.header["highest"] else np.inf
     return np.where(np.isfinite(result.test), result.test, worst)
 
 
+def or_infinity(losses: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Losses with infinity in place of all that is not finite."""
+    return np.where(np.isfinite(losses), losses, np.inf)
+
+
+def _medians(races: Sequence[dict[str, Float[np.ndarray, " seeds"]]]) -> dict[str, np.ndarray]:
+    """For each rule that takes part in all races, the median of its seeds in each."""
+    rules = [rule for rule in races[0] if all(rule in values for values in races)]
+    return {rule: np.array([np.median(values[rule]) for values in races]) for rule in rules}
+
+
 def _names(race: Race) -> list[str]:
+    """The rules, from the best to the worst."""
     return list(comparison(race).standings)
 
 
 def _common(race: Race) -> list[tuple[Result, list[int]]]:
-    """Each result with the places of the seeds that all have."""
+    """Each result with the places of the seeds that all results have."""
     if not race.results:
         raise ValueError(
             f"report of {race.header.get('problem')}: expected results of at least one rule, got "
@@ -130,7 +119,3 @@ def _common(race: Race) -> list[tuple[Result, list[int]]]:
             f"{ {result.rule: result.seeds for result in race.results} }; race them again"
         )
     return [(r, [i for i, seed in enumerate(r.seeds) if seed in shared]) for r in race.results]
-
-
-def _finite(losses: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return np.where(np.isfinite(losses), losses, np.inf)

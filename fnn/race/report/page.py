@@ -1,6 +1,6 @@
 """The report: one page that answers to the pointer, and files for papers.
 
-Both are made of what `findings` computes and `tables` and `charts` show, from the store alone.
+`findings` computes what both of them show, and `tables`, `charts` and `figures` draw it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from fnn.race.result import Race
 
 
 def html(races: Sequence[Race], names: Sequence[str] | None = None) -> str:
-    """One page, all in one file: it loads nothing from anywhere.
+    """The report as one file that loads nothing from anywhere.
 
     Races of the same problem are compared rule by rule; races of different problems get a
     performance profile and mean ranks over the problems.
 
     Args:
-        races: one or more, each of at least one rule; a ValueError otherwise.
-        names: what to call each, as many as there are races; A, B, ... if None.
+        races: one race or more; `findings` says what each must have.
+        names: a name for each race; A, B, ... if None.
 
     Returns:
         HTML, some five megabytes, most of them plotly.js.
@@ -70,11 +70,11 @@ def export(race: Race, folder: str | Path) -> list[Path]:
     """Writes every table and figure: PNG, SVG, Markdown, LaTeX, CSV.
 
     Args:
-        race: of at least one rule, else a ValueError.
-        folder: made if it is not there; files of the same names are written over.
+        race: the race; `findings` says what it must have.
+        folder: where the files go; it need not exist, and files of the same names are replaced.
 
     Returns:
-        What was written.
+        The files.
     """
     folder = Path(folder)
     sheets = {"table": tables.standings(race), "trials": tables.trials(race)}
@@ -103,11 +103,12 @@ def export(race: Race, folder: str | Path) -> list[Path]:
         for suffix in (".png", ".svg"):
             written.append(folder / f"{name}{suffix}")
             figure.savefig(written[-1], dpi=200)
-            figure.set_layout_engine("none")  # it stays as it was laid out
+            figure.set_layout_engine("none")  # The SVG has the layout of the PNG.
     return written
 
 
 def _names(races: Sequence[Race], names: Sequence[str] | None) -> list[str]:
+    """A name for each race."""
     if not races:
         raise ValueError("report: expected at least one race, got none")
     names = [chr(ord("A") + i) for i in range(len(races))] if names is None else list(names)
@@ -117,7 +118,7 @@ def _names(races: Sequence[Race], names: Sequence[str] | None) -> list[str]:
 
 
 def _race(race: Race) -> str:
-    """Everything about one race."""
+    """The part of the page about one race."""
     marks = [_swatch(i) for i in range(len(race.results))]
     target = f"{race.header['target']:.4g}"
     parts = [
@@ -172,7 +173,7 @@ def _race(race: Race) -> str:
 
 
 def _together(races: Sequence[Race]) -> str:
-    """What several problems say of the rules that take part in all."""
+    """The part of the page about the rules that take part in the races of all problems."""
     shared = set.intersection(*({r.rule for r in race.results} for race in races))
     if not shared:
         return "<p>No rule takes part in all of them.</p>"
@@ -192,6 +193,7 @@ def _together(races: Sequence[Race]) -> str:
 
 
 def _ranks(ranks: statistics.CriticalDifference, what: str) -> str:
+    """The diagram of mean ranks, with its caption."""
     difference, p = f"{ranks.difference:.2f}", f"{ranks.p:.2g}"
     return _figure(
         charts.ranks(ranks, what),
@@ -204,6 +206,7 @@ def _ranks(ranks: statistics.CriticalDifference, what: str) -> str:
 def _sheet(
     sheet: tables.Sheet, *, marks: Sequence[str] = (), title: bool = True, kind: str = "scroll"
 ) -> str:
+    """A table with its heading and its caption."""
     heading = f"<h3>{escape(sheet.title)}</h3>" if title else ""
     return (
         f'{heading}<div class="{kind}" tabindex="0">{tables.to_html(sheet, marks)}</div>'
@@ -212,6 +215,7 @@ def _sheet(
 
 
 def _figure(figure: go.Figure, caption: str) -> str:
+    """A chart as JSON, which the page's script draws, with its caption."""
     return (
         f'<figure><div class="chart"></div><script type="application/json">'
         f"{charts.to_json(figure)}</script><figcaption>{escape(caption)}</figcaption></figure>"
@@ -219,7 +223,7 @@ def _figure(figure: go.Figure, caption: str) -> str:
 
 
 def _swatch(i: int) -> str:
-    """The line of the i-th rule, as an image."""
+    """An image of the line that stands for the i-th rule."""
     color, dash, _ = plots.style(i)
     dashes = " ".join(f"{2 * length:g}" for length in dash)
     return (
@@ -229,7 +233,7 @@ def _swatch(i: int) -> str:
 
 
 def _flat(header: Mapping, before: str = "") -> list[tuple[str, str]]:
-    """Nested entries as lines."""
+    """Nested entries as pairs of a name and a text."""
     lines = []
     for key, value in header.items():
         name = f"{before}{key}"

@@ -1,8 +1,8 @@
-"""What may be said of a race: medians, comparisons, ranks, profiles and sensitivity.
+"""The statistics of a race: medians, comparisons, ranks, profiles and sensitivity.
 
-Functions of arrays. Lower is better everywhere (losses, costs until a target), seeds or instances
-come first, and infinity is a run that diverged or never arrived: it takes part in medians and in
-ranks, and two of them are equal.
+All are functions of arrays, whose first axis is seeds or instances. Lower is better everywhere:
+values are losses, or costs until a target. Infinity stands for a run that diverged or never
+arrived. It takes part in medians and in ranks, and two infinities are equal.
 """
 
 import math
@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 
 MINIMUM_SEEDS = 12
-"""Fewer give no verdict: with so few a test finds large differences alone, or none."""
+"""With fewer seeds there is no verdict: a test of so few finds only large differences, or none."""
 
 
 class Interval(NamedTuple):
-    """A median and where it may lie."""
+    """A median, between the ends of its confidence interval."""
 
     low: Float[np.ndarray, "..."]
     median: Float[np.ndarray, "..."]
@@ -32,16 +32,16 @@ def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     The bootstrap distribution of a median is known: the k-th of n values drawn with replacement is
     at most the i-th of the original ones with the probability that a binomial number of n trials,
     each of probability i / n, is at least k. So nothing is drawn, and the same values always give
-    the same interval. Its ends are values of the sample, nothing is interpolated, and a miss on
-    one side leaves the other as it is. Of a continuous distribution a 95 % interval covers the
-    median with a probability of 91 (13 seeds) to 98 %, 96 % for 12 and for 30 seeds.
+    the same interval. Its ends are values of the sample, without interpolation, and a miss at one
+    end does not change the other. For a continuous distribution a 95 % interval covers the median
+    with a probability between 91 % (13 seeds) and 98 %; it is 96 % for 12 and for 30 seeds.
 
     Args:
-        values: the seeds come first; infinity is a miss.
-        confidence: of the interval, between 0 and 1.
+        values: numbers whose first axis is the seeds; infinity is a miss.
+        confidence: the confidence of the interval, between 0 and 1.
 
     Returns:
-        Arrays of the other axes' shape.
+        Arrays with the shape of the other axes.
 
     Raises:
         ValueError: if there are no seeds, values that are not numbers, or another confidence.
@@ -51,9 +51,9 @@ def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         doi:10.1214/aos/1176344552.
 
     Differs:
-        Of an even number of values the source's median is the mean of the two in the middle; here
-        the low end is one of the lower one's distribution, and the high end of the upper one's:
-        never narrower.
+        For an even number of values the source's median is the mean of the two in the middle. Here
+        the low end is of the distribution of the lower of the two, and the high end of the upper
+        one's, so that the interval is never narrower.
 
     Example:
         >>> print(*median_interval(np.array([3.0, 1.0, 2.0, np.inf, 4.0])))
@@ -78,10 +78,10 @@ def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 
 
 class SignedRank(NamedTuple):
-    """Wilcoxon's test of pairs.
+    """The result of Wilcoxon's test of pairs.
 
     Attributes:
-        p: two-sided.
+        p: the two-sided p-value.
         effect: the rank-biserial correlation, from -1 (the first is larger in every pair) to 1 (the
             second is); 0 where neither is.
     """
@@ -93,9 +93,9 @@ class SignedRank(NamedTuple):
 def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
     """Wilcoxon's signed-rank test of pairs; lower is better, infinity a miss.
 
-    Equal pairs, two misses among them, say nothing and are left out; where all are equal, p is 1. A
-    miss against a number is a difference larger than all others. Up to 50 pairs the distribution
-    is exact, that of the ranks at hand under all changes of sign, ties included.
+    Equal pairs say nothing and are left out, two misses among them; if all are equal, p is 1. The
+    difference between a miss and a number is larger than all others. For up to 50 pairs the
+    distribution is exact: that of these very ranks, ties included, under all changes of sign.
 
     Args:
         first: one value for each pair.
@@ -149,7 +149,7 @@ def _exact(ranks: Float[np.ndarray, " n"], smaller: float) -> float:
 
 
 def friedman(values: ArrayLike) -> float:
-    """Friedman's test whether rules differ at all, by their ranks in each block.
+    """The p-value of Friedman's test whether rules differ at all, by their ranks in each block.
 
     Args:
         values: one row for each block, one column for each rule; ties get the mean of their ranks.
@@ -194,14 +194,14 @@ class Standing(NamedTuple):
     """A rule beside the best.
 
     Attributes:
-        median: of its values.
-        mean_rank: among all rules, the mean over the seeds; 1 is the lowest.
-        p: that it equals the best, corrected for all comparisons and for how the best was found;
-            1 for the best itself.
+        median: the median of its values.
+        mean_rank: the mean over the seeds of its rank among all rules; 1 is the lowest.
+        p: the p-value of equality with the best, corrected for all comparisons and for the way in
+            which the best was chosen; 1 for the best itself.
         effect: the rank-biserial correlation, 1 where it is higher than the best in every seed.
-        verdict: "lowest median"; "worse"; "tied", where no difference was found; "differs", where
-            one was found, but more of it against the rule with the lower median; or "too few
-            seeds to tell".
+        verdict: "lowest median"; "worse"; "tied", where the test shows no difference; "differs",
+            where it shows one that favors the rule with the higher median; or "too few seeds to
+            tell".
     """
 
     median: float
@@ -215,10 +215,10 @@ class Comparison(NamedTuple):
     """Rules beside the best of them.
 
     Attributes:
-        best: the rule of the lowest median, of several the one with the lowest mean rank.
-        standings: of every rule, from the lowest median to the highest, ties by mean rank.
-        seeds: how many there were.
-        alpha: the probability that any of the differences is a false one, at most.
+        best: the rule with the lowest median; among equals, the one with the lowest mean rank.
+        standings: the standing of every rule, from the lowest median to the highest.
+        seeds: the number of seeds.
+        alpha: the largest probability that any of the differences is a false one.
     """
 
     best: str
@@ -234,25 +234,25 @@ def compare(values: Mapping[str, ArrayLike], *, alpha: float = 0.05) -> Comparis
     the pairs that a seed makes, with Holm's correction: the smallest of m p-values is multiplied by
     m, the next by m - 1, and none is smaller than the one before.
 
-    That alone is not honest, because the best was found in the same values: of equal rules, the
+    That alone is not honest, because the best is chosen by the same values: of equal rules, the
     lucky one is compared with the unlucky ones. So every step of Holm's procedure first asks, by
     Friedman's test, whether the rules still in question, the best among them, differ at all, and
     its p-value is the larger of the two. A rule that is clearly worse leaves the question before
-    the next one is asked: it does not vouch for the others.
+    the next one is asked, so that it does not vouch for the others.
 
-    Of 1000 simulated races between equal rules, with 12 and with 30 seeds, these reported a
-    difference: 5 % with 2 rules, 2 to 4 % with 3 to 12, and 1 to 5 % where one or three worse rules
-    raced along; without Friedman's test 5, 7, 9 and 11 % with 3, 5, 8 and 12. One rule better than
-    the rest by 1.5 standard deviations of a pair's member was told from 70 to 79 % of them with 12
-    seeds (78 to 84 % without).
+    In 1000 simulated races between equal rules, with 12 and with 30 seeds, the share that reported
+    a difference was 5 % with 2 rules, 2 to 4 % with 3 to 12, and 1 to 5 % where one or three worse
+    rules raced along. Without Friedman's test it was 5, 7, 9 and 11 % with 3, 5, 8 and 12 rules. A
+    rule that was better than the others by 1.5 standard deviations of a pair's member was told from
+    70 to 79 % of them with 12 seeds (from 78 to 84 % without Friedman's test).
 
     Args:
         values: for each rule one number for each seed, in the same order of seeds; infinity is a
             miss. No rules, no seeds, unequal numbers of them and nan raise a ValueError.
-        alpha: the probability of any false difference.
+        alpha: the largest probability of any false difference.
 
     Returns:
-        The best and how the others stand; "too few seeds to tell" for fewer than `MINIMUM_SEEDS`.
+        The best and the standing of all; "too few seeds to tell" with fewer than `MINIMUM_SEEDS`.
 
     Source:
         Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian Journal
@@ -295,12 +295,15 @@ def _step_down(
     table: Float[np.ndarray, "seeds rules"], best: int, p: dict[int, float]
 ) -> dict[int, float]:
     """Holm's procedure, with Friedman's test of the rules still in question at each step."""
-    left = sorted(p, key=lambda i: p[i])
+    ascending = sorted(p, key=lambda i: p[i])
     corrected, largest = {}, 0.0
-    while left:
-        differ_at_all = friedman(table[:, [best, *left]]) if len(left) > 1 and len(table) > 1 else 0
-        largest = max(largest, min(1.0, len(left) * p[left[0]]), differ_at_all)
-        corrected[left.pop(0)] = largest
+    for place, i in enumerate(ascending):
+        others = ascending[place:]
+        differ_at_all = 0.0
+        if len(others) > 1 and len(table) > 1:
+            differ_at_all = friedman(table[:, [best, *others]])
+        largest = max(largest, min(1.0, len(others) * p[i]), differ_at_all)
+        corrected[i] = largest
     return corrected
 
 
@@ -308,14 +311,14 @@ def _step_down(
 
 
 class CriticalDifference(NamedTuple):
-    """Mean ranks over blocks (problems, or seeds), and what difference between two means something.
+    """Mean ranks over blocks (problems, or seeds), and the difference between two that counts.
 
     Attributes:
-        mean_ranks: of each rule, ascending; 1 is the lowest value in every block.
-        difference: two rules differ where their mean ranks do by more than this.
+        mean_ranks: the mean rank of each rule, ascending; 1 is the lowest value in every block.
+        difference: two rules differ if their mean ranks differ by more than this.
         groups: the largest sets of two and more rules that are not told apart, in order.
-        p: of Friedman's test, whether any differ.
-        blocks: how many.
+        p: the p-value of Friedman's test, whether any rules differ.
+        blocks: the number of blocks.
     """
 
     mean_ranks: dict[str, float]
@@ -337,7 +340,7 @@ def critical_difference(
         values_by_block: for each rule one number for each block (problem, or seed), in the same
             order of blocks; ties get the mean of their ranks. Fewer than two rules or blocks,
             unequal numbers of them and nan raise a ValueError.
-        alpha: the probability of any false difference.
+        alpha: the largest probability of any false difference.
 
     Returns:
         Mean ranks, the difference, and groups.
@@ -379,10 +382,10 @@ class PerformanceProfile(NamedTuple):
     """How often each rule is nearly the fastest.
 
     Attributes:
-        ratios: for each rule, of each instance: its time over the best rule's; infinity where it
-            missed.
-        scores: the mean of its profile between ratios of 1 and `largest`: 1 is the fastest
-            everywhere, 0 never within `largest` times of the fastest.
+        ratios: for each rule and each instance its time over that of the fastest rule; infinity
+            for a miss.
+        scores: for each rule the mean of its profile between ratios of 1 and `largest`: 1 if it is
+            the fastest everywhere, 0 if it never comes within `largest` times of the fastest.
         largest: the ratio at which the scores end.
     """
 
@@ -391,16 +394,7 @@ class PerformanceProfile(NamedTuple):
     largest: float
 
     def share(self, rule: str, ratio: ArrayLike) -> Float[np.ndarray, "..."]:
-        """The profile rho, a step function.
-
-        Args:
-            rule: its name.
-            ratio: tau, at least 1.
-
-        Returns:
-            The share of instances that the rule solves in at most `ratio` times the time of the
-            fastest.
-        """
+        """The profile rho: the share of instances that a rule solves within a ratio to the best."""
         ordered = np.sort(self.ratios[rule])
         within = np.searchsorted(ordered, np.asarray(ratio, dtype=float), side="right")
         solved = np.sum(np.isfinite(ordered))
@@ -420,8 +414,8 @@ def performance_profile(times: Mapping[str, ArrayLike], largest: float = 4.0) ->
         largest: r_max, more than 1.
 
     Returns:
-        Ratios and scores. Where nobody arrived all ratios are infinite; where the fastest took no
-        time at all, those of the others that did are.
+        Ratios and scores. Where no rule arrived, all ratios are infinite; where the fastest took no
+        time at all, the ratios of slower rules are infinite.
 
     Raises:
         ValueError: if there are no rules or no instances, unequal numbers of them, times below 0 or
@@ -469,8 +463,8 @@ class Sensitivity(NamedTuple):
         setting: its values, ascending, each once.
         loss: the median over the seeds at each; infinity where most diverged.
         limit: the largest loss that counts as good.
-        decades: the length of the good range, in powers of ten, between the settings tried.
-        share: the same as a share of the range that was searched.
+        decades: the length of the good range, in powers of ten, between the settings of trials.
+        share: the good range as a share of the range of the search.
     """
 
     name: str
@@ -492,20 +486,19 @@ def sensitivity(
 ) -> Sensitivity:
     """How much depends on one hyperparameter: the range in which the loss is nearly the best.
 
-    Between settings the loss is taken to be linear in the logarithm of the setting; next to a
-    setting that diverged nothing is taken for good; beyond the settings tried neither. Of trials
-    with the same value of the hyperparameter the best counts; where others vary along with it, the
-    curve has their noise.
+    Between two settings the loss counts as linear in the logarithm of the setting. Nothing counts
+    as good next to a setting that diverged, nor beyond the settings of the trials. Among trials
+    with the same value of the hyperparameter the best counts; where other hyperparameters vary
+    along with it, the curve has their noise.
 
     Args:
         settings: the hyperparameters of each trial.
-        losses: what each trial came to with each seed, one row for each trial; infinity where it
-            diverged.
+        losses: one row for each trial with its loss for each seed; infinity where it diverged.
         name: the hyperparameter; its values must be more than 0.
         factor: a loss of at most this times the best is good; at least 1. For losses that cannot be
             negative.
         tolerance: in place of the factor, how far above the best a loss may be.
-        searched: the lowest and the highest value of the search; what was tried, if None.
+        searched: the lowest and the highest value of the search; those of the trials, if None.
 
     Returns:
         The curve, and the length of its good range.
@@ -517,8 +510,8 @@ def sensitivity(
 
     Example:
         >>> settings = [{"learning_rate": rate} for rate in (0.001, 0.01, 0.1, 1.0)]
-        >>> found = sensitivity(settings, [[3.0], [1.0], [1.0], [np.inf]], "learning_rate")
-        >>> print(f"{found.decades:.2f} {found.share:.3f}")
+        >>> curve = sensitivity(settings, [[3.0], [1.0], [1.0], [np.inf]], "learning_rate")
+        >>> print(f"{curve.decades:.2f} {curve.share:.3f}")
         1.25 0.417
     """
     losses = np.asarray(losses, dtype=float)
@@ -531,15 +524,15 @@ def sensitivity(
     missing = [trial for trial in settings if name not in trial]
     if missing:
         raise ValueError(f"sensitivity: expected trials of {name}, got one of {list(missing[0])}")
-    tried = np.array([float(trial[name]) for trial in settings])
-    if not np.all(tried > 0):
+    rates = np.array([float(trial[name]) for trial in settings])
+    if not np.all(rates > 0):
         raise ValueError(
-            f"sensitivity: expected values of {name} above 0, got {np.min(tried)}: it has no place "
+            f"sensitivity: expected values of {name} above 0, got {np.min(rates)}: it has no place "
             "on a logarithmic scale; try to leave that trial out"
         )
-    setting = np.unique(tried)
+    setting = np.unique(rates)
     medians = np.median(losses, axis=1)
-    loss = np.array([np.min(medians[tried == value]) for value in setting])
+    loss = np.array([np.min(medians[rates == rate]) for rate in setting])
     best = float(np.min(loss))
     if tolerance is None and best < 0:
         raise ValueError(
@@ -553,7 +546,7 @@ def sensitivity(
 
 
 def _length_below(limit: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """How much of x has a y of at most the limit, y being linear in between."""
+    """The length of x over which y, linear between its points, is at most the limit."""
     low, high = np.minimum(y[:-1], y[1:]), np.maximum(y[:-1], y[1:])
     below = low <= limit
     part = np.where(below & (high <= limit), 1.0, 0.0)
@@ -584,6 +577,7 @@ def _table(
 
 
 def _require_numbers(name: str, values: Float[np.ndarray, "..."]) -> None:
+    """Raises a ValueError for NaN and for -inf, which is no miss."""
     if np.any(np.isnan(values) | (values == -np.inf)):
         raise ValueError(
             f"{name}: expected numbers, or infinity for a miss, got nan or -inf; try "

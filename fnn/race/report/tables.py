@@ -1,7 +1,7 @@
-"""Tables of a race: one kind of table, and a form for each place it goes.
+"""Tables of a race: one kind of table, and a form for each place where it goes.
 
-A `Sheet` knows for each cell the text that people read and the numbers behind it. The terminal,
-Markdown, LaTeX and HTML show the text; CSV has the numbers, all digits of them.
+A `Sheet` has for each cell the text that people read and the numbers behind it. The terminal,
+Markdown, LaTeX and HTML show the text; CSV has all digits of the numbers.
 """
 
 import csv
@@ -28,7 +28,7 @@ class Column(NamedTuple):
         title: its heading.
         fields: the names in CSV of the numbers in each of its cells.
         number: whether it is aligned to the right.
-        spare: columns of a larger number are left out first where room is short; 0 is never.
+        spare: where room is short, the column with the largest is left out first; 0 always stays.
     """
 
     title: str
@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What stands in a cell: for people, and as numbers or names, one for each field."""
+    """A cell: its text for people, and a number or name for each field of its column."""
 
     text: str
     values: tuple[str | float, ...]
@@ -77,14 +77,7 @@ def number(value: float) -> str:
 
 
 def standings(race: Race) -> Sheet:
-    """Rules from the lowest median validation loss to the highest, each at its chosen setting.
-
-    Args:
-        race: of at least one rule.
-
-    Returns:
-        A row for each rule.
-    """
+    """A row for each rule at its chosen setting, from the lowest median validation loss up."""
     compared = findings.comparison(race)
     results = findings.ordered(race)
     only = _only(results)
@@ -119,8 +112,9 @@ def standings(race: Race) -> Sheet:
 
 
 def _row(race: Race, result: Result, standing: statistics.Standing, only: str | None) -> list[Cell]:
+    """The standing of a rule, one cell for each column."""
     low, middle, high = _interval(race, result.rule)
-    train = np.where(np.isfinite(result.train[:, -1]), result.train[:, -1], np.inf)
+    train = findings.or_infinity(result.train[:, -1])
     spent = result.to_target(race.header["target"], "seconds")
     reached, seeds = int(np.sum(np.isfinite(spent))), len(spent)
     steps = float(np.median(result.costs["steps"][:, -1]))
@@ -133,7 +127,7 @@ def _row(race: Race, result: Result, standing: statistics.Standing, only: str | 
         _number(middle),
         Cell(f"[{number(low)}, {number(high)}]", (low, high)),
         Cell(verdict(standing), values),
-        _number(float(np.median(findings.measured(race, result)))),
+        _number(float(np.median(findings.measures(race, result)))),
         _number(float(np.median(spent))),
         Cell(f"{reached} of {seeds}", (reached, seeds)),
         _number(float(np.median(result.run_seconds))),
@@ -144,25 +138,19 @@ def _row(race: Race, result: Result, standing: statistics.Standing, only: str | 
 
 
 def _interval(race: Race, rule: str) -> tuple[float, float, float]:
+    """The median validation loss of a rule, between the ends of its interval."""
     low, median, high = statistics.median_interval(findings.finals(race)[rule])
     return float(low), float(median), float(high)
 
 
 def _only(results: Sequence[Result]) -> str | None:
-    """The hyperparameter, if all rules have the same one and no other."""
+    """The name of the hyperparameter, if all rules have the same one and no other."""
     names = {tuple(result.setting) for result in results}
     return next(iter(names))[0] if len(names) == 1 and len(next(iter(names))) == 1 else None
 
 
 def verdict(standing: statistics.Standing) -> str:
-    """A comparison in two words and a p-value.
-
-    Args:
-        standing: of a rule.
-
-    Returns:
-        Its verdict; the p-value where there is one.
-    """
+    """A verdict in a word or two, with the p-value of a test."""
     if standing.verdict == "lowest median":
         return "best"
     if standing.verdict in ("worse", "tied", "differs"):
@@ -171,6 +159,7 @@ def verdict(standing: statistics.Standing) -> str:
 
 
 def _p(p: float) -> str:
+    """A p-value with as many digits as count."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
@@ -191,14 +180,7 @@ def setting(values: dict[str, float]) -> str:
 
 
 def trials(race: Race) -> Sheet:
-    """Everything that was tried.
-
-    Args:
-        race: of at least one rule.
-
-    Returns:
-        A row for each trial of each rule.
-    """
+    """A row for each trial of each rule."""
     columns = [
         Column("rule", ("rule",), number=False),
         Column("trial", ("trial",)),
@@ -211,7 +193,7 @@ def trials(race: Race) -> Sheet:
     for result in findings.ordered(race):
         for i, (values, losses) in enumerate(zip(result.settings, result.tuning, strict=True)):
             ended = int(np.sum(np.isfinite(losses)))
-            loss = float(np.median(np.where(np.isfinite(losses), losses, np.inf)))
+            loss = float(np.median(findings.or_infinity(losses)))
             rows.append([
                 Cell(result.rule, (result.rule,)),
                 Cell(str(i + 1), (i + 1,)),
@@ -230,14 +212,7 @@ def trials(race: Race) -> Sheet:
 
 
 def ranges(race: Race) -> Sheet:
-    """How far each hyperparameter was searched, and how much depends on it.
-
-    Args:
-        race: of at least one rule.
-
-    Returns:
-        A row for each hyperparameter of each rule that tried several values of it.
-    """
+    """A row for each hyperparameter of which a rule tried several values: how much it matters."""
     columns = [
         Column("rule", ("rule",), number=False),
         Column("hyperparameter", ("hyperparameter",), number=False),
@@ -250,7 +225,7 @@ def ranges(race: Race) -> Sheet:
     rows = []
     for name, sweeps in findings.sweeps(race).items():
         for rule, sweep in sweeps.items():
-            found = findings.good_range(sweep, name)
+            good = findings.good_range(sweep, name)
             low, high = float(np.min(sweep.setting)), float(np.max(sweep.setting))
             value = chosen[rule].get(name, math.nan)
             rows.append([
@@ -258,8 +233,8 @@ def ranges(race: Race) -> Sheet:
                 Cell(name, (name,)),
                 Cell(f"{low:.3g} to {high:.3g}", (low, high)),
                 Cell(f"{value:.3g}", (value,)),
-                Cell(f"{found.decades:.2f}", (found.decades,)),
-                Cell(f"{100 * found.share:.0f} %", (found.share,)),
+                Cell(f"{good.decades:.2f}", (good.decades,)),
+                Cell(f"{100 * good.share:.0f} %", (good.share,)),
             ])  # fmt: skip
     return Sheet(
         "How much depends on the setting",
@@ -270,16 +245,7 @@ def ranges(race: Race) -> Sheet:
 
 
 def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) -> Sheet:
-    """Two races of one problem beside each other.
-
-    Args:
-        before: one race.
-        after: the other.
-        names: what to call them.
-
-    Returns:
-        A row for each rule of either, those in both first.
-    """
+    """Two races of one problem beside each other: a row for each rule, those in both first."""
     a, b = names
     columns = [
         Column("rule", ("rule",), number=False),
@@ -295,16 +261,14 @@ def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) 
         ),
         Column("validation loss compared", ("verdict", "p"), number=False),
     ]
-    left, right = ({r.rule: r for r in findings.ordered(race)} for race in (before, after))
-    both = [rule for rule in left if rule in right]
-    alone = [rule for rule in left if rule not in right] + [r for r in right if r not in left]
+    first, second = ({r.rule: r for r in findings.ordered(race)} for race in (before, after))
+    both = [rule for rule in first if rule in second]
     rows = []
-    for rule in both + alone:
-        sides = [
-            _side(race, results.get(rule)) for race, results in ((before, left), (after, right))
-        ]
+    for rule in dict.fromkeys([*both, *first, *second]):
+        sides = _side(before, first.get(rule)), _side(after, second.get(rule))
         pairs = [cell for pair in zip(*sides, strict=True) for cell in pair]
-        rows.append([Cell(rule, (rule,)), *pairs, _changed(left.get(rule), right.get(rule), names)])
+        change = _change(first.get(rule), second.get(rule), names)
+        rows.append([Cell(rule, (rule,)), *pairs, change])
     return Sheet(
         f"{a} and {b}, rule by rule",
         "Medians over seeds, each race's own. The verdict is Wilcoxon's signed-rank test of the "
@@ -315,29 +279,30 @@ def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) 
 
 
 def _side(race: Race, result: Result | None) -> list[Cell]:
+    """The medians of a rule in one of two races; empty cells where it does not take part."""
     if result is None:
         return [Cell("", ("",))] * 4
-    final = result.validation[:, -1]
     values = (
-        np.where(np.isfinite(final), final, np.inf),
-        findings.measured(race, result),
+        findings.or_infinity(result.validation[:, -1]),
+        findings.measures(race, result),
         result.run_seconds,
         result.to_target(race.header["target"], "seconds"),
     )
     return [_number(float(np.median(value))) for value in values]
 
 
-def _changed(left: Result | None, right: Result | None, names: tuple[str, str]) -> Cell:
-    if left is None or right is None:
-        name = names[0] if right is None else names[1]
+def _change(before: Result | None, after: Result | None, names: tuple[str, str]) -> Cell:
+    """The verdict between two results of one rule, over the seeds that both have."""
+    if before is None or after is None:
+        name = names[0] if after is None else names[1]
         return Cell(f"only in {name}", ("only in one", ""))
-    shared = [seed for seed in left.seeds if seed in right.seeds]
+    shared = [seed for seed in before.seeds if seed in after.seeds]
     if len(shared) < statistics.MINIMUM_SEEDS:
         return Cell("too few seeds to tell", ("too few seeds to tell", ""))
     first, second = (
-        np.array([r.validation[r.seeds.index(seed), -1] for seed in shared]) for r in (left, right)
+        findings.or_infinity(np.array([r.validation[r.seeds.index(seed), -1] for seed in shared]))
+        for r in (before, after)
     )
-    first, second = (np.where(np.isfinite(v), v, np.inf) for v in (first, second))
     test = statistics.signed_rank(first, second)
     if test.p > 0.05:
         return Cell(f"tied ({_p(test.p)})", ("tied", test.p))
@@ -347,14 +312,7 @@ def _changed(left: Result | None, right: Result | None, names: tuple[str, str]) 
 
 
 def summary(race: Race) -> str:
-    """The race in a few sentences.
-
-    Args:
-        race: of at least one rule.
-
-    Returns:
-        Who ended lowest, who is tied with it, who was first at the target.
-    """
+    """The race in a few sentences: who ended lowest, who is tied with it, who came first."""
     compared = findings.comparison(race)
     low, middle, high = map(number, _interval(race, compared.best))
     others = {rule: s.verdict for rule, s in compared.standings.items() if rule != compared.best}
@@ -370,14 +328,15 @@ def summary(race: Race) -> str:
     elif others:
         tied = [rule for rule, verdict in others.items() if verdict != "worse"]
         worse = len(others) - len(tied)
-        rest = f"{'all ' if worse > 1 else ''}{worse} other{'s' * (worse > 1)}"
+        everyone = f"{'all ' if worse > 1 else ''}{worse} other{'s' * (worse > 1)}"
         parts = []
         if tied:
             parts.append(
                 f"{_list(tied)} {'is' if len(tied) == 1 else 'are'} not told apart from it"
             )
         if worse:
-            subject = f"the other {worse}" if tied and worse > 1 else "the other" if tied else rest
+            others_left = f"the other {worse}" if worse > 1 else "the other"
+            subject = others_left if tied else everyone
             parts.append(f"{subject} {'is' if worse == 1 else 'are'} worse")
         sentences[0] += "; " + ", ".join(parts)
     spent = {rule: float(np.median(s)) for rule, s in findings.arrivals(race, "seconds").items()}
@@ -401,49 +360,47 @@ def summary(race: Race) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
+    """Names in a sentence, the first two of many."""
     if len(names) > 3:
         return f"{', '.join(names[:2])} and {len(names) - 2} more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _count(n: int, noun: str) -> str:
+    """A number and its noun, in the plural where it must be."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def caveats(race: Race) -> list[str]:
-    """What a reader should know before believing the tables.
-
-    Args:
-        race: of at least one rule.
-
-    Returns:
-        The race's own caveats, and those that follow from its numbers.
-    """
-    found = list(race.caveats)
+    """The race's own caveats, and those that follow from its numbers."""
+    sentences = list(race.caveats)
     seeds = findings.comparison(race).seeds
     if seeds < statistics.MINIMUM_SEEDS:
-        found.append(
+        sentences.append(
             f"{_count(seeds, 'seed')}: fewer than {statistics.MINIMUM_SEEDS} give no verdict."
         )
     if len({tuple(sorted(result.seeds)) for result in race.results}) > 1:
-        found.append(f"Not all rules have the same seeds; {_count(seeds, 'seed')} are compared.")
+        sentences.append(
+            f"Not all rules have the same seeds; {_count(seeds, 'seed')} are compared."
+        )
     results = findings.ordered(race)
-    for name, swept in findings.sweeps(race).items():
+    for name, sweeps in findings.sweeps(race).items():
         ends = []
-        for rule, sweep in swept.items():
+        for rule, sweep in sweeps.items():
             value = next(r for r in results if r.rule == rule).setting.get(name)
             if value in (np.min(sweep.setting), np.max(sweep.setting)):
                 end = "lowest" if value == np.min(sweep.setting) else "highest"
                 ends.append(f"{rule} ({end}, {value:.3g})")
         if ends:
-            found.append(
+            sentences.append(
                 f"The chosen {name} is at an end of what was tried, and the best may lie beyond: "
                 f"{', '.join(ends)}."
             )
-    return found
+    return sentences
 
 
 def _number(value: float) -> Cell:
+    """The cell of a number."""
     return Cell(number(value), (value,))
 
 
@@ -451,24 +408,17 @@ def _number(value: float) -> Cell:
 
 
 def to_rich(sheet: Sheet, width: int = 80) -> Table:
-    """For the terminal.
-
-    Args:
-        sheet: the table.
-        width: of the terminal, in characters; columns that can be spared are left out, and named
-            below.
-
-    Returns:
-        A rich table; nothing in it is read as markup.
-    """
-    needed = [_width(sheet, i) for i in range(len(sheet.columns))]
-    kept = list(range(len(needed)))
-    while sum(needed[i] + 2 for i in kept) > width and any(sheet.columns[i].spare for i in kept):
-        kept.remove(max(kept, key=lambda i: sheet.columns[i].spare))
-    fits = sum(needed[i] + 2 for i in kept) <= width
-    spared = [column.title for i, column in enumerate(sheet.columns) if i not in kept]
-    left_out = f" Left out for want of room: {', '.join(spared)}." if spared else ""
-    table = Table(
+    """The sheet for a terminal of so many characters, without columns that it has no room for."""
+    widths = [_width(sheet, i) for i in range(len(sheet.columns))]
+    places = list(range(len(widths)))
+    while sum(widths[i] + 2 for i in places) > width and any(
+        sheet.columns[i].spare for i in places
+    ):
+        places.remove(max(places, key=lambda i: sheet.columns[i].spare))
+    fits = sum(widths[i] + 2 for i in places) <= width
+    missing = [column.title for i, column in enumerate(sheet.columns) if i not in places]
+    left_out = f" Left out for want of room: {', '.join(missing)}." if missing else ""
+    table = Table(  # every text is a `Text`, so that nothing in it is read as markup
         title=Text(sheet.title),
         caption=Text(sheet.caption + left_out),
         title_justify="left",
@@ -477,34 +427,34 @@ def to_rich(sheet: Sheet, width: int = 80) -> Table:
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    for i in kept:
+    for i in places:
         justify = "right" if sheet.columns[i].number else "left"
         table.add_column(
             Text(sheet.columns[i].title),
             justify=justify,
             overflow="fold",
             no_wrap=i == 0,
-            width=needed[i] if fits else None,
+            width=widths[i] if fits else None,
         )
     for row in sheet.rows:
-        table.add_row(*(Text(row[i].text) for i in kept))
+        table.add_row(*(Text(row[i].text) for i in places))
     return table
 
 
 def _width(sheet: Sheet, column: int) -> int:
-    """Without breaking a word of the heading, or a cell."""
+    """The width of a column that breaks no cell and no word of the heading."""
     words = [len(word) for word in sheet.columns[column].title.split()]
     return max([*words, *(len(row[column].text) for row in sheet.rows)])
 
 
 def to_markdown(sheet: Sheet) -> str:
-    r"""For READMEs.
+    r"""The sheet as a pipe table, with its caption below.
 
     Args:
         sheet: the table.
 
     Returns:
-        A pipe table with its caption below.
+        Markdown.
 
     Example:
         >>> sheet = Sheet("", "", [Column("a", ("a",), False), Column("b", ("b",))],
@@ -525,6 +475,7 @@ def to_markdown(sheet: Sheet) -> str:
 
 
 def _markdown(text: str) -> str:
+    """The text in one line, escaped."""
     text = re.sub(r"([\\`*\[\]<>&|$])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
@@ -537,14 +488,7 @@ _LATEX = {
 
 
 def to_latex(sheet: Sheet) -> str:
-    """For papers: a table in the style of the package booktabs, which it needs.
-
-    Args:
-        sheet: the table.
-
-    Returns:
-        A `table` environment.
-    """
+    """The sheet as a `table` environment for papers, which needs the package booktabs."""
     form = "".join("r" if column.number else "l" for column in sheet.columns)
     heads = [_latex(column.title) for column in sheet.columns]
     rows = [[_latex(cell.text) for cell in row] for row in sheet.rows]
@@ -566,7 +510,7 @@ def to_latex(sheet: Sheet) -> str:
 
 
 def _latex(text: str) -> str:
-    """The text escaped; 1.2e-05 as a power of ten."""
+    """The text in one line, escaped, with 1.2e-05 as a power of ten."""
     pieces = re.split(r"(?<![\w.])(\d(?:\.\d+)?)e([+-]\d+)(?!\w)", " ".join(text.split()))
     escaped = ["".join(_LATEX.get(character, character) for character in p) for p in pieces]
     powers = [
@@ -577,14 +521,7 @@ def _latex(text: str) -> str:
 
 
 def to_csv(sheet: Sheet) -> str:
-    """For programs.
-
-    Args:
-        sheet: the table.
-
-    Returns:
-        A line of names and a line for each row, all digits of its numbers.
-    """
+    """The sheet for programs: a line of names, and for each row a line with all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field for column in sheet.columns for field in column.fields)
@@ -594,15 +531,7 @@ def to_csv(sheet: Sheet) -> str:
 
 
 def to_html(sheet: Sheet, marks: Sequence[str] = ()) -> str:
-    """For pages.
-
-    Args:
-        sheet: the table.
-        marks: HTML before the first cell of each row.
-
-    Returns:
-        A `table` element, text escaped.
-    """
+    """The sheet as a `table` element, with HTML marks before the first cell of each row."""
     kinds = [' class="number"' if column.number else "" for column in sheet.columns]
     head = "".join(
         f'<th scope="col"{kind}>{html.escape(column.title)}</th>'
@@ -612,9 +541,9 @@ def to_html(sheet: Sheet, marks: Sequence[str] = ()) -> str:
     for i, row in enumerate(sheet.rows):
         mark = marks[i] if marks else ""
         first = f'<th scope="row">{mark}{html.escape(row[0].text)}</th>'
-        rest = "".join(
+        cells = "".join(
             f"<td{kind}>{html.escape(cell.text)}</td>"
             for kind, cell in zip(kinds[1:], row[1:], strict=True)
         )
-        body.append(f"<tr>{first}{rest}</tr>")
+        body.append(f"<tr>{first}{cells}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -1,0 +1,108 @@
+"""The records of a race: each is one line of JSON in its store.
+
+A line has the fields of its record and, as `kind`, the word for its class:
+
+    {"kind": "choice", "rule": "adam", "trial": 2, "steps": 1000}
+
+Every rule has its records in this order: a plan, a run for each trial, the choice among them, a run
+for each fresh seed, and the seconds of a run alone; or it was left out.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class LeftOut(NamedTuple):
+    """A rule that does not take part, and the reason as a sentence."""
+
+    rule: str
+    why: str
+
+
+class Plan(NamedTuple):
+    """The settings that are tried of a rule, and how many steps of the first the budget buys."""
+
+    rule: str
+    settings: list[dict[str, float]]
+    steps: int
+    batch: int
+    gradient_flops: float
+
+
+class Run(NamedTuple):
+    """One run of a rule; in its line the header of the race follows, so that it stands alone."""
+
+    rule: str
+    stage: str  # "trial" or "seed"
+    trial: int  # the place of its setting in the plan
+    seed: int
+    setting: dict[str, float]
+    batch: int
+    steps: int
+    train: float  # at the end
+    validation: float  # the lowest
+    test: float  # the problem's measure, of the parameters with the lowest validation loss
+    stopped: str  # the name of a `training.Stop` in lower case
+    curves: str  # the name of a file
+
+    @property
+    def loss(self) -> float:
+        """What the run is judged by: infinity where it diverged or was given up."""
+        lost = self.stopped in ("non_finite", "given_up") or not math.isfinite(self.validation)
+        return math.inf if lost else self.validation
+
+
+class Choice(NamedTuple):
+    """The trial whose setting runs from fresh seeds, and how many of its steps the budget buys."""
+
+    rule: str
+    trial: int
+    steps: int
+
+
+class Seconds(NamedTuple):
+    """The seconds of some runs of the chosen setting alone, and of compiling their program."""
+
+    rule: str
+    seconds: list[float]
+    compile_seconds: float
+
+
+Record = LeftOut | Plan | Run | Choice | Seconds
+_KINDS: dict[str, type[Record]] = {
+    "left_out": LeftOut, "plan": Plan, "run": Run, "choice": Choice, "seconds": Seconds,
+}  # fmt: skip
+_WORDS = {kind: word for word, kind in _KINDS.items()}
+
+
+def to_line(record: Record, header: Mapping[str, Any]) -> str:
+    """The line of a record; that of a run has the header of its race too."""
+    about = header if isinstance(record, Run) else {}
+    line = {"kind": _WORDS[type(record)], **record._asdict(), **about}
+    return json.dumps(plain(line), allow_nan=False) + "\n"
+
+
+def from_line(line: bytes) -> Record | None:
+    """The record of a line, with NaN for null; None for a kind of another version."""
+    entries = json.loads(line)
+    kind = _KINDS.get(entries["kind"])
+    if kind is None:
+        return None
+    values: list[Any] = [entries[name] for name in kind._fields]
+    values = [math.nan if value is None else value for value in values]
+    return kind(*values)
+
+
+def plain(tree: Any) -> Any:
+    """A tree of Python's own values, with null for NaN and infinity, which JSON does not know."""
+    if isinstance(tree, Mapping):
+        return {key: plain(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [plain(value) for value in tree]
+    if isinstance(tree, np.generic):
+        tree = tree.item()
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
