@@ -222,7 +222,7 @@ def outlook_along(
     # It is lowest at slope / (d . C d) times d, where it lies slope^2 / (2 d . C d) lower: damping
     # makes d short, and changes this little.
     most = jnp.finfo(slope.dtype).max
-    is_still = ok & (slope == 0)
+    is_still = ok & (slope == 0) & (curvature_along >= 0)
     # Of a step that is damped to less than its 10,000th the direction says nothing about the rest.
     is_told = ok & (curvature_along > 1e-4 * slope) & (slope > 0)
     is_whole = is_told & (slope <= 2 * curvature_along)

@@ -92,7 +92,7 @@ def _culprit(job: Job, here: Snapshot) -> str:
             )
         return (
             f"There the value is {value:.6g}, and of its gradient {count} of {leaf.size} entries "
-            f" at {name} are NaN or infinite.{remedy}"
+            f"at {name} are NaN or infinite.{remedy}"
         )
     return "There value and gradient are finite; the step that followed led out of what is."
 

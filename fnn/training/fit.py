@@ -94,12 +94,12 @@ def fit(
         patience: stop after this many rounds without a lower validation loss, and return the
             parameters and the state of the lowest.
         goal: stop after a round whose mean value is this or lower.
-        tolerance: stop after a round at whose last step little was left. Of a rule that has a model
-            of the value: the decrease that it promised was below tolerance^2 of the value, or its
-            whole step was below the tolerance of the parameters, leaf by leaf. Of another: the
-            gradient (of the largest so far), the step and the decrease of the value were all below
-            the tolerance, relatively. None takes the square root of rounding where a step sees all
-            examples, and else 0, which takes all steps.
+        tolerance: stop after a round at whose last step so little was left. Of a rule that has a
+            model of the value: the decrease that it promised was below the tolerance, relative to
+            the value, or its whole step below 8 times that, relative to the parameters, leaf by
+            leaf. Of another: step and decrease were below 8 times the tolerance, and the gradient
+            below its square root, relative to the largest so far. None takes rounding where a step
+            sees all examples, and else 0, which takes all steps.
         every: epochs in a round, after which come goal, validation and callback, and the check
             that all is finite.
         prepare: what is done to the parameters before each look at the validation data, such as
@@ -168,7 +168,7 @@ def fit(
     stopped = Stop(int(here.progress.stopped))
     if stopped == Stop.RUNNING:
         stopped = Stop.BUDGET if job.is_through(here) else Stop.DATA
-    if stopped in {Stop.STALLED, Stop.CONVERGED}:
+    if stopped == Stop.STALLED or (stopped == Stop.CONVERGED and np.isfinite(goal)):
         _warn_of_rounding(here, goal)
     if stopped == Stop.BUDGET:
         _warn_of_a_rise(here)

@@ -239,7 +239,7 @@ def _tolerance(request: Request, progress: Progress) -> float:
     # A rule without a model is judged by its gradient alone: it stops where that all but vanished.
     narrow = widest(jnp.float32, *jax.tree.leaves(progress.params))
     dtype = narrow if has_outlook(progress.state) else jnp.float64
-    return float(jnp.finfo(dtype).eps ** 0.5)
+    return float(jnp.finfo(dtype).eps)
 
 
 # What is checked ----------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def _require_tolerance(tolerance: float | None, data: Any) -> None:
         return
     if not 0 <= tolerance < 1:
         raise ValueError(
-            f"fit: expected tolerance in [0, 1), got {tolerance}; try 1e-6, or 0 to take all steps"
+            f"fit: expected tolerance in [0, 1), got {tolerance}; try 1e-8, or 0 to take all steps"
         )
     if tolerance and is_stream(data):
         raise ValueError(

@@ -60,9 +60,9 @@ _SENTENCES = {
     Stop.CALLBACK: "The callback asked for it.",
     Stop.DATA: "The iterator of batches ran out.",
     Stop.STALLED: (
-        "No step that the rule knows of lowered the value, though its model promised more: the "
-        "gradient does not vanish here. Try float64, another scaling or damping, or another start; "
-        "and look whether the value is a smooth function of the parameters."
+        "No step that the rule knows of lowered the value, and the gradient is not small here. Try "
+        "float64, another scaling or damping, or another start; and look whether the value is a "
+        "smooth function of the parameters."
     ),
     Stop.CONVERGED: (
         "A minimum within the tolerance, as far as the gradient tells: what was left to gain, or "
@@ -266,7 +266,9 @@ def judge(
     value = value.astype(progress.value.dtype)
     steepest, slope = _slope(progress, grad)
     converged = _is_converged(progress, params, state, value, slope, limits.tolerance)
-    verdict = jnp.where(is_stalled(state), Stop.STALLED, Stop.RUNNING)
+    rounding = jnp.maximum(limits.tolerance, jnp.finfo(slope.dtype).eps)
+    stop = jnp.where(slope <= jnp.sqrt(rounding), Stop.CONVERGED, Stop.STALLED)
+    verdict = jnp.where(is_stalled(state), stop, Stop.RUNNING)
     verdict = jnp.where(converged, Stop.CONVERGED, verdict)
     verdict = jnp.where(value <= limits.goal, Stop.GOAL, verdict)
     verdict = jnp.where(finite, verdict, Stop.NON_FINITE)
@@ -295,16 +297,16 @@ def _is_converged(
 ) -> Array:
     """Whether little is left by the rule's model, or else by gradient, step and decrease."""
     promise, reach = (_greatest(state, name) for name in ("promise", "reach"))
+    last_digits = 8 * tolerance  # of numbers that moved by rounding, and a little more
     if promise is not None and reach is not None:
-        # The value goes by the square of the way that is left.
-        small = tolerance * jnp.abs(tolerance) * jnp.abs(value)
-        return (promise <= small) | (reach <= tolerance)
-    decrease = jnp.abs(progress.value - value) / jnp.maximum(
-        jnp.abs(value), jnp.finfo(value.dtype).tiny
-    )
+        return (promise <= tolerance * jnp.abs(value)) | (reach <= last_digits)
+    decrease = jnp.abs(progress.value - value)
     step = jax.tree.map(jnp.subtract, params, progress.params)
-    moved = relative_length(progress.params, step)
-    return (slope <= tolerance) & (moved <= tolerance) & (decrease <= tolerance)
+    return (
+        (slope <= jnp.sqrt(jnp.maximum(tolerance, 0)))  # by whose square the value goes
+        & (relative_length(progress.params, step) <= last_digits)
+        & (decrease <= last_digits * jnp.abs(value))
+    )
 
 
 def has_outlook(state: PyTree) -> bool:

@@ -188,7 +188,7 @@ def test_stops_at_a_minimum_of_a_network():
     objective = network + fnn.l2(1e-2)
     params = {"in": jnp.array([[1.0, -2.0]]), "out": jnp.array([0.5, 0.3])}
     trained = fnn.fit(rules.sr1(), objective, params, data, steps=200)
-    assert trained.stopped == Stop.STALLED
+    assert trained.stopped == Stop.CONVERGED
     assert optax.tree.norm(jax.grad(objective.on(data))(trained.params)) < 1e-6
 
 
@@ -199,5 +199,5 @@ def test_misuse_is_named():
         rules.sr1(trials=0)
     with pytest.raises(ValueError, match=r"10 x 10 numbers.*got 800; try optax\.lbfgs"):
         rules.bfgs(memory_budget=799).init(jnp.zeros(10))
-    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'value_fn'"):
+    with pytest.raises(TypeError, match="expected value_fn= beside"):
         rules.bfgs().update(1.0, rules.bfgs().init(jnp.zeros(())), 1.0, value=1.0, grad=1.0)

@@ -265,20 +265,20 @@ def curve_fit(dtype):
     return (inputs, jnp.sin(3 * inputs)), curve, start
 
 
-def test_float32_stalls_where_float64_does():
+def test_float32_arrives_where_float64_does():
     (data, curve, start), (wide, _, _) = curve_fit(jnp.float32), curve_fit(float)
     fitted = fnn.fit(rules.levenberg_marquardt(), curve, start, data, steps=200)
-    assert fitted.stopped == Stop.STALLED
+    assert fitted.stopped == Stop.CONVERGED
     assert fitted.state.damping.value.dtype == fitted.params["a"].dtype == jnp.float32
     grad = jax.grad(curve.on(wide))(jax.tree.map(lambda leaf: leaf.astype(float), fitted.params))
     assert optax.tree.norm(grad) < 1e-3
 
 
-def test_a_minimum_is_where_it_stalls_and_fit_says_so():
+def test_fit_ends_at_a_minimum_and_says_so():
     data, curve, start = curve_fit(float)
     fitted = fnn.fit(rules.levenberg_marquardt(), curve, start, data, steps=500)
-    assert fitted.stopped == Stop.STALLED
-    assert "No step" in str(fitted.stopped)
+    assert fitted.stopped == Stop.CONVERGED
+    assert "A minimum" in str(fitted.stopped)
     assert len(fitted.history.value) < 100
     assert optax.tree.norm(jax.grad(curve.on(data))(fitted.params)) < 1e-7
     chained = optax.chain(rules.levenberg_marquardt(), rules.levenberg_marquardt())
@@ -487,9 +487,7 @@ def test_misuse_is_named():
     for make in (rules.levenberg_marquardt, rules.gauss_newton):
         with pytest.raises(TypeError, match=r"got function <lambda>.*try fnn\.Objective"):
             update(make(), start, bowl)
-        with pytest.raises(
-            TypeError, match=r"missing 1 required keyword-only argument: 'value_fn'"
-        ):
+        with pytest.raises(TypeError, match=r"expected value_fn= beside"):
             make().update(start, make().init(start), start, grad=start)
     for make in (rules.levenberg_marquardt, rules.gauss_newton, rules.newton):
         rule = make()
