@@ -16,7 +16,7 @@ from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
 from fnn.training.account import Ending, account, reason
 from fnn.training.checkpoints import Checkpoints, checkpointed
-from fnn.training.job import Request, job_of
+from fnn.training.job import Job, Request, job_of
 from fnn.training.loop import History, Stop
 from fnn.training.progress import progress_bar
 from fnn.training.segments import snapshots
@@ -171,7 +171,7 @@ def fit(
     if stopped == Stop.STALLED or (stopped == Stop.CONVERGED and np.isfinite(goal)):
         _warn_of_rounding(here, goal)
     if stopped == Stop.BUDGET:
-        _warn_of_a_rise(here)
+        _warn_of_a_rise(job, here)
     return _result(here, stopped, reason(job, here, stopped))
 
 
@@ -191,10 +191,10 @@ def _callback_stops(callback: Callable[[Fit], bool | None] | None, here: Snapsho
     return bool(callback(_result(here, Stop(int(here.progress.stopped)))))
 
 
-def _warn_of_a_rise(here: Snapshot) -> None:
-    """Warns where a budget was spent on going up."""
+def _warn_of_a_rise(job: Job, here: Snapshot) -> None:
+    """Warns where a budget was spent on going up; of noisy values, to more than twice as high."""
     first, last = here.round_values
-    if last > first:
+    if last > first + (abs(first) if job.is_noisy else 0):
         warnings.warn(
             f"fit: all steps were taken, and the value rose from {first:.4g} to {last:.4g}. Try a "
             "smaller learning rate, or more damping.",

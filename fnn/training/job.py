@@ -43,6 +43,11 @@ class Job(NamedTuple):
         """Whether the data come as batches one after the other."""
         return is_stream(self.data)
 
+    @property
+    def is_noisy(self) -> bool:
+        """Whether values differ from step to step though the parameters stay."""
+        return self.is_stream or self.key is not None or self.plan.batch_size is not None
+
     def is_through(self, here: Snapshot) -> bool:
         """Whether all the steps or epochs asked for were taken."""
         is_last = self.epochs is not None and here.position.passes >= self.epochs

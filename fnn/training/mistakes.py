@@ -195,13 +195,22 @@ def _traced_of(model: Any, structure: Any, leaves: tuple, takes_key: bool) -> _T
         drawing = jax.make_jaxpr(call)(params, x, key).jaxpr if takes_key else program
     except Exception:  # the step that is compiled in a moment says it better
         return None
-    draws = takes_key and any(drawing.invars[-1] in eqn.invars for eqn in drawing.eqns)
+    draws = takes_key and _reaches_outputs(drawing, drawing.invars[-1])
     return _Traced(outputs, draws, ends)
 
 
 def _traced(model: Any, params: PyTree, x: PyTree, takes_key: bool) -> _Traced | None:
     leaves, structure = jax.tree.flatten((params, x))
     return _traced_of(model, structure, tuple(leaves), takes_key)
+
+
+def _reaches_outputs(program: jex.Jaxpr, number: Any) -> bool:
+    """Whether an output is made of a number, as far as the equations at the top tell."""
+    made_of = {id(number)}
+    for eqn in program.eqns:
+        if any(id(v) in made_of for v in eqn.invars):
+            made_of.update(map(id, eqn.outvars))
+    return any(id(v) in made_of for v in program.outvars)
 
 
 def _ends_in_softmax(program: jex.Jaxpr) -> bool:

@@ -1,0 +1,221 @@
+"""Why a training ended: true of minima, of stalls, of numbers that are not finite, in any unit."""
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fnn import Objective, fit, rules
+from fnn.differential import forward
+from fnn.training import Stop
+
+X = jnp.zeros(1)  # a residual of the parameters alone
+
+
+def ending(rule, residual, start, steps=200, **options):
+    return fit(rule, Objective(residual), jnp.asarray(start), X, steps=steps, **options)
+
+
+def valley(p, _):
+    """Least squares whose minimum, at the origin, is 1."""
+    return jnp.array([10 * (p[1] - p[0] ** 2), 1 - p[0], p[0] + 1, p[1]])
+
+
+# What is not finite -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        rules.gauss_newton,
+        rules.levenberg_marquardt,
+        rules.newton,
+        rules.trust_region_newton,
+        rules.hessian_free,
+        rules.bfgs,
+        lambda: rules.adam(1e-2),
+    ],
+)
+def test_a_gradient_that_is_not_finite_ends_training_and_the_leaf_is_named(make):
+    """The value is 0, its slope in b is not a number."""
+    curve = Objective(lambda p, x: p["a"] * jnp.sqrt(x * p["b"]))
+    start = {"a": jnp.array(1.0), "b": jnp.array(1.0)}
+    trained = fit(make(), curve, start, X, steps=20)
+    assert trained.stopped == Stop.NON_FINITE
+    assert len(trained.history.value) == 1
+    assert "at params['b'] are NaN" in str(trained.stopped)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, start)
+
+
+def test_an_infinite_gradient_is_named():
+    trained = ending(rules.levenberg_marquardt(), lambda p, _: jnp.sqrt(p) - 1, 0.0)
+    assert trained.stopped == Stop.NON_FINITE
+    assert "of its gradient 1 of 1 entries at params are NaN or infinite" in str(trained.stopped)
+
+
+def test_a_value_that_is_not_finite_is_named():
+    trained = ending(rules.gauss_newton(), lambda p, _: jnp.log(p), -1.0)
+    assert trained.stopped == Stop.NON_FINITE
+    assert "There the value is nan" in str(trained.stopped)
+
+
+def branch(p, _):
+    return jnp.where(p > 1, jnp.sqrt(p - 1) + 1, p)
+
+
+def test_a_branch_not_taken_is_named_and_forward_mode_goes_through():
+    reverse = ending(rules.levenberg_marquardt(), branch, 1.5)
+    assert reverse.stopped == Stop.NON_FINITE
+    assert "try fnn.differential.forward(model)" in str(reverse.stopped)
+    trained = ending(rules.levenberg_marquardt(), forward(branch), 1.5)
+    assert trained.stopped == Stop.CONVERGED
+    assert abs(trained.params) < 1e-6
+
+
+def test_a_residual_with_a_while_loop():
+    def halves(p, _):
+        return jax.lax.while_loop(lambda y: jnp.abs(y) > 1, lambda y: y / 2, p) - 0.75
+
+    with pytest.raises(ValueError, match="Reverse-mode") as error:
+        ending(rules.levenberg_marquardt(), halves, 10.0)
+    assert any("differential.forward" in note for note in error.value.__notes__)
+    trained = ending(rules.levenberg_marquardt(), forward(halves), 10.0)
+    assert trained.stopped == Stop.CONVERGED
+    assert trained.history.value[-1] < 1e-20
+
+
+def test_forward_derivatives_are_those_of_the_model():
+    def network(params, x):
+        return {"out": jnp.tanh(params["w"] @ x) * params["b"]}
+
+    params = {"w": jnp.arange(6.0).reshape(2, 3) / 7, "b": jnp.array([0.5, -1.0])}
+    inputs = jnp.array([[0.3, -0.2, 1.0], [1.0, 0.0, -2.0]])
+
+    def total(model, params):
+        return sum(jnp.sum(jax.vmap(model, (None, 0))(params, inputs)["out"] ** 2) for _ in "a")
+
+    for derivative in (jax.grad, jax.hessian):
+        ours, theirs = (
+            jax.jit(derivative(lambda p, m=m: total(m, p)))(params)
+            for m in (forward(network), network)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, theirs)
+
+
+# Minima and stalls --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        rules.levenberg_marquardt,
+        rules.gauss_newton,
+        rules.newton,
+        rules.trust_region_newton,
+        rules.cubic_newton,
+        rules.hessian_free,
+        rules.bfgs,
+        rules.sr1,
+        optax.lbfgs,
+    ],
+)
+def test_a_minimum_ends_training(make):
+    trained = ending(make(), valley, [1.2, 1.0], steps=500)
+    assert trained.stopped == Stop.CONVERGED
+    assert len(trained.history.value) < 50
+    assert jnp.max(jnp.abs(trained.params)) < 1e-6
+    assert str(trained.stopped).startswith("A minimum within the tolerance")
+
+
+def test_gradient_descent_ends_where_it_arrived():
+    trained = ending(optax.sgd(2e-3), valley, [1.2, 1.0], steps=20_000)
+    assert trained.stopped == Stop.CONVERGED
+    assert len(trained.history.value) < 15_000
+
+
+def test_no_minimum_is_claimed_where_the_gradient_is_large():
+    """Powell's badly conditioned pair: the second column vanishes on the way."""
+
+    def pair(p, _):
+        return jnp.array([p[0] ** 2, 10 * p[0] / (p[0] + 0.1) + 2 * p[1] ** 2])
+
+    rule = rules.levenberg_marquardt(scaling=rules.scaling.marquardt)
+    trained = ending(rule, pair, [3.0, 1.0], steps=1000)
+    value_fn = Objective(pair).on(X)
+    if trained.stopped == Stop.CONVERGED:
+        assert optax.tree.norm(jax.grad(value_fn)(trained.params)) < 1e-6
+    else:
+        assert "minimum" not in str(trained.stopped)
+        assert "rejected)" in str(trained.stopped)
+
+
+@pytest.mark.parametrize("make", [rules.trust_region_newton, rules.cubic_newton])
+def test_a_saddle_is_no_minimum(make):
+    def saddle(p):
+        return p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
+
+    trained = fit(make(), saddle, jnp.array([1.0, 0.0]), steps=100)
+    assert trained.stopped == Stop.CONVERGED
+    np.testing.assert_allclose(np.abs(trained.params), [0.0, 2**0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [-12, -6, 0, 6, 12])
+def test_endings_do_not_depend_on_units(exponent):
+    """Parameters and values in units of 10^k: the same steps, the same ending."""
+    unit = 10.0**exponent
+
+    def curve(p, x):
+        return unit * (p[0] / unit * jnp.exp(-x * p[1]) - (1.2 * jnp.exp(-0.7 * x) + 0.01 * x))
+
+    x = jnp.linspace(0, 2, 30)
+    start = jnp.array([unit, 1.0])
+    rule = rules.levenberg_marquardt(scaling=rules.scaling.more)
+    trained = fit(rule, Objective(curve), start, x, steps=100)
+    assert trained.stopped == Stop.CONVERGED
+    assert len(trained.history.value) < 15
+    np.testing.assert_allclose(trained.params, [unit * 1.194972946, 0.674849309], rtol=1e-8)
+
+
+def test_a_tolerance_ends_earlier_and_zero_never():
+    ends = [
+        len(ending(rules.levenberg_marquardt(), valley, [1.2, 1.0], tolerance=t).history.value)
+        for t in (1e-2, 1e-6, None)
+    ]
+    assert ends == sorted(ends)
+    assert ends[0] < ends[-1]
+    every = ending(rules.newton(), valley, [1.2, 1.0], steps=60, tolerance=0)
+    assert every.stopped == Stop.BUDGET
+    assert len(every.history.value) == 60
+
+
+@pytest.mark.parametrize("tolerance", [-1e-3, 1.0, float("nan")])
+def test_a_tolerance_is_below_one(tolerance):
+    with pytest.raises(ValueError, match=r"expected tolerance in \[0, 1\)"):
+        ending(rules.newton(), valley, [1.2, 1.0], tolerance=tolerance)
+    with pytest.raises(ValueError, match="judged on arrays"):
+        fit(rules.adam(1e-3), Objective(valley), jnp.ones(2), iter([X]), epochs=1, tolerance=1e-3)
+
+
+def test_a_rise_warns():
+    steep = Objective(lambda p, _: p**2)
+    with pytest.warns(UserWarning, match="the value rose from"):
+        trained = fit(optax.sgd(0.2), steep, jnp.array(3.0), X, steps=1 + 1)
+    assert trained.stopped == Stop.BUDGET
+
+
+def test_an_ending_is_its_stop_and_says_more():
+    trained = ending(rules.levenberg_marquardt(), valley, [1.2, 1.0])
+    stopped = trained.stopped
+    assert stopped == Stop.CONVERGED
+    assert stopped.name == "CONVERGED"
+    assert repr(stopped) == repr(Stop.CONVERGED)
+    assert f"{stopped}" == str(stopped)
+    assert f"{trained.state.info.accepted} accepted" in str(stopped)
+    for other in (copy.deepcopy(stopped), pickle.loads(pickle.dumps(stopped))):
+        assert other == stopped
+        assert str(other) == str(stopped)
+    assert len(jax.tree.leaves(jax.tree.map(np.asarray, trained))) > 0

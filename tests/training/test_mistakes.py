@@ -1,0 +1,185 @@
+"""Likely mistakes: what fits together and means something else is refused, or said once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fnn
+from fnn import Objective, fit, layers, losses, rules
+
+KEY = jax.random.key(0)
+INPUTS = jax.random.normal(KEY, (12, 4))
+LABELS = jnp.arange(12) % 3
+RULE = rules.adam(1e-3)
+
+
+def made(*stack):
+    model = layers.serial(*stack)
+    return model, model.init(KEY, INPUTS[0])
+
+
+PLAIN, PLAIN_PARAMS = made(layers.dense(3))
+CLASSES = Objective(PLAIN.apply, losses.softmax_cross_entropy)
+
+
+def warned(match, *args, **options):
+    options = {"steps": 2} | options
+    with pytest.warns(UserWarning, match=match):
+        return fit(RULE, *args, **options)
+
+
+def refused(error, match, *args, **options):
+    options = {"steps": 2} | options
+    with pytest.raises(error, match=match):
+        fit(RULE, *args, **options)
+
+
+# Keys and batches ---------------------------------------------------------------------------------
+
+
+def test_a_model_that_draws_and_gets_no_key():
+    model, params = made(layers.dense(5), layers.dropout(0.5), layers.dense(3))
+    objective = Objective(model.apply, losses.softmax_cross_entropy)
+    warned("dropout and the like are off", objective, params, (INPUTS, LABELS))
+    fit(RULE, objective, params, (INPUTS, LABELS), steps=2, key=KEY)  # no word
+    fit(RULE, CLASSES, PLAIN_PARAMS, (INPUTS, LABELS), steps=2)
+
+
+def test_a_key_that_nothing_reads():
+    def noisy(params, x, rng=None):
+        return x @ params + (0 if rng is None else jax.random.normal(rng))
+
+    objective = Objective(noisy, losses.half_squared_error)
+    data = INPUTS, INPUTS[:, 0]
+    warned("the model calls it 'rng'", objective, jnp.zeros(4), data, key=KEY)
+
+
+def test_mini_batches_without_a_key_and_too_large():
+    data = INPUTS, LABELS
+    warned("the same in every epoch", CLASSES, PLAIN_PARAMS, data, batch_size=5)
+    warned("above the number of examples", CLASSES, PLAIN_PARAMS, data, batch_size=50, key=KEY)
+
+
+@pytest.mark.parametrize("key", [0, np.int32(3), jnp.zeros(3), jax.random.split(KEY, 2)])
+def test_a_number_is_no_key(key):
+    refused(TypeError, r"(?s)expected a key.*jax\.random\.key", CLASSES, PLAIN_PARAMS,
+            (INPUTS, LABELS), key=key)  # fmt: skip
+
+
+# Labels, losses and shapes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", [3, -1, 100])
+def test_a_label_outside_of_the_classes_is_named(label):
+    wrong = LABELS.at[7].set(label)
+    match = rf"labels from 0 to 2.*got {label} at index 7"
+    refused(ValueError, match, CLASSES, PLAIN_PARAMS, (INPUTS, wrong))
+    refused(ValueError, match, CLASSES, PLAIN_PARAMS, (INPUTS, LABELS), validation=(INPUTS, wrong))
+    batches = [(INPUTS[:6], LABELS[:6]), (INPUTS[6:], wrong[6:])]
+    refused(ValueError, match, CLASSES, PLAIN_PARAMS, batches)
+
+
+def test_a_softmax_before_a_loss_of_logits():
+    model, params = made(layers.dense(3), layers.elementwise(jax.nn.softmax))
+    objective = Objective(model.apply, losses.softmax_cross_entropy)
+    warned("ends in a softmax", objective, params, (INPUTS, LABELS))
+    theirs = optax.losses.softmax_cross_entropy_with_integer_labels
+    warned("ends in a softmax", Objective(model.apply, theirs), params, (INPUTS, LABELS))
+
+
+def test_shapes_that_broadcast_in_a_loss():
+    objective = Objective(PLAIN.apply, lambda y, t: jnp.sum((y - t) ** 2))
+    data = INPUTS, INPUTS[:, :3, None]
+    warned(r"broadcast to \[3, 3\]", objective, PLAIN_PARAMS, data)
+    fit(RULE, objective, PLAIN_PARAMS, (INPUTS, INPUTS[:, :3]), steps=2)
+
+
+def test_batch_normalization_is_validated_prepared():
+    model, params = made(layers.dense(5), layers.batch_norm(), layers.dense(3))
+    objective = Objective(model.apply, losses.softmax_cross_entropy)
+    data = INPUTS, LABELS
+    refused(ValueError, "expected prepare=", objective, params, data, key=KEY, validation=data)
+    trained = fit(
+        RULE, objective, params, data, steps=2, key=KEY, validation=data,
+        prepare=lambda params: layers.calibrate(model, params, INPUTS),
+    )  # fmt: skip
+    assert np.isfinite(trained.history.validation["loss"]).all()
+
+
+def test_a_residual_beside_something_auxiliary():
+    def pair(w, x):
+        return x @ w, x.sum()
+
+    warned("returns a pair", Objective(pair), jnp.zeros(4), INPUTS)
+    integers = Objective(lambda w, x: (x @ w, jnp.argmax(x)))
+    refused(TypeError, "residuals of floating point.*int", integers, jnp.zeros(4), INPUTS)
+
+
+# What fit is given --------------------------------------------------------------------------------
+
+
+def test_a_function_of_the_parameters_is_a_value_function():
+    trained = fit(rules.newton(), lambda p: jnp.sum((p - 3.0) ** 2), jnp.zeros(2), steps=3)
+    np.testing.assert_allclose(trained.params, 3.0)
+
+
+def test_complex_residuals_count_by_their_absolute_value():
+    roots = jnp.array([1 + 2j, -0.5 + 1j])
+
+    def complex_residual(p, x):
+        return (p[0] + 1j * p[1]) * x - (2 - 1j) * x
+
+    def real_residual(p, x):
+        r = complex_residual(p, x)
+        return jnp.array([r.real, r.imag])
+
+    ours, theirs = (
+        fit(rules.levenberg_marquardt(), Objective(r), jnp.zeros(2), roots, steps=20)
+        for r in (complex_residual, real_residual)
+    )
+    np.testing.assert_allclose(ours.history.value[0], theirs.history.value[0])
+    for trained in (ours, theirs):
+        np.testing.assert_allclose(trained.params, [2.0, -1.0], atol=1e-8)
+
+
+def test_a_module_with_functions_in_it():
+    module = {"weight": jnp.ones(4), "activation": jnp.tanh}
+    objective = Objective(lambda p, x: p["activation"](x @ p["weight"]))
+    refused(TypeError, r"params\['activation'\].*eqx\.partition", objective, module, INPUTS)
+
+
+def test_two_arrays_in_a_list():
+    refused(ValueError, "got a list of two arrays", CLASSES, PLAIN_PARAMS, [INPUTS, LABELS])
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])
+def test_fit_cannot_be_traced(transform):
+    def end(start):
+        return fit(RULE, lambda p: jnp.sum(p**2), start, steps=2).params.sum()
+
+    with pytest.raises(TypeError, match=r"cannot be called inside jax\.jit"):
+        transform(end)(jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda rule: rule,
+        lambda rule: optax.MultiSteps(rule, 2),
+        lambda rule: optax.contrib.split_real_and_imaginary(rule),
+    ],
+)
+def test_a_loop_that_passes_nothing_on(wrapped):
+    rule, params = wrapped(rules.levenberg_marquardt()), jnp.ones(3)
+    with pytest.raises(TypeError, match=r"rules\.bind"):
+        rule.update(jnp.ones(3), rule.init(params), params)
+
+
+def test_what_is_left_alone():
+    """A plain training says nothing."""
+    data = INPUTS, INPUTS[:, :3]
+    objective = Objective(PLAIN.apply, losses.half_squared_error)
+    trained = fit(RULE, objective, PLAIN_PARAMS, data, epochs=2, batch_size=5, key=KEY)
+    assert trained.stopped == fnn.training.Stop.BUDGET
