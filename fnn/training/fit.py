@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,9 @@ def fit(
             `lambda params: layers.calibrate(model, params, inputs)` for batch normalization. The
             parameters returned are those that were trained: prepare them once more.
         state: the rule's state to continue with, from an earlier `Fit`.
-        callback: called with the fit so far after each round; returning True stops.
+        callback: called with the fit so far after each round; returning True stops. An error that
+            it raises (or a full disk, or Ctrl-C) ends training and has the fit so far as its
+            attribute `fit`.
         checkpoint: a folder, new or of this very job, in which the training is kept: killed at any
             instant and called again with the same arguments, it goes on and ends with the same
             bits; asked for more steps, it goes on with those. (Batches of an iterable must come in
@@ -158,13 +160,18 @@ def fit(
         progress_bar() as move,
     ):
         here = begin  # killed between saving and the callback, it is asked again
-        if _callback_stops(callback, here):
-            return _result(here, Stop.CALLBACK)
-        for here in snapshots(job, begin):
-            save(here)
-            move(here.fraction, here.history.value)
+        try:
             if _callback_stops(callback, here):
                 return _result(here, Stop.CALLBACK)
+            for here in snapshots(job, begin):
+                save(here)
+                move(here.fraction, here.history.value)
+                if _callback_stops(callback, here):
+                    return _result(here, Stop.CALLBACK)
+        except BaseException as error:
+            if here.steps:
+                _hand_over(error, here)
+            raise
     stopped = Stop(int(here.progress.stopped))
     if stopped == Stop.RUNNING:
         stopped = Stop.BUDGET if job.is_through(here) else Stop.DATA
@@ -182,6 +189,12 @@ def _result(here: Snapshot, stopped: Stop, sentence: str | None = None) -> Fit:
     return Fit(
         params, state, here.history, Ending(stopped, f"{sentence or stopped} {account(here)}")
     )
+
+
+def _hand_over(error: Any, here: Snapshot) -> None:
+    """What was trained before an error, of the callback or of a full disk, goes with the error."""
+    error.fit = _result(here, Stop.RUNNING)
+    error.add_note(f"fit: what was trained, {here.steps} steps, is this error's attribute `fit`")
 
 
 def _callback_stops(callback: Callable[[Fit], bool | None] | None, here: Snapshot) -> bool:

@@ -49,15 +49,27 @@ def test_a_number_that_is_none_in_a_batch_ends_a_run_with_the_parameters_before(
     assert not np.isfinite(fitted.history.value[-1])
 
 
-def test_an_infinite_gradient_ends_a_run_of_adam_and_is_a_rejected_step_of_gauss_newton():
+def test_an_infinite_gradient_ends_a_run():
     steep = faults.infinite_below(10.0)
     objective = fnn.Objective(lambda params, x: steep(model(params, x)), loss)
-    fitted = fit(ADAM, objective, START, (INPUTS, TARGETS), steps=5)
-    assert fitted.stopped == Stop.NON_FINITE
-    assert_equal(fitted.params, START)
-    fitted = fit(rules.gauss_newton(), objective, START, (INPUTS, TARGETS), steps=5)
-    assert fitted.state.info.counts.rejected == 5
-    assert_equal(fitted.params, START)
+    for rule in (ADAM, rules.gauss_newton()):
+        fitted = fit(rule, objective, START, (INPUTS, TARGETS), steps=5)
+        assert fitted.stopped == Stop.NON_FINITE
+        assert len(fitted.history.value) == 1
+        assert_equal(fitted.params, START)
+
+
+def test_a_model_survives_a_callback_that_fails():
+    def fail(fitted):
+        if len(fitted.history.value) == 3:
+            raise RuntimeError("the picture could not be drawn")
+
+    with pytest.raises(RuntimeError, match="picture") as failure:
+        fit(ADAM, LINE, START, (INPUTS, TARGETS), steps=5, callback=fail)
+    assert_equal(
+        failure.value.fit.params, fit(ADAM, LINE, START, (INPUTS, TARGETS), steps=3).params
+    )
+    assert any("attribute `fit`" in note for note in failure.value.__notes__)
 
 
 def test_a_gram_matrix_that_is_not_positive_definite_is_solved_by_least_squares():
