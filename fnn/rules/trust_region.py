@@ -303,9 +303,10 @@ def _first_damping(
 
 
 def _next_damping(
-    method: _Method, damping: DampingState, proposal: Proposal, accepted: Array
+    method: _Method, damping: DampingState, proposal: Proposal, accepted: Array, value: Array
 ) -> DampingState:
     """The damping after a trial, unchanged where there is no length: nothing was learned."""
+    del value
     number = method.next(damping.value, proposal.gain, accepted, proposal.length)
     after = _bounded(number, damping.unit)
     number = jnp.where(jnp.isfinite(after.value), after.value, damping.value)
