@@ -37,6 +37,7 @@ __all__ = [
     "Damping",
     "DampingState",
     "constant",
+    "descended_damping",
     "first_damping",
     "is_at_maximum",
     "multiplicative",
@@ -110,7 +111,8 @@ class Damping(NamedTuple):
             return after
         after = after._replace(failed=jnp.where(accepted, 0, state.value))
         known = accepted | is_visible
-        return jax.tree.map(functools.partial(jnp.where, known), after, _descended(self, state))
+        descended = descended_damping(state, *_bounds(self, state.unit), self.increase)
+        return jax.tree.map(functools.partial(jnp.where, known), after, descended)
 
     def is_spent(self, state: DampingState) -> Bool[Array, ""]:
         """Whether the damping cannot grow any more, see `is_at_maximum`."""
@@ -320,15 +322,23 @@ def is_at_maximum(
     return at_end if policy.shrink is not None else jnp.zeros_like(at_end)
 
 
-def _bounds(policy: Damping, unit: Array) -> tuple[Array, Array]:
-    """The least and the most damping."""
-    least = jnp.maximum(policy.minimum * unit, jnp.finfo(unit.dtype).tiny)
-    return least, jnp.maximum(least, policy.maximum * unit)
+def descended_damping(
+    state: DampingState,
+    least: Float[Array, ""],
+    most: Float[Array, ""],
+    increase: Scalar,
+) -> DampingState:
+    """The damping after a step that promised nothing visible.
 
+    Args:
+        state: The damping of that step.
+        least: The least that there may be.
+        most: The most, which says that no other damping is left.
+        increase: What a rejection multiplies it by after a descent.
 
-def _descended(policy: Damping, state: DampingState) -> DampingState:
-    """The damping after a step that promised nothing visible; the maximum where none is left."""
-    least, most = _bounds(policy, state.unit)
+    Returns:
+        The damping for the next trial.
+    """
     has_failed = state.failed > 0
     # The first factor is 1/16, and each further one the square: six of them pass all dampings.
     factor = jnp.where(state.growth < 1, state.growth**2, 1 / 16).astype(state.growth.dtype)
@@ -339,9 +349,15 @@ def _descended(policy: Damping, state: DampingState) -> DampingState:
     value = jnp.where(is_over, most, lower).astype(state.value.dtype)
     return state._replace(
         value=value,
-        growth=jnp.where(has_failed, policy.increase, factor).astype(state.growth.dtype),
+        growth=jnp.where(has_failed, increase, factor).astype(state.growth.dtype),
         failed=jnp.where(is_over, most, state.failed).astype(state.value.dtype),
     )
+
+
+def _bounds(policy: Damping, unit: Array) -> tuple[Array, Array]:
+    """The least and the most damping."""
+    least = jnp.maximum(policy.minimum * unit, jnp.finfo(unit.dtype).tiny)
+    return least, jnp.maximum(least, policy.maximum * unit)
 
 
 # What the policies make of a gain ratio -----------------------------------------------------------

@@ -92,8 +92,7 @@ def by_gain(policy: Damping) -> Policy:
     ) -> DampingState:
         if proposal.promise is None:
             return policy.update(damping, proposal.gain, accepted)
-        is_visible = exceeds_rounding(proposal.promise / VISIBLE, value)
-        return policy.update(damping, proposal.gain, accepted, is_visible)
+        return policy.update(damping, proposal.gain, accepted, is_visible(proposal.promise, value))
 
     return Policy(update, policy.is_spent)
 
@@ -180,6 +179,11 @@ def where_accepted(accepted: Bool[Array, ""], tree: PyTree) -> PyTree:
 def is_lower(reached: Array, value: Array) -> Bool[Array, ""]:
     """Whether a value is finite and lower by more than rounding: at a minimum none is."""
     return jnp.isfinite(reached) & exceeds_rounding(value - reached, value)
+
+
+def is_visible(promise: Array, value: Array) -> Bool[Array, ""]:
+    """Whether a promised decrease would be seen in the value, rounding or not."""
+    return exceeds_rounding(promise / VISIBLE, value)
 
 
 def exceeds_rounding(decrease: Array, value: Array) -> Bool[Array, ""]:
