@@ -14,14 +14,20 @@ training starts (divided by the scaling, if there is one). The damping stays bet
 `maximum` times the unit, and an arrival at the maximum is a reason to stop: no step, however short,
 lowers the value.
 
+Where a step promises a decrease that rounding would hide, its damping is too large already, and
+more of it promises still less. There the damping falls, until it promises something; it goes to its
+maximum at once where such a step has failed before, or where no damping promises anything.
+
 The numbers of a policy may be traced as well, where the policy is made inside the traced function.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -31,6 +37,7 @@ __all__ = [
     "Damping",
     "DampingState",
     "constant",
+    "descended_damping",
     "first_damping",
     "is_at_maximum",
     "multiplicative",
@@ -48,11 +55,14 @@ class DampingState(NamedTuple):
         value: For the next trial.
         growth: What a rejection would multiply it by; None where that depends on the step.
         unit: What its bounds are measured in; 0 until a finite one is measured.
+        failed: The damping of the last step that promised a visible decrease and was rejected; 0
+            after an accepted step, None for a rule that does not ask.
     """
 
     value: Float[Array, ""]
     growth: Any  # a number or None
     unit: Float[Array, ""]
+    failed: Any = None  # a number or None
 
 
 class Damping(NamedTuple):
@@ -84,14 +94,25 @@ class Damping(NamedTuple):
         """The damping of an update's first trial, see `first_damping`."""
         value = first_damping(self, given, before.value, before.unit, unit)
         growth = jnp.where(before.unit > 0, before.growth, self.increase).astype(unit.dtype)
-        return DampingState(value, growth, unit)
+        return before._replace(value=value, growth=growth, unit=unit)
 
     def update(
-        self, state: DampingState, gain: Float[Array, ""], accepted: Bool[Array, ""]
+        self,
+        state: DampingState,
+        gain: Float[Array, ""],
+        accepted: Bool[Array, ""],
+        is_visible: Bool[Array, ""] | None = None,
     ) -> DampingState:
-        """The damping after a trial, see `next_damping`."""
-        value, growth = next_damping(self, gain, accepted, *state)
-        return DampingState(value, growth, state.unit)
+        """The damping after a trial, see `next_damping`; less where its promise is not visible."""
+        growth = jnp.maximum(state.growth, self.increase)  # after a descent as at first
+        value, growth = next_damping(self, gain, accepted, state.value, growth, state.unit)
+        after = state._replace(value=value, growth=growth)
+        if is_visible is None or self.shrink is None:
+            return after
+        after = after._replace(failed=jnp.where(accepted, 0, state.value))
+        known = accepted | is_visible
+        descended = descended_damping(state, *_bounds(self, state.unit), self.increase)
+        return jax.tree.map(functools.partial(jnp.where, known), after, descended)
 
     def is_spent(self, state: DampingState) -> Bool[Array, ""]:
         """Whether the damping cannot grow any more, see `is_at_maximum`."""
@@ -279,8 +300,7 @@ def next_damping(
     if policy.shrink is None:
         return damping, growth
     factor = jnp.where(accepted, policy.shrink(policy, gain), growth)
-    least = jnp.maximum(policy.minimum * unit, jnp.finfo(unit.dtype).tiny)
-    bounded = jnp.clip(damping * factor, least, jnp.maximum(least, policy.maximum * unit))
+    bounded = jnp.clip(damping * factor, *_bounds(policy, unit))
     growth = jnp.where(accepted, policy.increase, growth * policy.acceleration)
     return bounded.astype(unit.dtype), growth.astype(unit.dtype)
 
@@ -300,6 +320,44 @@ def is_at_maximum(
     """
     at_end = (unit > 0) & (damping >= policy.maximum * unit)
     return at_end if policy.shrink is not None else jnp.zeros_like(at_end)
+
+
+def descended_damping(
+    state: DampingState,
+    least: Float[Array, ""],
+    most: Float[Array, ""],
+    increase: Scalar,
+) -> DampingState:
+    """The damping after a step that promised nothing visible.
+
+    Args:
+        state: The damping of that step.
+        least: The least that there may be.
+        most: The most, which says that no other damping is left.
+        increase: What a rejection multiplies it by after a descent.
+
+    Returns:
+        The damping for the next trial.
+    """
+    has_failed = state.failed > 0
+    # The first factor is 1/16, and each further one the square: six of them pass all dampings.
+    factor = jnp.where(state.growth < 1, state.growth**2, 1 / 16).astype(state.growth.dtype)
+    # What promised more has failed at less damping: what serves, if anything, lies in between.
+    between = jnp.sqrt(state.failed) * jnp.sqrt(state.value)
+    lower = jnp.where(has_failed, between, jnp.maximum(least, factor * state.value))
+    is_over = jnp.where(has_failed, state.value <= 4 * state.failed, state.value <= least)
+    value = jnp.where(is_over, most, lower).astype(state.value.dtype)
+    return state._replace(
+        value=value,
+        growth=jnp.where(has_failed, increase, factor).astype(state.growth.dtype),
+        failed=jnp.where(is_over, most, state.failed).astype(state.value.dtype),
+    )
+
+
+def _bounds(policy: Damping, unit: Array) -> tuple[Array, Array]:
+    """The least and the most damping."""
+    least = jnp.maximum(policy.minimum * unit, jnp.finfo(unit.dtype).tiny)
+    return least, jnp.maximum(least, policy.maximum * unit)
 
 
 # What the policies make of a gain ratio -----------------------------------------------------------

@@ -222,7 +222,8 @@ def first_state(method: Method, params: PyTree) -> LevenbergMarquardtState:
     dtype = state_dtype(params)
     zero = jnp.zeros((), dtype)
     scale = None if method.scaling.scale is None else jax.tree.map(_wide_zeros, params)
-    damping = DampingState(value=zero, growth=zero, unit=zero)  # a unit of 0 is not measured yet
+    # A unit of 0 is not measured yet.
+    damping = DampingState(value=zero, growth=zero, unit=zero, failed=zero)
     return LevenbergMarquardtState(damping, scale, no_info(dtype, outlook=True))
 
 
@@ -242,14 +243,23 @@ def step_on(
         shift = _scaled(damping.value, scale)
         solution = solution_for(rhs, shift)
         outlook = outlook_of(params, solution)
+        promise = jnp.where(solution.ok, solution.reduction, jnp.inf)
         if method.acceleration is not None and rhs.s is not None:
             # Both are solved with one matrix, and the compiler merges their factorizations. The
             # solver returns -(A^T A + damping scale)^-1 A^T s, from which the minus of a comes.
             second = solvers.RightHandSide(accelerations(value_fn, params, solution.step))
             solution = _accelerated(solution, solution_for(second, shift), method.acceleration)
         reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
-        gain = solvers.over(value - reached, solution.reduction).astype(value.dtype)
-        return Proposal(solution.step, reached, gain, solution.ok, solution.counts, outlook=outlook)
+        gain = solvers.over(value - reached, promise).astype(value.dtype)
+        return Proposal(
+            solution.step,
+            reached,
+            gain,
+            solution.ok,
+            solution.counts,
+            promise=promise,
+            outlook=outlook,
+        )
 
     given = None if method.damping is None else now(method.damping, state.info.steps)
     damping = method.policy.init(given, state.damping, unit)

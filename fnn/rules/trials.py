@@ -21,6 +21,9 @@ from fnn import solvers
 from fnn.dtypes import widest
 from fnn.rules.damping import Damping, DampingState
 
+VISIBLE = 16
+"""A promise is visible above so many roundings of the value, which is a sum and has several."""
+
 
 class Outlook(NamedTuple):
     """What a rule's model has at its minimum along the last direction, however long the step was.
@@ -72,6 +75,8 @@ class Proposal(NamedTuple):
         ok: Whether the rule has nothing against it.
         counts: What the solver did for it.
         length: Of the step, for a damping that follows it.
+        promise: The decrease that the model promises, infinite where there is no model; None for a
+            damping that does not ask.
         outlook: What the model has along it.
     """
 
@@ -81,6 +86,7 @@ class Proposal(NamedTuple):
     ok: Bool[Array, ""]
     counts: solvers.Counts | None = None
     length: Any = None  # a number, where it is read
+    promise: Any = None  # a number, where it is read
     outlook: Outlook | None = None
 
 
@@ -88,19 +94,24 @@ class Policy(NamedTuple):
     """How a damping follows the trials.
 
     Attributes:
-        update: `(damping, proposal, accepted) -> damping` after a trial.
+        update: `(damping, proposal, accepted, value) -> damping` after a trial, `value` being that
+            of the start.
         is_spent: `damping -> ` whether no further trial is worth its price.
     """
 
-    update: Callable[[DampingState, Proposal, Array], DampingState]
+    update: Callable[[DampingState, Proposal, Array, Array], DampingState]
     is_spent: Callable[[DampingState], Bool[Array, ""]]
 
 
 def by_gain(policy: Damping) -> Policy:
     """How a damping follows the gain ratio of the trials."""
 
-    def update(damping: DampingState, proposal: Proposal, accepted: Array) -> DampingState:
-        return policy.update(damping, proposal.gain, accepted)
+    def update(
+        damping: DampingState, proposal: Proposal, accepted: Array, value: Array
+    ) -> DampingState:
+        if proposal.promise is None:
+            return policy.update(damping, proposal.gain, accepted)
+        return policy.update(damping, proposal.gain, accepted, is_visible(proposal.promise, value))
 
     return Policy(update, policy.is_spent)
 
@@ -176,7 +187,7 @@ def judge(
         value=reached,
         gain=proposal.gain,
         accepted=accepted,
-        damping=policy.update(last.damping, proposal, accepted),
+        damping=policy.update(last.damping, proposal, accepted, value),
         trials=last.trials + 1,
         counts=counts,
         outlook=_nearer(last.outlook, proposal.outlook),
@@ -190,7 +201,17 @@ def where_accepted(accepted: Bool[Array, ""], tree: PyTree) -> PyTree:
 
 def is_lower(reached: Array, value: Array) -> Bool[Array, ""]:
     """Whether a value is finite and lower by more than rounding: at a minimum none is."""
-    return jnp.isfinite(reached) & (value - reached > jnp.finfo(value.dtype).eps * jnp.abs(value))
+    return jnp.isfinite(reached) & exceeds_rounding(value - reached, value)
+
+
+def is_visible(promise: Array, value: Array) -> Bool[Array, ""]:
+    """Whether a promised decrease would be seen in the value, rounding or not."""
+    return exceeds_rounding(promise / VISIBLE, value)
+
+
+def exceeds_rounding(decrease: Array, value: Array) -> Bool[Array, ""]:
+    """Whether a decrease of a value can be told from rounding; that of a value of NaN can."""
+    return ~(decrease <= jnp.finfo(value.dtype).eps * jnp.abs(value))
 
 
 def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:

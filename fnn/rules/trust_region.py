@@ -15,7 +15,8 @@ descent at the largest curvature,
 
     radius = |g| / max |eigenvalue|           weight = max |eigenvalue| / radius
 
-The arrival at the end of the shortest steps is a reason to stop.
+The arrival at the end of the shortest steps is a reason to stop. A step whose promise rounding
+would hide was too short, or there is no better one: `damping` says what becomes of it.
 
 For full batches, or batches large enough that a step which is good for one is good for the others.
 H is diagonalized once for all trials of an update (see `solvers.eigenbasis`); a further trial costs
@@ -27,6 +28,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
@@ -35,13 +37,14 @@ from fnn import solvers
 from fnn.curvature import hessian_system
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
-from fnn.rules.damping import DampingState
+from fnn.rules.damping import DampingState, descended_damping
 from fnn.rules.trials import (
     Info,
     Policy,
     Proposal,
     first_accepted,
     info_after_trial,
+    is_visible,
     no_info,
     outlook_of,
 )
@@ -196,6 +199,7 @@ class _Method(NamedTuple):
         penalty: `(damping, length) ->` what of the model's promise is kept back.
         next: `(damping, gain, accepted, length) -> damping`.
         is_spent: `(damping, unit) -> ` whether it arrived at the end of the shortest steps.
+        strength: `damping -> ` what shortens steps where it grows, and back again.
     """
 
     unit: Callable[[Array, Array], Array]
@@ -203,6 +207,7 @@ class _Method(NamedTuple):
     penalty: Callable[[Array, Array], Array]
     next: Callable[[Array, Array, Array, Array], Array]
     is_spent: Callable[[Array, Array], Array]
+    strength: Callable[[Array], Array]
 
 
 def _next_radius(radius: Array, gain: Array, accepted: Array, length: Array) -> Array:
@@ -222,6 +227,7 @@ _RADIUS = _Method(
     penalty=lambda _, length: jnp.zeros_like(length),
     next=_next_radius,
     is_spent=lambda radius, unit: radius <= unit / RANGE,
+    strength=lambda radius: 1 / radius,
 )
 _WEIGHT = _Method(
     unit=lambda length, largest: jnp.where(largest > 0, largest, 1) / length,
@@ -229,6 +235,7 @@ _WEIGHT = _Method(
     penalty=lambda weight, length: weight * length**3 / 3,
     next=_next_weight,
     is_spent=lambda weight, unit: weight >= unit * RANGE,
+    strength=lambda weight: weight,
 )
 
 
@@ -249,7 +256,7 @@ def _rule(method: _Method, arguments: _Arguments) -> optax.GradientTransformatio
     def init(params: PyTree) -> TrustState:
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
-        return TrustState(DampingState(zero, None, zero), no_info(dtype, outlook=True))
+        return TrustState(DampingState(zero, zero + 1, zero, zero), no_info(dtype, outlook=True))
 
     def update(
         updates: PyTree,
@@ -289,7 +296,8 @@ def _step(
         gain = solvers.over(value - reached, promise).astype(value.dtype)
         ok = solution.ok & (gain >= LEAST)
         outlook = outlook_of(params, solution)
-        return Proposal(solution.step, reached, gain, ok, solution.counts, length, outlook)
+        promise = jnp.where(solution.ok, promise, jnp.inf)
+        return Proposal(solution.step, reached, gain, ok, solution.counts, length, promise, outlook)
 
     policy = Policy(
         update=functools.partial(_next_damping, method),
@@ -308,22 +316,33 @@ def _first_damping(
     dtype = before.value.dtype
     unit = jnp.where(before.unit > 0, before.unit, _unit(method, basis).astype(dtype))
     start = unit if given is None else jnp.asarray(given, dtype)
-    return _bounded(jnp.where(before.unit > 0, before.value, start), unit)
+    number = jnp.where(before.unit > 0, before.value, start)
+    return before._replace(value=_bounded(number, unit), unit=unit)
 
 
 def _next_damping(
-    method: _Method, damping: DampingState, proposal: Proposal, accepted: Array
+    method: _Method, damping: DampingState, proposal: Proposal, accepted: Array, value: Array
 ) -> DampingState:
     """The damping after a trial, unchanged where there is no length: nothing was learned."""
     number = method.next(damping.value, proposal.gain, accepted, proposal.length)
-    after = _bounded(number, damping.unit)
-    number = jnp.where(jnp.isfinite(after.value), after.value, damping.value)
-    return damping._replace(value=number.astype(damping.value.dtype))
+    strength, unit = method.strength(damping.value), method.strength(damping.unit)
+    failed = jnp.where(accepted | ~jnp.isfinite(strength), 0, strength)
+    after = damping._replace(value=number, growth=jnp.ones_like(damping.growth), failed=failed)
+    # Where the promise is not visible the step is too short, or there is no other: see `damping`.
+    # The longest steps a factor within the range, so that they are reached; the shortest beyond it.
+    bounds = unit / RANGE * 2, unit * RANGE * 2
+    lost = descended_damping(damping._replace(value=strength, unit=unit), *bounds, 1.0)
+    lost = lost._replace(value=method.strength(lost.value), unit=damping.unit)
+    is_known = accepted | is_visible(proposal.promise, value)
+    after = jax.tree.map(functools.partial(jnp.where, is_known), after, lost)
+    number = _bounded(after.value, damping.unit)
+    number = jnp.where(jnp.isfinite(number), number, damping.value)
+    return after._replace(value=number.astype(damping.value.dtype))
 
 
-def _bounded(number: Array, unit: Array) -> DampingState:
+def _bounded(number: Array, unit: Array) -> Array:
     """A damping within `RANGE` of its unit."""
-    return DampingState(jnp.clip(number, unit / RANGE, unit * RANGE), None, unit)
+    return jnp.clip(number, unit / RANGE, unit * RANGE)
 
 
 def _unit(method: _Method, basis: solvers.Eigenbasis) -> Array:
