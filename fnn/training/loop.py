@@ -82,7 +82,7 @@ class Progress(NamedTuple):
     best: PyTree  # the parameters and the state of the lowest validation loss, or None
     best_loss: Float[Array, ""]
     waited: Int[Array, ""]
-    value: Float[Array, ""]  # the mean over the last round
+    mean: Float[Array, ""]  # of the values over the last round
     steepest: PyTree  # of each leaf, the largest entry of a gradient so far
     slope: Float[Array, ""]  # the largest entry of the last gradient, relative to these
 
@@ -263,7 +263,7 @@ def judge(
     finite = jnp.isfinite(value)
     for leaf in jax.tree.leaves((params, grad)):
         finite &= jnp.isfinite(leaf).all()
-    value = value.astype(progress.value.dtype)
+    value = value.astype(progress.mean.dtype)
     steepest, slope = _slope(progress, grad)
     converged = _is_converged(progress, params, state, value, slope, limits.tolerance)
     rounding = jnp.maximum(limits.tolerance, jnp.finfo(slope.dtype).eps)
@@ -278,7 +278,7 @@ def judge(
         state=taken(state, progress.state),
         step=progress.step + jnp.where(running, steps, 0),
         stopped=jnp.where(running, verdict, progress.stopped).astype(jnp.int32),
-        value=taken(value, progress.value),
+        mean=taken(value, progress.mean),
         steepest=taken(steepest, progress.steepest),
         slope=taken(slope, progress.slope),
     )
@@ -300,7 +300,7 @@ def _is_converged(
     last_digits = 8 * tolerance  # of numbers that moved by rounding, and a little more
     if promise is not None and reach is not None:
         return (promise <= tolerance * jnp.abs(value)) | (reach <= last_digits)
-    decrease = jnp.abs(progress.value - value)
+    decrease = jnp.abs(progress.mean - value)
     step = jax.tree.map(jnp.subtract, params, progress.params)
     return (
         (slope <= jnp.sqrt(jnp.maximum(tolerance, 0)))  # by whose square the value goes
