@@ -56,7 +56,6 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
@@ -543,7 +542,8 @@ def _fixed_point(
 
 def _warn_if_lost(is_lost: Bool[Array, " n"], dtype: jnp.dtype) -> None:
     """Warns, but not in a trace, of directions whose variance is lost to rounding."""
-    if not isinstance(is_lost, Tracer) and (count := int(jnp.sum(is_lost))):
+    is_concrete = hasattr(is_lost, "is_ready")  # which a traced array alone has not
+    if is_concrete and (count := int(jnp.sum(is_lost))):
         warnings.warn(
             "laplace: expected data and prior to fix the variance along every direction, got "
             f"{count} of {len(is_lost)} directions where it is lost to rounding in {dtype}; error "
