@@ -24,8 +24,23 @@ and it is largest where alpha = gamma / (2 E_W) and beta = (R - gamma) / (2 E_D)
 variance is that of the parameters that the data determine, the noise's that of the residuals that
 are left when each of those has used up one.
 
-The eigenvalues are those of the smaller of C (P x P) and A A^T (R x R), so that nothing P x P is
-formed for a large network on few data.
+The matrix M = N C is that of the parameters (P x P) or N A A^T of the rows (R x R), which has the
+same eigenvalues but for zeros, whichever is smaller: nothing P x P is formed for a large network on
+few data. Parameters have units, and beside a curvature of 1e24 the eigenvalues of M lose one of 1
+to rounding. So the sum beta M + alpha, to which a prior that is the same for all parameters belongs
+as it is, is scaled to a unit diagonal before it is diagonalized,
+
+    D = diag(beta M + alpha),     D^-1/2 (beta M + alpha) D^-1/2 = V S V^T,     W = D^-1/2 V
+
+and with m = W^T M W and p = W^T W, of each column of W,
+
+    S = beta m + alpha p,      (beta M + alpha)^-1 = W S^-1 W^T,      gamma = sum beta m / S
+    sum log(1 + beta l / alpha) = sum log(D / alpha) + sum log S.
+
+None of these depends on the units of the parameters. The ratios m / p take the place of the
+eigenvalues l: they are the same at other alpha and beta where D is a multiple of 1, and close to
+that elsewhere, so that the largest evidence is found with few decompositions. A direction is lost
+where S is 0 up to rounding: nothing is known of it but the prior.
 
 A loss that is itself a negative log-likelihood (logistic, cross-entropy) has no noise to estimate:
 there beta is 1 and the terms in R are absent. A loss that is not known as a likelihood is taken for
@@ -33,6 +48,7 @@ squares.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, cast
@@ -41,7 +57,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from fnn import losses, solvers
 from fnn.capture import HIGHEST, Captured, capture, gram, jacobian
@@ -56,12 +72,40 @@ _dot = partial(jnp.matmul, precision=HIGHEST)
 # --- evidence -----------------------------------------------------------------------------------
 
 
+class Directions(NamedTuple):
+    """Directions in which beta M + alpha falls apart, for one alpha and beta.
+
+    Attributes:
+        vectors: W, in columns.
+        data: m, the curvature along each; what is 0 up to rounding is 0.
+        prior: p, the squared length of each.
+        is_lost: whether data and prior along a direction are 0 up to rounding.
+    """
+
+    vectors: Float[Array, "n n"]
+    data: Float[Array, " n"]
+    prior: Float[Array, " n"]
+    is_lost: Bool[Array, " n"]
+
+    def precisions(self, alpha: Scalar, beta: Scalar) -> Float[Array, " n"]:
+        """S, the precision along each direction."""
+        return beta * self.data + alpha * self.prior
+
+    def gamma(self, alpha: Scalar, beta: Scalar) -> Scalar:
+        """The effective number of parameters, exact at the alpha and beta of the directions."""
+        precisions = jnp.where(self.data > 0, self.precisions(alpha, beta), 1)
+        return jnp.sum(jnp.where(self.data > 0, beta * self.data / precisions, 0))
+
+    def root(self, alpha: Scalar, beta: Scalar) -> Float[Array, "n n"]:
+        """W S^-1/2, a square root of (beta M + alpha)^-1."""
+        return self.vectors / jnp.sqrt(self.precisions(alpha, beta))
+
+
 class Evidence(NamedTuple):
     """What the evidence of alpha and beta depends on, at fixed parameters.
 
     Attributes:
-        eigenvalues: those of the Hessian of E_D (Gauss-Newton); where there are fewer than P, the
-            others are 0.
+        matrix: M, the Hessian of E_D (Gauss-Newton), or the smaller matrix of its rows.
         data: E_D.
         weights: E_W.
         examples: N.
@@ -69,12 +113,30 @@ class Evidence(NamedTuple):
         offset: a number that blocks of different scales add to the logarithm.
     """
 
-    eigenvalues: Float[Array, " n"]
+    matrix: Float[Array, "n n"]
     data: Scalar
     weights: Scalar
     examples: Scalar
     residuals: Scalar
     offset: Scalar
+
+    def directions(self, alpha: Scalar, beta: Scalar) -> Directions:
+        """The eigenvectors of beta M + alpha, scaled to a unit diagonal; NaN if M is not finite."""
+        size, eps = len(self.matrix), jnp.finfo(self.matrix.dtype).eps
+        diagonal = beta * jnp.diagonal(self.matrix) + alpha
+        scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
+        scaled = scale[:, None] * self.matrix * scale
+        values, vectors, is_finite = solvers.diagonalize(beta * scaled + jnp.diag(alpha * scale**2))
+        is_lost = is_finite & (values <= size * eps * jnp.max(values))
+        # What rounding puts into a lost direction would be multiplied by a variance without bound.
+        vectors = jnp.where(is_lost & (jnp.abs(vectors) <= size * eps), 0, vectors)
+        # Along a vector the curvature is found better than as a difference of an eigenvalue.
+        data = jnp.sum(vectors * _dot(scaled, vectors), axis=0)
+        rounding = size * eps * jnp.max(jnp.diagonal(scaled))
+        data = jnp.where((data > rounding) & ~is_lost, data, 0)
+        vectors = scale[:, None] * vectors
+        data = jnp.where(is_finite, data, jnp.nan)
+        return Directions(vectors, data, jnp.sum(vectors**2, axis=0), is_lost)
 
     def gamma(self, alpha: Scalar, beta: Scalar) -> Scalar:
         """The effective number of parameters: how many of them the data determine.
@@ -86,22 +148,23 @@ class Evidence(NamedTuple):
         Returns:
             A number between 0 and the smaller of P and R.
         """
-        precisions = beta * self.eigenvalues
-        sums = jnp.where(precisions > 0, precisions + alpha, 1)
-        return jnp.sum(jnp.where(precisions > 0, precisions / sums, 0))
+        return self.directions(alpha, beta).gamma(alpha, beta)
 
-    def log(self, alpha: Scalar, beta: Scalar) -> Scalar:
+    def log(self, alpha: Scalar, beta: Scalar, directions: Directions | None = None) -> Scalar:
         """The logarithm of the evidence, log p(data | alpha, beta).
 
         Args:
             alpha: precision of the prior, > 0.
             beta: precision of the noise, > 0.
+            directions: those at alpha and beta, where they are known.
 
         Returns:
             A number; comparable between networks on the same data.
         """
-        precisions = beta * self.eigenvalues
-        occam = jnp.sum(jnp.where(precisions > 0, jnp.log1p(precisions / alpha), 0)) / 2
+        directions = self.directions(alpha, beta) if directions is None else directions
+        logarithms = jnp.log1p(beta * jnp.diagonal(self.matrix) / alpha)
+        logarithms += jnp.log(directions.precisions(alpha, beta))
+        occam = jnp.where(alpha > 0, jnp.sum(logarithms) / 2, jnp.inf)
         noise = self.residuals * jnp.log(beta / (2 * math.pi)) / 2
         return noise + self.offset - occam - beta * self.data - alpha * self.weights
 
@@ -114,22 +177,25 @@ class Evidence(NamedTuple):
         Returns:
             alpha, 0 where all parameters are 0, and beta, 1 where there are no residuals.
         """
-        count = jnp.asarray(len(self.eigenvalues), self.weights.dtype)
+        count = jnp.asarray(len(self.matrix), self.weights.dtype)
         alpha = _ratio(count, 2 * self.weights, jnp.zeros_like(self.weights))
         return alpha, _ratio(self.residuals, 2 * noise * self.data, jnp.ones_like(self.data))
 
-    def reestimate(self, alpha: Scalar, beta: Scalar) -> tuple[Scalar, Scalar]:
+    def reestimate(
+        self, alpha: Scalar, beta: Scalar, directions: Directions
+    ) -> tuple[Scalar, Scalar]:
         """One step towards the alpha and beta of the largest evidence.
 
         Args:
             alpha: precision of the prior.
             beta: precision of the noise.
+            directions: those at alpha and beta, or at others close to them.
 
         Returns:
             gamma / (2 E_W) and (R - gamma) / (2 E_D), or the number given where one of them is not
             positive.
         """
-        gamma = self.gamma(alpha, beta)
+        gamma = directions.gamma(alpha, beta)
         return (
             _ratio(gamma, 2 * self.weights, alpha),
             _ratio(self.residuals - gamma, 2 * self.data, beta),
@@ -144,13 +210,12 @@ def _ratio(above: Array, below: Array, otherwise: Array) -> Array:
 
 def evidence(
     name: str, value_fn: ValueFunction, params: PyTree, model: Quadratic, memory_budget: int
-) -> tuple[Evidence, Array, solvers.Formed]:
-    """The evidence of `model`, its eigenvectors and their matrix; errors name the caller `name`."""
+) -> tuple[Evidence, solvers.Formed]:
+    """The evidence of `model`, and its matrix; errors name the caller `name`."""
     blocks = _require_blocks(name, value_fn)
     are_squares = _are_squares(name, blocks)
     dense = solvers.formed(model.system, memory_budget)
-    eigenvalues, vectors = _eigenvectors(dense.matrix)
-    dtype = eigenvalues.dtype
+    dtype = dense.matrix.dtype
     totals = [
         jnp.asarray(b.count, dtype) if b.weights is None else jnp.sum(b.weights, dtype=dtype)
         for b in blocks
@@ -163,27 +228,19 @@ def evidence(
             residuals += count
             offset += count * jnp.log(examples * term.scale / total) / 2
     facts = Evidence(
-        eigenvalues=examples * eigenvalues,
+        matrix=examples * dense.matrix,
         data=examples * model.value.astype(dtype),
         weights=half_squared_norm(params).astype(dtype),
         examples=examples,
         residuals=residuals,
         offset=offset.astype(dtype),
     )
-    return facts, vectors, dense
+    return facts, dense
 
 
 def half_squared_norm(params: PyTree) -> Scalar:
     """E_W, in at least single precision."""
     return optax.tree.norm(jax.tree.map(wide, params), squared=True) / 2
-
-
-def _eigenvectors(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues, at least 0 or all NaN if the matrix is not finite, and eigenvectors."""
-    values, vectors, is_finite = solvers.diagonalize(matrix)
-    rounding = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.abs(values))
-    values = jnp.where(values > rounding, values, 0)
-    return jnp.where(is_finite, values, jnp.nan), vectors
 
 
 def _require_blocks(name: str, value_fn: ValueFunction) -> list[Block]:
@@ -253,6 +310,7 @@ class Laplace(NamedTuple):
         evidence: the evidence as a function of both.
         covariance: `v -> Sigma v`, tree to tree.
         predict: `inputs -> Prediction`, examples first, by the first block's model without a key.
+        directions: those in which data and prior fall apart at alpha and beta.
     """
 
     alpha: Scalar
@@ -260,16 +318,17 @@ class Laplace(NamedTuple):
     evidence: Evidence
     covariance: Callable[[PyTree], PyTree]
     predict: Callable[[PyTree], Prediction]
+    directions: Directions
 
     @property
     def gamma(self) -> Scalar:
         """The effective number of parameters."""
-        return self.evidence.gamma(self.alpha, self.beta)
+        return self.directions.gamma(self.alpha, self.beta)
 
     @property
     def log_evidence(self) -> Scalar:
         """The logarithm of the evidence."""
-        return self.evidence.log(self.alpha, self.beta)
+        return self.evidence.log(self.alpha, self.beta, self.directions)
 
 
 def laplace(
@@ -296,13 +355,17 @@ def laplace(
         `alpha` is 1 / params^2, `beta` 1 / targets^2.
 
     Returns:
-        The posterior. Its covariance is held as the eigenvectors of C, or those of A A^T where that
-        is cheaper: then nothing is P x P, and about `eps |gradient of the output|^2 / alpha` of a
-        variance is lost to rounding.
+        The posterior. Its covariance is held as a square root among the parameters, or among the
+        rows where that is cheaper: then nothing is P x P, and about
+        `eps |gradient of the output|^2 / alpha` of a variance is lost to rounding.
 
     Raises:
         ValueError: if there are penalties, blocks of both kinds, a number that is not positive, a
             beta other than 1 of a likelihood, or no room for either matrix.
+
+    Warns:
+        UserWarning: if a direction is lost, or, among the rows, what the data leave of the prior is
+            less than its rounding; not while it is traced.
 
     Source:
         MacKay (1992), "A practical Bayesian framework for backpropagation networks",
@@ -335,73 +398,72 @@ def laplace(
                 "value function"
             )
         beta = None
-    facts, vectors, dense = evidence("laplace", value_fn, params, model, memory_budget)
+    facts, dense = evidence("laplace", value_fn, params, model, memory_budget)
     alpha, beta = _most_evident(facts, alpha, beta)
-    precisions = beta * facts.eigenvalues + alpha
+    directions = facts.directions(alpha, beta)
+    root = directions.root(alpha, beta)
+    is_lost = directions.is_lost
     if dense.among_rows:
-        root = jnp.sqrt(facts.examples)
-        posterior = _AmongRows(dense.system, stacks, vectors, beta / precisions, root, alpha)
+        # There the reduction by the data is subtracted from the prior.
+        left = alpha * directions.prior / directions.precisions(alpha, beta)
+        is_lost |= left <= jnp.finfo(left.dtype).eps
+        root = jnp.sqrt(beta * facts.examples) * root
+        posterior = _AmongRows(dense.system, stacks, root, alpha)
     else:
-        posterior = _AmongParams(params, vectors, precisions)
+        posterior = _AmongParams(params, root)
+    _warn_if_lost(is_lost, root.dtype)
     predict = _Predictor(value_fn.terms[0], params, posterior, 1 / beta, memory_budget)
-    return Laplace(alpha, beta, facts, posterior.covariance, predict.predict)
+    return Laplace(alpha, beta, facts, posterior.covariance, predict.predict, directions)
 
 
 class _AmongRows(NamedTuple):
-    """The posterior by the eigenvectors of N A A^T, with nothing P x P.
+    """The posterior from a square root among the rows, with nothing P x P.
 
     Attributes:
         system: the curvature C = A^T A.
         stacks: the rows A.
-        vectors: the eigenvectors, in columns.
-        shrinkage: beta / (beta l + alpha) for each.
-        root: the square root of N.
+        root: a square root of beta N (beta N A A^T + alpha)^-1.
         alpha: the precision of the prior.
     """
 
     system: solvers.System
     stacks: Sequence[Stack]
-    vectors: Array
-    shrinkage: Array
-    root: Scalar
+    root: Array
     alpha: Scalar
 
     def covariance(self, v: PyTree) -> PyTree:
         """Sigma v, which is the prior's covariance less the reduction by the data."""
         forward, back = solvers.needs(self.system, "laplace", "product", "transpose")
-        components = _dot(self.vectors.T, self.root * forward(v))
-        reduction = back(self.root * _dot(self.vectors, self.shrinkage * components))
+        reduction = back(_dot(self.root, _dot(self.root.T, forward(v))))
         return jax.tree.map(lambda leaf, less: (leaf - less) / self.alpha, v, reduction)
 
     def variance(self, captured: Captured) -> Float[Array, " outputs"]:
         """The variances of the outputs of one captured example."""
         crosses = [stack.map(partial(gram, captured)) for stack in self.stacks]
         rows = [jnp.moveaxis(cross, 0, 1).reshape(cross.shape[1], -1) for cross in crosses]
-        components = _dot(self.root * jnp.concatenate(rows, axis=1), self.vectors)
+        components = _dot(jnp.concatenate(rows, axis=1), self.root)
         prior = jnp.diagonal(gram(captured))
-        reduction = jnp.sum(self.shrinkage * components**2, axis=1)
-        return jnp.maximum(prior - reduction, 0) / self.alpha
+        return jnp.maximum(prior - jnp.sum(components**2, axis=1), 0) / self.alpha
 
 
 class _AmongParams(NamedTuple):
-    """The posterior by the eigenvectors of C, in columns, and the precision along each."""
+    """The posterior from a square root of Sigma."""
 
     params: PyTree
-    vectors: Array
-    precisions: Array
+    root: Array
 
     def covariance(self, v: PyTree) -> PyTree:
         """Sigma v."""
         _, unravel = ravel_pytree(self.params)
         flat, _ = ravel_pytree(v)
-        return unravel(_dot(self.vectors, _dot(self.vectors.T, flat) / self.precisions))
+        return unravel(_dot(self.root, _dot(self.root.T, flat)))
 
     def variance(self, captured: Captured) -> Float[Array, " outputs"]:
         """The variances of the outputs of one captured example."""
         rows = captured.shape[1]
         blocks = [leaf.reshape(rows, -1) for leaf in jax.tree.leaves(jacobian(captured))]
-        components = _dot(jnp.concatenate(blocks, axis=1), self.vectors)
-        return jnp.sum(components**2 / self.precisions, axis=1)
+        components = _dot(jnp.concatenate(blocks, axis=1), self.root)
+        return jnp.sum(components**2, axis=1)
 
 
 class _Predictor(NamedTuple):
@@ -416,7 +478,7 @@ class _Predictor(NamedTuple):
     def predict(self, inputs: PyTree) -> Prediction:
         """The outputs for inputs, examples first, and their variances."""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        width = _outputs(self.term, self.params) * max(len(self.posterior.vectors), size)
+        width = _outputs(self.term, self.params) * max(len(self.posterior.root), size)
         entry = 32  # bytes of four float64: an estimate for a row, its components and temporaries
         at_once = max(1, int(self.memory_budget // (entry * width)))
         pairs = jax.lax.map(self._predict_one, inputs, batch_size=at_once)
@@ -441,8 +503,6 @@ def _most_evident(
 ) -> tuple[Scalar, Scalar]:
     """Alpha and beta as they are given, and where they are None those of the largest evidence."""
     dtype = facts.weights.dtype
-    tolerance = jnp.sqrt(jnp.finfo(dtype).eps)
-    limit = 1000  # re-estimates, which converge linearly: a bound that only a NaN should reach
 
     def with_given(pair: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         a, b = (
@@ -451,17 +511,43 @@ def _most_evident(
         )
         return a, b
 
-    def is_changing(loop: tuple) -> Array:
-        (a, b), (a0, b0), count = loop
-        change = jnp.maximum(jnp.abs(a / a0 - 1), jnp.abs(b / b0 - 1))
-        return (count < limit) & ~(change <= tolerance)
-
-    def reestimate(loop: tuple) -> tuple:
-        pair, _, count = loop
-        return with_given(facts.reestimate(*pair)), pair, count + 1
+    def along_directions(pair: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+        directions = facts.directions(*pair)
+        return _fixed_point(lambda p: with_given(facts.reestimate(*p, directions)), pair)
 
     start = with_given(facts.start())
     if alpha is not None and beta is not None:
         return start
-    first = (with_given(facts.reestimate(*start)), start, 0)
-    return jax.lax.while_loop(is_changing, reestimate, first)[0]
+    return _fixed_point(along_directions, start)
+
+
+def _fixed_point(
+    step: Callable[[tuple[Scalar, Scalar]], tuple[Scalar, Scalar]], start: tuple[Scalar, Scalar]
+) -> tuple[Scalar, Scalar]:
+    """Where a step that converges linearly no longer changes two numbers, both at least 0."""
+    tolerance = jnp.sqrt(jnp.finfo(start[0].dtype).eps)
+    limit = 1000  # a bound that nothing should reach
+
+    def is_changing(loop: tuple) -> Array:
+        now, before, count = loop
+        changes = [abs(a - a0) > tolerance * a0 for a, a0 in zip(now, before, strict=True)]
+        return (count < limit) & (changes[0] | changes[1])
+
+    def advance(loop: tuple) -> tuple:
+        now, _, count = loop
+        return step(now), now, count + 1
+
+    return jax.lax.while_loop(is_changing, advance, (step(start), start, 0))[0]
+
+
+def _warn_if_lost(is_lost: Bool[Array, " n"], dtype: jnp.dtype) -> None:
+    """Warns, but not in a trace, of directions whose variance is lost to rounding."""
+    is_concrete = hasattr(is_lost, "is_ready")  # which a traced array alone has not
+    if is_concrete and (count := int(jnp.sum(is_lost))):
+        warnings.warn(
+            "laplace: expected data and prior to fix the variance along every direction, got "
+            f"{count} of {len(is_lost)} directions where it is lost to rounding in {dtype}; error "
+            "bars along these are not to be trusted. Try a larger alpha, fewer parameters, more "
+            "examples, or float64",
+            stacklevel=3,
+        )

@@ -145,8 +145,9 @@ def bayesian_levenberg_marquardt(
     ) -> tuple[PyTree, BayesianState]:
         del extra_args
         model = quadratic(value_fn, params, updates, grad, memory_budget)
-        before, _, dense = evidence(name, value_fn, params, model, memory_budget)
+        before, dense = evidence(name, value_fn, params, model, memory_budget)
         alpha, beta = _select(state.beta > 0, (state.alpha, state.beta), before.start(noise=NOISE))
+        directions = before.directions(alpha, beta)
         decay = alpha / (beta * before.examples)
         model = _decayed(model._replace(system=dense.system), params, decay, before.weights)
         inner = LevenbergMarquardtState(state.damping, None, state.info)
@@ -158,8 +159,9 @@ def bayesian_levenberg_marquardt(
         is_settled = inner.info.accepted > state.info.accepted
         is_settled &= model.value - inner.info.value < SETTLED * model.value
         known = _select(jnp.isfinite(before.data), (alpha, beta), (state.alpha, state.beta))
-        estimates = _select(is_settled, after.reestimate(alpha, beta), known)
-        numbers = *estimates, before.gamma(alpha, beta), before.log(alpha, beta)
+        estimates = _select(is_settled, after.reestimate(alpha, beta, directions), known)
+        gamma, log = directions.gamma(alpha, beta), before.log(alpha, beta, directions)
+        numbers = *estimates, gamma, log
         numbers = (number.astype(state.alpha.dtype) for number in numbers)
         return step, BayesianState(*numbers, inner.damping, inner.info)
 

@@ -155,6 +155,137 @@ def test_a_likelihood_has_no_noise_to_estimate():
     close(log, -value - ALPHA * jnp.sum(w**2) / 2 - occam)
 
 
+# Units --------------------------------------------------------------------------------------------
+
+
+def decay(params, x):
+    """A decay to a rest, in other units: of the outputs, and of each parameter."""
+    time, outputs, *units = x
+    a, b, c = params / jnp.stack(units)
+    return outputs * (a * jnp.exp(-b * time) + c)
+
+
+DECAY, TIMES = Objective(decay, losses.half_squared_error), np.linspace(0, 4, 30)
+DECAYED = np.array([2.5, 1.3, 0.4])
+
+
+def units_of(most):
+    """Powers of ten: of one parameter alone, of two against each other, of all; and of outputs."""
+    patterns = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 1)]
+    powers = [(k, np.array(one) * k) for k in range(-most, most + 1) for one in patterns]
+    mixed = [(out, power) for out in (0, -most, most) for _, power in powers]
+    return [(10.0**out, 10.0**power) for out, power in powers + mixed]
+
+
+@pytest.mark.parametrize(("dtype", "most", "rtol"), [(float, 12, 1e-12), (np.float32, 6, 5e-5)])
+def test_error_bars_do_not_depend_on_units(dtype, most, rtol):
+    exponential = np.exp(-DECAYED[1] * TIMES)
+    rows = np.stack([exponential, -DECAYED[0] * TIMES * exponential, np.ones(30)], axis=1)
+    worst = 0.0
+    for out, units in units_of(most):
+        alpha, beta = 1e-3 / np.max(units) ** 2, 400 / out**2
+        prior = alpha * units**2
+        sigma = np.linalg.inv(400 * rows.T @ rows + np.diag(prior))  # of parameters in units of 1
+        variances = np.einsum("ni,ij,nj->n", rows, sigma, rows)
+        gamma = 3 - prior @ np.diag(sigma)
+        occam = -(np.linalg.slogdet(sigma)[1] + np.sum(np.log(prior))) / 2
+
+        inputs = np.stack([TIMES, *(np.full(30, unit) for unit in (out, *units))], axis=1)
+        targets = out * (DECAYED[0] * exponential + DECAYED[2])
+        value_fn = DECAY.on((inputs.astype(dtype), targets.astype(dtype)))
+        numbers = [dtype(alpha), dtype(beta), jnp.eye(3, dtype=dtype), inputs.astype(dtype)]
+        found, (effective, log) = laplace(value_fn, (DECAYED * units).astype(dtype), *numbers)
+        weights = alpha * np.sum((DECAYED * units) ** 2) / 2
+        pairs = [
+            (np.float64(found.covariance) / np.outer(units, units), sigma),
+            (np.float64(found.predict.variance) / out**2, variances),
+            (effective, gamma),
+            (log, 15 * np.log(beta / (2 * np.pi)) - occam - weights),
+        ]
+        worst = max([worst, *(np.max(np.abs(got / expected - 1)) for got, expected in pairs)])
+    print(f"{np.dtype(dtype)}: largest relative deviation {worst:.1e}")
+    assert worst < rtol
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-3, 1.0, 1e12])
+def test_the_largest_evidence_beside_another_unit(unit):
+    units = np.array([1.0, unit, 1.0])
+    inputs = np.stack([TIMES, *(np.full(30, unit) for unit in (1.0, *units))], axis=1)
+    exponential = np.exp(-DECAYED[1] * TIMES)
+    targets = DECAYED[0] * exponential + DECAYED[2] + 0.05 * np.cos(40 * TIMES)
+    found, (gamma, _) = laplace(
+        DECAY.on((inputs, targets)), DECAYED * units, None, None, jnp.eye(3), inputs
+    )
+    rows = np.stack([exponential, -DECAYED[0] * TIMES * exponential, np.ones(30)], axis=1)
+    prior = found.alpha * units**2
+    sigma = np.linalg.inv(found.beta * rows.T @ rows + np.diag(prior))
+    close(gamma, 3 - prior @ np.diag(sigma))
+    close(found.alpha, gamma / np.sum((DECAYED * units) ** 2), rtol=1e-7)
+    close(found.beta, (30 - gamma) / (2 * found.evidence.data), rtol=1e-7)
+
+
+def test_units_of_all_parameters_and_outputs_where_rows_are_fewer():
+    def scaled(params, x):
+        position, unit = x
+        params = jax.tree.map(lambda leaf: leaf / unit, params)
+        return jax.tree.map(lambda leaf: leaf / unit, network(params, position))
+
+    objective, params = Objective(scaled, of_squares), start(2, 5)
+    inputs, targets, v = (RNG.normal(size=shape) for shape in ((4, 2), (4, 3), (2, 25)))
+    flat, unravel = ravel_pytree(params)
+    rows = explicit(params, inputs).reshape(12, -1)
+    sigma = np.linalg.inv(BETA * rows.T @ rows + ALPHA * np.eye(25))
+    for power in range(-12, 13, 4):
+        unit = 10.0**power
+        data, numbers = (inputs, np.full(4, unit)), (ALPHA / unit**2, BETA * unit**2)
+        value_fn = objective.on((data, targets / unit))
+        found, (gamma, _) = laplace(
+            value_fn, unravel(flat * unit), *numbers, jax.vmap(unravel)(v), data
+        )
+        got = jax.vmap(lambda tree: ravel_pytree(tree)[0])(found.covariance)
+        close(got / unit**2, v @ sigma)
+        close(gamma, 25 - ALPHA * np.trace(sigma))
+        variance = np.concatenate([
+            found.predict.variance["mean"].ravel(),
+            found.predict.variance["sum"],
+        ])
+        close(np.sum(variance) * unit**2, np.trace(rows @ sigma @ rows.T))
+
+
+def test_a_lost_direction_warns_and_leaves_others_alone():
+    def model(p, x):  # the data do not tell p[0] from p[1]
+        return jnp.array([(p[0] + 1e12 * p[1]) * x, p[2] * x**2])
+
+    x, alpha = np.linspace(1, 2, 20), 1e-30
+    value_fn = Objective(model, losses.half_squared_error).on((x, np.ones((20, 2))))
+    with pytest.warns(UserWarning, match=r"expected.*got 1 of 3 directions.*float64.*Try") as seen:
+        curvature.laplace(value_fn, np.ones(3), alpha, BETA)
+    assert len(seen) == 1
+    # In a trace there is no warning.
+    found, (gamma, log) = laplace(value_fn, np.ones(3), alpha, BETA, jnp.eye(3), x)
+    sigma = found.covariance
+    assert np.isfinite(sigma).all()
+    assert np.isfinite(log)
+    close(sigma[2], [0, 0, 1 / (BETA * np.sum(x**4))])
+    close(sigma[0, 0], 1 / alpha)
+    close(gamma, 2)
+    close(found.predict.variance[:, 1], x**4 * sigma[2, 2])
+
+
+def test_a_parameter_without_curvature_keeps_the_variance_of_the_prior():
+    x, alpha = np.linspace(1, 2, 20), 1e-30
+    model = Objective(lambda p, x: p[0] * x + 0 * p[1], losses.half_squared_error)
+    found = curvature.laplace(model.on((x, x)), np.ones(2), alpha, BETA)  # exact: no warning
+    close(found.covariance(np.ones(2)), [1 / (BETA * np.sum(x**2)), 1 / alpha])
+
+
+def test_rows_that_leave_nothing_of_the_prior_warn():
+    value_fn = LINE.on((RNG.normal(size=(2, 300)), np.ones(2)))
+    curvature.laplace(value_fn, np.ones(300), ALPHA, BETA)
+    with pytest.warns(UserWarning, match=r"got 2 of 2 directions.*larger alpha"):
+        curvature.laplace(value_fn, np.ones(300), 1e-20, BETA)
+
+
 # Cost and lanes -----------------------------------------------------------------------------------
 
 
