@@ -187,7 +187,7 @@ def jit(fn: Callable, **options: Any) -> Callable:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _is_traced((args, kwargs)):
+        if is_traced((args, kwargs)):
             return nested(*args, **kwargs)
         if jax.default_backend() != "cpu" or _is_jit_disabled():
             return on_all(*args, **kwargs)
@@ -321,7 +321,7 @@ def _one_thread_of_xla() -> dict[str, Any]:
     return compiler_options(options)
 
 
-def _is_traced(args: PyTree) -> bool:
+def is_traced(args: PyTree) -> bool:
     """Whether an argument is being traced, which alone has no `is_ready`."""
     arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))
     return not all(hasattr(leaf, "is_ready") for leaf in arrays)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
@@ -339,7 +338,7 @@ def _is_key(key: jax.Array) -> bool:
 
 def _require_concrete(*trees: PyTree) -> None:
     """`fit` is a loop of Python around compiled segments: it cannot be traced itself."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees)):
+    if devices.is_traced(trees):
         raise TypeError(
             "fit: expected numbers, got traced values: fit cannot be called inside jax.jit, "
             "jax.vmap or jax.grad; try fnn.training.advance, the compiled loop within it, or a "

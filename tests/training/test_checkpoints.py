@@ -104,7 +104,7 @@ def test_a_training_goes_on_where_it_was_interrupted(tmp_path, rounds):
     options["checkpoint"] = tmp_path
     with pytest.raises(Interruption) as error:
         fit(RULE, OBJECTIVE, START, DATA, **options, callback=after(rounds))
-    assert f"{8 * rounds} steps before that are kept" in error.value.__notes__[0]
+    assert f"{8 * rounds} steps before that are kept" in " ".join(error.value.__notes__)
     elsewhere = jax.tree.map(jnp.ones_like, START)
     assert_same(fit(RULE, OBJECTIVE, elsewhere, DATA, **options), whole)
 
