@@ -1,6 +1,7 @@
 """What the commands of the command line do; `cli` says how they are typed."""
 
 import inspect
+import string
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from fnn import names, plots, problems, race, rules, training
-from fnn.problems import Budget
+from fnn.problems import COSTS, Budget
 from fnn.race import new_folder, report, trajectories
 
 console = Console()
@@ -174,15 +175,22 @@ def _learning(history: training.History) -> Figure:
 
 
 def _budget(text: str | None) -> Budget | None:
+    """The budget that is meant by words such as '10 seconds' or '10seconds'."""
     if text is None:
         return None
-    amount, _, unit = text.strip().partition(" ")
+    number = text.strip().rstrip(string.ascii_letters)
+    unit = text.strip().removeprefix(number)
     try:
-        return Budget(float(amount), unit.strip() or "seconds")
+        budget = Budget(float(number), unit)
     except ValueError:
+        budget = None
+    if budget is None or not unit:
+        amount = "10" if budget is None else number
         raise ValueError(
-            f"race: expected a budget such as '0.5 seconds' or '2000 steps', got {text!r}"
-        ) from None
+            "race: expected a budget with a unit such as '10 seconds' or '500 gradients', got "
+            f"{text!r}; try {' or '.join(repr(f'{amount} {cost}') for cost in COSTS)}"
+        )
+    return budget
 
 
 def _value_fn(surface: str):

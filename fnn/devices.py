@@ -52,6 +52,7 @@ __all__ = [
     "compiler_options",
     "count",
     "everywhere",
+    "is_traced",
     "jit",
     "lapack_restored",
     "one_thread_below",
@@ -322,7 +323,20 @@ def _one_thread_of_xla() -> dict[str, Any]:
 
 
 def is_traced(args: PyTree) -> bool:
-    """Whether an argument is being traced, which alone has no `is_ready`."""
+    """Whether any array of a tree is being traced, by `jax.jit` or another transformation.
+
+    Args:
+        args: a tree.
+
+    Returns:
+        True where one has no numbers yet.
+
+    Example:
+        >>> is_traced(jnp.ones(2)), jax.eval_shape(lambda x: print(is_traced(x)), jnp.ones(2))
+        True
+        (False, None)
+    """
+    # Traced arrays alone have no `is_ready`.
     arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))
     return not all(hasattr(leaf, "is_ready") for leaf in arrays)
 

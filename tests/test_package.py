@@ -117,12 +117,17 @@ def test_the_version_is_that_of_the_project(monkeypatch):
 
 def asked_for(face):
     """What the house itself imports from the face of a folder; not all of it is for users."""
-    return {
-        alias.name
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module == face
-        for alias in node.names
+    trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
+    imports = [
+        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    ]
+    by_name = {alias.name for node in imports if node.module == face for alias in node.names}
+    name = face.rpartition(".")[2]
+    return by_name | {
+        node.attr
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == name
     }
 
 

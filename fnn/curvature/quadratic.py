@@ -185,8 +185,10 @@ def accelerations(value_fn: ValueFunction, params: PyTree, v: PyTree) -> Float[A
         v: a tree like the parameters.
 
     Returns:
-        One number for every row of A, in their order. Models are differentiated forward, which a
-        `jax.custom_vjp` in them does not allow.
+        One number for every row of A, in their order.
+
+    Raises:
+        TypeError: if a model cannot be differentiated forward, as through a `jax.custom_vjp`.
 
     Example:
         >>> from fnn.objective import Objective
@@ -195,7 +197,14 @@ def accelerations(value_fn: ValueFunction, params: PyTree, v: PyTree) -> Float[A
         [72.]
     """
     sources = terms_of(value_fn, params).sources
-    return jnp.concatenate([source.second_derivatives(v) for source in sources])
+    try:
+        return jnp.concatenate([source.second_derivatives(v) for source in sources])
+    except (TypeError, NotImplementedError) as error:
+        raise TypeError(
+            "accelerations: expected models that forward mode differentiates twice, got "
+            f"{type(error).__name__}: {error} (a jax.custom_vjp has no forward mode); try "
+            "levenberg_marquardt(acceleration=None), or jax.custom_jvp in place of the custom_vjp"
+        ) from error
 
 
 def _bytes(jaxpr: jex.Jaxpr) -> float:

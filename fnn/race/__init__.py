@@ -10,6 +10,7 @@ lanes          one rule on one problem, many settings and seeds in one compiled 
 alone          one run of it, whose seconds are measured
 meter          what its steps cost, counted while they run
 compiling      what all compiled programs of a race share
+failures       whose failure an error is: a rule's own leaves out that rule alone
 runner         `run`, from rules and terms to a store
 remote         the same across machines, as tasks on Ray
 records        what is written down: a plan, a run, a choice, seconds

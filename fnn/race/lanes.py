@@ -20,6 +20,7 @@ from fnn.problems import Problem
 from fnn.race.alone import Timing, alone
 from fnn.race.compiling import ONCE, OPTIONS, Setting, source, traced
 from fnn.race.entrants import Entrant
+from fnn.race.failures import blaming_the_rule
 from fnn.race.meter import mean_loss, with_meter
 from fnn.race.protocol import HOPELESS, ROUNDS
 from fnn.training import Limits, Progress, Stop, advance, start
@@ -62,6 +63,8 @@ class Programs(NamedTuple):
             end after so many steps as `ends` says; with `hopeless`, it gives up each lane that is
             no better than its start after a quarter of its budget.
         alone: `alone(setting, seeds, steps) -> Timing` measures runs one after the other.
+
+    Both raise `RuleFailedError` where the rule raises.
     """
 
     run: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Outcome]
@@ -115,15 +118,18 @@ class LaneProgram(NamedTuple):
 
 def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Programs:
     """The programs of a rule, for settings with the names of this one and any number of lanes."""
-    program = compiled_lanes(problem, entrant, setting, lanes)
+    with blaming_the_rule():
+        program = compiled_lanes(problem, entrant, setting, lanes)
+        measured = alone(problem, entrant, setting)
 
+    @blaming_the_rule()
     def run(
         settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
     ) -> Outcome:
         groups = turns(settings, seeds, program.width)
         return joined([program.chunk(*group, ends, hopeless) for group in groups], len(seeds))
 
-    return Programs(run, alone(problem, entrant, setting))
+    return Programs(run, blaming_the_rule()(measured))
 
 
 def turns(

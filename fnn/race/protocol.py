@@ -51,9 +51,12 @@ def require_possible(protocol: Protocol) -> Protocol:
     if trials < 0:
         raise ValueError(f"race: expected trials of at least 0, got {trials}; try 0 for defaults")
     if unit not in COSTS:
-        raise ValueError(f"race: expected a budget in one of {', '.join(COSTS)}, got {unit!r}")
+        raise ValueError(
+            f"race: expected a budget in one of {', '.join(COSTS)}, got {unit!r}; try "
+            f"Budget({amount}, 'steps'), on the command line --budget '{amount:g} steps'"
+        )
     if not 0 < amount < np.inf:
-        raise ValueError(f"race: expected a budget above 0 {unit}, got {amount}")
+        raise ValueError(f"race: expected a budget above 0 {unit}, got {amount}; try 10 {unit}")
     return protocol
 
 

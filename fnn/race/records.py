@@ -5,7 +5,8 @@ A line has the fields of its record and, as `kind`, the word for its class:
     {"kind": "choice", "rule": "adam", "trial": 2, "steps": 1000}
 
 Every rule has its records in this order: a plan, a run for each trial, the choice among them, a run
-for each fresh seed, and the seconds of a run alone; or it was left out.
+for each fresh seed, and the seconds of a run alone. A rule that was left out has the reason in
+place of all that would have followed.
 """
 
 import json

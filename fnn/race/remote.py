@@ -28,6 +28,7 @@ from fnn.race import lanes, store
 from fnn.race.alone import Timing, alone
 from fnn.race.compiling import Setting
 from fnn.race.entrants import Entrant
+from fnn.race.failures import blaming_the_rule
 
 RETRIES = 3
 """Ray's own default: a machine that is taken away is survived, a task that kills workers is not."""
@@ -62,10 +63,7 @@ class Cluster(NamedTuple):
     ) -> lanes.Programs:
         """`lanes.programs` on the cluster's machines, which must be like the one of the header."""
         job = self.ray.put((problem, one, dict(setting), most))
-        failure, width, machine = self.wait(self.task(_width, self.chunk, job))
-        if failure:
-            name, words = failure
-            raise type(name, (ValueError,), {})(words)
+        width, machine = self.wait(self.task(_width, self.chunk, job))
         other = [key for key in _ALIKE if machine[key] != header[key]]
         if other:
             raise RuntimeError(
@@ -100,7 +98,7 @@ class Cluster(NamedTuple):
             if self.ray.wait([task], timeout=1.0)[0]:
                 try:
                     return self.ray.get(task)
-                except errors.RayTaskError as error:
+                except errors.RayTaskError as error:  # above all that the rule has failed
                     raise error.cause from error
                 except errors.RayError as error:
                     raise RuntimeError(
@@ -174,16 +172,14 @@ def _program(race: str, job: _Job, kind: str) -> Any:
     return _PROGRAMS[key]
 
 
-def _width(race: str, job: _Job) -> tuple[tuple[str, str] | None, int, dict[str, Any]]:
-    """The error of a rule that cannot be compiled, or None; the number of lanes; the machine."""
-    failure, width = None, 0
-    try:
+def _width(race: str, job: _Job) -> tuple[int, dict[str, Any]]:
+    """The number of lanes of a rule's program, and the machine that compiled it."""
+    with blaming_the_rule():
         width = _program(race, job, "many").width
-    except (TypeError, ValueError, NotImplementedError) as error:
-        failure = type(error).__name__, str(error)
-    return failure, width, store.environment()
+    return width, store.environment()
 
 
+@blaming_the_rule()
 def _chunk(
     race: str,
     job: _Job,
@@ -196,6 +192,7 @@ def _chunk(
     return _program(race, job, "many").chunk(settings, seeds, ends, hopeless)
 
 
+@blaming_the_rule()
 def _alone(race: str, job: _Job, setting: Setting, seeds: Sequence[int], steps: int) -> Timing:
     """The seconds of runs alone."""
     return _program(race, job, "alone")(setting, seeds, steps)

@@ -21,6 +21,7 @@ from fnn.problems import Budget, Problem
 from fnn.race import lanes, remote, store
 from fnn.race.compiling import Setting
 from fnn.race.entrants import CLASSIC, Entrant, entrant
+from fnn.race.failures import RuleFailedError, blaming_the_rule
 from fnn.race.meter import gradient_flops
 from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, round_ends, settings
 from fnn.race.records import Choice, LeftOut, Plan, Run, Seconds
@@ -55,8 +56,8 @@ def run(
 
     Args:
         problem: the problem, or its name.
-        rules: entrants or their names. A rule that cannot take part in the problem or cannot be
-            compiled is left out, and the race says why.
+        rules: entrants or their names. A rule that cannot take part in the problem, or raises at
+            any time, is left out: the race says why, and goes on with the others.
         seeds: the number of fresh starting points of the chosen setting, the same for every rule.
         trials: the number of settings that are tried of each rule; 0 for its defaults.
         budget: what a run may spend; the problem's by default. In steps or examples a race is the
@@ -74,9 +75,10 @@ def run(
 
     Raises:
         ValueError: for numbers out of range, unknown names, a folder with another race, or a
-            cluster without Ray. (And OSError if another race is writing to the folder, or the disk
-            is full; RuntimeError for a cluster of other machines, or one that loses a task again
-            and again.)
+            cluster without Ray.
+        RuntimeError: if every rule was left out. (Also for a cluster of other machines, or one that
+            loses a task again and again; and OSError if another race is writing to the folder, or
+            the disk is full.)
 
     Example:
         >>> import tempfile
@@ -106,6 +108,11 @@ def run(
                 compile_rule = functools.partial(connected.programs, problem, opened.header)
                 _run(*terms, compile_rule, len(entrants), connected)
         race = store.results(opened)
+    if not race.results:
+        raise RuntimeError(
+            f"race: expected a rule that comes to its end, got none in {folder}; "
+            + " ".join(race.caveats)
+        )
     watch("done", 1.0)
     return race
 
@@ -140,9 +147,12 @@ def _run(
         watch(what, next(count) / (1 + len(_STAGES) * len(entrants)))
 
     def go_through(entry: Entry, stages: Iterable[str]) -> None:
-        for stage in stages:
-            announce(f"{stage} {entry.entrant.name}")
-            _STAGES[stage](entry)
+        try:
+            for stage in stages:
+                announce(f"{stage} {entry.entrant.name}")
+                _STAGES[stage](entry)
+        except RuleFailedError as error:
+            opened.append(LeftOut(entry.entrant.name, f"{error}"))
 
     announce("compiling")
     entries = _entries(opened, problem, protocol, entrants, compile_rule, compilers)
@@ -153,7 +163,8 @@ def _run(
         first, *others = _STAGES
         for entry in entries:  # the report has the rules in the order of their first lines
             go_through(entry, [first])
-        cluster.together([functools.partial(go_through, entry, others) for entry in entries])
+        racing = [entry for entry in entries if not _is_done(opened, entry.entrant)]
+        cluster.together([functools.partial(go_through, entry, others) for entry in racing])
 
 
 def _entries(
@@ -165,22 +176,26 @@ def _entries(
     compilers: int,
 ) -> list[Entry]:
     """The rules that are not done yet, compiled; those that cannot take part are left out."""
-    entries, compiling = [], []
-    waiting = [one for one in entrants if not _is_done(opened, one)]
-    with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
-        for one in waiting:
-            missing = one.misses(problem)
+
+    def compiled(one: Entrant) -> Entry | LeftOut:
+        try:
+            with blaming_the_rule():
+                missing, tried = one.misses(problem), settings(one, protocol.trials)
             if missing:
-                opened.append(LeftOut(one.name, f"it needs {missing}."))
-                continue
-            tried = settings(one, protocol.trials)
-            most = max(protocol.seeds, len(tried))
-            compiling.append((one, pool.submit(compile_rule, one, tried[0], most)))
-        for one, future in compiling:
-            try:
-                entries.append(Entry(opened, problem, protocol, one, future.result()))
-            except (TypeError, ValueError, NotImplementedError) as error:
-                opened.append(LeftOut(one.name, f"{type(error).__name__}: {error}"))
+                return LeftOut(one.name, f"it needs {missing}.")
+            programs = compile_rule(one, tried[0], max(protocol.seeds, len(tried)))
+        except RuleFailedError as error:
+            return LeftOut(one.name, f"{error}")
+        return Entry(opened, problem, protocol, one, programs)
+
+    waiting = [one for one in entrants if not _is_done(opened, one)]
+    entries = []
+    with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
+        for entry in pool.map(compiled, waiting):
+            if isinstance(entry, LeftOut):
+                opened.append(entry)
+            else:
+                entries.append(entry)
     return entries
 
 

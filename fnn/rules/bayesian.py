@@ -25,9 +25,8 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn import solvers
 from fnn.curvature import Quadratic, evidence, half_squared_norm
-from fnn.interned import interned
 from fnn.objective import ValueFunction, l2
-from fnn.rules.contract import Scalar, Schedule, require_within, second_order
+from fnn.rules.contract import Scalar, Schedule, interned_rule, require_within, second_order
 from fnn.rules.damping import Damping, DampingState
 from fnn.rules.gauss_newton import quadratic
 from fnn.rules.levenberg_marquardt import (
@@ -66,7 +65,7 @@ class BayesianState(NamedTuple):
     info: Info
 
 
-@interned
+@interned_rule
 def bayesian_levenberg_marquardt(
     damping: Scalar | Schedule | None = None,
     policy: Damping | None = None,

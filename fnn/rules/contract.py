@@ -12,11 +12,12 @@ own, so that it may be scanned, mapped, donated and stored.
 Hyperparameters are of two kinds, told apart by their annotations. The ones that admit a `float` may
 also be traced arrays: they can be mapped with `jax.vmap` and scheduled with
 `optax.inject_hyperparams`, and nothing branches on their values. The others (`int`, `bool`, dtypes)
-shape the compiled program; `static_arguments` lists them. Learning rates and weight decays are
-`float | Schedule`: they take any function of the count of steps, which starts at 0.
+shape the compiled program; `static_arguments` lists them, and arrays in their places raise.
+Learning rates and weight decays are `float | Schedule`: they take any function of the count of
+steps, which starts at 0.
 
-Rules are values (`interned`): an equal call with hashable arguments gives the same object, so that
-what is compiled for a rule serves wherever the rule is made anew.
+Rules are values (`interned_rule`): an equal call with hashable arguments gives the same object, so
+that what is compiled for a rule serves wherever the rule is made anew.
 
 Updates have derivatives with respect to all that they are given, as `jax.jvp` makes them, with x64
 and without: what is solved is differentiated as the solution of its equations (see
@@ -34,7 +35,7 @@ import math
 import types
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +44,13 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from fnn.dtypes import widest
+from fnn.interned import interned
 
 Scalar = float | Array
 Schedule = optax.Schedule
 State = TypeVar("State")
+_Arguments = ParamSpec("_Arguments")
+_Rule = TypeVar("_Rule")
 
 
 def static_arguments(rule: Callable[..., optax.GradientTransformation]) -> tuple[str, ...]:
@@ -79,6 +83,19 @@ def static_arguments(rule: Callable[..., optax.GradientTransformation]) -> tuple
             "annotate what may be traced as `float`, the rest as what it is"
         )
     return tuple(name for name, p in parameters.items() if float not in _choices(p.annotation))
+
+
+def interned_rule(make: Callable[_Arguments, _Rule]) -> Callable[_Arguments, _Rule]:
+    """A rule's function, `interned`, whose integers, booleans and dtypes must not be arrays."""
+    remembered, names = interned(make), tuple(inspect.signature(make).parameters)
+
+    @functools.wraps(make)
+    def rule(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Rule:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        _require_plain(make, {n: x for n, x in given.items() if isinstance(x, Array)})
+        return remembered(*args, **kwargs)
+
+    return rule
 
 
 def require_within(rule: str, low: float, high: float, **scalars: Any) -> None:
@@ -277,6 +294,21 @@ def _choices(annotation: Any) -> tuple:
     """The members of a union; of anything else, itself."""
     is_union = get_origin(annotation) in (Union, types.UnionType)
     return get_args(annotation) if is_union else (annotation,)
+
+
+def _require_plain(make: Callable[..., Any], arrays: dict[str, Array]) -> None:
+    """Require arrays to be no arguments of a rule that shape its program."""
+    kinds = {int: "int", bool: "bool", np.dtype: "dtype"}
+    for name in arrays:
+        choices = _choices(inspect.signature(make, eval_str=True).parameters[name].annotation)
+        kind = next((kinds[choice] for choice in choices if choice in kinds), None)
+        if kind is not None and float not in choices:
+            rule = f"rules.{make.__name__}"
+            raise TypeError(
+                f"{make.__name__}: expected {name} to be a plain {kind}, got an array, as traced "
+                f"values are; try optax.inject_hyperparams({rule}, rules.static_arguments({rule}))"
+                ", which leaves such arguments as they are"
+            )
 
 
 def _inside(value: float, low: float, high: float) -> str:

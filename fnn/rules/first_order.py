@@ -26,12 +26,12 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree
 
 from fnn.dtypes import widest
-from fnn.interned import interned
 from fnn.rules.contract import (
     Scalar,
     Schedule,
     cast,
     checked,
+    interned_rule,
     require_aligned,
     require_rates,
     require_within,
@@ -40,7 +40,7 @@ from fnn.rules.contract import (
 # Steepest descent, and its memory -----------------------------------------------------------------
 
 
-@interned
+@interned_rule
 def sgd(
     learning_rate: Scalar | Schedule,
     momentum: Scalar | None = None,
@@ -94,7 +94,7 @@ def sgd(
     return checked(optax.chain(memory, optax.scale_by_learning_rate(learning_rate)))
 
 
-@interned
+@interned_rule
 def momentum(
     learning_rate: Scalar | Schedule, decay: Scalar = 0.9
 ) -> optax.GradientTransformationExtraArgs:
@@ -136,7 +136,7 @@ def momentum(
     return checked(optax.chain(optax.scale_by_learning_rate(learning_rate), _trace(decay)))
 
 
-@interned
+@interned_rule
 def nesterov(
     learning_rate: Scalar | Schedule, decay: Scalar = 0.9
 ) -> optax.GradientTransformationExtraArgs:
@@ -203,7 +203,7 @@ def _trace(
 # A learning rate for every parameter --------------------------------------------------------------
 
 
-@interned
+@interned_rule
 def adagrad(
     learning_rate: Scalar | Schedule,
     initial_accumulator_value: Scalar = 0.1,
@@ -274,7 +274,7 @@ def _by_sum_of_squares(
     return _lift(init, recurrence)
 
 
-@interned
+@interned_rule
 def rmsprop(
     learning_rate: Scalar | Schedule,
     decay: Scalar = 0.9,
@@ -389,7 +389,7 @@ def _by_mean_square(
     return _lift(init, with_mean if centered else plain)
 
 
-@interned
+@interned_rule
 def adam(
     learning_rate: Scalar | Schedule,
     b1: Scalar = 0.9,
@@ -449,7 +449,7 @@ def adam(
     return checked(optax.chain(scale, optax.scale_by_learning_rate(learning_rate)))
 
 
-@interned
+@interned_rule
 def adamw(
     learning_rate: Scalar | Schedule,
     b1: Scalar = 0.9,
@@ -561,7 +561,7 @@ def _by_moments(
 # Signs alone --------------------------------------------------------------------------------------
 
 
-@interned
+@interned_rule
 def rprop(
     learning_rate: Scalar,
     eta_minus: Scalar = 0.5,

@@ -23,11 +23,11 @@ from jaxtyping import PyTree
 from fnn import solvers
 from fnn.curvature import Quadratic, gauss_newton_system
 from fnn.dtypes import widest
-from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import (
     Scalar,
     Schedule,
+    interned_rule,
     now,
     require_aligned,
     require_rates,
@@ -38,7 +38,7 @@ from fnn.rules.contract import (
 from fnn.rules.newton import CurvatureState, first_state, solved
 
 
-@interned
+@interned_rule
 def gauss_newton(
     learning_rate: Scalar | Schedule = 1.0,
     damping: Scalar | Schedule = 0.0,

@@ -13,11 +13,11 @@ from jaxtyping import Array, Int, PyTree
 from fnn import solvers
 from fnn.branches import where_due
 from fnn.curvature import Quadratic, gauss_newton_system
-from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import (
     Scalar,
     Schedule,
+    interned_rule,
     now,
     require_aligned,
     require_rates,
@@ -73,7 +73,7 @@ class _Options(NamedTuple):
     iterations: int
 
 
-@interned
+@interned_rule
 def hessian_free(
     damping: Scalar | Schedule | None = None,
     decay: Scalar = 0.95,

@@ -25,12 +25,12 @@ from fnn import solvers
 from fnn.branches import where_due
 from fnn.curvature import Quadratic, accelerations
 from fnn.dtypes import widest
-from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
 from fnn.rules.contract import (
     Scalar,
     Schedule,
+    interned_rule,
     now,
     require_aligned,
     require_rates,
@@ -86,7 +86,7 @@ class Method(NamedTuple):
     acceleration: Scalar | None
 
 
-@interned
+@interned_rule
 def levenberg_marquardt(
     damping: Scalar | Schedule | None = None,
     policy: Damping | None = None,

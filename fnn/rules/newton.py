@@ -24,10 +24,10 @@ from jaxtyping import Array, PyTree
 
 from fnn import solvers
 from fnn.curvature import hessian_system
-from fnn.interned import interned
 from fnn.rules.contract import (
     Scalar,
     Schedule,
+    interned_rule,
     now,
     require_rates,
     require_within,
@@ -47,7 +47,7 @@ class CurvatureState(NamedTuple):
     info: Info
 
 
-@interned
+@interned_rule
 def newton(
     learning_rate: Scalar | Schedule = 1.0,
     damping: Scalar | Schedule = 0.0,

@@ -28,9 +28,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fnn.interned import interned
 from fnn.rules.contract import (
     Scalar,
+    interned_rule,
     require_fit,
     require_same_size,
     require_within,
@@ -70,7 +70,7 @@ class QuasiNewtonState(NamedTuple):
     info: Info
 
 
-@interned
+@interned_rule
 def bfgs(
     first_step: Scalar = 1.0,
     decrease: Scalar = 1e-4,
@@ -125,7 +125,7 @@ def bfgs(
     return _rule("bfgs", _bfgs, options)
 
 
-@interned
+@interned_rule
 def sr1(
     first_step: Scalar = 1.0,
     decrease: Scalar = 1e-4,

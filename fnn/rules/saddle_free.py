@@ -3,12 +3,11 @@
 import optax
 
 from fnn import solvers
-from fnn.interned import interned
-from fnn.rules.contract import Scalar, Schedule, require_rates, require_within
+from fnn.rules.contract import Scalar, Schedule, interned_rule, require_rates, require_within
 from fnn.rules.newton import newton
 
 
-@interned
+@interned_rule
 def saddle_free_newton(
     learning_rate: Scalar | Schedule = 1.0,
     damping: Scalar | Schedule = 0.0,

@@ -9,11 +9,11 @@ import optax
 from jaxtyping import PyTree
 
 from fnn import solvers
-from fnn.interned import interned
 from fnn.objective import ValueFunction
 from fnn.rules.contract import (
     Scalar,
     Schedule,
+    interned_rule,
     now,
     require_aligned,
     require_rates,
@@ -36,7 +36,7 @@ class SpringState(NamedTuple):
     info: Info
 
 
-@interned
+@interned_rule
 def spring(
     learning_rate: Scalar | Schedule,
     damping: Scalar | Schedule = 1e-3,

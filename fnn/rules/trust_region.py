@@ -35,8 +35,7 @@ from jaxtyping import Array, PyTree
 
 from fnn import solvers
 from fnn.curvature import hessian_system
-from fnn.interned import interned
-from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
+from fnn.rules.contract import Scalar, interned_rule, require_within, second_order, state_dtype
 from fnn.rules.damping import DampingState, descended_damping
 from fnn.rules.trials import (
     Info,
@@ -69,7 +68,7 @@ class TrustState(NamedTuple):
     info: Info
 
 
-@interned
+@interned_rule
 def trust_region_newton(
     radius: Scalar | None = None,
     subspace: int | None = None,
@@ -124,7 +123,7 @@ def trust_region_newton(
     return _rule(_RADIUS, _Arguments(radius, subspace, trials, memory_budget))
 
 
-@interned
+@interned_rule
 def cubic_newton(
     weight: Scalar | None = None,
     subspace: int | None = None,

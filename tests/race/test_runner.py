@@ -1,6 +1,7 @@
 """A race from terms to results: what is written down, what goes on, and what is refused."""
 
 import errno
+import functools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -16,7 +18,7 @@ import pytest
 
 from fnn import problems, race
 from fnn.problems import Budget
-from fnn.race import protocol, records, runner, store
+from fnn.race import protocol, records, report, runner, store
 from fnn.race.entrants import ENTRANTS, Entrant
 from fnn.race.report import findings
 
@@ -188,6 +190,65 @@ def test_who_cannot_race_is_left_out_and_said(tmp_path):
     assert [result.setting for result in found.results] == [{"learning_rate": 1e-3}, {}, {}]
     assert any("bad was left out: TypeError: no such rule" in said for said in found.caveats)
     assert any("kfac was left out: it needs examples" in said for said in found.caveats)
+
+
+def raising(when, error=RuntimeError):
+    """An entrant that raises in `init`, while `update` is traced, or while that is running."""
+
+    def fail(grad=None):
+        raise error(f"no luck,\nin {when}" if grad is None else "no luck, while running")
+
+    def make(problem, learning_rate):
+        del problem
+
+        def init(params):
+            return fail() if when == "init" else optax.sgd(learning_rate).init(params)
+
+        def update(updates, state, params=None):
+            del params
+            if when == "update":
+                fail()
+            host = functools.partial(jax.pure_callback, fail, vmap_method="sequential")
+            return jax.tree.map(lambda grad: host(grad, grad), updates), state
+
+        return optax.GradientTransformation(init, update)
+
+    return Entrant(when, make, {"learning_rate": (1.0, 100.0)})
+
+
+def test_a_rule_that_raises_is_left_out_and_the_rest_goes_on(tmp_path):
+    needing = raising("needs")._replace(needs=(lambda _: {}["nothing"],))
+    racing = [*map(raising, ("init", "update", "running")), needing, "adam"]
+    terms = {"seeds": 2, "trials": 3, "budget": Budget(20, "steps"), "folder": tmp_path}
+    found = race.run("xor", racing, **terms)
+    assert [result.rule for result in found.results] == ["adam"]
+    reasons = {line["rule"]: line["why"] for line in lines(tmp_path) if line["kind"] == "left_out"}
+    assert reasons.keys() == {"init", "update", "running", "needs"}
+    assert reasons["init"] == "RuntimeError: no luck, in init"
+    assert reasons["update"] == "RuntimeError: no luck, in update"
+    assert reasons["running"].endswith("RuntimeError: no luck, while running")
+    assert max(map(len, reasons.values())) < 410  # though JAX quotes a whole traceback
+    assert reasons["needs"] == "KeyError: 'nothing'"
+    assert {f"{rule} was left out: {why}" for rule, why in reasons.items()} <= set(found.caveats)
+    page = report.html([found], ["race"])
+    assert all(f"{rule} was left out: " in page for rule in reasons)
+    # Left out is done: the same race has nothing to do any more.
+    before = (tmp_path / "runs.jsonl").read_bytes()
+    race.run("xor", racing, **terms)
+    assert (tmp_path / "runs.jsonl").read_bytes() == before
+
+
+def test_a_race_in_which_all_rules_raise_ends_with_their_reasons(tmp_path):
+    racing = [raising("init"), raising("update")]
+    with pytest.raises(RuntimeError, match=r"a rule that comes to its end.*init was.*update was"):
+        race.run("xor", racing, seeds=1, trials=1, folder=tmp_path)
+
+
+def test_an_interrupt_ends_the_race_and_leaves_no_rule_out(tmp_path):
+    racing = [raising("init", KeyboardInterrupt), "adam"]
+    with pytest.raises(KeyboardInterrupt):
+        race.run("xor", racing, folder=tmp_path, **TERMS)
+    assert not (tmp_path / "runs.jsonl").exists()
 
 
 def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):

@@ -96,6 +96,18 @@ def test_accelerations_are_second_derivatives_of_the_outputs(name):
     assert not np.any(found[expected.size :])  # what fills up the last chunk
 
 
+def test_a_model_without_forward_mode_says_what_to_try():
+    @jax.custom_vjp
+    def unit(x):
+        return jnp.tanh(x)
+
+    unit.defvjp(lambda x: (unit(x), x), lambda x, up: (up * (1 - jnp.tanh(x) ** 2),))
+    value_fn = Objective(lambda p, x: unit(x * p)).on(jnp.ones(2))
+    bent = jax.jit(functools.partial(step, rules.levenberg_marquardt(acceleration=0.75)))
+    with pytest.raises(TypeError, match=r"custom_vjp has no.*acceleration=None.*custom_jvp"):
+        bent(jnp.array(1.0), value_fn)
+
+
 @pytest.mark.parametrize("solver", [solvers.dual(), solvers.primal()], ids=["dual", "primal"])
 def test_step_and_acceleration_share_one_factorization(solver):
     value_fn = CASES["residuals"] + l2(0.1)

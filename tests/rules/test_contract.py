@@ -322,6 +322,32 @@ def test_inject_hyperparams(factory):
 
 
 @every_rule
+def test_what_shapes_the_program_is_no_array(factory):
+    """As `optax.inject_hyperparams` would have it that is not told of `static_arguments`."""
+    kinds = {
+        name: {p.annotation, *typing.get_args(p.annotation)}
+        for name, p in arguments(factory).items()
+    }
+    counts = [name for name, kind in kinds.items() if int in kind]
+    for name in counts:
+        message = f"{factory.__name__}: expected {name} to be a plain int, got an array"
+        with pytest.raises(TypeError, match=message):
+            factory(**needed(factory), **{name: jnp.array(1)})
+        with pytest.raises(TypeError, match=message):
+            jax.eval_shape(lambda count, name=name: factory(**needed(factory), **{name: count}), 1)
+    if any(arguments(factory)[name].default is not None for name in counts):
+        remedy = rf"inject_hyperparams\(rules.{factory.__name__}, rules.static_arguments\(rules"
+        with pytest.raises(TypeError, match=remedy):
+            make(optax.inject_hyperparams(factory)).init(initial())
+
+
+def test_a_dtype_is_no_schedule():
+    rule = optax.inject_hyperparams(rules.adam)(1e-3, mu_dtype=jnp.float32)
+    with pytest.raises(TypeError, match="adam: expected mu_dtype to be a plain dtype, got an arr"):
+        rule.init(initial())
+
+
+@every_rule
 def test_schedules_are_taken_where_the_signature_says_so(factory):
     values = numbers(factory)
     annotated = {

@@ -41,14 +41,13 @@ import optax
 from jaxtyping import Array, Float
 
 from fnn.curvature import Factors, Structure
-from fnn.interned import interned
-from fnn.rules.contract import Scalar, Schedule
+from fnn.rules.contract import Scalar, Schedule, interned_rule
 from fnn.rules.damping import Damping
 from fnn.rules.kfac.blocks import Block, Measure, inverse, times
 from fnn.rules.kfac.step import Options, kronecker
 
 
-@interned
+@interned_rule
 def kfac(
     structure: Structure,
     learning_rate: Scalar | Schedule | None = None,
@@ -136,7 +135,7 @@ def kfac(
     return kronecker("kfac", _EIGENVALUES, options)
 
 
-@interned
+@interned_rule
 def ekfac(
     structure: Structure,
     learning_rate: Scalar | Schedule | None = None,
