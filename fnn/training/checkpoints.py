@@ -178,7 +178,7 @@ class _Writer:
         progress = leaves_by_path(snapshot.progress._asdict())
         weak = [name for name, leaf in progress.items() if jax.typeof(leaf).weak_type]
         progress = {name: plain(leaf) for name, leaf in progress.items()}
-        history, loss = leaves_by_path(snapshot.history._asdict()), _loss(snapshot)
+        history, loss = _columns(snapshot.history), _loss(snapshot)
         about = {
             "position": snapshot.position._asdict(),
             "fraction": snapshot.fraction,
@@ -257,10 +257,10 @@ class _Writer:
         if wrong:
             raise ValueError(f"{', '.join(wrong[:4])} are not what was written")
         leaves = [_as(leaf, read[name], name in about["weak"]) for name, leaf in fresh.items()]
-        validation = {name: read[f"validation[{name!r}]"] for name in about["validation"]}
+        validation = {name: read[f"history['validation'][{name!r}]"] for name in about["validation"]}
         return Snapshot(
             Progress(**jax.tree.unflatten(jax.tree.structure(begin.progress._asdict()), leaves)),
-            History(read["value"], read["steps"], validation),
+            History(read["history['value']"], read["history['steps']"], validation),
             Position(**_unspelled(about["position"])),
             about["fraction"],
         )
@@ -276,6 +276,11 @@ def _loss(snapshot: Snapshot) -> float | None:
     if losses is None or not snapshot.is_round_end:
         return None
     return float(losses[-1]) if np.isfinite(losses[-1]) else None
+
+
+def _columns(history: History) -> dict[str, np.ndarray]:
+    """The columns of a history, by names that no leaf of the progress has."""
+    return leaves_by_path({"history": history._asdict()})
 
 
 def _place(leaf: Any) -> Any:
