@@ -15,7 +15,7 @@ from jaxtyping import Array, Key, PyTree
 from fnn import devices
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
-from fnn.training.folder import leaves_by_path
+from fnn.training.leaves import leaves_by_path
 from fnn.training.loop import History, Limits, Progress, has_outlook
 from fnn.training.mistakes import require_labels, require_prepared, warn_of_mistakes
 from fnn.training.placement import everywhere, placed, placed_for_fit, sharding_of_examples
