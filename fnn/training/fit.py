@@ -66,7 +66,9 @@ def fit(
     """Trains parameters by a rule: full batch, mini-batches, an iterator, or fresh points.
 
     The compiled loop is kept by the identity of `rule`, `objective` and the metrics and by the
-    shapes of the data: a second call with the same objects compiles nothing, whatever `steps`.
+    shapes of the data: a second call with the same objects compiles nothing, whatever `steps`. As
+    with `jax.jit`, what these functions read besides their arguments is read once: make them anew
+    where it has changed.
 
     Before anything runs it raises a ValueError for budgets that are missing or not positive, no
     parameters, data that are not finite or empty, keys or validation data that are missing, and a
