@@ -332,9 +332,8 @@ def is_traced(args: PyTree) -> bool:
         True where one has no numbers yet.
 
     Example:
-        >>> is_traced(jnp.ones(2)), jax.eval_shape(lambda x: print(is_traced(x)), jnp.ones(2))
-        True
-        (False, None)
+        >>> is_traced(jax.numpy.ones(2)), jax.jit(is_traced)(jax.numpy.ones(2)).item()
+        (False, True)
     """
     # Traced arrays alone have no `is_ready`.
     arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))

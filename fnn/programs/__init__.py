@@ -4,6 +4,7 @@ equations    one equation as a function, and the arity of a scan
 calls        which calls are walked into, and the jaxprs inside an equation
 counting     `count`, from the jaxpr alone: a `while` counts one trip, a `cond` its dearest branch
 metering     `metered`, the function with its count as a result: the trips and branches it took
+digest       `digest`, by which another process knows the same program again
 """
 
 from fnn.programs.calls import INLINED as INLINED
@@ -14,6 +15,7 @@ from fnn.programs.counting import Tally as Tally
 from fnn.programs.counting import count as count
 from fnn.programs.counting import count_within as count_within
 from fnn.programs.counting import dearest as dearest
+from fnn.programs.digest import digest as digest
 from fnn.programs.equations import evaluation as evaluation
 from fnn.programs.equations import scan_arity as scan_arity
 from fnn.programs.metering import metered as metered

@@ -2,7 +2,7 @@
 
 A run has a folder of its own:
 
-    job.json     what is trained: every leaf of the carry and of the data, the key, the terms
+    job.json     what is trained, see `identity`
     lock         held by the process that trains; the system opens it when that ends, in any way
     1, 2, ...    checkpoints, the newest last, each written beside its place and then renamed
 
@@ -26,25 +26,20 @@ import json
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from fnn import requirements
-from fnn.training.folder import (
-    agreed,
-    delete,
-    described,
-    leaves_by_path,
-    numbers_in,
-    opened,
-    plain,
-)
+from fnn.training.folder import agreed, delete, numbers_in, opened
+from fnn.training.identity import identity_of
+from fnn.training.job import Job
+from fnn.training.leaves import leaves_by_path, plain
 from fnn.training.loop import History, Progress
 from fnn.training.snapshot import Position, Snapshot
 from fnn.training.sums import sums_of
@@ -84,24 +79,21 @@ def _mark(snapshot: Snapshot) -> _Mark:
 
 @contextlib.contextmanager
 def checkpointed(
-    checkpoint: str | Path | Checkpoints | None,
-    begin: Snapshot,
-    arrays: Mapping[str, PyTree],
-    terms: Mapping[str, Any],
+    checkpoint: str | Path | Checkpoints | None, job: Job
 ) -> Generator[tuple[Snapshot, Callable[[Snapshot], None]]]:
     """Where a run goes on, and what saves its snapshots in a folder, if there is one."""
     if checkpoint is None:
-        yield begin, lambda _: None
+        yield job.begin, lambda _: None
         return
     options = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
     if options.keep < 1 or not options.seconds >= 0:
         raise ValueError(f"fit: expected Checkpoints of keep >= 1 and seconds >= 0, got {options}")
     _orbax()
     folder = Path(options.folder).absolute()
-    with opened(folder, described(arrays, terms)):
+    with opened(folder, identity_of(job)):
         writer = _Writer(folder, options)
         try:
-            yield writer.newest(begin), writer.offer
+            yield writer.newest(job.begin), writer.offer
         except BaseException as error:
             writer.close(save=jax.process_count() == 1)  # the other processes may be gone
             if writer.saved is not None:
@@ -178,7 +170,7 @@ class _Writer:
         progress = leaves_by_path(snapshot.progress._asdict())
         weak = [name for name, leaf in progress.items() if jax.typeof(leaf).weak_type]
         progress = {name: plain(leaf) for name, leaf in progress.items()}
-        history, loss = leaves_by_path(snapshot.history._asdict()), _loss(snapshot)
+        history, loss = _columns(snapshot.history), _loss(snapshot)
         about = {
             "position": snapshot.position._asdict(),
             "fraction": snapshot.fraction,
@@ -257,10 +249,12 @@ class _Writer:
         if wrong:
             raise ValueError(f"{', '.join(wrong[:4])} are not what was written")
         leaves = [_as(leaf, read[name], name in about["weak"]) for name, leaf in fresh.items()]
-        validation = {name: read[f"validation[{name!r}]"] for name in about["validation"]}
+        validation = {
+            name: read[f"history['validation'][{name!r}]"] for name in about["validation"]
+        }
         return Snapshot(
             Progress(**jax.tree.unflatten(jax.tree.structure(begin.progress._asdict()), leaves)),
-            History(read["value"], read["steps"], validation),
+            History(read["history['value']"], read["history['steps']"], validation),
             Position(**_unspelled(about["position"])),
             about["fraction"],
         )
@@ -276,6 +270,11 @@ def _loss(snapshot: Snapshot) -> float | None:
     if losses is None or not snapshot.is_round_end:
         return None
     return float(losses[-1]) if np.isfinite(losses[-1]) else None
+
+
+def _columns(history: History) -> dict[str, np.ndarray]:
+    """The columns of a history, by names that no leaf of the progress has."""
+    return leaves_by_path({"history": history._asdict()})
 
 
 def _place(leaf: Any) -> Any:

@@ -66,7 +66,9 @@ def fit(
     """Trains parameters by a rule: full batch, mini-batches, an iterator, or fresh points.
 
     The compiled loop is kept by the identity of `rule`, `objective` and the metrics and by the
-    shapes of the data: a second call with the same objects compiles nothing, whatever `steps`.
+    shapes of the data: a second call with the same objects compiles nothing, whatever `steps`. As
+    with `jax.jit`, what these functions read besides their arguments is read once: make them anew
+    where it has changed.
 
     Before anything runs it raises a ValueError for budgets that are missing or not positive, no
     parameters, data that are not finite or empty, keys or validation data that are missing, and a
@@ -113,7 +115,14 @@ def fit(
             instant and called again with the same arguments, it goes on and ends with the same
             bits; asked for more steps, it goes on with those. (Batches of an iterable must come in
             the same order again; one without `get_state` and `set_state` is gone through from its
-            beginning.) `Checkpoints` says how often and how many. Needs the extra `checkpoint`.
+            beginning.) A job is known by its shapes, by the bits of `params`, `state`, `data` and
+            `validation`, and by the programs of model, loss, penalties, metrics and `prepare`; of
+            a stream, by the program on the first batch of a list, or else on `validation`. A rule
+            is known by its state alone, so that another one with an equal state, of another rate
+            for instance, goes on from where the first had come; numbers in the state, such as
+            those of `optax.inject_hyperparams`, are part of the job. Another release of JAX or of
+            fnn, and another kind of device, compare shapes alone. `Checkpoints` says how often and
+            how many. Needs the extra `checkpoint`.
         sharding: how examples are split over devices, `NamedSharding(mesh, P("examples"))` with an
             axis of the mesh; every device takes its share of every batch, and the parameters are on
             all of them. With `batch_size` the data are on all of them too, otherwise split as well.
@@ -156,7 +165,7 @@ def fit(
     )
     job = job_of(request)
     with (
-        checkpointed(checkpoint, job.begin, job.arrays, job.terms) as (begin, save),
+        checkpointed(checkpoint, job) as (begin, save),
         progress_bar() as move,
     ):
         here = begin  # killed between saving and the callback, it is asked again

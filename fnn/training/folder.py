@@ -4,17 +4,16 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import PyTree
 
 from fnn.locks import locked
+from fnn.training.identity import differences_of
 
 _JOB, _LOCK, _MARK = "job.json", "lock", "a job of fnn.fit"
 _LEAVING = ".leaving"  # the ending of a checkpoint that is being deleted
@@ -76,15 +75,10 @@ def _require_same(folder: Path, job: dict[str, Any]) -> None:
     """Compares the job of the checkpoints; where there is none, this job is written down."""
     stored, asked = _stored(folder), json.loads(json.dumps(job))
     if stored is not None and numbers_in(folder):
-        differences = [
-            f"{name} {stored.get(name, 'absent')}, got {asked.get(name, 'absent')}"
-            for name in stored | asked
-            if stored.get(name) != asked.get(name)
-        ]
-        if differences:
+        if differences := differences_of(stored, asked):
             raise ValueError(
                 "fit: expected the job whose checkpoints are in "
-                f"{folder}: {'; '.join(differences[:4])}{'; ...' * (len(differences) > 4)}; "
+                f"{folder}: {'; '.join(differences[:6])}{'; ...' * (len(differences) > 6)}; "
                 "try a new folder, or the arguments of that job"
             )
         return
@@ -114,36 +108,3 @@ def agreed(due: bool) -> bool:
     if jax.process_count() == 1:
         return due
     return bool(multihost_utils.broadcast_one_to_all(np.array(due)))
-
-
-# What a job is ------------------------------------------------------------------------------------
-
-
-def described(arrays: Mapping[str, PyTree], terms: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a job: every leaf by its path, and the terms."""
-    leaves = {name: _kind(leaf) for name, leaf in leaves_by_path(arrays).items()}
-    spelled = {
-        name: f"{jax.random.key_impl(term)}{plain(term).tolist()}" if _is_array(term) else term
-        for name, term in terms.items()
-    }
-    return leaves | spelled
-
-
-def leaves_by_path(trees: Mapping[str, PyTree]) -> dict[str, Any]:
-    """Leaves by their paths, such as params['weight'], in the order of the trees."""
-    leaves = jax.tree.leaves_with_path(dict(trees))
-    return {path[0].key + jax.tree_util.keystr(path[1:]): leaf for path, leaf in leaves}
-
-
-def _kind(leaf: Any) -> str:
-    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-
-
-def _is_array(term: Any) -> bool:
-    return isinstance(term, jax.Array | np.ndarray)
-
-
-def plain(leaf: Any) -> Any:
-    """The leaf as numbers: a typed key by its data."""
-    typed = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if typed else leaf

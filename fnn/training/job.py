@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, PyTree
 from fnn import devices
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
-from fnn.training.folder import leaves_by_path
+from fnn.training.leaves import leaves_by_path
 from fnn.training.loop import History, Limits, Progress, has_outlook
 from fnn.training.mistakes import require_labels, require_prepared, warn_of_mistakes
 from fnn.training.placement import everywhere, placed, placed_for_fit, sharding_of_examples
@@ -147,6 +147,7 @@ def _checked(request: Request) -> Request:
         every=request.every,
     )
     _require_tolerance(request.tolerance, request.data)
+    _require_hashable(request.objective)
     request = _understood(request)
     if isinstance(request.objective, ValueFunction):
         if request.data is not None:
@@ -322,6 +323,21 @@ def _require_real(params: PyTree) -> None:
                 f"fit: expected real parameters of floating point, got {name} of {dtype}; cast "
                 "it, split it into real and imaginary parts, or keep it out of the parameters"
             )
+
+
+def _require_hashable(objective: Any) -> None:
+    """Functions are told apart by identity, or by their hash."""
+    parts = [objective.model, objective.loss] if isinstance(objective, Objective) else [objective]
+    for fn in parts:
+        if callable(fn) and not isinstance(fn, ValueFunction):
+            try:
+                hash(fn)
+            except TypeError:
+                raise TypeError(
+                    f"fit: expected functions that can be hashed, got {type(fn).__name__}, an "
+                    "object with __eq__ and without __hash__; try @dataclass(frozen=True) or "
+                    "eq=False, or a function around it"
+                ) from None
 
 
 def _require_key(key: Any) -> None:

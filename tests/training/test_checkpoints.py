@@ -17,7 +17,10 @@ import optax
 import pytest
 
 import fnn
+from fnn import layers, losses, rules
 from fnn.training import Checkpoints, Stop, fit
+from fnn.training.identity import identity_of
+from fnn.training.job import Request, job_of
 from tests.line import loss, model
 
 ROOT = Path(__file__).parents[2]
@@ -105,21 +108,25 @@ def test_a_training_goes_on_where_it_was_interrupted(tmp_path, rounds):
     with pytest.raises(Interruption) as error:
         fit(RULE, OBJECTIVE, START, DATA, **options, callback=after(rounds))
     assert f"{8 * rounds} steps before that are kept" in " ".join(error.value.__notes__)
-    elsewhere = jax.tree.map(jnp.ones_like, START)
-    assert_same(fit(RULE, OBJECTIVE, elsewhere, DATA, **options), whole)
+    assert_same(fit(RULE, OBJECTIVE, START, DATA, **options), whole)
 
 
 def test_a_training_that_is_over_is_not_run_again(tmp_path):
-    def never(params, x):
-        raise Interruption(params, x)
-
     options = MINI | {"epochs": 5, "checkpoint": tmp_path}
     whole = fit(RULE, OBJECTIVE, START, DATA, **options)
     before = content(tmp_path)
-    assert_same(fit(RULE, fnn.Objective(never, loss), START, DATA, **options), whole)
+
+    def update(updates, state, params=None):
+        raise Interruption(updates, state, params)
+
+    never = optax.GradientTransformation(RULE.init, update)
+    assert_same(fit(never, OBJECTIVE, START, DATA, **options), whole)
     assert content(tmp_path) == before
 
 
+@pytest.mark.filterwarnings(
+    "ignore:fit. all steps were taken, and the value rose"
+)  # batches differ
 def test_a_training_that_is_over_goes_on_if_asked_for_more(tmp_path):
     longer = fit(RULE, OBJECTIVE, START, DATA, **MINI, steps=22)
     fit(RULE, OBJECTIVE, START, DATA, **MINI, steps=6, checkpoint=tmp_path)
@@ -394,6 +401,146 @@ def test_another_job_is_told_what_differs_and_nothing_changes(folder_of_a_job, c
     with pytest.raises(ValueError, match=rf"expected the job whose checkpoints are in .*{message}"):
         fit(**{**job, "patience": 3, "epochs": 2, **changes}, checkpoint=folder_of_a_job)
     assert content(folder_of_a_job) == before
+
+
+def same(part):
+    return rf"{part} of the same values, got others"
+
+
+VALUE = r"value function \(model, loss, penalties\) of the same program, got another"
+LOOK = r"look at the validation data \(metrics, prepare\) by the same program, got another"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"params": {**START, "bias": jnp.ones(())}}, same(r"params\['bias'\]")),
+        (
+            {"params": jax.tree.map(jnp.ones_like, START)},
+            same(r"params\['bias'\] and 1 more"),
+        ),
+        ({"data": (INPUTS, -TARGETS)}, same(r"data\[1\]")),
+        ({"data": (INPUTS[::-1], TARGETS[::-1])}, same(r"data\[0\] and 1 more")),
+        ({"validation": (INPUTS, TARGETS.at[9].add(1e-9))}, same(r"validation\[1\]")),
+        ({"state": RULE.update(START, RULE.init(START))[1]}, same(r"state\[0\]\.count")),
+        ({"objective": fnn.Objective(lambda p, x: model(p, jnp.tanh(x)), loss)}, VALUE),
+        ({"objective": fnn.Objective(lambda p, x: 2 * model(p, x), loss)}, VALUE),
+        ({"objective": fnn.Objective(lambda p, x: model(p, x * INPUTS[0]), loss)}, VALUE),
+        ({"objective": fnn.Objective(model, lambda y, t: 3 * loss(y, t))}, VALUE),
+        ({"objective": OBJECTIVE + fnn.l2(0.1)}, VALUE),
+        (
+            {"objective": fnn.Objective(lambda p, x: p["none"] * x, loss)},
+            "one that raises an error",
+        ),
+        ({"prepare": lambda params: jax.tree.map(jnp.tanh, params)}, LOOK),
+    ],
+)
+def test_other_data_or_another_model_of_the_same_shapes(folder_of_a_job, changes, message):
+    job = {"rule": RULE, "objective": OBJECTIVE, "params": START, "data": DATA, **MINI}
+    before = content(folder_of_a_job)
+    with pytest.raises(ValueError, match=rf"expected the job whose checkpoints are in .*{message}"):
+        fit(**{**job, "patience": 3, "epochs": 2, **changes}, checkpoint=folder_of_a_job)
+    assert content(folder_of_a_job) == before
+
+
+def test_the_start_of_another_value_function_is_refused(tmp_path):
+    """Two starts of one shape once gave the first one's result twice."""
+    value_fn = fnn.penalty(lambda w: (w - 3.0) ** 2)
+    fit(RULE, value_fn, jnp.array(3.5), steps=5, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=same("params")):
+        fit(RULE, value_fn, jnp.array(-7.0), steps=5, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=same(r"data\.terms\[0\]\.scale")):
+        fit(RULE, 2 * value_fn, jnp.array(3.5), steps=5, checkpoint=tmp_path)
+    other = fnn.penalty(lambda w: (w - 4.0) ** 2)
+    with pytest.raises(ValueError, match=VALUE):
+        fit(RULE, other, jnp.array(3.5), steps=5, checkpoint=tmp_path)
+
+
+def test_another_model_on_points_that_are_drawn_and_on_streams(tmp_path):
+    """A list shows its first batch; of any other stream the validation data are alike."""
+
+    def drawn(scale):
+        return lambda key: fnn.Objective(lambda w, x: scale * w * x).on(
+            jax.random.normal(key, (4,))
+        )
+
+    options = {"steps": 2, "key": KEY, "checkpoint": tmp_path / "drawn"}
+    fit(RULE, drawn(1.0), jnp.ones(()), **options)
+    with pytest.raises(ValueError, match=VALUE):
+        fit(RULE, drawn(2.0), jnp.ones(()), **options)
+    other = fnn.Objective(lambda p, x: -model(p, x), loss)
+    for name, data, more in (
+        ("list", BATCHES, {}),
+        ("iterable", iter(BATCHES), MINI["validation"]),
+    ):
+        options = {"steps": 2, "checkpoint": tmp_path / name, "validation": more or None}
+        fit(RULE, OBJECTIVE, START, data, **options)
+        with pytest.raises(ValueError, match=VALUE):
+            fit(RULE, other, START, data, **options)
+
+
+def test_a_rate_may_be_changed_on_purpose_and_the_same_model_made_anew(tmp_path):
+    fit(RULE, OBJECTIVE, START, DATA, steps=4, checkpoint=tmp_path)
+    anew = fnn.Objective(lambda weights, example: model(weights, example), loss)
+    fitted = fit(optax.adam(1e-3), anew, START, DATA, steps=6, checkpoint=tmp_path)
+    begun = fit(RULE, OBJECTIVE, START, DATA, steps=4)
+    state = begun.state
+    for_hand = fit(optax.adam(1e-3), OBJECTIVE, begun.params, DATA, steps=2, state=state)
+    assert_same(fitted.params, for_hand.params)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda job: job.pop("digests"), lambda job: job["digests"].update({"made by": "jax 0"})],
+)
+def test_without_digests_of_this_release_shapes_decide(tmp_path, change):
+    """Folders from before, and those of another release, whose random numbers may be others."""
+    fit(RULE, OBJECTIVE, START, DATA, steps=4, checkpoint=tmp_path)
+    file = tmp_path / "job.json"
+    ((mark, job),) = json.loads(file.read_text()).items()
+    change(job)
+    file.write_text(json.dumps({mark: job}))
+    fit(RULE, OBJECTIVE, START, (INPUTS, -TARGETS), steps=4, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="float64"):
+        fit(RULE, OBJECTIVE, START, (INPUTS[1:], TARGETS[1:]), steps=4, checkpoint=tmp_path)
+
+
+def identity():
+    """Of a job with dropout, normalization, a loss of its own curvature and a second-order rule."""
+    network = layers.serial(layers.dense(4), layers.batch_norm(), layers.dropout(0.1))
+    network = layers.serial(network, layers.elementwise(jax.nn.gelu), layers.dense(3))
+    labels = jnp.arange(10) % 3
+    request = Request(
+        rules.levenberg_marquardt(),
+        fnn.Objective(network.apply, losses.softmax_cross_entropy) + fnn.l2(0.1),
+        network.init(KEY, INPUTS[0]),
+        (INPUTS, labels),
+        **(MINI | {"validation": (INPUTS, labels)}),
+        steps=3,
+        prepare=lambda params: layers.calibrate(network, params, INPUTS),
+    )
+    return json.dumps(identity_of(job_of(request)), sort_keys=True)
+
+
+def test_another_process_has_the_same_identity():
+    """Processes that order sets otherwise."""
+    program = """
+        import sys
+        import jax
+        sys.path.insert(0, sys.argv[1])
+        jax.config.update("jax_enable_x64", True)
+        from tests.training.test_checkpoints import identity
+        print(identity())
+    """
+    for seed in ("1", "2"):
+        said = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), str(ROOT)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        assert said.strip() == identity()
 
 
 def test_a_folder_with_anything_else_stays_as_it_is(tmp_path):

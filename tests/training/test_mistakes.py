@@ -1,5 +1,7 @@
 """Likely mistakes: what fits together and means something else is refused, or said once."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,6 +150,18 @@ def test_a_module_with_functions_in_it():
     module = {"weight": jnp.ones(4), "activation": jnp.tanh}
     objective = Objective(lambda p, x: p["activation"](x @ p["weight"]))
     refused(TypeError, r"params\['activation'\].*eqx\.partition", objective, module, INPUTS)
+
+
+def test_a_function_that_cannot_be_hashed():
+    @dataclasses.dataclass
+    class Line:
+        slope: float
+
+        def __call__(self, params, x):
+            return self.slope * (x @ params)
+
+    refused(TypeError, "functions that can be hashed, got Line", Objective(Line(2.0)),
+            jnp.zeros(4), INPUTS)  # fmt: skip
 
 
 def test_two_arrays_in_a_list():
