@@ -166,7 +166,7 @@ def levenberg_marquardt(
         >>> u, state = rule.update(grad, state, params, grad=grad, value_fn=value_fn)
         >>> info, value = state.info, value_fn(params + u)
         >>> print(info.accepted, round(float(value), 2), value == info.value)
-        1 6.6 True
+        1 1.79 True
     """
     require_within("levenberg_marquardt", 1, math.inf, memory_budget=memory_budget)
     if trials < 1:
