@@ -119,7 +119,7 @@ def searched(
 
 def _downhill(direction: PyTree, grad: PyTree) -> PyTree:
     """The direction, turned around where it leads uphill."""
-    is_uphill = optax.tree.vdot(grad, direction) > 0
+    is_uphill = jnp.asarray(optax.tree.vdot(grad, direction)) > 0
     return jax.tree.map(lambda u: jnp.where(is_uphill, -u, u), direction)
 
 
