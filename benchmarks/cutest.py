@@ -5,9 +5,9 @@
 The problems are those of `sif2jax`, in float64, at their own sizes, as far as they are small:
 
     least-squares   systems of equations without bounds, their sum of squares being minimized, from
-                    all the starts that they come with: Levenberg-Marquardt as it comes, beside
-                    scipy's `least_squares`
-    variants        the same for other settings of Levenberg-Marquardt
+                    all the starts that they come with: Levenberg-Marquardt as it comes, without
+                    its acceleration and with Moré's scaling, beside scipy's `least_squares`
+    variants        the same for what else was tried as a default
     unconstrained   what is not such a system in another guise: our rules for Hessians and our
                     quasi-Newton rules, beside scipy's `minimize`
 
@@ -249,21 +249,23 @@ def scipy_minimize(method):
     return prepared
 
 
+def levenberg_marquardt(**settings):
+    """The rule with other settings than its own."""
+    return ours(rules.levenberg_marquardt(**settings))
+
+
 LEAST_SQUARES = {
-    "levenberg_marquardt": ours(rules.levenberg_marquardt()),
+    "levenberg_marquardt": levenberg_marquardt(),
+    "straight": levenberg_marquardt(acceleration=0),
+    "straight, more": levenberg_marquardt(acceleration=0, scaling=rules.scaling.more),
     "scipy trf": scipy_least_squares("trf"),
 }
 VARIANTS = {
-    "levenberg_marquardt": ours(rules.levenberg_marquardt()),
-    "identity": ours(rules.levenberg_marquardt(scaling=rules.scaling.identity)),
-    "more": ours(rules.levenberg_marquardt(scaling=rules.scaling.more)),
-    "marquardt": ours(rules.levenberg_marquardt(scaling=rules.scaling.marquardt)),
-    "more, acceleration": ours(
-        rules.levenberg_marquardt(scaling=rules.scaling.more, acceleration=0.75)
-    ),
-    "more, trust_ratio": ours(
-        rules.levenberg_marquardt(scaling=rules.scaling.more, policy=rules.damping.trust_ratio())
-    ),
+    "levenberg_marquardt": levenberg_marquardt(),
+    "bent, more": levenberg_marquardt(acceleration=0.75, scaling=rules.scaling.more),
+    "straight, marquardt": levenberg_marquardt(acceleration=0, scaling=rules.scaling.marquardt),
+    "bent, trust_ratio": levenberg_marquardt(policy=rules.damping.trust_ratio()),
+    "bent, decrease 1/10": levenberg_marquardt(policy=rules.damping.nielsen(decrease=0.1)),
 }
 UNCONSTRAINED = {
     "trust_region_newton": ours(rules.trust_region_newton()),

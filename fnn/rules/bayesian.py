@@ -126,7 +126,7 @@ def bayesian_levenberg_marquardt(
     name = "bayesian_levenberg_marquardt"
     require_within(name, 1, math.inf, memory_budget=memory_budget, trials=trials)
     solver = solvers.automatic(memory_budget)
-    method = checked_method(name, damping, policy, identity, solver, trials, acceleration=None)
+    method = checked_method(name, damping, policy, identity, solver, trials, acceleration=0)
 
     def init(params: PyTree) -> BayesianState:
         state = first_state(method, params)

@@ -14,6 +14,7 @@ further trial costs a factorization and an evaluation of the value.
 import functools
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +52,12 @@ from fnn.rules.trials import (
     outlook_of,
 )
 
+FEW = 100
+"""Up to so many parameters a step is bent unless told otherwise: there that is cheap."""
+
+BEND = 0.75
+"""The most that |a| / |v| may be, unless told otherwise: the usual number of its source."""
+
 
 class LevenbergMarquardtState(NamedTuple):
     """What Levenberg-Marquardt remembers.
@@ -75,7 +82,8 @@ class Method(NamedTuple):
         scaling: Gives the units in which the length of a step is measured.
         solver: Solves the damped system.
         trials: The most trials in one update.
-        acceleration: The most that |a| / |v| may be; None takes straight steps.
+        acceleration: The most that |a| / |v| may be; 0 takes straight steps, None decides by the
+            model.
     """
 
     damping: Scalar | Schedule | None
@@ -118,11 +126,13 @@ def levenberg_marquardt(
             come only after a rejection; under `vmap`, where any lane had one.
         acceleration: the step is bent, u = v + a / 2, where v is the step above and
             (A^T A + damping scale) a = -A^T (the second derivative of the outputs along v). A trial
-            with |a| / |v| above this number, at least 0, is rejected; 0.75 is usual. Costs a pass
-            through the model, forward twice; a compiled update shares the factorization with v,
-            but not under `vmap`, nor between `trials`. It differentiates forward, which a
-            `custom_vjp` in the model does not allow. None takes straight steps, and so does a value
-            function without rows, of penalties alone.
+            with |a| / |v| above this number is rejected; 0.75 is usual, and 0 takes straight steps.
+            None is 0.75 with `scaling.identity` for up to 100 parameters of a model that can be
+            differentiated forward twice (a `custom_vjp` in it does not allow that, and a second
+            derivative that is not finite bends nothing), and 0 for others. A bent step costs a pass
+            through the model, forward twice; a compiled update shares the factorization with v, but
+            not under `vmap`, nor between `trials`. A value function without rows, of penalties
+            alone, takes straight steps.
         memory_budget: bytes that the automatic choice may use, and, whatever the solver, a tile of
             the Gram matrix or a block of the Jacobian; at least 1.
 
@@ -164,7 +174,7 @@ def levenberg_marquardt(
         >>> u, state = rule.update(grad, state, params, grad=grad, value_fn=value_fn)
         >>> info, value = state.info, value_fn(params + u)
         >>> print(info.accepted, round(float(value), 2), value == info.value)
-        1 6.6 True
+        1 1.79 True
     """
     require_within("levenberg_marquardt", 1, math.inf, memory_budget=memory_budget)
     if trials < 1:
@@ -244,11 +254,13 @@ def step_on(
         solution = solution_for(rhs, shift)
         outlook = outlook_of(params, solution)
         promise = jnp.where(solution.ok, solution.reduction, jnp.inf)
-        if method.acceleration is not None and rhs.s is not None:
+        bends = None if rhs.s is None else _bends(method, value_fn, params, solution.step)
+        if bends is not None:
             # Both are solved with one matrix, and the compiler merges their factorizations. The
             # solver returns -(A^T A + damping scale)^-1 A^T s, from which the minus of a comes.
-            second = solvers.RightHandSide(accelerations(value_fn, params, solution.step))
-            solution = _accelerated(solution, solution_for(second, shift), method.acceleration)
+            acceleration = solution_for(solvers.RightHandSide(bends), shift)
+            bound = BEND if method.acceleration is None else method.acceleration
+            solution = _accelerated(solution, acceleration, bound)
         reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
         gain = solvers.over(value - reached, promise).astype(value.dtype)
         return Proposal(
@@ -269,6 +281,21 @@ def step_on(
     )
     info = info_after_trial(state.info, trial, policy)
     return trial.step, LevenbergMarquardtState(trial.damping, scale, info)
+
+
+def _bends(method: Method, value_fn: ValueFunction, params: PyTree, step: PyTree) -> Array | None:
+    """The second derivatives along a step that bend it; None where it is to be straight."""
+    if method.acceleration is not None:
+        is_straight = isinstance(method.acceleration, Real) and method.acceleration == 0
+        return None if is_straight else accelerations(value_fn, params, step)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    if size > FEW or method.scaling.scale is not None:  # |a| / |v| depends on units
+        return None
+    try:
+        bends = accelerations(value_fn, params, step)
+    except (TypeError, ValueError, NotImplementedError):  # it is not made for forward derivatives
+        return None
+    return jnp.where(jnp.all(jnp.isfinite(bends)), bends, 0)
 
 
 def _accelerated(

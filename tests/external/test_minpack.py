@@ -93,7 +93,7 @@ def test_madsen_and_nielsen_count_the_same_iterations():
     def scaled(x, m):
         return np.sqrt(2) * CASES["rosenbrock"].residual(x, m)
 
-    rule = rules.levenberg_marquardt()
+    rule = rules.levenberg_marquardt(acceleration=0)
     (x,), state = walk(rule, scaled, 2, np.array([[-1.2, 1.0]]), until)
     np.testing.assert_allclose(x - 1, [-4.07e-9, -8.16e-9], atol=1e-11)  # their digits
     assert abs(int(state.info.steps[0]) - 16) <= 2

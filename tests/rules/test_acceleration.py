@@ -28,7 +28,7 @@ CANYON = Objective(lambda p, _: jnp.array([100 * (p[1] - p[0] ** 2), 1 - p[0]]))
 
 @pytest.mark.parametrize(
     ("acceleration", "iterations", "evaluations", "cost"),
-    [(None, 53, 56, 6.674986031430e-18), (0.75, 15, 17, 7.518932873279e-19)],
+    [(0, 53, 56, 6.674986031430e-18), (0.75, 15, 17, 7.518932873279e-19)],
     ids=["straight", "bent"],
 )
 def test_the_runs_that_gsl_prints(acceleration, iterations, evaluations, cost):
@@ -117,7 +117,7 @@ def test_step_and_acceleration_share_one_factorization(solver):
         text = jax.jit(functools.partial(step, rule)).lower(PARAMS, value_fn).compile().as_text()
         return len(re.findall(r'custom_call_target="lapack_\w*potrf', text))
 
-    assert compiled(0.75) == compiled(None)
+    assert compiled(0.75) == compiled(0)
 
 
 def test_the_step_is_bent_by_half_the_acceleration():
@@ -126,7 +126,7 @@ def test_the_step_is_bent_by_half_the_acceleration():
         jax.jit(functools.partial(step, rule))(PARAMS, value_fn)
         for rule in (
             rules.levenberg_marquardt(weight, acceleration=100.0),
-            rules.levenberg_marquardt(weight),
+            rules.levenberg_marquardt(weight, acceleration=0),
         )
     )
 
@@ -166,3 +166,34 @@ def test_a_value_function_without_rows_is_not_bent():
     updates, state = step(rules.levenberg_marquardt(1.0, acceleration=0.75), jnp.ones(2), l2(1.0))
     np.testing.assert_allclose(updates, -0.5)
     assert int(state.info.accepted) == 1
+
+
+def test_few_parameters_are_bent_by_default_where_the_model_allows_it():
+    """As with 0.75, or with 0 where there are many, other scalings or no second derivative."""
+
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+    only_reverse = Objective(lambda p, _: jnp.array([100 * (p[1] - square(p[0])), 1 - p[0]]))
+    corner = Objective(lambda p, _: jnp.append(p[0] * p[1], jnp.abs(p[0] - p[1]) ** 1.5) - 2)
+    many = Objective(lambda p, _: p**2 - 1)
+    start = jnp.array([-0.5, 1.75])
+    for objective, params, chosen, expected in (
+        (CANYON, start, {}, 0.75),
+        (CANYON, start, {"scaling": scaling.more}, 0),
+        (only_reverse, start, {}, 0),
+        (corner, jnp.ones(2), {}, 0),
+        (many, jnp.full(101, 2.0), {}, 0),
+    ):
+        value_fn = objective.on(jnp.zeros(1))
+        one, other = (
+            jax.jit(functools.partial(step, rule))(params, value_fn)[0]
+            for rule in (
+                rules.levenberg_marquardt(1.0, **chosen),
+                rules.levenberg_marquardt(1.0, acceleration=expected, **chosen),
+            )
+        )
+        np.testing.assert_allclose(one, other)
+        assert np.any(one)

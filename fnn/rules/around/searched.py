@@ -45,10 +45,10 @@ def searched(
     decrease_factor=0.5))` runs in the same loop.
 
     For full batches: the same `value_fn` says where the step starts and ends. A step that is not
-    finite is not taken.
+    finite is not taken; one that leads uphill is turned around, as Newton's beside a maximum.
 
     Args:
-        rule: any transformation whose updates lead downhill: `rules.gauss_newton()`.
+        rule: any transformation whose updates are directions: `rules.gauss_newton()`.
         halvings: how often the step is halved, at least 0.
         decrease: the share of the slope's promise that a step must bring, in [0, 1): Armijo's
             constant. At 0 every size that lowers the value will do.
@@ -104,6 +104,7 @@ def searched(
     ) -> tuple[PyTree, SearchedState]:
         given = {"value": value, "grad": grad, "value_fn": value_fn} | extra_args
         direction, after = inner.update(updates, state.rule, params, **given)
+        direction = _downhill(direction, grad)
         sizes = 2.0 ** -jnp.arange(halvings + 1, dtype=state.size.dtype)
         size, least = _lowest(value_fn, params, direction, sizes)
         promised = decrease * size * jnp.abs(optax.tree.vdot(grad, direction))
@@ -114,6 +115,12 @@ def searched(
         return step, SearchedState(after, jnp.where(accepted, size, 0), info)
 
     return second_order(init, update)
+
+
+def _downhill(direction: PyTree, grad: PyTree) -> PyTree:
+    """The direction, turned around where it leads uphill."""
+    is_uphill = jnp.asarray(optax.tree.vdot(grad, direction)) > 0
+    return jax.tree.map(lambda u: jnp.where(is_uphill, -u, u), direction)
 
 
 def _lowest(value_fn: Any, params: PyTree, direction: PyTree, sizes: Array) -> tuple[Array, Array]:

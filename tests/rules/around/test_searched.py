@@ -35,7 +35,8 @@ def test_the_size_is_the_best_on_the_grid():
     lower = np.min(values, axis=1) < before
     np.testing.assert_array_equal(state.size, np.where(lower, sizes, 0))
     np.testing.assert_array_equal(updates, np.where(lower, sizes * direction, 0))
-    np.testing.assert_array_equal(state.info.value, np.where(lower, np.min(values, axis=1), before))
+    least = np.where(lower, np.min(values, axis=1), before)
+    np.testing.assert_allclose(state.info.value, least, rtol=1e-14)
     assert len(set(sizes.tolist())) > 1  # far out the whole step overshoots
     np.testing.assert_array_equal(state.info.stalled, ~lower)
     np.testing.assert_array_equal(state.info.accepted + state.info.rejected, 1)
@@ -101,3 +102,19 @@ def test_misuse_is_named():
     state = rule.init(w)
     with pytest.raises(TypeError, match="value_fn"):
         rule.update(w, state, w, value=w, grad=w)
+
+
+def test_a_direction_that_leads_uphill_is_turned_around():
+    """Newton's, between a maximum at 0 and minima at the roots of 1/2."""
+
+    def value_fn(p):
+        return p**4 - p**2
+
+    rule, p = rules.searched(rules.newton()), jnp.array(0.1)
+    advance = jax.jit(functools.partial(rule.update, value_fn=value_fn))
+    state = rule.init(p)
+    for _ in range(12):
+        value, grad = jax.value_and_grad(value_fn)(p)
+        updates, state = advance(grad, state, p, value=value, grad=grad)
+        p = p + updates
+    np.testing.assert_allclose(p, 0.5**0.5, rtol=1e-6)
