@@ -1,5 +1,7 @@
 """Gauss-Newton directions are searched on a grid, or by optax's search after Armijo."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
