@@ -22,7 +22,7 @@ HIDDEN = layers.serial(layers.dense(3, weight=NORMAL, bias=NORMAL), layers.eleme
 MODEL = layers.serial(HIDDEN, layers.dense(1, weight=NORMAL, bias=NORMAL))
 OBJECTIVE = fnn.Objective(MODEL.apply, losses.half_squared_error)
 # Almost undamped at first: on |x| bold steps end in the better of two valleys more often.
-RULE = rules.levenberg_marquardt(policy=rules.damping.nielsen(1.3, tau=1e-12))
+RULE = rules.levenberg_marquardt(policy=rules.damping.nielsen(1.3, tau=1e-12), acceleration=0)
 
 
 @functools.partial(jax.jit, static_argnames=("starts", "steps"))

@@ -335,6 +335,7 @@ def test_a_network_with_all_of_it(switch, tmp_path):
     options = {"steps": 2, "patience": 2, "validation": known, "key": jax.random.PRNGKey(1)}
     with jax.disable_jit() if switch == "without jit" else strict():
         trained = fit(rule, objective, params, known, prepare=prepare, batch_size=4, **options)
+        options["prepare"] = prepare
         kept = fit(
             rule, objective, params, known, checkpoint=tmp_path / "run", batch_size=4, **options
         )

@@ -98,7 +98,7 @@ class Directions(NamedTuple):
 
     def root(self, alpha: Scalar, beta: Scalar) -> Float[Array, "n n"]:
         """W S^-1/2, a square root of (beta M + alpha)^-1."""
-        return self.vectors / jnp.sqrt(self.precisions(alpha, beta))
+        return self.vectors / jnp.sqrt(self.precisions(alpha, beta))[None, :]
 
 
 class Evidence(NamedTuple):
@@ -125,11 +125,12 @@ class Evidence(NamedTuple):
         size, eps = len(self.matrix), jnp.finfo(self.matrix.dtype).eps
         diagonal = beta * jnp.diagonal(self.matrix) + alpha
         scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
-        scaled = scale[:, None] * self.matrix * scale
+        scaled = scale[:, None] * self.matrix * scale[None, :]
         values, vectors, is_finite = solvers.diagonalize(beta * scaled + jnp.diag(alpha * scale**2))
         is_lost = is_finite & (values <= size * eps * jnp.max(values))
         # What rounding puts into a lost direction would be multiplied by a variance without bound.
-        vectors = jnp.where(is_lost & (jnp.abs(vectors) <= size * eps), 0, vectors)
+        is_noise = is_lost[None, :] & (jnp.abs(vectors) <= size * eps)
+        vectors = jnp.where(is_noise, 0, vectors)
         # Along a vector the curvature is found better than as a difference of an eigenvalue.
         data = jnp.sum(vectors * _dot(scaled, vectors), axis=0)
         rounding = size * eps * jnp.max(jnp.diagonal(scaled))

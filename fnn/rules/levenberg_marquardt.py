@@ -252,8 +252,10 @@ def step_on(
     def propose(damping: DampingState) -> Proposal:
         shift = _scaled(damping.value, scale)
         solution = solution_for(rhs, shift)
-        outlook = outlook_of(params, solution)
-        promise = jnp.where(solution.ok, solution.reduction, jnp.inf)
+        # A singular system says nothing of the directions that its solver leaves out.
+        is_whole = solution.ok & (solution.counts.eigen == 0)
+        outlook = outlook_of(params, solution._replace(ok=is_whole))
+        promise = jnp.where(is_whole, solution.reduction, jnp.inf)
         bends = None if rhs.s is None else _bends(method, value_fn, params, solution.step)
         if bends is not None:
             # Both are solved with one matrix, and the compiler merges their factorizations. The
@@ -262,7 +264,7 @@ def step_on(
             bound = BEND if method.acceleration is None else method.acceleration
             solution = _accelerated(solution, acceleration, bound)
         reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
-        gain = solvers.over(value - reached, promise).astype(value.dtype)
+        gain = solvers.over(value - reached, solution.reduction).astype(value.dtype)
         return Proposal(
             solution.step,
             reached,

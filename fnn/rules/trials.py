@@ -190,7 +190,7 @@ def judge(
         damping=policy.update(last.damping, proposal, accepted, value),
         trials=last.trials + 1,
         counts=counts,
-        outlook=_nearer(last.outlook, proposal.outlook),
+        outlook=_nearer(last.outlook, _trusted(proposal, value)),
     )
 
 
@@ -265,6 +265,16 @@ def relative_length(params: PyTree, step: PyTree) -> Array:
         return jnp.where(moved > 0, moved / jnp.maximum(length, least * jnp.maximum(moved, 1)), 0)
 
     return functools.reduce(jnp.maximum, jax.tree.leaves(jax.tree.map(ratio, params, step)))
+
+
+def _trusted(proposal: Proposal, value: Array) -> Outlook | None:
+    """The outlook of a proposal, unknown where visibly more came than the model had promised."""
+    if proposal.outlook is None or proposal.value is None:
+        return proposal.outlook
+    decrease = value - proposal.value
+    is_wrong = is_visible(decrease, value) & (decrease > 2 * proposal.outlook.promise)
+    unknown = no_outlook(value.dtype)
+    return jax.tree.map(lambda a, b: jnp.where(is_wrong, a, b), unknown, proposal.outlook)
 
 
 def _nearer(one: Outlook, other: Outlook | None) -> Outlook:

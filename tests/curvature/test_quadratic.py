@@ -399,7 +399,6 @@ def test_what_is_not_a_value_function_is_refused():
         (TypeError, "real floating-point parameters, got int", jnp.dot, 1, 1),
         (ValueError, "a scale of at least 0, got -2", jnp.dot, -2, 1.0),
         (TypeError, r"real arrays, got int.* at outputs\['a'\]", lambda *_: {"a": 3}, 1, 1.0),
-        (TypeError, "real arrays, got complex128", lambda p, x: p @ x * 1j, 1, 1.0),
         (
             ValueError,
             "without a key, or another normalization",

@@ -299,7 +299,7 @@ def test_what_is_no_sharding_of_examples_is_named(sharding, kind, message):
     ("objective", "examples", "options"),
     [
         (OBJECTIVE, data(20), {"steps": 1}),
-        (OBJECTIVE, data(32), {"steps": 1, "batch_size": 12}),
+        (OBJECTIVE, data(32), {"steps": 1, "batch_size": 12, "key": jax.random.key(0)}),
         (OBJECTIVE, [data(20)], {"steps": 1}),
         (OBJECTIVE.on(data(20)), None, {"steps": 1}),
         (lambda _: OBJECTIVE.on(data(20)), None, {"steps": 1, "key": jax.random.key(0)}),
