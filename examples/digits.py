@@ -36,7 +36,7 @@ def main(epochs: int = 100) -> float:
         metrics={"accuracy": accuracy},
         patience=10,
     )
-    print(f"{trained.stopped} After {len(trained.history.steps)} epochs.")
+    print(trained.stopped, "Epochs:", len(trained.history.steps))
 
     outputs = jax.vmap(lambda x: model.apply(trained.params, x))(test.inputs)
     share = float(accuracy(outputs, test.targets))
