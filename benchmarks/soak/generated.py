@@ -410,7 +410,7 @@ def _outcome(program, kind, seed):
     assert 1 <= len(values) <= STEPS, f"{what}: {values}"
     if found.stopped == Stop.NON_FINITE:
         return "stopped"
-    assert found.stopped in (Stop.BUDGET, Stop.STALLED), f"{what}: {found.stopped}"
+    assert found.stopped in (Stop.BUDGET, Stop.STALLED, Stop.CONVERGED), f"{what}: {found.stopped}"
     info = getattr(found.state, "info", None)
     looks = getattr(info, "value", None) is not None and program.batch_size is None
     looks &= not hasattr(found.state, "alpha")  # there the value has a decay in it

@@ -337,27 +337,30 @@ def test_a_checkpoint_in_so_many_seconds_and_one_at_the_end(tmp_path):
 @pytest.mark.gate
 def test_other_devices(tmp_path):
     """Begun on one device, gone on with on eight, ended on one."""
-    fit(RULE, OBJECTIVE, START, DATA, steps=4, checkpoint=tmp_path)
+    run, numbers = tmp_path / "run", tmp_path / "data.npz"
+    np.savez(numbers, *DATA)  # another process, of other flags, draws others in the last bits
+    fit(RULE, OBJECTIVE, START, DATA, steps=4, checkpoint=run)
     program = """
         import sys
         import jax
+        import numpy as np
         sys.path.insert(0, sys.argv[1])
         jax.config.update("jax_enable_x64", True)
-        from tests.training.test_checkpoints import DATA, OBJECTIVE, RULE, START, fit
+        from tests.training.test_checkpoints import OBJECTIVE, RULE, START, fit
         assert len(jax.devices()) == 2
         mesh = jax.make_mesh((2,), ("examples",), axis_types=(jax.sharding.AxisType.Auto,))
         split, whole = jax.NamedSharding(mesh, jax.P("examples")), jax.NamedSharding(mesh, jax.P())
-        data, start = jax.device_put(DATA, split), jax.device_put(START, whole)
+        data, start = jax.device_put(tuple(np.load(sys.argv[3]).values()), split), jax.device_put(START, whole)
         fitted = fit(RULE, OBJECTIVE, start, data, steps=8, checkpoint=sys.argv[2])
         assert len(fitted.params["weight"].devices()) == 2
     """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(ROOT), str(tmp_path)],
+        [sys.executable, "-c", textwrap.dedent(program), str(ROOT), str(run), str(numbers)],
         env=os.environ | flags,
         check=True,
     )
-    fitted = fit(RULE, OBJECTIVE, START, DATA, steps=12, checkpoint=tmp_path)
+    fitted = fit(RULE, OBJECTIVE, START, DATA, steps=12, checkpoint=run)
     whole = fit(RULE, OBJECTIVE, START, DATA, steps=12)
     assert numbers(tmp_path) == [1, 2, 3]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), fitted, whole)
