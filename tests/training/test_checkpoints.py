@@ -337,8 +337,8 @@ def test_a_checkpoint_in_so_many_seconds_and_one_at_the_end(tmp_path):
 @pytest.mark.gate
 def test_other_devices(tmp_path):
     """Begun on one device, gone on with on eight, ended on one."""
-    run, numbers = tmp_path / "run", tmp_path / "data.npz"
-    np.savez(numbers, *DATA)  # another process, of other flags, draws others in the last bits
+    run, drawn = tmp_path / "run", tmp_path / "data.npz"
+    np.savez(drawn, *DATA)  # another process, of other flags, draws others in the last bits
     fit(RULE, OBJECTIVE, START, DATA, steps=4, checkpoint=run)
     program = """
         import sys
@@ -350,19 +350,20 @@ def test_other_devices(tmp_path):
         assert len(jax.devices()) == 2
         mesh = jax.make_mesh((2,), ("examples",), axis_types=(jax.sharding.AxisType.Auto,))
         split, whole = jax.NamedSharding(mesh, jax.P("examples")), jax.NamedSharding(mesh, jax.P())
-        data, start = jax.device_put(tuple(np.load(sys.argv[3]).values()), split), jax.device_put(START, whole)
+        data = jax.device_put(tuple(np.load(sys.argv[3]).values()), split)
+        start = jax.device_put(START, whole)
         fitted = fit(RULE, OBJECTIVE, start, data, steps=8, checkpoint=sys.argv[2])
         assert len(fitted.params["weight"].devices()) == 2
     """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(ROOT), str(run), str(numbers)],
+        [sys.executable, "-c", textwrap.dedent(program), str(ROOT), str(run), str(drawn)],
         env=os.environ | flags,
         check=True,
     )
     fitted = fit(RULE, OBJECTIVE, START, DATA, steps=12, checkpoint=run)
     whole = fit(RULE, OBJECTIVE, START, DATA, steps=12)
-    assert numbers(tmp_path) == [1, 2, 3]
+    assert numbers(run) == [1, 2, 3]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), fitted, whole)
 
 
