@@ -5,12 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PyTree
 
 from fnn import devices
 from fnn.training.job import Job
-from fnn.training.loop import Stop
+from fnn.training.loop import Stop, fields_of
 from fnn.training.snapshot import Snapshot
 
 
@@ -113,9 +112,6 @@ def _is_finite_forward(value_fn: Any, params: PyTree) -> bool:
 
 
 def _total(state: PyTree, name: str) -> int | None:
-    """The sum of the counters of a name in a rule's state; None where there is none."""
-    fields = optax.tree.get_all_with_path(
-        state, name, lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
-    )
-    numbers = [int(value) for _, value in fields if np.shape(value) == ()]
+    """The sum of a counter over the `Info`s in a rule's state; None where there is none."""
+    numbers = [int(value) for owner, value in fields_of(state, name) if owner == "Info"]
     return sum(numbers) if numbers else None

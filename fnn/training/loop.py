@@ -316,11 +316,16 @@ def has_outlook(state: PyTree) -> bool:
 
 def _greatest(state: PyTree, name: str) -> Array | None:
     """The greatest of the scalar fields of a name in a state; None where there is none."""
+    numbers = [jnp.asarray(number) for _, number in fields_of(state, name)]
+    return functools.reduce(jnp.maximum, numbers) if numbers else None
+
+
+def fields_of(state: PyTree, name: str) -> list[tuple[str, Any]]:
+    """The scalar fields of a name in a state, each with the name of the tuple that has it."""
     fields = optax.tree.get_all_with_path(
         state, name, lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
     )
-    numbers = [jnp.asarray(value) for _, value in fields if jnp.shape(value) == ()]
-    return functools.reduce(jnp.maximum, numbers) if numbers else None
+    return [(path[-1].tuple_name, value) for path, value in fields if jnp.shape(value) == ()]
 
 
 def is_stalled(state: PyTree) -> Bool[Array, ""]:

@@ -91,6 +91,19 @@ def require_labels(objective: Objective, params: PyTree, examples: PyTree) -> No
         )
 
 
+def require_labels_of_batches(objective: Objective, params: PyTree, batches: PyTree) -> None:
+    """The same of batches stacked along a first axis, looked at only where there are labels.
+
+    Args:
+        objective: an objective.
+        params: the parameters.
+        batches: inputs and targets, batches first.
+    """
+    if objective.loss in _OF_LABELS:
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
+        require_labels(objective, params, rows)
+
+
 def require_prepared(
     params: PyTree, key: Array | None, validation: PyTree, prepare: Callable | None
 ) -> None:

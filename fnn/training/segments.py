@@ -20,7 +20,7 @@ from fnn.training.history import Columns
 from fnn.training.job import Job
 from fnn.training.loop import Limits, Progress, Records, Stop
 from fnn.training.memory import within_memory
-from fnn.training.mistakes import require_labels
+from fnn.training.mistakes import require_labels_of_batches
 from fnn.training.placement import placed_batches
 from fnn.training.plan import Plan, advance, look
 from fnn.training.snapshot import Position, Snapshot
@@ -178,8 +178,7 @@ def _segments_of_pass(
         if batches is None:
             return
         size, examples = batches.weights.shape
-        every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches.examples)
-        require_labels(job.plan.objective, job.progress.params, every)
+        require_labels_of_batches(job.plan.objective, job.progress.params, batches.examples)
         # `within_memory` calls this while the device computes, once more if the steps are retried
         # with fewer examples, and we call it below: the cache makes it one read.
         ahead = functools.cache(functools.partial(read, stacks, iterator))
