@@ -137,15 +137,15 @@ def ranks(
     axes: Axes,
     mean_ranks: Mapping[str, float],
     groups: Sequence[Sequence[str]],
-    difference: float,
+    difference: float | None = None,
 ) -> Axes:
-    """A critical-difference diagram: labels at their mean ranks, bars over those not told apart.
+    """Labels at their mean ranks, bars over those not told apart: a critical-difference diagram.
 
     Args:
         axes: where to draw; the frame goes.
         mean_ranks: of each label, 1 the best.
-        groups: labels that are not told apart, those next to each other in rank.
-        difference: what two mean ranks must differ by; drawn as a ruler.
+        groups: labels that are not told apart; each has a dot on the bar of its group.
+        difference: what two mean ranks must differ by, if that is the test; drawn as a ruler.
 
     Returns:
         The axes: the left half of the labels on the left, the others on the right.
@@ -172,9 +172,12 @@ def ranks(
     for i, (first, last) in enumerate(panel.groups):
         ends = [panel.ranks[first] - 0.03 * n / 8, panel.ranks[last] + 0.03 * n / 8]
         axes.plot(ends, [0.5 * (i + 1)] * 2, color=COLORS[1], linewidth=3.5, solid_capstyle="round")
-    ruler = panel.ruler
-    axes.plot([1, 1, 1 + ruler, 1 + ruler], [-1.4, -1.6, -1.6, -1.4], color="black", linewidth=1)
-    axes.text(1 + ruler / 2, -1.75, f"CD = {difference:.2f}", ha="center", fontsize="small")
+        dots = [panel.ranks[place] for place in panel.members[i]]
+        axes.scatter(dots, [0.5 * (i + 1)] * len(dots), s=30, color=COLORS[1], zorder=3)
+    if panel.ruler is not None:
+        end = 1 + panel.ruler
+        axes.plot([1, 1, end, end], [-1.4, -1.6, -1.6, -1.4], color="black", linewidth=1)
+        axes.text((1 + end) / 2, -1.75, f"CD = {difference:.2f}", ha="center", fontsize="small")
     axes.set(xlim=(left, right), ylim=(panel.bars + panel.half + 0.2, -2.4))
     axes.axis("off")
     return axes

@@ -356,7 +356,8 @@ class RankPanel(NamedTuple):
         labels: from the lowest mean rank to the highest.
         ranks: their mean ranks.
         groups: the places of the first and the last label of each group.
-        difference: what two mean ranks must differ by.
+        members: the places of all labels of each group.
+        difference: what two mean ranks must differ by; None where that is not the test.
         ruler: the same, as long as the axis of ranks at most.
         bars: how deep the bars over groups reach below the axis, half a row each.
         half: how many labels, the better ones, stand on the left of a diagram with two sides.
@@ -365,23 +366,28 @@ class RankPanel(NamedTuple):
     labels: list[str]
     ranks: list[float]
     groups: list[tuple[int, int]]
-    difference: float
-    ruler: float
+    members: list[list[int]]
+    difference: float | None
+    ruler: float | None
     bars: float
     half: int
 
 
 def rank_panel(
-    mean_ranks: Mapping[str, float], groups: Sequence[Sequence[str]], difference: float
+    mean_ranks: Mapping[str, float],
+    groups: Sequence[Sequence[str]],
+    difference: float | None = None,
 ) -> RankPanel:
-    """What a critical-difference diagram shows; a group's labels are next to each other in rank."""
+    """What a diagram of mean ranks shows; a group's labels may have others between them."""
     labels = sorted(mean_ranks, key=lambda label: mean_ranks[label])
+    members = [sorted(labels.index(label) for label in group) for group in groups]
     return RankPanel(
         labels,
         [mean_ranks[label] for label in labels],
-        [(labels.index(group[0]), labels.index(group[-1])) for group in groups],
+        [(places[0], places[-1]) for places in members],
+        members,
         difference,
-        min(difference, len(labels) - 1),
+        None if difference is None else min(difference, len(labels) - 1),
         0.5 * (len(groups) + 1),
         (len(labels) + 1) // 2,
     )

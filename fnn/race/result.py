@@ -1,9 +1,11 @@
 """The results of a race as arrays, from which tables and figures are made."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 
 class Result(NamedTuple):
@@ -52,17 +54,17 @@ class Result(NamedTuple):
         """The chosen hyperparameters."""
         return self.settings[self.chosen]
 
-    def to_target(self, target: float, cost: str) -> Float[np.ndarray, " seeds"]:
+    def to_target(self, target: ArrayLike, cost: str) -> Float[np.ndarray, " seeds"]:
         """The cost of each seed until its validation loss was at most the target.
 
         Args:
-            target: the loss.
+            target: the loss, or one for each seed.
             cost: one of `problems.COSTS`.
 
         Returns:
             The cost at the end of the first such round, infinity where there is none.
         """
-        reached = self.validation <= target
+        reached = self.validation <= np.reshape(target, (-1, 1))
         first = np.argmax(reached, axis=1)
         spent = np.take_along_axis(self.costs[cost], first[:, None], axis=1)[:, 0]
         return np.where(reached.any(axis=1), spent, np.inf)
@@ -76,8 +78,10 @@ class Race(NamedTuple):
             highest, protocol, versions, device, code.
         results: one result for each rule.
         caveats: sentences about everything that did not go as asked.
+        withheld: for each rule that gets no verdict the reason.
     """
 
     header: dict
     results: list[Result]
     caveats: list[str]
+    withheld: Mapping[str, str] = {}

@@ -25,7 +25,12 @@ def race(rules, *, seeds=12, rounds=25, trials=5, name="digits", random=0, targe
         "target": target,
         "measure": "accuracy",
         "highest": True,
-        "protocol": {"track": "external", "trials": trials, "seeds": seeds, "budget": "2 seconds"},
+        "protocol": {
+            "track": "external",
+            "trials": trials,
+            "seeds": seeds,
+            "budget": [2.0, "seconds"],
+        },
         "versions": {"fnn": "0.1.0", "jax": "0.10.2"},
         "device": "cpu",
         "code": "2f179cb",

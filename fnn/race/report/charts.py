@@ -116,9 +116,9 @@ def profile(races: Sequence[Race]) -> go.Figure:
     )  # fmt: skip
 
 
-def ranks(ranking: statistics.CriticalDifference, what: str) -> go.Figure:
-    """A critical-difference diagram as rows, which a narrow screen has room for."""
-    panel = plots.rank_panel(ranking.mean_ranks, ranking.groups, ranking.difference)
+def ranks(compared: statistics.Comparison, what: str) -> go.Figure:
+    """The diagram of mean ranks as rows, which a narrow screen has room for."""
+    panel = plots.rank_panel(compared.mean_ranks, findings.groups(compared))
     rules = list(map(_text, panel.labels))
     figure = _figure(130 + 26 * len(rules))
     figure.add_scatter(
@@ -127,25 +127,20 @@ def ranks(ranking: statistics.CriticalDifference, what: str) -> go.Figure:
         hovertemplate="<b>%{text}</b><br>mean rank %{x:.2f}<extra></extra>",
     )  # fmt: skip
     last, step = len(rules), 0.035 * len(rules)
-    for i, (first, end) in enumerate(panel.groups):
-        members = "<br>".join(rules[first : end + 1])
+    for i, places in enumerate(panel.members):
+        members = "<br>".join(rules[place] for place in places)
         figure.add_scatter(
-            x=[last + step * (i + 1)] * 2, y=[first - 0.3, end + 0.3], mode="lines",
-            line={"color": plots.COLORS[1], "width": 3}, showlegend=False,
+            x=[last + step * (i + 1)] * len(places), y=places, mode="lines+markers",
+            line={"color": plots.COLORS[1], "width": 3}, showlegend=False, marker={"size": 8},
             hovertemplate=f"not told apart:<br>{members}<extra></extra>",
         )  # fmt: skip
-    figure.add_scatter(
-        x=[1, 1 + panel.ruler], y=[-1, -1], mode="lines+text", showlegend=False,
-        line={"color": INK, "width": 3}, hoverinfo="skip",
-        text=["", f" CD {panel.difference:.2f}"], textposition="middle right",
-    )  # fmt: skip
     return figure.update_layout(
         xaxis={
-            **_axis(f"mean rank over {ranking.blocks} {what}"),
+            **_axis(f"mean rank over {compared.seeds} {what}"),
             "range": [0.8, last + step * (len(panel.groups) + 1)],
             "tickvals": list(range(1, last + 1, 1 + last // 10)),
         },
-        yaxis=_rows(panel.labels, (last - 0.5, -1.6)),
+        yaxis=_rows(panel.labels, (last - 0.5, -0.6)),
         hovermode="closest",
         margin_t=20,
     )

@@ -71,16 +71,18 @@ def profile(races: Sequence[Race]) -> Figure:
     return figure
 
 
-def ranks(ranking: statistics.CriticalDifference, what: str) -> Figure:
-    """The critical-difference diagram of mean ranks over blocks, named in plural."""
-    numbers = ranking.mean_ranks, ranking.groups, ranking.difference
+def ranks(compared: statistics.Comparison, what: str) -> Figure:
+    """The diagram of mean ranks over units, named in plural; a bar is what the table calls tied."""
+    numbers = compared.mean_ranks, findings.groups(compared)
     panel = plots.rank_panel(*numbers)
     height = 0.9 + 0.3 * (panel.bars + panel.half + 2)
     figure = Figure(figsize=(8, height), layout="constrained")
     axes = plots.ranks(figure.subplots(), *numbers)
     axes.set_title(
-        f"mean rank of the validation loss over {ranking.blocks} {what}; "
-        "rules joined by a bar are not told apart",
+        f"mean rank of the validation loss over {compared.seeds} {what};\n"
+        f"a bar joins {compared.baseline} and the rules that are not told apart from it".replace(
+            "$", r"\$"
+        ),
         fontsize="medium",
     )
     return figure

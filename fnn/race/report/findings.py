@@ -3,21 +3,56 @@
 Rules are ordered and compared by the lowest validation loss of each fresh seed, because their
 settings were chosen for it. Only seeds that all rules have in common are compared. A race must have
 results of at least one rule; every table and figure raises the ValueError of this file otherwise.
+
+Rules are tested against one of them, the baseline, and nothing else is tested: tables, diagrams and
+sentences read the verdicts of `comparison`. All else beside the baseline is a median with its
+interval.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from fnn import plots
+from fnn.problems import COSTS
 from fnn.race.report import statistics
+from fnn.race.report.statistics import Interval
 from fnn.race.result import Race, Result
 
+USUAL = "adam"
+"""The rule that most people would have taken: the baseline of races where it takes part."""
 
-def comparison(race: Race) -> statistics.Comparison:
-    """Every rule beside the best, by its lowest validation loss; the lowest median comes first."""
-    return statistics.compare(finals(race))
+
+def comparison(race: Race, baseline: str | None = None) -> statistics.Comparison:
+    """Every rule beside the baseline, by its lowest validation loss; the lowest median is first."""
+    known = _baseline([race], baseline)
+    return statistics.compare(finals(race), known, withheld=race.withheld)
+
+
+def _baseline(races: Sequence[Race], named: str | None) -> str | None:
+    """The baseline of races: the named one, which must be in all, or the usual one; or None."""
+    if named is None:
+        sound = all(
+            USUAL in {r.rule for r in race.results} and USUAL not in race.withheld for race in races
+        )
+        return USUAL if sound else None
+    for race in races:
+        rules = [result.rule for result in race.results]
+        if named not in rules:
+            why = [f" ({c})" for c in race.caveats if c.startswith((f"{named} was", f"{named} is"))]
+            raise ValueError(
+                f"report of {race.header.get('problem')}: expected a baseline that is in the race, "
+                f"got {named!r}{''.join(why)}; try one of {', '.join(rules)}"
+            )
+    return named
+
+
+def unit(race: Race) -> str:
+    """What the budget of the race is counted in, one of `problems.COSTS`."""
+    return race.header["protocol"]["budget"][-1]
 
 
 def finals(race: Race) -> dict[str, Float[np.ndarray, " seeds"]]:
@@ -53,13 +88,27 @@ def profile(races: Sequence[Race], cost: str) -> statistics.PerformanceProfile:
     return statistics.performance_profile(_medians([arrivals(race, cost) for race in races]))
 
 
-def ranks(races: Sequence[Race]) -> statistics.CriticalDifference | None:
-    """Mean ranks over the seeds of one race, or over several races; None for fewer than two."""
-    each = [finals(race) for race in races]
-    values = each[0] if len(each) == 1 else _medians(each)
-    if len(values) < 2 or len(next(iter(values.values()))) < 2:
-        return None
-    return statistics.critical_difference(values)
+def ranks(races: Sequence[Race], baseline: str | None = None) -> statistics.Comparison | None:
+    """Ranks over the seeds of one race, or over problems; None for fewer than two of either."""
+    if len(races) == 1:
+        compared = comparison(races[0], baseline)
+    else:
+        medians = _medians([finals(race) for race in races])
+        if not medians:
+            return None
+        # The units are problems, the losses of which have other scales: ranks stand for them.
+        table = stats.rankdata(list(medians.values()), axis=0)
+        known = _baseline(races, baseline)
+        withheld = {rule for race in races for rule in race.withheld}
+        compared = statistics.compare(
+            dict(zip(medians, table, strict=True)), known, withheld=withheld
+        )
+    return compared if len(compared.standings) > 1 and compared.seeds > 1 else None
+
+
+def groups(compared: statistics.Comparison) -> list[tuple[str, ...]]:
+    """The baseline and all that is not told apart from it as a group, if there is any."""
+    return [compared.alike] if len(compared.alike) > 1 else []
 
 
 def sweeps(race: Race) -> dict[str, dict[str, plots.Sweep]]:
@@ -81,6 +130,92 @@ def good_range(sweep: plots.Sweep, name: str) -> statistics.Sensitivity:
     best = np.min(np.median(sweep.loss, axis=1))
     tolerance = 0.5 * abs(float(best)) if np.isfinite(best) else 0.0
     return statistics.sensitivity(settings, sweep.loss, name, tolerance=tolerance)
+
+
+# Beside the baseline ------------------------------------------------------------------------------
+
+
+class Beside(NamedTuple):
+    """A rule beside the baseline, seed by seed: each a median between the ends of its interval.
+
+    Differences are the rule's value less the baseline's, and 0 where both are infinite. Ratios are
+    its cost over the baseline's: infinity where the rule alone missed, 0 where the baseline alone
+    did, 1 where both did.
+
+    Attributes:
+        standing: the verdict, of the lowest validation losses.
+        validation: the difference of the lowest validation losses.
+        train: the difference of the training losses at the end: optimization.
+        test: the difference of the problem's measure: generalization.
+        to_its_loss: the ratio of costs until the validation loss was as low as the baseline's
+            lowest with the same seed, by `problems.COSTS`.
+        to_target: the ratio of costs until the target, likewise.
+    """
+
+    standing: statistics.Standing
+    validation: Interval
+    train: Interval
+    test: Interval
+    to_its_loss: dict[str, Interval]
+    to_target: dict[str, Interval]
+
+
+def beside(race: Race, baseline: str | None = None) -> dict[str, Beside]:
+    """Every other rule beside the baseline, from the lowest median validation loss up."""
+    compared = comparison(race, baseline)
+    at_same_seeds = {result.rule: _rows(result, rows) for result, rows in _common(race)}
+    other = at_same_seeds[compared.baseline]
+    return {
+        rule: _beside(race, standing, at_same_seeds[rule], other)
+        for rule, standing in compared.standings.items()
+        if rule != compared.baseline
+    }
+
+
+def _beside(race: Race, standing: statistics.Standing, rule: Result, other: Result) -> Beside:
+    """A rule beside another one, which has the same seeds in the same order."""
+    lowest, others_lowest = (or_infinity(each.validation[:, -1]) for each in (rule, other))
+    others_arrived = np.isfinite(others_lowest)
+    arrived = others_arrived | np.isfinite(lowest)  # it came further than one that was lost
+
+    def to_its_loss(cost: str) -> Interval:
+        spent = np.where(arrived, rule.to_target(others_lowest, cost), np.inf)
+        return _ratio(spent, np.where(others_arrived, other.to_target(others_lowest, cost), np.inf))
+
+    def to_target(cost: str) -> Interval:
+        target = race.header["target"]
+        return _ratio(rule.to_target(target, cost), other.to_target(target, cost))
+
+    return Beside(
+        standing,
+        _difference(lowest, others_lowest),
+        _difference(or_infinity(rule.train[:, -1]), or_infinity(other.train[:, -1])),
+        _difference(measures(race, rule), measures(race, other)),
+        {cost: to_its_loss(cost) for cost in COSTS},
+        {cost: to_target(cost) for cost in COSTS},
+    )
+
+
+def _difference(a: Float[np.ndarray, " seeds"], b: Float[np.ndarray, " seeds"]) -> Interval:
+    """The median of the first less the second; 0 where they are equal, infinite ones among them."""
+    return statistics.median_interval(np.subtract(a, b, where=a != b, out=np.zeros_like(a)))
+
+
+def _ratio(a: Float[np.ndarray, " seeds"], b: Float[np.ndarray, " seeds"]) -> Interval:
+    """The median of the first over the second; 1 where they are equal, infinite ones among them."""
+    ratios = np.divide(a, b, where=(a != b) & (b > 0), out=np.where(a == b, 1.0, np.inf))
+    return statistics.median_interval(ratios)
+
+
+def _rows(result: Result, rows: list[int]) -> Result:
+    """A result with some of its seeds."""
+    return result._replace(
+        seeds=[result.seeds[row] for row in rows],
+        costs={name: cost[rows] for name, cost in result.costs.items()},
+        train=result.train[rows],
+        validation=result.validation[rows],
+        test=result.test[rows],
+    )
 
 
 def measures(race: Race, result: Result) -> Float[np.ndarray, " seeds"]:

@@ -18,7 +18,9 @@ from fnn.race.report import charts, figures, findings, statistics, tables
 from fnn.race.result import Race
 
 
-def html(races: Sequence[Race], names: Sequence[str] | None = None) -> str:
+def html(
+    races: Sequence[Race], names: Sequence[str] | None = None, baseline: str | None = None
+) -> str:
     """The report as one file that loads nothing from anywhere.
 
     Races of the same problem are compared rule by rule; races of different problems get a
@@ -27,6 +29,8 @@ def html(races: Sequence[Race], names: Sequence[str] | None = None) -> str:
     Args:
         races: one race or more; `findings` says what each must have.
         names: a name for each race; A, B, ... if None.
+        baseline: the rule that all others are tested against; `adam` where it takes part, or else
+            the best, if None. One that is not in every race raises a ValueError.
 
     Returns:
         HTML, some five megabytes, most of them plotly.js.
@@ -36,7 +40,7 @@ def html(races: Sequence[Race], names: Sequence[str] | None = None) -> str:
     parts = [f"<header><h1>fnn race: {escape(problems)}</h1>"]
     parts += [
         f'<p class="summary">{f"<b>{escape(name)}</b>: " if len(races) > 1 else ""}'
-        f"{escape(tables.summary(race))}</p>"
+        f"{escape(tables.summary(race, baseline))}</p>"
         for name, race in zip(names, races, strict=True)
     ]
     sections = []
@@ -45,9 +49,9 @@ def html(races: Sequence[Race], names: Sequence[str] | None = None) -> str:
             sections.append((f"{a} and {b}", _sheet(tables.differences(before, after, (a, b)))))
     distinct = list({race.header["problem"]: race for race in races}.values())
     if len(distinct) > 1:
-        sections.append(("All problems together", _together(distinct)))
+        sections.append(("All problems together", _together(distinct, baseline)))
     sections += [
-        (f"{name}: {race.header['problem']}" if len(races) > 1 else "", _race(race))
+        (f"{name}: {race.header['problem']}" if len(races) > 1 else "", _race(race, baseline))
         for name, race in zip(names, races, strict=True)
     ]
     links = "".join(
@@ -66,18 +70,22 @@ def html(races: Sequence[Race], names: Sequence[str] | None = None) -> str:
     )
 
 
-def export(race: Race, folder: str | Path) -> list[Path]:
+def export(race: Race, folder: str | Path, baseline: str | None = None) -> list[Path]:
     """Writes every table and figure: PNG, SVG, Markdown, LaTeX, CSV.
 
     Args:
         race: the race; `findings` says what it must have.
         folder: where the files go; it need not exist, and files of the same names are replaced.
+        baseline: as for `html`.
 
     Returns:
         The files.
     """
     folder = Path(folder)
-    sheets = {"table": tables.standings(race), "trials": tables.trials(race)}
+    sheets = {"table": tables.standings(race, baseline), "trials": tables.trials(race)}
+    beside = tables.beside(race, baseline)
+    if beside.rows:
+        sheets["baseline"] = beside
     ranges = tables.ranges(race)
     if ranges.rows:
         sheets["sensitivity"] = ranges
@@ -94,9 +102,9 @@ def export(race: Race, folder: str | Path) -> list[Path]:
         "time-to-target": figures.arrivals(race),
         "profile": figures.profile([race]),
     }
-    ranks = findings.ranks([race])
+    ranks = findings.ranks([race], baseline)
     if ranks is not None:
-        drawn["critical-difference"] = figures.ranks(ranks, "seeds")
+        drawn["ranks"] = figures.ranks(ranks, "seeds")
     for i, name in enumerate(findings.sweeps(race)):
         drawn[f"sensitivity-{i + 1}"] = figures.sensitivity(race, name)
     for name, figure in drawn.items():
@@ -117,13 +125,14 @@ def _names(races: Sequence[Race], names: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _race(race: Race) -> str:
+def _race(race: Race, baseline: str | None) -> str:
     """The part of the page about one race."""
     marks = [_swatch(i) for i in range(len(race.results))]
     target = f"{race.header['target']:.4g}"
     parts = [
         "<h3>Standings</h3>",
-        _sheet(tables.standings(race), marks=marks, title=False),
+        _sheet(tables.standings(race, baseline), marks=marks, title=False),
+        *([_sheet(beside)] if (beside := tables.beside(race, baseline)).rows else []),
         "<h3>Validation loss</h3>",
         _figure(
             charts.losses(race, train=False),
@@ -148,9 +157,9 @@ def _race(race: Race) -> str:
             "of 4.",
         ),
     ]
-    ranks = findings.ranks([race])
+    ranks = findings.ranks([race], baseline)
     if ranks is not None:
-        parts += ["<h3>Critical difference</h3>", _ranks(ranks, "seeds")]
+        parts += ["<h3>Ranks</h3>", _ranks(ranks, "seeds")]
     sweeps = findings.sweeps(race)
     if sweeps:
         parts.append("<h3>Sensitivity to the setting</h3>")
@@ -172,7 +181,7 @@ def _race(race: Race) -> str:
     return "\n".join(parts)
 
 
-def _together(races: Sequence[Race]) -> str:
+def _together(races: Sequence[Race], baseline: str | None) -> str:
     """The part of the page about the rules that take part in the races of all problems."""
     shared = set.intersection(*({r.rule for r in race.results} for race in races))
     if not shared:
@@ -186,20 +195,19 @@ def _together(races: Sequence[Race]) -> str:
             "height up to a multiple of 4.",
         ),
     ]
-    ranks = findings.ranks(races)
+    ranks = findings.ranks(races, baseline)
     if ranks is not None:
-        parts += ["<h3>Critical difference over problems</h3>", _ranks(ranks, "problems")]
+        parts += ["<h3>Ranks over problems</h3>", _ranks(ranks, "problems")]
     return "\n".join(parts)
 
 
-def _ranks(ranks: statistics.CriticalDifference, what: str) -> str:
+def _ranks(compared: statistics.Comparison, what: str) -> str:
     """The diagram of mean ranks, with its caption."""
-    difference, p = f"{ranks.difference:.2f}", f"{ranks.p:.2g}"
     return _figure(
-        charts.ranks(ranks, what),
-        f"1 is the lowest in every one of the {ranks.blocks} {what}. A bar at the right joins "
-        f"rules whose mean ranks differ by no more than the critical difference, {difference} "
-        f"(Nemenyi's test at 5 %; Friedman's test, whether any differ: p = {p}).",
+        charts.ranks(compared, what),
+        f"1 is the lowest in every one of the {compared.seeds} {what}. The bar at the right joins "
+        f"{compared.baseline} and the rules that are not told apart from it. "
+        f"{tables.policy(compared, what)}",
     )
 
 

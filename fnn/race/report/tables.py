@@ -9,7 +9,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,16 +69,16 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "-∞" if value < 0 else "∞"
     if value == 0 or 999.5 <= abs(value) < 1e6:
-        return f"{value:.0f}"
+        return f"{value + 0.0:.0f}"  # no minus before 0
     return f"{value:#.3g}".rstrip(".")
 
 
 # What stands in them ------------------------------------------------------------------------------
 
 
-def standings(race: Race) -> Sheet:
+def standings(race: Race, baseline: str | None = None) -> Sheet:
     """A row for each rule at its chosen setting, from the lowest median validation loss up."""
-    compared = findings.comparison(race)
+    compared = findings.comparison(race, baseline)
     results = findings.ordered(race)
     only = _only(results)
     columns = [
@@ -87,7 +87,7 @@ def standings(race: Race) -> Sheet:
         Column("batch", ("batch",), spare=7),
         Column("validation loss", ("validation_loss",)),
         Column("95 % interval", ("validation_low", "validation_high"), spare=5),
-        Column("beside the best", ("verdict", "p", "effect", "mean_rank"), number=False),
+        Column(f"beside {_beside(compared)}", ("verdict", "p", "effect", "mean_rank"), False),
         Column(f"test {race.header['measure']}", ("test",), spare=2),
         Column("seconds to target", ("seconds_to_target",)),
         Column("reached", ("reached", "seeds"), spare=1),
@@ -104,11 +104,43 @@ def standings(race: Race) -> Sheet:
         "with bootstrap intervals of 95 %. A run is worth its lowest validation loss, and the test "
         "measures the parameters that had it. Seconds are those of a run alone, compiled and warm. "
         f"The target is a validation loss of {race.header['target']:.4g}; a seed that misses it "
-        "counts as infinity in the median. Rules are compared with the best by Wilcoxon's "
-        f"signed-rank test over seeds, corrected for {max(len(rows) - 1, 1)} comparisons.",
+        f"counts as infinity in the median. {policy(compared)}",
         columns,
         rows,
     )
+
+
+def policy(compared: statistics.Comparison, units: str = "seeds") -> str:
+    """The hypotheses, the test, its units and its correction, as every view of a race says them.
+
+    Args:
+        compared: the verdicts.
+        units: what makes pairs: seeds, or problems.
+
+    Returns:
+        Some sentences.
+    """
+    unit = units.removesuffix("s")
+    if compared.seeds < statistics.MINIMUM_SEEDS:
+        return (
+            f"{_count(compared.seeds, unit)}: too few to tell rules apart; there are verdicts from "
+            f"{statistics.MINIMUM_SEEDS} {units} on."
+        )
+    chosen = compared.standings[compared.baseline].verdict == "lowest median"
+    return (
+        f"Each rule is tested against {_beside(compared)} by the validation loss, and against no "
+        f"other: the hypothesis is that with a {unit} either is as likely to be the lower one, the "
+        f"test Wilcoxon's exact signed-rank test, two-sided, over {compared.seeds} {units}. Holm's "
+        f"correction for {_count(compared.tests, 'test')} keeps the probability of any false "
+        f"verdict at {100 * compared.alpha:.0f} %"
+        + ("; Friedman's test corrects for how the best was chosen." if chosen else ".")
+    )
+
+
+def _beside(compared: statistics.Comparison) -> str:
+    """The baseline in words."""
+    chosen = compared.standings[compared.baseline].verdict == "lowest median"
+    return "the best" if chosen else compared.baseline
 
 
 def _row(race: Race, result: Result, standing: statistics.Standing, only: str | None) -> list[Cell]:
@@ -153,7 +185,7 @@ def verdict(standing: statistics.Standing) -> str:
     """A verdict in a word or two, with the p-value of a test."""
     if standing.verdict == "lowest median":
         return "best"
-    if standing.verdict in ("worse", "tied", "differs"):
+    if standing.verdict in ("better", "worse", "tied", "differs"):
         return f"{standing.verdict} ({_p(standing.p)})"
     return standing.verdict
 
@@ -244,6 +276,74 @@ def ranges(race: Race) -> Sheet:
     )
 
 
+def beside(race: Race, baseline: str | None = None) -> Sheet:
+    """A row for each rule but the baseline: how far apart they are, seed by seed."""
+    compared, unit = findings.comparison(race, baseline), findings.unit(race)
+    other, measure = compared.baseline, race.header["measure"]
+    costs = list(dict.fromkeys([unit, "seconds"]))
+    columns = [
+        Column("rule", ("rule",), number=False),
+        Column("verdict", ("verdict", "p", "effect"), number=False),
+        _span("validation loss", "validation"),
+        *(_span(f"{cost} to its loss", f"{cost}_to_its_loss") for cost in costs),
+        _span("seconds to the target", "seconds_to_target"),
+        _span("training loss", "train"),
+        _span(f"test {measure}", "test"),
+    ]
+    rows = []
+    for rule, found in findings.beside(race, baseline).items():
+        standing = found.standing
+        rows.append([
+            Cell(rule, (rule,)),
+            Cell(verdict(standing), (standing.verdict, standing.p, standing.effect)),
+            _spanned(found.validation, signed),
+            *(_spanned(found.to_its_loss[cost], number) for cost in costs),
+            _spanned(found.to_target["seconds"], number),
+            _spanned(found.train, signed),
+            _spanned(found.test, signed),
+        ])  # fmt: skip
+    return Sheet(
+        f"Beside {other}",
+        f"Medians over {_count(compared.seeds, 'seed')} with bootstrap intervals of 95 %, each of "
+        f"a rule and {other} with the same seed. Losses and {measure} are the rule's less those of "
+        f"{other}: the lowest validation loss, the training loss at the end (optimization), and "
+        f"the test's {measure} (generalization). Costs are those of the rule over those of "
+        f"{other}, until the validation loss is as low as the lowest of {other} with that seed, "
+        f"or at the target: below 1 the rule is cheaper; ∞ where the rule alone misses, 0 where "
+        f"{other} alone does. The verdict is of the validation loss; intervals are not corrected "
+        "for their number.",
+        columns,
+        rows,
+    )
+
+
+def _span(title: str, field: str) -> Column:
+    """The column of medians with their intervals."""
+    return Column(title, (field, f"{field}_low", f"{field}_high"))
+
+
+def _spanned(interval: statistics.Interval, text: Callable[[float], str]) -> Cell:
+    """The cell of a median with its interval."""
+    low, median, high = map(float, interval)
+    return Cell(f"{text(median)} [{text(low)}, {text(high)}]", (median, low, high))
+
+
+def signed(value: float) -> str:
+    """A difference with three significant digits and its sign.
+
+    Args:
+        value: the difference.
+
+    Returns:
+        Its text.
+
+    Example:
+        >>> print(*map(signed, (0.5, -1.234e-7, 0.0, np.inf)))
+        +0.500 -1.23e-07 0 +∞
+    """
+    return f"{'+' if value > 0 else ''}{number(value)}"
+
+
 def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) -> Sheet:
     """Two races of one problem beside each other: a row for each rule, those in both first."""
     a, b = names
@@ -263,16 +363,24 @@ def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) 
     ]
     first, second = ({r.rule: r for r in findings.ordered(race)} for race in (before, after))
     both = [rule for rule in first if rule in second]
+    changes = _changes([(first[rule], second[rule]) for rule in both], before, after, names)
+    changes |= {
+        rule: Cell(f"only in {a}", ("only in one", "")) for rule in first if rule not in second
+    }
+    changes |= {
+        rule: Cell(f"only in {b}", ("only in one", "")) for rule in second if rule not in first
+    }
     rows = []
-    for rule in dict.fromkeys([*both, *first, *second]):
+    for rule, change in changes.items():
         sides = _side(before, first.get(rule)), _side(after, second.get(rule))
         pairs = [cell for pair in zip(*sides, strict=True) for cell in pair]
-        change = _change(first.get(rule), second.get(rule), names)
         rows.append([Cell(rule, (rule,)), *pairs, change])
     return Sheet(
         f"{a} and {b}, rule by rule",
-        "Medians over seeds, each race's own. The verdict is Wilcoxon's signed-rank test of the "
-        "seeds that both have in common, not corrected for the number of rules.",
+        "Medians over seeds, each race's own. The hypothesis is that with a seed, a rule is as "
+        "likely to be lower in either race; the test is Wilcoxon's exact signed-rank test, "
+        "two-sided, over the seeds that both have in common, with Holm's correction for the number "
+        "of rules that are tested.",
         columns,
         rows,
     )
@@ -291,72 +399,178 @@ def _side(race: Race, result: Result | None) -> list[Cell]:
     return [_number(float(np.median(value))) for value in values]
 
 
-def _change(before: Result | None, after: Result | None, names: tuple[str, str]) -> Cell:
-    """The verdict between two results of one rule, over the seeds that both have."""
-    if before is None or after is None:
-        name = names[0] if after is None else names[1]
-        return Cell(f"only in {name}", ("only in one", ""))
-    shared = [seed for seed in before.seeds if seed in after.seeds]
-    if len(shared) < statistics.MINIMUM_SEEDS:
-        return Cell("too few seeds to tell", ("too few seeds to tell", ""))
-    first, second = (
-        findings.or_infinity(np.array([r.validation[r.seeds.index(seed), -1] for seed in shared]))
-        for r in (before, after)
-    )
-    test = statistics.signed_rank(first, second)
-    if test.p > 0.05:
-        return Cell(f"tied ({_p(test.p)})", ("tied", test.p))
-    lower = names[0] if test.effect > 0 else names[1]
-    return Cell(f"lower in {lower} ({_p(test.p)})", ("first lower" if test.effect > 0
-                else "second lower", test.p))  # fmt: skip
-
-
-def summary(race: Race) -> str:
-    """The race in a few sentences: who ended lowest, who is tied with it, who came first."""
-    compared = findings.comparison(race)
-    low, middle, high = map(number, _interval(race, compared.best))
-    others = {rule: s.verdict for rule, s in compared.standings.items() if rule != compared.best}
-    sentences = [
-        f"On {race.header['problem']}, {compared.best} ended with the lowest median validation "
-        f"loss, {middle} (95 % interval {low} to {high}, {_count(compared.seeds, 'seed')})"
-    ]
-    if others and compared.seeds < statistics.MINIMUM_SEEDS:
-        sentences[0] += (
-            "; these are too few seeds to tell whether the other "
-            f"{'rule is' if len(others) == 1 else 'rules are'} worse"
-        )
-    elif others:
-        tied = [rule for rule, verdict in others.items() if verdict != "worse"]
-        worse = len(others) - len(tied)
-        everyone = f"{'all ' if worse > 1 else ''}{worse} other{'s' * (worse > 1)}"
-        parts = []
-        if tied:
-            parts.append(
-                f"{_list(tied)} {'is' if len(tied) == 1 else 'are'} not told apart from it"
+def _changes(
+    pairs: Sequence[tuple[Result, Result]], before: Race, after: Race, names: tuple[str, str]
+) -> dict[str, Cell]:
+    """The verdict between two results of each rule that both races have, over shared seeds."""
+    cells, tests = {first.rule: Cell("", ("",)) for first, _ in pairs}, {}
+    for first, second in pairs:
+        shared = [seed for seed in first.seeds if seed in second.seeds]
+        if first.rule in {**before.withheld, **after.withheld}:
+            cells[first.rule] = Cell("withheld", ("withheld", ""))
+        elif len(shared) < statistics.MINIMUM_SEEDS:
+            cells[first.rule] = Cell("too few seeds to tell", ("too few seeds to tell", ""))
+        else:
+            tests[first.rule] = statistics.signed_rank(
+                *(
+                    findings.or_infinity(r.validation[[r.seeds.index(seed) for seed in shared], -1])
+                    for r in (first, second)
+                )
             )
-        if worse:
-            others_left = f"the other {worse}" if worse > 1 else "the other"
-            subject = others_left if tied else everyone
-            parts.append(f"{subject} {'is' if worse == 1 else 'are'} worse")
-        sentences[0] += "; " + ", ".join(parts)
+    for rule, p in statistics.holm({rule: test.p for rule, test in tests.items()}).items():
+        lower, verdict = (
+            (names[0], "first lower") if tests[rule].effect > 0 else (names[1], "second lower")
+        )
+        told = p <= 0.05
+        cells[rule] = Cell(
+            f"{f'lower in {lower}' if told else 'tied'} ({_p(p)})",
+            (verdict if told else "tied", p),
+        )
+    return cells
+
+
+def summary(race: Race, baseline: str | None = None) -> str:
+    """The race in a few sentences, the first of which answers.
+
+    Who ended lowest, and whether the test tells it from the baseline; at what share of its cost;
+    how the others stand beside it; who trains best, and who generalizes best; who came first.
+
+    Args:
+        race: the race.
+        baseline: the rule that the others are tested against; `adam` where it takes part, or else
+            the best, if None.
+
+    Returns:
+        The sentences.
+    """
+    compared = findings.comparison(race, baseline)
+    sentences = [_answer(race, compared)]
+    if len(compared.standings) > 1:
+        sentences += [_share_of_its_cost(race, compared), *_others(compared), _apart(race)]
+    sentences.append(_first_at_the_target(race, compared.best))
+    return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def _answer(race: Race, compared: statistics.Comparison) -> str:
+    """Who ended lowest, and what the test says of it."""
+    best, other = compared.best, compared.baseline
+    others = [rule for rule in compared.standings if rule != best]
+    low, middle, high = map(number, _interval(race, best))
+    said = (
+        f"On {race.header['problem']}, at equal {findings.unit(race)}, {best} ended with the "
+        f"lowest median validation loss, {middle} (95 % interval {low} to {high}, "
+        f"{_count(compared.seeds, 'seed')})"
+    )
+    if not others:
+        return said
+    for rule in dict.fromkeys([best, other]):
+        if rule in race.withheld:
+            return f"{said}; there is no verdict on {rule}: {race.withheld[rule].rstrip('.')}"
+    if compared.seeds < statistics.MINIMUM_SEEDS:
+        rest = "the other rule is" if len(others) == 1 else "the other rules are"
+        asked = f"{rest} worse" if best == other else f"it is better than {other}"
+        return f"{said}; these are too few seeds to tell whether {asked}"
+    if best == other:
+        return f"{said}; {', '.join(_clauses(compared, others, 'it'))}"
+    standing = compared.standings[best]
+    return f"{said}; it {_SAID[standing.verdict][0]} {other} ({_p(standing.p)})"
+
+
+_SAID = {
+    "better": ("is better than", "are better than"),
+    "tied": ("is not told apart from", "are not told apart from"),
+    "differs": ("differs in most pairs from", "differ in most pairs from"),
+    "worse": ("is worse than", "are worse than"),
+    "withheld": ("has no verdict beside", "have no verdict beside"),
+}
+"""What a verdict says of one rule and of several, beside the baseline."""
+
+
+def _clauses(compared: statistics.Comparison, rules: Sequence[str], other: str) -> list[str]:
+    """What the verdicts say of rules, those of one verdict in one clause."""
+    named = {v: [r for r in rules if compared.standings[r].verdict == v] for v in _SAID}
+    named = {verdict: alike for verdict, alike in named.items() if alike}
+    clauses = []
+    for i, (verdict, alike) in enumerate(named.items()):
+        subject, several = _list(alike), len(alike) > 1
+        if several and i == len(named) - 1:
+            subject = f"the other {len(alike)}" if i else f"all {len(alike)} others"
+        clauses.append(f"{subject} {_SAID[verdict][several]} {other}")
+    return clauses
+
+
+def _share_of_its_cost(race: Race, compared: statistics.Comparison) -> str:
+    """The share of the baseline's cost at which the best, or else the first, has its loss."""
+    unit, other = findings.unit(race), compared.baseline
+    found = {
+        rule: beside.to_its_loss
+        for rule, beside in findings.beside(race, other).items()
+        if compared.best in (rule, other)
+    }
+    rule = min(found, key=lambda rule: float(found[rule][unit].median))
+    if not math.isfinite(found[rule][unit].median):
+        who = "No other rule" if compared.best == other else rule
+        return f"{who} reaches {other}'s final validation loss with most of its seeds"
+    shares = [
+        f"{_spelled(found[rule][cost])} of the {cost}" for cost in dict.fromkeys([unit, "seconds"])
+    ]
+    return f"{rule} reaches {other}'s final validation loss in {' and '.join(shares)} of {other}"
+
+
+def _others(compared: statistics.Comparison) -> list[str]:
+    """How all but the best stand beside the baseline, where that is another rule."""
+    both = compared.best, compared.baseline
+    rules = [rule for rule in compared.standings if rule not in both]
+    if compared.best == compared.baseline or not rules:
+        return []
+    clauses = _clauses(compared, rules, compared.baseline)
+    return [", ".join(clauses)] if clauses else []
+
+
+def _apart(race: Race) -> str:
+    """Who is best in training, and who on test data: optimization apart from generalization."""
+    highest, measure = race.header["highest"], race.header["measure"]
+    trained, tested = (
+        {r.rule: statistics.median_interval(of(r)) for r in findings.ordered(race)}
+        for of in (
+            lambda r: findings.or_infinity(r.train[:, -1]),
+            lambda r: findings.measures(race, r),
+        )
+    )
+    first = min(trained, key=lambda rule: float(trained[rule].median))
+    sign = -1 if highest else 1
+    second = min(tested, key=lambda rule: sign * float(tested[rule].median))
+    return (
+        f"The lowest training loss at the end is that of {first}, {_spelled(trained[first])}, the "
+        f"{'highest' if highest else 'lowest'} test {measure} that of "
+        f"{'it too' if first == second else second}, {_spelled(tested[second])}"
+    )
+
+
+def _first_at_the_target(race: Race, best: str) -> str:
+    """Who reached the target first, in seconds."""
     spent = {rule: float(np.median(s)) for rule, s in findings.arrivals(race, "seconds").items()}
     first = min(spent, key=lambda rule: spent[rule])
     target = f"{race.header['target']:.4g}"
     if not math.isfinite(spent[first]):
-        sentences.append(f"no rule reached the target of {target} with most of its seeds")
-    elif first == compared.best:
-        sentences.append(
-            f"it was also the first at the target of {target}, after {number(spent[first])} "
+        return f"No rule reached the target of {target} with most of its seeds"
+    if first == best:
+        return (
+            f"The first at the target of {target} was {best}, too, after {number(spent[first])} "
             "seconds in the median"
         )
-    else:
-        missed = not math.isfinite(spent[compared.best])
-        other = "missed it with most seeds" if missed else f"took {number(spent[compared.best])}"
-        sentences.append(
-            f"the first at the target of {target} was {first}, after {number(spent[first])} "
-            f"seconds in the median; {compared.best} {other}"
-        )
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+    missed = not math.isfinite(spent[best])
+    other = "missed it with most seeds" if missed else f"took {number(spent[best])}"
+    return (
+        f"The first at the target of {target} was {first}, after {number(spent[first])} seconds in "
+        f"the median; {best} {other}"
+    )
+
+
+def _spelled(interval: statistics.Interval) -> str:
+    """A median with its interval in a sentence."""
+    low, median, high = (number(float(value)) for value in interval)
+    return f"{median} ({low} to {high})"
 
 
 def _list(names: Sequence[str]) -> str:
@@ -374,6 +588,7 @@ def _count(n: int, noun: str) -> str:
 def caveats(race: Race) -> list[str]:
     """The race's own caveats, and those that follow from its numbers."""
     sentences = list(race.caveats)
+    sentences += [f"There is no verdict on {r}: {why}" for r, why in race.withheld.items()]
     seeds = findings.comparison(race).seeds
     if seeds < statistics.MINIMUM_SEEDS:
         sentences.append(
