@@ -20,6 +20,15 @@ WALKING = "sgd,momentum,adagrad,rmsprop,adam,newton,saddle_free_newton"
 SURFACES = "bowl, ravine, saddle, rosenbrock, beale"
 """`problems.SURFACES`, likewise."""
 
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        help="The rule that all others are tested against.",
+        show_default="adam where it races, or else the best",
+        metavar="RULE",
+    ),
+]
+
 app = typer.Typer(
     name="fnn",
     help="Neural networks that are pure functions: race optimizers on them.",
@@ -40,8 +49,17 @@ def race_command(
         str,
         typer.Argument(help="What is trained: one of `fnn problems`, or a file my_problem.py."),
     ],
-    rules: Annotated[str, typer.Option(help="Who races, separated by commas.")] = RACING,
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh starting points of each rule.")] = 5,
+    rules: Annotated[
+        str,
+        typer.Option(
+            help="Who races, separated by commas: names of `fnn rules`, of packages such as "
+            "optax.contrib.muon, and files my_rules.py."
+        ),
+    ] = RACING,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, help="Fresh starting points of each rule; 12 for verdicts."),
+    ] = 12,
     trials: Annotated[
         int, typer.Option(min=0, help="Settings tried of each rule; 0 for its defaults.")
     ] = 5,
@@ -68,6 +86,7 @@ def race_command(
             metavar="ADDRESS",
         ),
     ] = None,
+    baseline: Baseline = None,
     float64: Annotated[bool, typer.Option("--float64", help="Compute in float64.")] = False,
 ) -> None:
     """Race rules on a problem by equal terms: trials, seeds and a budget."""
@@ -75,18 +94,19 @@ def race_command(
         from fnn import commands
 
         commands.set_precision(float64)
-        commands.race_rules(problem, rules, seeds, trials, budget, data, folder, cluster)
+        commands.race_rules(problem, rules, seeds, trials, budget, data, folder, cluster, baseline)
 
 
 @app.command("report")
 def report_command(
     folders: Annotated[list[Path], typer.Argument(help="Folders of races, one or more.")],
+    baseline: Baseline = None,
 ) -> None:
     """Make the tables, figures and page of a race anew from its folder, or compare several."""
     with _plain_errors():
         from fnn import commands
 
-        commands.report_races(folders)
+        commands.report_races(folders, baseline)
 
 
 @app.command("trajectories")

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import optax.contrib
 import typer
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from fnn import names, plots, problems, race, rules, training
 from fnn.problems import COSTS, Budget
-from fnn.race import new_folder, report, trajectories
+from fnn.race import entering, new_folder, report, trajectories
 
 console = Console()
 PAGE = "report.html"
@@ -36,11 +37,14 @@ def race_rules(
     data: Path | None,
     folder: Path | None,
     cluster: str | None,
+    baseline: str | None,
 ) -> None:
     """Races rules, and shows what came of it."""
     raced = problems.get(problem, data)
     folder = new_folder("races", raced.name) if folder is None else folder
-    entrants = [race.entrant(name.strip()) for name in named.split(",")]
+    entrants = entering([name.strip() for name in named.split(",")])
+    if baseline is not None:
+        names.look_up("baseline", baseline, {one.name: one for one in entrants})
     terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget)}
     columns = (
         TextColumn("{task.description}"),
@@ -66,12 +70,12 @@ def race_rules(
             f"--folder {folder} goes on."
         )
         raise typer.Exit(130) from None
-    _show([found], [folder])
+    _show([found], [folder], baseline)
 
 
-def report_races(folders: Sequence[Path]) -> None:
+def report_races(folders: Sequence[Path], baseline: str | None) -> None:
     """Makes the tables, figures and page of races anew."""
-    _show([race.read(folder) for folder in folders], folders)
+    _show([race.read(folder) for folder in folders], folders, baseline)
 
 
 def draw_trajectories(surface: str, named: str, steps: int | None, out: Path, video: bool) -> None:
@@ -95,7 +99,9 @@ def draw_training(
     problem: str, rule: str, steps: int, seed: int, data: Path | None, out: Path
 ) -> None:
     """Trains one network and draws it."""
-    shown, trains = problems.get(problem, data), race.entrant(rule)
+    shown, (trains, *others) = problems.get(problem, data), entering([rule])
+    if others:
+        raise ValueError(f"plot: expected one rule, got {1 + len(others)} in {rule}")
     if missing := trains.misses(shown):
         raise ValueError(f"plot: {rule} needs {missing}; try another --rule")
     start, draws = jax.random.split(jax.random.key(seed))
@@ -124,14 +130,14 @@ def draw_training(
 
 
 def list_rules() -> None:
-    """Prints the rules."""
+    """Prints the rules that can race."""
     table = Table("rule", "what it is")
-    for name in rules.__all__:
-        rule = getattr(rules, name)
-        kind = inspect.isfunction(rule) and inspect.signature(rule).return_annotation
-        if kind is optax.GradientTransformationExtraArgs:
-            table.add_row(name, (rule.__doc__ or "").splitlines()[0])
+    for name in race.ENTRANTS:
+        homes = (getattr(home, name, None) for home in (rules, optax, optax.contrib))
+        rule = next(filter(None, homes), None)
+        table.add_row(name, (inspect.getdoc(rule) or "").partition("\n")[0])
     console.print(table)
+    console.print("`--rules` takes my_rules.py and optax.contrib.muon, too.")
 
 
 def list_problems() -> None:
@@ -142,7 +148,7 @@ def list_problems() -> None:
     console.print(table)
 
 
-def _show(found: Sequence[race.Race], folders: Sequence[Path]) -> None:
+def _show(found: Sequence[race.Race], folders: Sequence[Path], baseline: str | None = None) -> None:
     """The tables on the terminal, everything else beside the store."""
     for one, folder in zip(found, folders, strict=True):
         if not one.results:
@@ -150,13 +156,14 @@ def _show(found: Sequence[race.Race], folders: Sequence[Path]) -> None:
                 f"report: expected a rule that is done, got none in {folder}; "
                 + " ".join(one.caveats)
             )
-        console.print(report.tables.summary(one))
-        console.print(report.tables.to_rich(report.tables.standings(one), console.width))
+        console.print(report.tables.summary(one, baseline))
+        console.print(report.tables.to_rich(report.tables.standings(one, baseline), console.width))
         for caveat in report.tables.caveats(one):
             console.print(f"- {caveat}")
-        report.export(one, folder / "figures")
+        report.export(one, folder / "figures", baseline)
     page = folders[0] / ("comparison.html" if len(found) > 1 else PAGE)
-    page.write_text(report.html(found, [folder.name for folder in folders]), encoding="utf-8")
+    text = report.html(found, [folder.name for folder in folders], baseline)
+    page.write_text(text, encoding="utf-8")
     console.print(f"The report is {page}, tables and figures beside it.", soft_wrap=True)
 
 

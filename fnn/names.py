@@ -1,9 +1,12 @@
 """Names that modules agree on, and things looked up by name with an error that helps."""
 
 import difflib
+import runpy
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
@@ -38,3 +41,23 @@ def lazily(package: str, public: Sequence[str], homes: Mapping[str, str]) -> Cal
         return thing
 
     return attribute
+
+
+def defined_in(path: Path, what: str) -> dict[str, Any]:
+    """What a Python file of yours defines, by name; a ValueError if there is no such file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a Python file that defines {what}, got no file")
+    return naming_the_line(path, lambda: runpy.run_path(str(path)))
+
+
+def naming_the_line(path: Path, code: Callable[[], Thing]) -> Thing:
+    """What code of a file returns; what it raises names the last line that took part."""
+    try:
+        return code()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines.append(error.lineno)
+        at = f", line {lines[-1]}" if lines else ""
+        raise ValueError(f"{path}{at}: {type(error).__name__}: {error}") from error

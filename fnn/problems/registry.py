@@ -1,8 +1,6 @@
 """Problems by name, and problems of a file of yours."""
 
 import inspect
-import runpy
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -126,12 +124,10 @@ def load(path: str | Path, folder_or_file: str | Path | None = None) -> Problem:
         'valleys'
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a Python file that defines a problem, got no file")
-    found = _run(path, lambda: runpy.run_path(str(path)).get("problem"))
+    found = names.defined_in(path, "a problem").get("problem")
     if inspect.isfunction(found):
         maker, arguments = found, _arguments(path.name, found, folder_or_file)
-        found = _run(path, lambda: maker(*arguments))
+        found = names.naming_the_line(path, lambda: maker(*arguments))
     elif folder_or_file is not None:
         raise ValueError(f"{path}: expected no data, got {folder_or_file}; try without --data")
     if not isinstance(found, Problem):
@@ -141,16 +137,3 @@ def load(path: str | Path, folder_or_file: str | Path | None = None) -> Problem:
             "; try problem = fnn.problems.Problem(...)"
         )
     return found
-
-
-def _run(path: Path, code: Callable[[], object]) -> object:
-    """What code of the file returns; what it raises names the last line that took part."""
-    try:
-        return code()
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        if isinstance(error, SyntaxError) and error.filename == str(path):
-            lines.append(error.lineno)
-        at = f", line {lines[-1]}" if lines else ""
-        raise ValueError(f"{path}{at}: {type(error).__name__}: {error}") from error

@@ -1,9 +1,10 @@
 """The race: rules on one problem by equal terms, and what can be said of it.
 
 Users find in `__all__` what a race is run and read by. The command line also draws reports and
-trajectories and names a race's folder, for which this page shows it `report`, `trajectories` and
-`new_folder`.
+trajectories, looks rules up and names a race's folder, for which this page shows it `report`,
+`trajectories`, `entering` and `new_folder`.
 
+entering       how rules enter a race: by name, from files and packages, as they are
 entrants       who races: rules, what is tuned of each, their batches
 protocol       the terms: trials, seeds, a budget in any of five costs
 lanes          one rule on one problem, many settings and seeds in one compiled program
@@ -26,6 +27,7 @@ __requires__ = require("race", "matplotlib", "plotly", "rich", "scipy")
 
 from fnn.race import report as report
 from fnn.race import trajectories as trajectories
+from fnn.race.entering import entering as entering
 from fnn.race.entrants import CLASSIC as CLASSIC
 from fnn.race.entrants import ENTRANTS as ENTRANTS
 from fnn.race.entrants import Entrant as Entrant

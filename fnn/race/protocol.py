@@ -47,7 +47,7 @@ def require_possible(protocol: Protocol) -> Protocol:
     """The same terms; a ValueError if a number is out of its range or a unit is unknown."""
     trials, seeds, (amount, unit) = protocol
     if seeds < 1:
-        raise ValueError(f"race: expected seeds of at least 1, got {seeds}; try 5")
+        raise ValueError(f"race: expected seeds of at least 1, got {seeds}; try 12")
     if trials < 0:
         raise ValueError(f"race: expected trials of at least 0, got {trials}; try 0 for defaults")
     if unit not in COSTS:

@@ -10,7 +10,7 @@ import concurrent.futures
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from fnn import problems
 from fnn.problems import Budget, Problem
 from fnn.race import lanes, remote, store
 from fnn.race.compiling import Setting
-from fnn.race.entrants import CLASSIC, Entrant, entrant
+from fnn.race.entering import Rule, entering
+from fnn.race.entrants import CLASSIC, Entrant
 from fnn.race.failures import RuleFailedError, blaming_the_rule
 from fnn.race.meter import gradient_flops
 from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, round_ends, settings
@@ -43,9 +44,9 @@ Watch = Callable[[str, float], None]
 
 def run(
     problem: Problem | str,
-    rules: Sequence[Entrant | str] = CLASSIC,
+    rules: Sequence[Rule] | Mapping[str, Rule] = CLASSIC,
     *,
-    seeds: int = 5,
+    seeds: int = 12,
     trials: int = 5,
     budget: Budget | None = None,
     folder: str | Path | None = None,
@@ -56,9 +57,11 @@ def run(
 
     Args:
         problem: the problem, or its name.
-        rules: entrants or their names. A rule that cannot take part in the problem, or raises at
-            any time, is left out: the race says why, and goes on with the others.
-        seeds: the number of fresh starting points of the chosen setting, the same for every rule.
+        rules: names, entrants, and transformations of optax, as `entering` says; under names of
+            yours in a mapping. A rule that cannot take part in the problem, or raises at any time,
+            is left out: the race says why, and goes on with the others.
+        seeds: the number of fresh starting points of the chosen setting, the same for every rule;
+            with fewer than 12 there is no verdict.
         trials: the number of settings that are tried of each rule; 0 for its defaults.
         budget: what a run may spend; the problem's by default. In steps or examples a race is the
             same whenever it is run; seconds, flops and gradients become steps by measuring: at the
@@ -74,11 +77,10 @@ def run(
         The results, as `store.read(folder)` would.
 
     Raises:
-        ValueError: for numbers out of range, unknown names, a folder with another race, or a
-            cluster without Ray.
         RuntimeError: if every rule was left out. (Also for a cluster of other machines, or one that
-            loses a task again and again; and OSError if another race is writing to the folder, or
-            the disk is full.)
+            loses a task again and again; ValueError for numbers out of range, unknown names, a
+            folder with another race, or a cluster without Ray; and OSError if another race is
+            writing to the folder, or the disk is full.)
 
     Example:
         >>> import tempfile
@@ -92,10 +94,7 @@ def run(
         (2, 20)
     """
     problem = problems.get(problem) if isinstance(problem, str) else problem
-    entrants = [entrant(rule) if isinstance(rule, str) else rule for rule in rules]
-    names = [one.name for one in entrants]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"race: expected rules with names of their own, got {names}")
+    entrants = entering(rules)
     protocol = require_possible(Protocol(trials, seeds, budget or problem.budget))
     folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
     with store.opened(folder, problem, protocol) as opened:

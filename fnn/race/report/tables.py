@@ -87,7 +87,7 @@ def standings(race: Race, baseline: str | None = None) -> Sheet:
         Column("batch", ("batch",), spare=7),
         Column("validation loss", ("validation_loss",)),
         Column("95 % interval", ("validation_low", "validation_high"), spare=5),
-        Column(f"beside {_beside(compared)}", ("verdict", "p", "effect", "mean_rank"), False),
+        Column(f"beside {_against(compared)}", ("verdict", "p", "effect", "mean_rank"), False),
         Column(f"test {race.header['measure']}", ("test",), spare=2),
         Column("seconds to target", ("seconds_to_target",)),
         Column("reached", ("reached", "seeds"), spare=1),
@@ -128,16 +128,16 @@ def policy(compared: statistics.Comparison, units: str = "seeds") -> str:
         )
     chosen = compared.standings[compared.baseline].verdict == "lowest median"
     return (
-        f"Each rule is tested against {_beside(compared)} by the validation loss, and against no "
+        f"Each rule is tested against {_against(compared)} by the validation loss, and against no "
         f"other: the hypothesis is that with a {unit} either is as likely to be the lower one, the "
         f"test Wilcoxon's exact signed-rank test, two-sided, over {compared.seeds} {units}. Holm's "
         f"correction for {_count(compared.tests, 'test')} keeps the probability of any false "
-        f"verdict at {100 * compared.alpha:.0f} %"
+        f"verdict at {100 * compared.alpha:.0f} % at most"
         + ("; Friedman's test corrects for how the best was chosen." if chosen else ".")
     )
 
 
-def _beside(compared: statistics.Comparison) -> str:
+def _against(compared: statistics.Comparison) -> str:
     """The baseline in words."""
     chosen = compared.standings[compared.baseline].verdict == "lowest median"
     return "the best" if chosen else compared.baseline
@@ -364,12 +364,9 @@ def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) 
     first, second = ({r.rule: r for r in findings.ordered(race)} for race in (before, after))
     both = [rule for rule in first if rule in second]
     changes = _changes([(first[rule], second[rule]) for rule in both], before, after, names)
-    changes |= {
-        rule: Cell(f"only in {a}", ("only in one", "")) for rule in first if rule not in second
-    }
-    changes |= {
-        rule: Cell(f"only in {b}", ("only in one", "")) for rule in second if rule not in first
-    }
+    for rule in dict.fromkeys([*first, *second]):
+        only = f"only in {a if rule in first else b}"
+        changes.setdefault(rule, Cell(only, ("only in one", "")))
     rows = []
     for rule, change in changes.items():
         sides = _side(before, first.get(rule)), _side(after, second.get(rule))
@@ -512,9 +509,9 @@ def _share_of_its_cost(race: Race, compared: statistics.Comparison) -> str:
         who = "No other rule" if compared.best == other else rule
         return f"{who} reaches {other}'s final validation loss with most of its seeds"
     shares = [
-        f"{_spelled(found[rule][cost])} of the {cost}" for cost in dict.fromkeys([unit, "seconds"])
+        f"{_spelled(found[rule][cost])} of its {cost}" for cost in dict.fromkeys([unit, "seconds"])
     ]
-    return f"{rule} reaches {other}'s final validation loss in {' and '.join(shares)} of {other}"
+    return f"{rule} reaches {other}'s final validation loss in {' and '.join(shares)}"
 
 
 def _others(compared: statistics.Comparison) -> list[str]:
@@ -541,9 +538,9 @@ def _apart(race: Race) -> str:
     sign = -1 if highest else 1
     second = min(tested, key=lambda rule: sign * float(tested[rule].median))
     return (
-        f"The lowest training loss at the end is that of {first}, {_spelled(trained[first])}, the "
-        f"{'highest' if highest else 'lowest'} test {measure} that of "
-        f"{'it too' if first == second else second}, {_spelled(tested[second])}"
+        f"{first} has the lowest training loss at the end, {_spelled(trained[first])}, and "
+        f"{'also' if first == second else second} the {'highest' if highest else 'lowest'} test "
+        f"{measure}, {_spelled(tested[second])}"
     )
 
 
