@@ -59,8 +59,13 @@ def entering(rules: Sequence[Rule] | Mapping[str, Rule]) -> list[Entrant]:
             for one in (_named(rule) if isinstance(rule, str) else [_entrant(None, rule, place)])
         ]
     called = [one.name for one in entrants]
-    if not called or len(set(called)) < len(called):
-        raise ValueError(f"race: expected rules with names of their own, got {called}")
+    twice = [name for name in dict.fromkeys(called) if called.count(name) > 1]
+    if twice or not called:
+        got = f"{', '.join(twice)} twice" if twice else "none"
+        raise ValueError(
+            f"race: expected rules with names of their own, got {got}; try a list of names, or a "
+            "mapping {'mine': optax.adam(1e-3)}"
+        )
     return entrants
 
 

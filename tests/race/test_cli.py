@@ -89,6 +89,43 @@ def test_a_problem_of_ones_own(tmp_path):
     assert "ZeroDivisionError" in done.output
 
 
+RULES = """
+import optax
+
+def clipped(learning_rate):
+    return optax.chain(optax.clip(1.0), optax.sgd(learning_rate))
+
+def broken(learning_rate):
+    raise RuntimeError("no such luck")
+
+def wrong(learning_rate):
+    return "no rule"
+"""
+
+
+def test_rules_of_ones_own_and_of_others(tmp_path, monkeypatch):
+    """Those that raise are left out, and any of them can be the baseline."""
+    monkeypatch.setattr(race.report, "export", lambda *_: [])  # other tests look at its files
+    (tmp_path / "my_rules.py").write_text(RULES)
+    folder, baseline = tmp_path / "race", ["--baseline", "optax.sgd"]
+    racing = ["--rules", f"{tmp_path / 'my_rules.py'}, optax.sgd"]
+    command = ["race", "xor", *RACE[2:], *racing, *baseline, "--folder", str(folder)]
+    done = CLI.invoke(app, command)
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0, said
+    assert "broken was left out: RuntimeError: no such luck" in said
+    assert "wrong was left out: TypeError: wrong: expected an optax transformation" in said
+    assert "beside optax.sgd" in said
+    again = CLI.invoke(app, ["report", str(folder), "--baseline", "clipped"])
+    assert "beside clipped" in " ".join(again.output.split())
+    for lost, why in (("broken", "(broken was left out: Runtime"), ("adam", "; try one of clip")):
+        done = CLI.invoke(app, ["report", str(folder), "--baseline", lost])
+        assert done.exit_code == 2
+        said = " ".join(done.output.replace("│", " ").split())
+        assert f"expected a baseline that is in the race, got '{lost}'" in said
+        assert why in said
+
+
 def test_precision_is_an_option():
     before = jax.config.read("jax_enable_x64")
     try:
@@ -137,6 +174,12 @@ def test_a_network_is_trained_and_drawn(tmp_path):
     [
         (["race", "digitz"], "did you mean 'digits'"),
         (["race", "xor", "--rules", "adm"], "did you mean 'adam'"),
+        (["race", "xor", "--rules", "optax.adm"], "did you mean 'optax.adam'"),
+        (["race", "xor", "--rules", "nowhere.py"], "that defines rules, got no file"),
+        (
+            ["race", "xor", "--baseline", "adm"],
+            "a baseline by name, got 'adm'; did you mean 'adam'",
+        ),
         (["race", "xor", "--seeds", "0"], "--seeds"),
         (["race", "xor", "--budget", "much"], "expected a budget with a unit such as '10 seconds'"),
         (["race", "xor", "--budget", "100"], "got '100'; try '100 steps' or '100 examples'"),
@@ -161,8 +204,10 @@ def test_misuse(arguments, message):
 
 def test_lists_and_help():
     listed = CLI.invoke(app, ["rules"]).output
-    assert all(name in listed for name in race.ENTRANTS if name != "lbfgs")
-    assert "static_arguments" not in listed
+    rows = [line.split("│")[1:-1] for line in listed.splitlines() if line.startswith("│")]
+    described = {name.strip(): text.strip() for name, text in rows if name.strip()}
+    assert list(described) == list(race.ENTRANTS)  # and none that needs another rule
+    assert all(described.values())
     listed = CLI.invoke(app, ["problems"]).output
     assert all(name in listed for name in problems.PROBLEMS)
     for command in ([], *([name] for name in COMMANDS)):

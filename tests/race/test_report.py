@@ -15,6 +15,7 @@ from fnn import plots
 from fnn.problems import COSTS
 from fnn.race import report
 from fnn.race.report import charts, figures, findings, statistics, tables
+from fnn.race.result import Race
 from tests.race import synthetic
 
 ODD = "a_b<&>%$x$|\\"
@@ -30,28 +31,98 @@ def race():
 # Words --------------------------------------------------------------------------------------------
 
 
-def test_the_summary_says_who_won_and_who_was_first(race):
+def test_the_first_sentence_answers(race):
     text = tables.summary(race)
     low, middle, high = map(float, statistics.median_interval(findings.finals(race)["newton"]))
     assert text.startswith(
-        f"On digits, newton ended with the lowest median validation loss, {middle:#.3g} "
-        f"(95 % interval {low:#.3g} to {high:#.3g}, 12 seeds); all 4 others are worse."
+        "On digits, at equal seconds, newton ended with the lowest median validation loss, "
+        f"{middle:#.3g} (95 % interval {low:#.3g} to {high:#.3g}, 12 seeds); it is better than "
+        "adam (p = 0.002). newton reaches adam's final validation loss in "
     )
+    shares = findings.beside(race)["newton"].to_its_loss["seconds"]
+    low, middle, high = (f"{float(share):#.3g}" for share in shares)
+    assert f"loss in {middle} ({low} to {high}) of its seconds. " in text
+    assert ". All 3 others are worse than adam. newton has the lowest" in text
     seconds = np.median(race.results[1].to_target(0.05, "seconds"))
-    first = f"It was also the first at the target of 0.05, after {seconds:#.3g} seconds"
+    first = f"The first at the target of 0.05 was newton, too, after {seconds:#.3g} seconds"
     assert first in text
 
 
+def test_every_view_says_the_same_of_the_same_baseline(race):
+    """The table, the diagram, the sentences and both captions, whatever the baseline is."""
+    for baseline in (None, *ORDER):
+        compared = findings.comparison(race, baseline)
+        assert compared.baseline == (baseline or "adam")
+        sheet = tables.standings(race, baseline)
+        said = {row[0].text: row[5] for row in sheet.rows}
+        told = {rule for rule, cell in said.items() if cell.text.split()[0] in ("better", "worse")}
+        assert sheet.columns[5].title == f"beside {compared.baseline}"
+        assert set(compared.alike) == set(ORDER) - told
+        ranked = findings.ranks([race], baseline)
+        assert ranked == compared
+        panel = charts.ranks(ranked, "seeds")
+        bars = [trace for trace in panel.data if "lines" in trace.mode]
+        assert len(bars) == (len(compared.alike) > 1)
+        joined = {list(ranked.mean_ranks)[place] for bar in bars for place in bar.y}
+        assert joined == (set(compared.alike) if bars else set())
+        assert tables.policy(compared) in sheet.caption
+        apart = {row[0].text: row[1].text for row in tables.beside(race, baseline).rows}
+        assert apart == {rule: cell.text for rule, cell in said.items()
+                         if rule != compared.baseline}  # fmt: skip
+    assert "two-sided, over 12 seeds. Holm's correction for 4 tests" in tables.policy(compared)
+    assert "Friedman" not in tables.policy(compared)
+
+
+def test_without_adam_the_best_is_the_baseline(race):
+    rest = race._replace(results=[r for r in race.results if r.rule != "adam"])
+    compared = findings.comparison(rest)
+    assert compared.baseline == compared.best == "newton"
+    assert "Friedman's test corrects for how the best was chosen" in tables.policy(compared)
+    assert "; all 3 others are worse than it. No other rule reaches newton's" in (
+        tables.summary(rest)
+    )
+    unsound = race._replace(withheld={"adam": "it took 3 steps."})
+    assert findings.comparison(unsound).baseline == "newton"
+
+
+def test_a_verdict_is_withheld_with_its_reason(race):
+    held = race._replace(withheld={"newton": "it took 1 step."}, caveats=[])
+    assert "; there is no verdict on newton: it took 1 step. " in tables.summary(held)
+    assert tables.standings(held).rows[0][5].text == "withheld"
+    assert tables.caveats(held) == ["There is no verdict on newton: it took 1 step."]
+    assert findings.comparison(held).tests == 3
+    asked = tables.summary(race._replace(withheld={"adam": "it took 1 step."}), "adam")
+    assert "; there is no verdict on adam: it took 1 step. " in asked
+    change = tables.differences(held, race).rows[0]
+    assert (change[0].text, change[-1].text) == ("newton", "withheld")
+
+
 def test_the_summary_claims_no_more_than_the_statistics():
-    few = tables.summary(synthetic.race({"adam": 0.9, "sgd": 0.35}, seeds=5))
-    assert "too few seeds to tell whether the other rule is worse" in few
+    few = synthetic.race({"adam": 0.9, "sgd": 0.35}, seeds=5)
+    assert "too few seeds to tell whether the other rule is worse" in tables.summary(few)
+    assert "too few seeds to tell whether it is better than sgd" in tables.summary(few, "sgd")
+    assert "5 seeds: too few to tell rules apart" in tables.standings(few).caption
+    assert findings.ranks([few]).alike == ("adam", "sgd")
     one = synthetic.race({"adam": 0.9})
     assert "too few" not in tables.summary(one)
+    assert tables.beside(one).rows == []
     twin = one._replace(results=[one.results[0], one.results[0]._replace(rule="twin")])
     assert "twin is not told apart from it" in tables.summary(twin)
+    assert "twin reaches adam's final validation loss in 1.00 (1.00 to 1.00) of its seconds." in (
+        tables.summary(twin)
+    )
     assert tables.standings(twin).rows[1][5].text == "tied (p = 1.00)"
     missed = tables.summary(synthetic.race({"adam": 0.9}, target=1e-9))
     assert "No rule reached the target of 1e-09 with most of its seeds." in missed
+
+
+def test_optimization_and_generalization_are_apart(race):
+    sloppy = race.results[3]._replace(rule="sloppy", test=np.full(12, 0.999))
+    text = tables.summary(race._replace(results=[*race.results[:3], sloppy]))
+    assert re.search(
+        r"newton has the lowest training loss at the end, \S+ \(\S+ to \S+\), and sloppy the "
+        r"highest test accuracy, 0.999 \(0.999 to 0.999\)\.", text
+    )  # fmt: skip
 
 
 def test_the_first_at_the_target_may_be_another():
@@ -61,6 +132,66 @@ def test_the_first_at_the_target_may_be_another():
     text = tables.summary(both._replace(results=[slow, quick]))
     assert "slow ended with the lowest" in text
     assert re.search(r"The first at the target of 0.05 was quick, after .*; slow took \d", text)
+
+
+# Beside the baseline ------------------------------------------------------------------------------
+
+
+def curves(rule, validation, *, cost=1.0, seeds=(0, 1, 2), test=0.5):
+    """A result with these validation losses after rounds that cost as much each."""
+    validation = np.tile(np.array(validation, float), (len(seeds), 1))
+    spent = np.tile(cost * np.arange(1, validation.shape[1] + 1), (len(seeds), 1))
+    return synthetic.race({rule: 1.0}, seeds=len(seeds)).results[0]._replace(
+        seeds=list(seeds), validation=validation, train=validation / 2,
+        costs=dict.fromkeys(COSTS, spent), test=np.full(len(seeds), test),
+    )  # fmt: skip
+
+
+def beside(*results, baseline="base", target=0.3):
+    header = synthetic.race({}).header | {"target": target}
+    return findings.beside(Race(header, list(results), []), baseline)
+
+
+def test_the_share_of_the_baselines_cost_by_hand():
+    """`base` has its lowest loss, 0.4, in its third round; `fast` is there after one of 3.5."""
+    base = curves("base", [0.9, 0.5, 0.4, 0.4])
+    fast = curves("fast", [0.35, 0.3, 0.3, 0.2], cost=3.5 / 2, test=0.6)
+    never = curves("never", [0.9, 0.8, 0.7, 0.6], test=np.nan)
+    found = beside(base, fast, never)
+    assert list(found) == ["fast", "never"]
+    assert set(found["fast"].to_its_loss) == set(COSTS)
+    np.testing.assert_allclose(found["fast"].to_its_loss["flops"], 3.5 / 2 / 3)
+    np.testing.assert_allclose(found["never"].to_its_loss["flops"], np.inf)
+    np.testing.assert_allclose(found["fast"].to_target["seconds"], 0)  # base never arrives
+    np.testing.assert_allclose(found["never"].to_target["seconds"], 1)  # neither does
+    np.testing.assert_allclose(found["fast"].validation, -0.2)
+    np.testing.assert_allclose(found["fast"].train, -0.1)
+    np.testing.assert_allclose(found["fast"].test, 0.1)
+    np.testing.assert_array_equal(found["never"].test, -np.inf)
+
+
+def test_seeds_are_paired_by_their_names_and_misses_count():
+    """The seeds of `base` stand in another order, and one of them was lost."""
+    base = curves("base", [0.8, 0.4], seeds=(7, 5, 3))
+    base.validation[2] = [0.8, np.inf]  # seed 3
+    rule = curves("rule", [0.4, 0.3], seeds=(3, 5, 9))
+    rule.validation[1] = [0.8, 0.5]  # seed 5
+    low, _, high = beside(base, rule)["rule"].to_its_loss["steps"]
+    assert (low, high) == (0, np.inf)
+    low, _, high = beside(base, rule)["rule"].validation
+    np.testing.assert_allclose([low, high], [-np.inf, 0.1])
+    lost = curves("lost", [np.inf, np.inf], seeds=(3,))
+    assert beside(base, lost)["lost"].to_its_loss["steps"] == (1, 1, 1)
+    assert beside(base, lost)["lost"].validation == (0, 0, 0)
+
+
+def test_a_baseline_must_be_in_the_race(race):
+    for use in (tables.summary, tables.standings, tables.beside, findings.comparison):
+        with pytest.raises(ValueError, match="expected a baseline that is in the race, got 'lion'"):
+            use(race, "lion")
+    out = race._replace(caveats=["kfac was left out: it needs examples."])
+    with pytest.raises(ValueError, match=r"'kfac' \(kfac was left out: .*\); try one of adam"):
+        report.html([out], baseline="kfac")
 
 
 def test_caveats_follow_from_the_numbers(race):
@@ -115,7 +246,7 @@ def test_standings_are_the_medians_from_lowest_to_highest(race):
         assert float(row["validation_high"]) >= numbers["validation_loss"]
         assert row["setting"] == "learning_rate 0.01"
     assert rows[-1]["seconds_to_target"] == "inf"
-    assert [row["verdict"] for row in rows] == ["lowest median"] + ["worse"] * 4
+    assert [row["verdict"] for row in rows] == ["better", "baseline", *["worse"] * 3]
     diverged = np.where(
         np.isnan(results["random_steps"].test), -np.inf, results["random_steps"].test
     )
@@ -125,6 +256,7 @@ def test_standings_are_the_medians_from_lowest_to_highest(race):
 def sheets(race):
     return [
         tables.standings(race),
+        tables.beside(race),
         tables.trials(race),
         tables.ranges(race),
         tables.differences(race, synthetic.race({"adam": 0.9, "kfac": 1.0}, random=1)),
@@ -217,11 +349,11 @@ def test_export_writes_every_table_and_figure(tmp_path):
     small = synthetic.race({"adam": 0.9, ODD: 0.5}, seeds=2, rounds=4)
     written = report.export(small, tmp_path / "new")
     assert sorted(written) == sorted((tmp_path / "new").iterdir())
-    names = "validation-loss", "training-loss", "time-to-target", "profile", "critical-difference"
+    names = "validation-loss", "training-loss", "time-to-target", "profile", "ranks"
     expected = {f"{name}{end}" for name in (*names, "sensitivity-1") for end in (".png", ".svg")}
     expected |= {
         f"{name}{end}"
-        for name in ("table", "trials", "sensitivity")
+        for name in ("table", "baseline", "trials", "sensitivity")
         for end in (".md", ".tex", ".csv")
     }
     assert {path.name for path in written} == expected
@@ -284,7 +416,7 @@ def text(race):
 
 def test_the_page_says_everything_and_loads_nothing(race, text):
     page = Page(text)
-    for sheet in (tables.standings(race), tables.trials(race), tables.ranges(race)):
+    for sheet in sheets(race)[:4]:
         for row in sheet.rows:
             for cell in row:
                 assert cell.text in page.cells

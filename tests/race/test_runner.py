@@ -305,9 +305,6 @@ def test_budgets_buy_steps(unit):
         ({"trials": -1}, "trials of at least 0, got -1"),
         ({"budget": Budget(10, "hours")}, "a budget in one of steps, examples"),
         ({"budget": Budget(0.0)}, "a budget above 0 seconds"),
-        ({"rules": []}, "rules with names of their own"),
-        ({"rules": ["adam", "adam"]}, "rules with names of their own"),
-        ({"rules": ["adm"]}, "did you mean 'adam'"),
         ({"problem": "digitz"}, "did you mean 'digits'"),
     ],
 )

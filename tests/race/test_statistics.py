@@ -135,26 +135,25 @@ def test_among_equal_rules_differences_are_seldom_found(rules, kind):
     assert (false / 200 <= 0.09).all()
 
 
-def test_a_difference_of_one_standard_deviation_is_found():
-    """In 200 races, each time in 80 % and more; `start` is the variance that a seed makes.
+@pytest.mark.parametrize(
+    ("rules", "start", "planted", "baseline"),
+    [(2, 0.5, 1, 0), (8, 0.75, 1, 0), (8, 0.5, 0, 0), (8, 0.5, 0, None)],
+    ids=["one of two", "one of eight", "the baseline", "the best"],
+)
+def test_a_difference_of_one_standard_deviation_is_found(rules, start, planted, baseline):
+    """In 80 % of 200 races and more; the seed's start makes a share of the variance of values.
 
-    Between two rules it is that of the differences within a pair; of eight rules, a baseline is
-    that much better than the others; one of eight is so by its own values where seeds matter.
+    With a half, it is the standard deviation of the differences within a pair, too. One of eight
+    rules is found where seeds matter more; one that all others differ from, in any case.
     """
-
-    def found(rules, start, planted, asked):
-        count = 0
-        rng = np.random.default_rng(rules)
-        for _ in range(200):
-            common, own = rng.normal(size=12), rng.normal(size=(rules, 12))
-            values = np.sqrt(1 - start) * own + np.sqrt(start) * common
-            values[planted] -= 1
-            count += bool(set(different(statistics.compare(dict(enumerate(values)), 0))) & asked)
-        return count / 200
-
-    assert found(2, 0.5, planted=1, asked={1}) >= 0.8
-    assert found(8, 0.5, planted=0, asked=set(range(1, 8))) >= 0.8
-    assert found(8, 0.75, planted=1, asked={1}) >= 0.8
+    rng, count = np.random.default_rng(rules), 0
+    for _ in range(200):
+        common, own = rng.normal(size=12), rng.normal(size=(rules, 12))
+        values = np.sqrt(1 - start) * own + np.sqrt(start) * common
+        values[planted] -= 1
+        found = different(statistics.compare(dict(enumerate(values)), baseline))
+        count += bool(found) if planted == 0 else planted in found
+    assert count / 200 >= 0.8
 
 
 def test_a_bad_rule_does_not_vouch_for_others():

@@ -241,7 +241,7 @@ def _names(race: Race) -> list[str]:
 
 
 def _common(race: Race) -> list[tuple[Result, list[int]]]:
-    """Each result with the places of the seeds that all results have."""
+    """Each result with the places of the seeds that all results have, in the same order."""
     if not race.results:
         raise ValueError(
             f"report of {race.header.get('problem')}: expected results of at least one rule, got "
@@ -253,4 +253,4 @@ def _common(race: Race) -> list[tuple[Result, list[int]]]:
             f"report of {race.header.get('problem')}: expected rules with seeds in common, got "
             f"{ {result.rule: result.seeds for result in race.results} }; race them again"
         )
-    return [(r, [i for i, seed in enumerate(r.seeds) if seed in shared]) for r in race.results]
+    return [(r, [r.seeds.index(seed) for seed in sorted(shared)]) for r in race.results]

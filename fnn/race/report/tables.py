@@ -520,8 +520,8 @@ def _others(compared: statistics.Comparison) -> list[str]:
     rules = [rule for rule in compared.standings if rule not in both]
     if compared.best == compared.baseline or not rules:
         return []
-    clauses = _clauses(compared, rules, compared.baseline)
-    return [", ".join(clauses)] if clauses else []
+    said = ", ".join(_clauses(compared, rules, compared.baseline))
+    return [f"A{said[1:]}" if said.startswith("all ") else said] if said else []
 
 
 def _apart(race: Race) -> str:
