@@ -70,6 +70,13 @@ def race_rules(
             f"--folder {folder} goes on."
         )
         raise typer.Exit(130) from None
+    racing = [result.rule for result in found.results]
+    if baseline is not None and baseline not in racing:
+        raise ValueError(
+            f"race: expected the baseline to come to its end, got {baseline} left out: "
+            + " ".join(caveat for caveat in found.caveats if caveat.startswith(baseline))
+            + f"; the others are in {folder}, try fnn report {folder} --baseline {racing[0]}"
+        )
     _show([found], [folder], baseline)
 
 
@@ -107,8 +114,15 @@ def draw_training(
     start, draws = jax.random.split(jax.random.key(seed))
     objective, whole = shown.objective, shown.train
     mini = {"batch_size": trains.examples(shown), "key": draws} if objective else {}
+    try:
+        made = trains.make(shown, **trains.defaults)
+    except Exception as error:  # of code that is the user's
+        raise ValueError(
+            f"plot: expected a rule at its defaults, {dict(trains.defaults)}, got "
+            f"{type(error).__name__}: {error}; try Entrant(..., defaults=...)"
+        ) from error
     trained = training.fit(
-        trains.make(shown, **trains.defaults),
+        made,
         objective or whole,
         shown.init(start),
         whole if objective else None,
@@ -157,7 +171,11 @@ def _show(found: Sequence[race.Race], folders: Sequence[Path], baseline: str | N
                 + " ".join(one.caveats)
             )
         console.print(report.tables.summary(one, baseline))
-        console.print(report.tables.to_rich(report.tables.standings(one, baseline), console.width))
+        sheets = [report.tables.standings(one, baseline)]
+        if baseline is not None:  # who asks for one wants to know how far apart they are
+            sheets.append(report.tables.beside(one, baseline))
+        for sheet in sheets:
+            console.print(report.tables.to_rich(sheet, console.width))
         for caveat in report.tables.caveats(one):
             console.print(f"- {caveat}")
         report.export(one, folder / "figures", baseline)

@@ -71,6 +71,16 @@ def test_ranks_are_where_they_are_said_to_be():
     assert {"a  1.20", "b  2.10", "2.70  c", "4.00  d", "CD = 0.80"} <= texts
 
 
+def test_a_dot_for_each_of_a_group_and_no_ruler_without_a_difference():
+    ranks = {"d": 4.0, "a": 1.2, "b": 2.1, "c": 2.7}
+    drawn = plots.ranks(axes(), ranks, [("c", "a")])
+    (dots,) = drawn.collections
+    np.testing.assert_allclose(dots.get_offsets(), [[1.2, 0.5], [2.7, 0.5]])
+    assert not any("CD" in text.get_text() for text in drawn.texts)
+    panel = plots.rank_panel(ranks, [("c", "a")])
+    assert (panel.groups, panel.members, panel.ruler) == ([(0, 2)], [[0, 2]], None)
+
+
 def test_a_sweep_is_drawn_in_order_with_crosses_for_what_diverged():
     sweep = plots.Sweep(
         np.array([0.1, 0.01, 1.0]), np.array([[1.0, 3.0], [2.0, 2.0], [np.inf] * 2])

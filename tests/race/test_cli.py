@@ -118,6 +118,10 @@ def test_rules_of_ones_own_and_of_others(tmp_path, monkeypatch):
     assert "beside optax.sgd" in said
     again = CLI.invoke(app, ["report", str(folder), "--baseline", "clipped"])
     assert "beside clipped" in " ".join(again.output.split())
+    done = CLI.invoke(app, [*command, "--baseline", "broken"])
+    said = " ".join(done.output.replace("│", " ").split())
+    assert done.exit_code == 2
+    assert "got broken left out: broken was left out: RuntimeError: no such luck; the" in said
     for lost, why in (("broken", "(broken was left out: Runtime"), ("adam", "; try one of clip")):
         done = CLI.invoke(app, ["report", str(folder), "--baseline", lost])
         assert done.exit_code == 2
@@ -194,6 +198,7 @@ def test_a_network_is_trained_and_drawn(tmp_path):
         (["plot", "moon"], "did you mean 'moons'"),
         (["plot", "xor", "--rule", "adm"], "did you mean 'adam'"),
         (["plot", "bowl", "--rule", "kfac"], "kfac needs examples in place of a value function"),
+        (["plot", "xor", "--rule", "optax.trace"], "one that needs decay; try"),
     ],
 )
 def test_misuse(arguments, message):

@@ -283,12 +283,15 @@ def beside(race: Race, baseline: str | None = None) -> Sheet:
     costs = list(dict.fromkeys([unit, "seconds"]))
     columns = [
         Column("rule", ("rule",), number=False),
-        Column("verdict", ("verdict", "p", "effect"), number=False),
-        _span("validation loss", "validation"),
-        *(_span(f"{cost} to its loss", f"{cost}_to_its_loss") for cost in costs),
-        _span("seconds to the target", "seconds_to_target"),
-        _span("training loss", "train"),
-        _span(f"test {measure}", "test"),
+        Column("verdict", ("verdict", "p", "effect"), number=False, spare=1),
+        _span("validation loss", "validation", 4),
+        *(
+            _span(f"{cost} to its loss", f"{cost}_to_its_loss", 2 * i)
+            for i, cost in enumerate(costs)
+        ),
+        _span("seconds to the target", "seconds_to_target", 5),
+        _span("training loss", "train", 6),
+        _span(f"test {measure}", "test", 3),
     ]
     rows = []
     for rule, found in findings.beside(race, baseline).items():
@@ -317,9 +320,9 @@ def beside(race: Race, baseline: str | None = None) -> Sheet:
     )
 
 
-def _span(title: str, field: str) -> Column:
+def _span(title: str, field: str, spare: int) -> Column:
     """The column of medians with their intervals."""
-    return Column(title, (field, f"{field}_low", f"{field}_high"))
+    return Column(title, (field, f"{field}_low", f"{field}_high"), spare=spare)
 
 
 def _spanned(interval: statistics.Interval, text: Callable[[float], str]) -> Cell:
