@@ -89,7 +89,7 @@ def test_a_verdict_is_withheld_with_its_reason(race):
     held = race._replace(withheld={"newton": "it took 1 step."}, caveats=[])
     assert "; there is no verdict on newton: it took 1 step. " in tables.summary(held)
     assert tables.standings(held).rows[0][5].text == "withheld"
-    assert tables.caveats(held) == ["There is no verdict on newton: it took 1 step."]
+    assert tables.caveats(held) == ["No verdict on newton: it took 1 step."]
     assert findings.comparison(held).tests == 3
     asked = tables.summary(race._replace(withheld={"adam": "it took 1 step."}), "adam")
     assert "; there is no verdict on adam: it took 1 step. " in asked

@@ -136,22 +136,22 @@ def test_among_equal_rules_differences_are_seldom_found(rules, kind):
 
 
 @pytest.mark.parametrize(
-    ("rules", "start", "planted", "baseline"),
-    [(2, 0.5, 1, 0), (8, 0.75, 1, 0), (8, 0.5, 0, 0), (8, 0.5, 0, None)],
-    ids=["one of two", "one of eight", "the baseline", "the best"],
+    ("rules", "start", "planted"),
+    [(2, 0.5, 1), (8, 0.75, 1), (8, 0.5, 0)],
+    ids=["one of two", "one of eight", "the baseline"],
 )
-def test_a_difference_of_one_standard_deviation_is_found(rules, start, planted, baseline):
+def test_a_difference_of_one_standard_deviation_is_found(rules, start, planted):
     """In 80 % of 200 races and more; the seed's start makes a share of the variance of values.
 
     With a half, it is the standard deviation of the differences within a pair, too. One of eight
-    rules is found where seeds matter more; one that all others differ from, in any case.
+    rules is found where seeds matter more; a baseline that all differ from, in any case.
     """
     rng, count = np.random.default_rng(rules), 0
     for _ in range(200):
         common, own = rng.normal(size=12), rng.normal(size=(rules, 12))
         values = np.sqrt(1 - start) * own + np.sqrt(start) * common
         values[planted] -= 1
-        found = different(statistics.compare(dict(enumerate(values)), baseline))
+        found = different(statistics.compare(dict(enumerate(values)), 0))
         count += bool(found) if planted == 0 else planted in found
     assert count / 200 >= 0.8
 

@@ -118,7 +118,7 @@ def profile(races: Sequence[Race]) -> go.Figure:
 
 def ranks(compared: statistics.Comparison, what: str) -> go.Figure:
     """The diagram of mean ranks as rows, which a narrow screen has room for."""
-    panel = plots.rank_panel(compared.mean_ranks, findings.groups(compared))
+    panel = plots.rank_panel(compared.mean_ranks, compared.groups)
     rules = list(map(_text, panel.labels))
     figure = _figure(130 + 26 * len(rules))
     figure.add_scatter(

@@ -73,7 +73,7 @@ def profile(races: Sequence[Race]) -> Figure:
 
 def ranks(compared: statistics.Comparison, what: str) -> Figure:
     """The diagram of mean ranks over units, named in plural; a bar is what the table calls tied."""
-    numbers = compared.mean_ranks, findings.groups(compared)
+    numbers = compared.mean_ranks, compared.groups
     panel = plots.rank_panel(*numbers)
     height = 0.9 + 0.3 * (panel.bars + panel.half + 2)
     figure = Figure(figsize=(8, height), layout="constrained")

@@ -106,11 +106,6 @@ def ranks(races: Sequence[Race], baseline: str | None = None) -> statistics.Comp
     return compared if len(compared.standings) > 1 and compared.seeds > 1 else None
 
 
-def groups(compared: statistics.Comparison) -> list[tuple[str, ...]]:
-    """The baseline and all that is not told apart from it as a group, if there is any."""
-    return [compared.alike] if len(compared.alike) > 1 else []
-
-
 def sweeps(race: Race) -> dict[str, dict[str, plots.Sweep]]:
     """The trials' losses against each hyperparameter of which a rule tried several values > 0."""
     curves: dict[str, dict[str, plots.Sweep]] = {}

@@ -587,8 +587,8 @@ def _count(n: int, noun: str) -> str:
 
 def caveats(race: Race) -> list[str]:
     """The race's own caveats, and those that follow from its numbers."""
-    sentences = list(race.caveats)
-    sentences += [f"There is no verdict on {r}: {why}" for r, why in race.withheld.items()]
+    withheld = [f"No verdict on {rule}: {why}" for rule, why in race.withheld.items()]
+    sentences = list(dict.fromkeys([*race.caveats, *withheld]))
     seeds = findings.comparison(race).seeds
     if seeds < statistics.MINIMUM_SEEDS:
         sentences.append(
