@@ -50,6 +50,7 @@ from fnn.plots.portraits import portraits as portraits
 from fnn.plots.style import COLORS as COLORS
 from fnn.plots.style import Style as Style
 from fnn.plots.style import style as style
+from fnn.plots.style import styles as styles
 
 __all__ = [
     "COLORS",
@@ -81,6 +82,7 @@ __all__ = [
     "spectrum",
     "staircase",
     "style",
+    "styles",
     "window",
 ]
 __dir__ = __all__.copy
