@@ -415,6 +415,16 @@ def test_files_and_pages_show_the_same(race):
     }  # fmt: skip
 
 
+def test_the_legend_of_many_long_names_is_within_the_figure():
+    long = {f"{'a_long_name_' * 3}{i}": 1.0 for i in range(24)}
+    figure = figures.losses(synthetic.race(long, seeds=2, rounds=2), train=False)
+    figure.draw_without_rendering()
+    legend = figure.axes[5].get_legend().get_window_extent()
+    assert legend.x0 > figure.axes[4].get_window_extent().x1
+    assert legend.x1 < figure.bbox.x1
+    assert figure.bbox.y0 < legend.y0 < legend.y1 < figure.axes[5].get_window_extent().y1 + 20
+
+
 def test_no_two_rules_look_alike_and_each_looks_the_same_everywhere():
     everyone = [*ENTRANTS, *(f"mine_{i}" for i in range(60))]
     full = synthetic.race(dict.fromkeys(everyone, 1.0), seeds=2, rounds=2, trials=2)

@@ -114,7 +114,8 @@ class Chart {
       const key = put(place, "button", { type: "button", "aria-pressed": "true" });
       const line = put(key, "svg", { width: 30, height: 8, "aria-hidden": "true" });
       put(line, "line", { x1: 0, x2: 30, y1: 4, y2: 4, stroke: color, "stroke-width": 2.5, "stroke-dasharray": dash });
-      put(key, "span", {}, name);
+      const words = put(key, "span");
+      for (const part of name.split(/(?<=[_.])/)) words.append(part, document.createElement("wbr"));
       put(key, "b");
       key.addEventListener("click", () => {
         if (!this.hidden.delete(name)) this.hidden.add(name);
@@ -200,7 +201,7 @@ class Chart {
       const above = rows && narrow;
       if (!above) put(svg, "path", { class: "grid", d: `M${box.left} ${at}H${box.right}` });
       put(svg, "text", above
-        ? { class: "tick", x: box.left, y: at - 13 }
+        ? { class: "tick", x: box.left, y: at - 17 }
         : { class: "tick", x: box.left - 8, y: at + 4, "text-anchor": "end" }, names[i]);
       if (!spec.beside) return;
       put(svg, "text", { class: "tick", x: box.right + 8, y: at + 4 }, spec.beside.texts[i]);
@@ -264,7 +265,7 @@ class Chart {
       broken = lost;
     }
     put(group, "path", { "stroke-dasharray": one.dash, d: path, "stroke-linejoin": "round" });
-    if (one.text) put(group, "text", { class: "tick", x: at.at(-1)[0] + 6, y: at.at(-1)[1] + 4, stroke: "none" }, one.text);
+    if (one.text) put(group, "text", { class: "tick", x: at.at(-1)[0] + 6, y: at.at(-1)[1] + 4 }, one.text);
   }
 
   stairs(group, one, at) {

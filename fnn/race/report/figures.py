@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fnn import plots
@@ -18,6 +19,9 @@ LABELS = {
 }
 """What stands at an axis, by `problems.COSTS`."""
 
+LETTERS = 8, 7, 6, 5, 4, 3
+"""Sizes of letters in points; two columns with the name `bayesian_levenberg_marquardt` take 5."""
+
 
 def losses(race: Race, *, train: bool) -> Figure:
     """The loss against each of the five costs, and a sixth panel with the legend."""
@@ -30,16 +34,23 @@ def losses(race: Race, *, train: bool) -> Figure:
         axes.set_xlabel(LABELS[cost])
     for axes in (figure.axes[0], figure.axes[3]):
         axes.set_ylabel(loss_label(train=train))
-    handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.axes[5].axis("off")
-    legend = figure.axes[5].legend(
-        handles, labels, loc="center", ncols=1 + (len(labels) > 12), frameon=False,
-        fontsize="x-small" if len(labels) > 12 else "small", handlelength=4, columnspacing=0.6,
-        title="median, band: middle half of seeds",
-    )  # fmt: skip
-    legend.set_in_layout(False)  # the panels stay equally wide
+    _legend(figure.axes[5], *figure.axes[0].get_legend_handles_labels())
     figure.suptitle(_title(race))
     return figure
+
+
+def _legend(axes: Axes, handles: Sequence, labels: Sequence[str]) -> None:
+    """A legend in place of a panel, in the largest letters with which it is no wider."""
+    for size in LETTERS:
+        legend = axes.legend(
+            handles, labels, loc="center", ncols=1 + (len(labels) > 12), frameon=False,
+            fontsize=size, handlelength=4, columnspacing=0.6, title_fontsize="small",
+            title="median, band: middle half of seeds",
+        )  # fmt: skip
+        legend.set_in_layout(False)  # the panels stay equally wide
+        if legend.get_window_extent().width < axes.figure.bbox.width / 3.2:
+            return
 
 
 def arrivals(race: Race) -> Figure:
