@@ -73,7 +73,10 @@ class Result(NamedTuple):
 
     def __repr__(self) -> str:
         """The result in a line, without its arrays."""
-        setting = ", ".join(f"{name}={value:.3g}" for name, value in self.setting.items())
+        setting = ", ".join(
+            f"{name}={f'{value:.3g}' if isinstance(value, float) else value}"
+            for name, value in self.setting.items()
+        )
         return (
             f"<{self.rule} on {self.problem}: validation loss {self._loss():.3g}, the median of "
             f"{len(self.seeds)} seeds, at {setting or 'its defaults'}>"
