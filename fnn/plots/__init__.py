@@ -30,7 +30,6 @@ from fnn.plots.networks import function_fit as function_fit
 from fnn.plots.networks import loss_slice as loss_slice
 from fnn.plots.networks import loss_surface as loss_surface
 from fnn.plots.networks import spectrum as spectrum
-from fnn.plots.panels import Arrivals as Arrivals
 from fnn.plots.panels import Band as Band
 from fnn.plots.panels import Curve as Curve
 from fnn.plots.panels import LossPanel as LossPanel

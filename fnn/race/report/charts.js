@@ -6,7 +6,8 @@ const NEAR = 40; // pixels from a point within which the pointer means it
 const MARKS = {
   o: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", s: "M-3.6-3.6h7.2v7.2h-7.2z", "^": "M0-4.4L4.2 3.6H-4.2z",
   v: "M0 4.4L4.2-3.6H-4.2z", D: "M0-4.8L4.8 0L0 4.8L-4.8 0z",
-  P: "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z", X: "M-4-2.2L-2.2-4L0-1.8L2.2-4L4-2.2L1.8 0L4 2.2L2.2 4L0 1.8L-2.2 4L-4 2.2L-1.8 0z",
+  P: "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
+  X: "M-4-2.2L-2.2-4L0-1.8L2.2-4L4-2.2L1.8 0L4 2.2L2.2 4L0 1.8L-2.2 4L-4 2.2L-1.8 0z",
 };
 
 // Elements and numbers ---------------------------------------------------------------------------
@@ -178,6 +179,8 @@ class Chart {
     svg.setAttribute("viewBox", `0 0 ${width} ${box.bottom + 44}`);
     svg.setAttribute("width", width);
     svg.setAttribute("height", box.bottom + 44);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", `${spec.y.title ? `${spec.y.title}, ` : ""}${spec.views[this.view].title}`);
     Object.assign(this, {
       box, x: scale(spec.x, across, [box.left, box.right]), y: scale(spec.y, up, [box.bottom, box.top]),
     });
@@ -218,19 +221,20 @@ class Chart {
     }
     put(svg, "path", { class: "axis", d: `M${box.left} ${box.bottom}H${box.right}` });
     const title = spec.views[this.view].title;
-    put(svg, "text", { class: "title", x: (box.left + box.right) / 2, y: box.bottom + 38, "text-anchor": "middle" }, title);
-    if (!spec.y.title) return;
-    const middle = (box.top + box.bottom) / 2;
-    put(svg, "text", { class: "title", transform: `translate(13 ${middle}) rotate(-90)`, "text-anchor": "middle" }, spec.y.title);
+    const middle = { class: "title", "text-anchor": "middle" };
+    put(svg, "text", { ...middle, x: (box.left + box.right) / 2, y: box.bottom + 38 }, title);
+    const turned = `translate(13 ${(box.top + box.bottom) / 2}) rotate(-90)`;
+    if (spec.y.title) put(svg, "text", { ...middle, transform: turned }, spec.y.title);
   }
 
   lines(visible) {
     const { spec, svg, box, x, y } = this;
     const id = `clip-${Chart.count = (Chart.count || 0) + 1}`;
     const clip = put(put(svg, "defs"), "clipPath", { id });
-    put(clip, "rect", { x: box.left - 6, y: box.top - 6, width: box.right - box.left + 12, height: box.bottom - box.top + 12 });
-    if (spec.level) {
-      const at = y(spec.level.y);
+    const [width, height] = [box.right - box.left + 12, box.bottom - box.top + 12];
+    put(clip, "rect", { x: box.left - 6, y: box.top - 6, width, height });
+    const at = spec.level ? y(spec.level.y) : NaN;
+    if (!Number.isNaN(at)) {
       put(svg, "path", { class: "level", d: `M${box.left} ${at}H${box.right}`, "clip-path": `url(#${id})` });
       put(svg, "text", { class: "tick", x: box.left + 4, y: at - 5, "clip-path": `url(#${id})` }, spec.level.text);
     }
@@ -239,12 +243,15 @@ class Chart {
     for (const one of visible.filter(({ draw }) => draw.includes("band"))) this.band(inside, one);
     for (const one of visible) {
       const color = one.color === "ink" ? "var(--ink)" : one.color;
-      const group = put(inside, "g", { class: "series", "data-name": one.name, stroke: color, fill: "none", "stroke-width": 2 });
+      const look = { stroke: color, fill: "none", "stroke-width": 2 };
+      const group = put(inside, "g", { class: "series", "data-name": one.name, ...look });
       const at = one.x.map((value, i) => [x(value), y(one.y[i])]);
       for (const kind of one.draw) if (kind !== "band") this[kind](group, one, at, color);
       at.forEach(([left, top], i) => this.points.push({
         left, top, one, color,
-        say: () => one.say.replace(/{(\w+)}/g, (_, key) => worded(key === "x" ? {} : spec.y, one[key][i], 4)),
+        say: () => one.say.replace(
+          /{(\w+)}/g, (_, key) => worded(key === "x" ? {} : spec.y, one[key][i], 4),
+        ),
       }));
     }
     this.pointed = put(svg, "circle", { r: 5, class: "pointed", visibility: "hidden" });
@@ -301,7 +308,8 @@ class Chart {
     if (x === null) return;
     const left = this.x(x);
     put(group, "path", { class: "median", d: `M${left} ${this.y(y[0])}V${this.y(y[1])}` });
-    this.points.push({ left, top: this.y((y[0] + y[1]) / 2), one, color: "var(--ink)", say: () => `median ${short(x, 4)}` });
+    const say = () => `median ${short(x, 4)}`;
+    this.points.push({ left, top: this.y((y[0] + y[1]) / 2), one, color: "var(--ink)", say });
   }
 
   // The pointer ----------------------------------------------------------------------------------
@@ -320,6 +328,7 @@ class Chart {
       this.svg.setPointerCapture(event.pointerId);
     });
     this.svg.addEventListener("pointerup", (event) => this.from && this.enlarge(at(event)));
+    this.svg.addEventListener("pointercancel", () => { this.from = null; });
     this.svg.addEventListener("dblclick", () => this.show(this.view));
   }
 

@@ -217,10 +217,25 @@ def _race(race: Race) -> str:
     """The part of the page about one race."""
     looks = findings.looks([race])
     marks = [_swatch(looks[result.rule]) for result in findings.ordered(race)]
-    target = f"{race.header['target']:.4g}"
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _flat(race.header))
     parts = [
         "<h3>Standings</h3>",
         _sheet(_led_by_loss(tables.standings(race)), marks=marks),
+        *_curves(race),
+        *_comparisons(race),
+        "<h3>Settings</h3>",
+        '<input class="filter" type="search" placeholder="show rows with these words" '
+        'aria-label="show rows with these words">',
+        _sheet(tables.trials(race), kind="scroll tall"),
+        f"<h3>How to repeat it</h3><dl>{rows}</dl>",
+    ]
+    return "\n".join(parts)
+
+
+def _curves(race: Race) -> list[str]:
+    """The figures of losses and of what they cost."""
+    target = f"{race.header['target']:.4g}"
+    return [
         "<h3>Validation loss</h3>",
         _figure(
             charts.losses(race, train=False),
@@ -245,6 +260,11 @@ def _race(race: Race) -> str:
             "of 4.",
         ),
     ]
+
+
+def _comparisons(race: Race) -> list[str]:
+    """Mean ranks, and how much depends on the setting, where there are several."""
+    parts = []
     ranks = findings.ranks([race])
     if ranks is not None:
         parts += ["<h3>Critical difference</h3>", _ranks(ranks, "seeds")]
@@ -261,15 +281,7 @@ def _race(race: Race) -> str:
                 )
             )
         parts.append(_sheet(tables.ranges(race)))
-    parts += [
-        "<h3>Settings</h3>",
-        '<input class="filter" type="search" placeholder="show rows with these words" '
-        'aria-label="show rows with these words">',
-        _sheet(tables.trials(race), kind="scroll tall"),
-    ]
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _flat(race.header))
-    parts.append(f"<h3>How to repeat it</h3><dl>{rows}</dl>")
-    return "\n".join(parts)
+    return parts
 
 
 def _together(races: Sequence[Race]) -> str:
