@@ -12,7 +12,7 @@ def main() -> None:
     # export theirs to every command.
     os.environ["MPLBACKEND"] = "agg"
     try:
-        require("fnn", "typer", "rich", "scipy", "matplotlib", "plotly", "sklearn")
+        require("fnn", "typer", "rich", "scipy", "matplotlib", "sklearn")
     except ImportError as error:
         sys.exit(str(error))
     from fnn.cli import app

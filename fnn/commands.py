@@ -1,8 +1,11 @@
 """What the commands of the command line do; `cli` says how they are typed."""
 
+import contextlib
 import inspect
 import string
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import jax
@@ -20,7 +23,10 @@ from fnn.problems import COSTS, Budget
 from fnn.race import entering, new_folder, report, trajectories
 
 console = Console()
-PAGE = "report.html"
+
+EVERY = 5.0
+"""The seconds between lines of progress where there is no terminal: a log of a race of minutes
+stays short, and nobody thinks that it stands still."""
 
 
 def set_precision(float64: bool) -> None:
@@ -46,24 +52,9 @@ def race_rules(
     if baseline is not None:
         names.look_up("baseline", baseline, {one.name: one for one in entrants})
     terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget)}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
     try:
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("starting", total=1.0)
-            found = race.run(
-                raced,
-                entrants,
-                folder=folder,
-                cluster=cluster,
-                watch=lambda what, share: bar.update(task, completed=share, description=what),
-                **terms,
-            )
+        with _bar() if console.is_terminal else _lines() as watch:
+            found = race.run(raced, entrants, folder=folder, cluster=cluster, watch=watch, **terms)
     except KeyboardInterrupt:
         console.print(
             f"Stopped. What was finished is in {folder}; the same command with "
@@ -179,10 +170,50 @@ def _show(found: Sequence[race.Race], folders: Sequence[Path], baseline: str | N
         for caveat in report.tables.caveats(one):
             console.print(f"- {caveat}")
         report.export(one, folder / "figures", baseline)
-    page = folders[0] / ("comparison.html" if len(found) > 1 else PAGE)
-    text = report.html(found, [folder.name for folder in folders], baseline)
-    page.write_text(text, encoding="utf-8")
+    if len(found) == 1:
+        page = report.write(found[0], folders[0], baseline)
+    else:
+        page = folders[0] / "comparison.html"
+        text = report.html(found, [folder.name for folder in folders], baseline)
+        page.write_text(text, encoding="utf-8")
     console.print(f"The report is {page}, tables and figures beside it.", soft_wrap=True)
+
+
+Watch = Callable[[str, float], None]
+
+
+@contextlib.contextmanager
+def _bar() -> Generator[Watch]:
+    """Shows in a terminal what is going on, and the share of a race that is done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda what, share: bar.update(task, completed=share, description=what)
+
+
+@contextlib.contextmanager
+def _lines() -> Generator[Watch]:
+    """Says the same in a line every few seconds, beside what the command answers."""
+    going_on, began, over = {"what": "starting", "share": 0.0}, time.monotonic(), threading.Event()
+
+    def say() -> None:
+        while not over.wait(EVERY):
+            seconds = time.monotonic() - began
+            typer.echo(f"{seconds:6.0f} s {going_on['share']:4.0%}  {going_on['what']}", err=True)
+
+    speaker = threading.Thread(target=say, daemon=True)
+    speaker.start()
+    try:
+        yield lambda what, share: going_on.update(what=what, share=share)
+    finally:
+        over.set()
+        speaker.join()
 
 
 def _learning(history: training.History) -> Figure:

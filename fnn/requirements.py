@@ -12,7 +12,7 @@ JAX = "0.10"
 EXTRAS = {
     "matplotlib": ("matplotlib", "race"),
     "orbax.checkpoint": ("orbax-checkpoint", "checkpoint"),
-    "plotly": ("plotly", "race"),
+    "pandas": ("pandas", "pandas"),
     "ray": ("ray", "cluster"),
     "rich": ("rich", "race"),
     "safetensors": ("safetensors", "checkpoint"),

@@ -121,7 +121,7 @@ def test_what_users_call_says_what_it_takes_and_returns_and_shows_it(function):
 def test_the_core_needs_no_extra():
     code = (
         "import sys\n"
-        "for extra in ('matplotlib', 'plotly', 'rich', 'typer', 'sklearn', 'scipy',\n"
+        "for extra in ('matplotlib', 'pandas', 'rich', 'typer', 'sklearn', 'scipy',\n"
         "              'orbax', 'safetensors'):\n"
         "    sys.modules[extra] = None\n"
         "import fnn, fnn.layers, fnn.losses, fnn.rules, fnn.data, fnn.training, fnn.problems\n"

@@ -42,7 +42,7 @@ MODULES = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py"} | {
 INNER = "rules.damping", "rules.scaling", "curvature.spectrum"
 PUBLIC = sorted(MODULES - PRIVATE) + list(INNER)
 CORE = "jax", "optax", "numpy"
-EXTRAS = "scipy", "sklearn", "matplotlib", "plotly", "rich", "typer", "ray", "orbax", "safetensors"
+EXTRAS = "scipy", "sklearn", "matplotlib", "pandas", "rich", "typer", "ray", "orbax", "safetensors"
 
 
 def run(code, *arguments, **environment):

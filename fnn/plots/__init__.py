@@ -30,7 +30,6 @@ from fnn.plots.networks import function_fit as function_fit
 from fnn.plots.networks import loss_slice as loss_slice
 from fnn.plots.networks import loss_surface as loss_surface
 from fnn.plots.networks import spectrum as spectrum
-from fnn.plots.panels import Arrivals as Arrivals
 from fnn.plots.panels import Band as Band
 from fnn.plots.panels import Curve as Curve
 from fnn.plots.panels import LossPanel as LossPanel
@@ -50,6 +49,7 @@ from fnn.plots.portraits import portraits as portraits
 from fnn.plots.style import COLORS as COLORS
 from fnn.plots.style import Style as Style
 from fnn.plots.style import style as style
+from fnn.plots.style import styles as styles
 
 __all__ = [
     "COLORS",
@@ -81,6 +81,7 @@ __all__ = [
     "spectrum",
     "staircase",
     "style",
+    "styles",
     "window",
 ]
 __dir__ = __all__.copy

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator
 from fnn.plots.panels import (
     Curve,
     RankPanel,
+    Styles,
     Sweep,
     arrival_panel,
     band,
@@ -26,13 +27,19 @@ from fnn.plots.panels import (
 from fnn.plots.style import COLORS, Style
 
 
-def curves(axes: Axes, named: Mapping[str, Curve], target: float | None = None) -> Axes:
+def curves(
+    axes: Axes,
+    named: Mapping[str, Curve],
+    target: float | None = None,
+    looks: Styles | None = None,
+) -> Axes:
     """Medians as lines, with bands over the middle half of the repetitions.
 
     Args:
         axes: where to draw.
         named: a curve for each label.
         target: a level to mark.
+        looks: the style of each label, to have it from figure to figure; by their order if None.
 
     Returns:
         The axes: logarithmic, the vertical one only where nothing is negative.
@@ -44,7 +51,7 @@ def curves(axes: Axes, named: Mapping[str, Curve], target: float | None = None) 
         'log'
     """
     bands = {label: band(curve) for label, curve in named.items()}
-    panel = curve_panel(bands, window(list(bands.values())))
+    panel = curve_panel(bands, window(list(bands.values())), looks)
     for label, look, b, line, low, high, _ in panel.ribbons:
         axes.plot(b.x, line, label=_literal(label), linewidth=1.6, **stroke(look))
         axes.fill_between(b.x, low, high, color=look.color, alpha=0.15, lw=0)
@@ -57,7 +64,11 @@ def curves(axes: Axes, named: Mapping[str, Curve], target: float | None = None) 
     return _plain(axes)
 
 
-def arrivals(axes: Axes, named: Mapping[str, Float[np.ndarray, " repetitions"]]) -> Axes:
+def arrivals(
+    axes: Axes,
+    named: Mapping[str, Float[np.ndarray, " repetitions"]],
+    looks: Styles | None = None,
+) -> Axes:
     """A row for each label: a mark for each repetition at what it spent, a bar at the median.
 
     Beside the row stands how many arrived; the median counts those that did not as infinite.
@@ -65,6 +76,7 @@ def arrivals(axes: Axes, named: Mapping[str, Float[np.ndarray, " repetitions"]])
     Args:
         axes: where to draw.
         named: what each repetition of a label spent until it arrived, infinity if it never did.
+        looks: the style of each label, to have it from figure to figure; by their order if None.
 
     Returns:
         The axes.
@@ -75,7 +87,7 @@ def arrivals(axes: Axes, named: Mapping[str, Float[np.ndarray, " repetitions"]])
         >>> axes.texts[-1].get_text()
         '2 of 3'
     """
-    panel = arrival_panel(named)
+    panel = arrival_panel(named, looks)
     beside = axes.get_yaxis_transform()
     axes.text(1.02, 1, panel.heading, transform=axes.transAxes, va="bottom", fontsize="small")
     for i, row in enumerate(panel.rows):
@@ -101,6 +113,7 @@ def profile(
     axes: Axes,
     ratios: Mapping[str, Float[np.ndarray, " instances"]],
     largest: float = 4.0,
+    looks: Styles | None = None,
 ) -> Axes:
     """Performance profiles: of each label, the share of instances within a multiple of the fastest.
 
@@ -108,6 +121,7 @@ def profile(
         axes: where to draw.
         ratios: of each instance, the time over that of the fastest label; infinity is a miss.
         largest: the ratio at which the axis ends.
+        looks: the style of each label, to have it from figure to figure; by their order if None.
 
     Returns:
         The axes.
@@ -122,7 +136,7 @@ def profile(
         >>> axes.lines[0].get_xydata().tolist()
         [[1.0, 0.5], [2.0, 1.0], [4.0, 1.0]]
     """
-    panel = profile_panel(ratios, largest)
+    panel = profile_panel(ratios, largest, looks)
     for label, look, x, y in panel.stairs:
         line = {"label": _literal(label), "linewidth": 1.6, **stroke(look)}
         axes.plot(x, y, drawstyle="steps-post", **line)
@@ -183,15 +197,13 @@ def ranks(
     return axes
 
 
-def sensitivity(
-    axes: Axes, named: Mapping[str, Sweep], labels: Sequence[str] | None = None
-) -> Axes:
+def sensitivity(axes: Axes, named: Mapping[str, Sweep], looks: Styles | None = None) -> Axes:
     """Median losses against a hyperparameter, with bars over the middle half of repetitions.
 
     Args:
         axes: where to draw.
         named: a sweep for each label; settings that diverged are crosses at the upper edge.
-        labels: all labels of the other figures, in order, for the same colors; `named` if None.
+        looks: the style of each label, to have it from figure to figure; by their order if None.
 
     Returns:
         The axes.
@@ -203,7 +215,7 @@ def sensitivity(
         >>> axes.lines[0].get_xdata().tolist()
         [0.01, 0.1, 1.0]
     """
-    panel = sweep_panel(named, labels)
+    panel = sweep_panel(named, looks)
     top = panel.limits[1]
     for label, look, b, line, low, high, above in panel.ribbons:
         points = {"marker": look.marker, "markersize": 4, "label": _literal(label)}

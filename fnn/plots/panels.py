@@ -1,9 +1,9 @@
 """What each figure of measurements shows, as data: every decision but the brush.
 
 A panel says which lines, bands, marks, limits and ticks a figure has. `curves` draws panels on
-matplotlib's axes, and a race's page draws the same ones with plotly. Panels know nothing of races:
-they are made of arrays under labels. Lower is better on every axis of losses, and infinity is a run
-that diverged or never arrived.
+matplotlib's axes, and the script of a race's page draws the same ones. Panels know nothing of
+races: they are made of arrays under labels. Lower is better on every axis of losses, and infinity
+is a run that diverged or never arrived.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fnn.plots.style import Style, style
+from fnn.plots.style import Style, styles
+
+Styles = Mapping[str, Style]
 
 # Losses along an axis -----------------------------------------------------------------------------
 
@@ -158,13 +160,18 @@ def window(bands: Sequence[Band]) -> tuple[float, float]:
 
 
 def curve_panel(
-    bands: Mapping[str, Band], view: tuple[float, float], *, beyond: int = 0
+    bands: Mapping[str, Band],
+    view: tuple[float, float],
+    looks: Styles | None = None,
+    *,
+    beyond: int = 0,
 ) -> LossPanel:
     """The medians of curves as lines, over the middle half of their repetitions.
 
     Args:
         bands: the quartiles of each label.
         view: the lowest and the highest value to show, as `window` finds them.
+        looks: the style of each label; by their order if None.
         beyond: bands go on so many decades outside of the view, or spans on a linear axis, for a
             reader who zooms out.
 
@@ -172,16 +179,17 @@ def curve_panel(
         The panel: logarithmic where nothing in the view is negative.
     """
     ends = _widened(view, 10.0**beyond, beyond)
-    ribbons = [_ribbon(i, label, b, ends) for i, (label, b) in enumerate(bands.items())]
+    looks = styles(bands) if looks is None else looks
+    ribbons = [_ribbon(looks[label], label, b, ends) for label, b in bands.items()]
     return LossPanel(ribbons, _widened(view, CURVE_FACTOR, CURVE_SHARE), view[0] > 0)
 
 
-def sweep_panel(named: Mapping[str, Sweep], labels: Sequence[str] | None = None) -> LossPanel:
+def sweep_panel(named: Mapping[str, Sweep], looks: Styles | None = None) -> LossPanel:
     """Median losses against a hyperparameter, and the middle half of their repetitions.
 
     Args:
         named: a sweep for each label.
-        labels: all labels of the other figures, in order, for the same looks; `named` if None.
+        looks: the style of each label; by their order if None.
 
     Returns:
         The panel: logarithmic where nothing in its window is negative.
@@ -190,8 +198,8 @@ def sweep_panel(named: Mapping[str, Sweep], labels: Sequence[str] | None = None)
     low, high = window(list(bands.values()))
     factor = (high / low) ** SWEEP_SHARE if low > 0 else 1.0
     limits = _widened((low, high), factor, SWEEP_SHARE)
-    places = list(named if labels is None else labels)
-    ribbons = [_ribbon(places.index(label), label, b, limits) for label, b in bands.items()]
+    looks = styles(named) if looks is None else looks
+    ribbons = [_ribbon(looks[label], label, b, limits) for label, b in bands.items()]
     return LossPanel(ribbons, limits, low > 0)
 
 
@@ -212,11 +220,11 @@ def _widened(view: tuple[float, float], factor: float, share: float) -> tuple[fl
     return low - share * (high - low), high + share * (high - low)
 
 
-def _ribbon(i: int, label: str, b: Band, ends: tuple[float, float]) -> Ribbon:
-    """The i-th label, its band cut off at both ends."""
+def _ribbon(look: Style, label: str, b: Band, ends: tuple[float, float]) -> Ribbon:
+    """A label, its band cut off at both ends."""
     low, high = np.clip([b.low, b.high], *ends)
     line = np.where(np.isfinite(b.median), b.median, np.nan)
-    return Ribbon(label, style(i), b, line, low, high, b.x[~(b.median <= ends[1])])
+    return Ribbon(label, look, b, line, low, high, b.x[~(b.median <= ends[1])])
 
 
 # Arrivals -----------------------------------------------------------------------------------------
@@ -256,17 +264,24 @@ class ArrivalPanel(NamedTuple):
     heading: str = "reached"
 
 
-def arrival_panel(named: Mapping[str, Float[np.ndarray, " repetitions"]]) -> ArrivalPanel:
+def arrival_panel(
+    named: Mapping[str, Float[np.ndarray, " repetitions"]], looks: Styles | None = None
+) -> ArrivalPanel:
     """What each repetition of a label spent until it arrived, infinity if it never did."""
-    rows = [_arrivals(i, label, spent) for i, (label, spent) in enumerate(named.items())]
+    looks = styles(named) if looks is None else looks
+    rows = [
+        _arrivals(i, label, looks[label], spent) for i, (label, spent) in enumerate(named.items())
+    ]
     return ArrivalPanel(rows, (len(rows) - 0.4, -0.6))
 
 
-def _arrivals(i: int, label: str, spent: Float[np.ndarray, " repetitions"]) -> Arrivals:
+def _arrivals(
+    i: int, label: str, look: Style, spent: Float[np.ndarray, " repetitions"]
+) -> Arrivals:
     """The i-th row."""
     arrived = np.sort(spent[np.isfinite(spent)])
     return Arrivals(
-        label, style(i), arrived, i + jitter(len(arrived)), float(np.median(spent)),
+        label, look, arrived, i + jitter(len(arrived)), float(np.median(spent)),
         (i - MEDIAN_BAR, i + MEDIAN_BAR), f"{len(arrived)} of {len(spent)}",
     )  # fmt: skip
 
@@ -313,12 +328,14 @@ class ProfilePanel(NamedTuple):
 
 
 def profile_panel(
-    ratios: Mapping[str, Float[np.ndarray, " instances"]], largest: float
+    ratios: Mapping[str, Float[np.ndarray, " instances"]],
+    largest: float,
+    looks: Styles | None = None,
 ) -> ProfilePanel:
     """For each label the share of instances within a multiple of the fastest, up to the largest."""
+    looks = styles(ratios) if looks is None else looks
     stairs = [
-        Stairs(label, style(i), *staircase(ratio, largest))
-        for i, (label, ratio) in enumerate(ratios.items())
+        Stairs(label, looks[label], *staircase(ratio, largest)) for label, ratio in ratios.items()
     ]
     ticks = [tick for tick in RATIO_TICKS if tick <= largest]
     return ProfilePanel(stairs, (1, largest), (-0.02, 1.02), ticks)  # 0 and 1 stand off the frame

@@ -3,6 +3,7 @@
 Labels keep their looks from figure to figure if they come in the same order.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A"
@@ -25,7 +26,7 @@ class Style(NamedTuple):
 
 
 def style(i: int) -> Style:
-    """The look of the i-th label: 49 different ones.
+    """The look of the i-th label; no two have the same color and the same dashes.
 
     Args:
         i: the label's number, counted from 0.
@@ -36,9 +37,27 @@ def style(i: int) -> Style:
     Example:
         >>> style(0)
         Style(color='#0072B2', dash=(), marker='o')
-        >>> len({style(i) for i in range(49)})
-        49
+        >>> len({style(i)[:2] for i in range(200)})
+        200
     """
     color, turn = i % len(COLORS), i // len(COLORS)
     look = (color + turn) % len(DASHES)
-    return Style(COLORS[color], DASHES[look], MARKERS[look])
+    further = turn - len(DASHES) + 1  # every color has had all dashes: long ones, and dots
+    dash = DASHES[look] if further < 1 else (10, 1.5, *(1, 1.5) * further)
+    return Style(COLORS[color], dash, MARKERS[look])
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """The look of each label by its place.
+
+    Args:
+        labels: in the order that all figures share.
+
+    Returns:
+        A style for each.
+
+    Example:
+        >>> styles(["adam", "sgd"])["sgd"].color
+        '#D55E00'
+    """
+    return {label: style(i) for i, label in enumerate(labels)}

@@ -23,7 +23,7 @@ trajectories   the paths of rules over a plane, which are drawn and not raced
 
 from fnn.requirements import require
 
-__requires__ = require("race", "matplotlib", "plotly", "rich", "scipy")
+__requires__ = require("race", "matplotlib", "rich", "scipy")
 
 from fnn.race import report as report
 from fnn.race import trajectories as trajectories

@@ -1,11 +1,14 @@
 """The results of a race as arrays, from which tables and figures are made."""
 
+import importlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+
+from fnn.requirements import load
 
 
 class Result(NamedTuple):
@@ -69,6 +72,22 @@ class Result(NamedTuple):
         spent = np.take_along_axis(self.costs[cost], first[:, None], axis=1)[:, 0]
         return np.where(reached.any(axis=1), spent, np.inf)
 
+    def __repr__(self) -> str:
+        """The result in a line, without its arrays."""
+        setting = ", ".join(
+            f"{name}={f'{value:.3g}' if isinstance(value, float) else value}"
+            for name, value in self.setting.items()
+        )
+        return (
+            f"<{self.rule} on {self.problem}: validation loss {self._loss():.3g}, the median of "
+            f"{len(self.seeds)} seeds, at {setting or 'its defaults'}>"
+        )
+
+    def _loss(self) -> float:
+        """The median of the lowest validation losses, infinity for those that are not finite."""
+        last = self.validation[:, -1]
+        return float(np.median(np.where(np.isfinite(last), last, np.inf)))
+
 
 class Race(NamedTuple):
     """All results of one problem.
@@ -85,3 +104,56 @@ class Race(NamedTuple):
     results: list[Result]
     caveats: list[str]
     withheld: Mapping[str, str] = {}
+
+    def frame(self) -> Any:
+        """The seeds as a data frame, a row for each rule and seed; pandas must be there.
+
+        Returns:
+            A `pandas.DataFrame`: problem, rule and seed; the hyperparameters, NaN where a rule has
+            no such one; the batch; the costs of the whole run, by `problems.COSTS`;
+            `seconds_to_target`, infinity for a miss; the losses `train` and `validation` and the
+            measure `test`, as in `Result`; and why the run `stopped`.
+        """
+        return load("Race.frame", "pandas").DataFrame(
+            {
+                "problem": r.problem, "rule": r.rule, "seed": seed, **r.setting, "batch": r.batch,
+                **{name: cost[i, -1] for name, cost in r.costs.items()},
+                "seconds_to_target": spent, "train": r.train[i, -1],
+                "validation": r.validation[i, -1], "test": r.test[i], "stopped": r.stopped[i],
+            }
+            for r in self.results
+            for i, (seed, spent) in enumerate(
+                zip(r.seeds, r.to_target(self.header["target"], "seconds"), strict=True)
+            )
+        )  # fmt: skip
+
+    def curves(self) -> Any:
+        """The curves as a data frame, a row for each rule, seed and round; pandas must be there.
+
+        Returns:
+            A `pandas.DataFrame`: problem, rule and seed; the costs until the end of the round, by
+            `problems.COSTS`; the losses `train` and `validation`, as in `Result`.
+        """
+        return load("Race.curves", "pandas").DataFrame(
+            {
+                "problem": r.problem, "rule": r.rule, "seed": seed,
+                **{name: cost[i, k] for name, cost in r.costs.items()},
+                "train": r.train[i, k], "validation": r.validation[i, k],
+            }
+            for r in self.results
+            for i, seed in enumerate(r.seeds)
+            for k in range(r.train.shape[1])
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        """The race in a line: the rules from the lowest median loss up, without their arrays."""
+        losses = sorted((result._loss(), result.rule) for result in self.results)
+        rules = ", ".join(f"{rule} {loss:.3g}" for loss, rule in losses[:3])
+        more = f" and {len(losses) - 3} more" if len(losses) > 3 else ""
+        found = f"median validation losses: {rules}{more}" if losses else "no rule is done"
+        return f"<race of {self.header['problem']}, {found}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary, the standings and the caveats."""
+        # The report is built upon results; a notebook alone comes to it from here.
+        return importlib.import_module("fnn.race.report").glance(self)

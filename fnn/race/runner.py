@@ -10,6 +10,7 @@ import concurrent.futures
 import functools
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 
 from fnn import problems
 from fnn.problems import Budget, Problem
-from fnn.race import lanes, remote, store
+from fnn.race import lanes, remote, report, store
 from fnn.race.compiling import Setting
 from fnn.race.entering import Rule, entering
 from fnn.race.entrants import CLASSIC, Entrant
@@ -53,7 +54,7 @@ def run(
     cluster: str | None = None,
     watch: Watch = lambda *_: None,
 ) -> Race:
-    """Races rules on a problem by equal terms, and writes everything down.
+    """Races rules on a problem by equal terms, and writes everything down, a page to look at too.
 
     Args:
         problem: the problem, or its name.
@@ -67,7 +68,7 @@ def run(
             same whenever it is run; seconds, flops and gradients become steps by measuring: at the
             middle of the space for the trials, at the setting that was chosen for the seeds.
         folder: where the race is written down, and goes on if it was stopped there; a new folder
-            `races/PROBLEM/TIME` by default.
+            `races/PROBLEM/TIME` by default. Its page is `report.html`.
         cluster: the address of a Ray cluster, or "local" for the cores of this machine: lanes and
             measurements become its tasks, see `remote`. With None everything runs here in turn,
             without Ray. The results are the same.
@@ -112,8 +113,21 @@ def run(
             f"race: expected a rule that comes to its end, got none in {folder}; "
             + " ".join(race.caveats)
         )
+    _write_page(race, folder)
     watch("done", 1.0)
     return race
+
+
+def _write_page(race: Race, folder: Path) -> None:
+    """Writes the page of a race, which is not lost if its picture fails."""
+    try:
+        report.write(race, folder)
+    except Exception as error:  # of whatever kind: the race itself is written down
+        warnings.warn(
+            f"race: the page in {folder} was not written ({type(error).__name__}: {error}); the "
+            f"race is there, and `fnn report {folder}` tries again",
+            stacklevel=3,
+        )
 
 
 Compile = Callable[[Entrant, Setting, int], lanes.Programs]

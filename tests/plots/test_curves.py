@@ -85,7 +85,7 @@ def test_a_sweep_is_drawn_in_order_with_crosses_for_what_diverged():
     sweep = plots.Sweep(
         np.array([0.1, 0.01, 1.0]), np.array([[1.0, 3.0], [2.0, 2.0], [np.inf] * 2])
     )
-    drawn = plots.sensitivity(axes(), {"b": sweep}, ["a", "b"])
+    drawn = plots.sensitivity(axes(), {"b": sweep}, plots.styles("ab"))
     line, crosses = drawn.lines
     np.testing.assert_array_equal(line.get_xydata()[:2], [[0.01, 2], [0.1, 2]])
     assert line.get_color() == plots.style(1).color

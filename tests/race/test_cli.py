@@ -1,12 +1,13 @@
 """The command line: thin, and every misuse is a sentence."""
 
 import json
+import time
 
 import jax
 import pytest
 from typer.testing import CliRunner
 
-from fnn import problems, race
+from fnn import commands, problems, race
 from fnn.cli import app
 
 CLI = CliRunner()
@@ -48,6 +49,18 @@ def test_a_race_leaves_tables_figures_and_a_page(raced):
     }
     suffixes = {path.suffix for path in (folder / "figures").iterdir()}
     assert {".png", ".svg", ".tex", ".md", ".csv"} <= suffixes
+
+
+def test_progress_is_a_line_every_few_seconds_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "EVERY", 0.01)
+    with commands._lines() as watch:
+        watch("tuning adam", 0.4)
+        time.sleep(0.2)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) > 1
+    assert said[-1].split() == ["0", "s", "40%", "tuning", "adam"]
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ""
 
 
 def test_everything_is_made_anew_from_the_store_alone(raced):

@@ -68,6 +68,21 @@ def content(folder):
     return told, (folder / "race.json").read_text(), curves
 
 
+def test_a_race_leaves_a_page_and_a_page_that_fails_loses_no_race(folder, found, monkeypatch):
+    page = folder / report.PAGE
+    assert page.read_text() == report.html([found])
+    page.unlink()
+
+    def fails(*_):
+        raise ZeroDivisionError("no picture")
+
+    monkeypatch.setattr(report, "write", fails)
+    said = f"the page in {folder} was not written .ZeroDivisionError: no picture.*fnn report"
+    with pytest.warns(UserWarning, match=said):
+        again = race.run("xor", ["adam", "lbfgs"], folder=folder, **TERMS)
+    assert [result.rule for result in again.results] == ["adam", "lbfgs"]
+
+
 def test_every_run_is_a_line_that_says_how_to_repeat_it(folder):
     runs = [line for line in lines(folder) if line["kind"] == "run"]
     assert [(r["rule"], r["stage"], r["seed"]) for r in runs] == [

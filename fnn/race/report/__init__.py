@@ -5,9 +5,12 @@ findings      the numbers that tables and figures show
 tables        standings, trials, ranges; for the terminal, papers and pages
 figures       for papers
 charts        for the page
-page          the report: one page, and files
+page          the report: one page, files, and a glance for notebooks
 """
 
 from fnn.race.report import tables as tables
+from fnn.race.report.page import PAGE as PAGE
 from fnn.race.report.page import export as export
+from fnn.race.report.page import glance as glance
 from fnn.race.report.page import html as html
+from fnn.race.report.page import write as write

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fnn import plots
@@ -18,35 +19,45 @@ LABELS = {
 }
 """What stands at an axis, by `problems.COSTS`."""
 
+LETTERS = 8, 7, 6, 5, 4, 3
+"""Sizes of letters in points; the names of all 22 entrants, in two columns, take 6."""
+
 
 def losses(race: Race, *, train: bool) -> Figure:
     """The loss against each of the five costs, and a sixth panel with the legend."""
     figure = Figure(figsize=(10, 6.2), layout="constrained")
     panels = figure.subplots(2, 3, sharey=True).flat
-    results = findings.ordered(race)
+    results, looks = findings.ordered(race), findings.looks([race])
     target = None if train else race.header["target"]
     for axes, cost in zip(panels, COSTS, strict=False):
-        plots.curves(axes, findings.losses(results, cost, train=train), target)
+        plots.curves(axes, findings.losses(results, cost, train=train), target, looks)
         axes.set_xlabel(LABELS[cost])
     for axes in (figure.axes[0], figure.axes[3]):
         axes.set_ylabel(loss_label(train=train))
-    handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.axes[5].axis("off")
-    legend = figure.axes[5].legend(
-        handles, labels, loc="center", ncols=1 + (len(labels) > 12), frameon=False,
-        fontsize="x-small" if len(labels) > 12 else "small", handlelength=4, columnspacing=0.6,
-        title="median, band: middle half of seeds",
-    )  # fmt: skip
-    legend.set_in_layout(False)  # the panels stay equally wide
+    _legend(figure.axes[5], *figure.axes[0].get_legend_handles_labels())
     figure.suptitle(_title(race))
     return figure
+
+
+def _legend(axes: Axes, handles: Sequence, labels: Sequence[str]) -> None:
+    """A legend in place of a panel, in the largest letters with which it is no wider."""
+    for size in LETTERS:
+        legend = axes.legend(
+            handles, labels, loc="center", ncols=1 + (len(labels) > 12), frameon=False,
+            fontsize=size, handlelength=4, columnspacing=0.6, title_fontsize="small",
+            title="median, band: middle half of seeds",
+        )  # fmt: skip
+        legend.set_in_layout(False)  # the panels stay equally wide
+        if legend.get_window_extent().width < axes.figure.bbox.width / 3.2:
+            return
 
 
 def arrivals(race: Race) -> Figure:
     """Seconds until the target, in a row for each rule."""
     named = findings.arrivals(race, "seconds")
     figure = Figure(figsize=(7, 1.6 + 0.32 * len(named)), layout="constrained")
-    axes = plots.arrivals(figure.subplots(), named)
+    axes = plots.arrivals(figure.subplots(), named, findings.looks([race]))
     target = f"{race.header['target']:.4g}"
     axes.set_xlabel(f"{LABELS['seconds']} until a validation loss of {target}")
     figure.suptitle(_title(race), fontsize="medium")
@@ -57,7 +68,7 @@ def profile(races: Sequence[Race]) -> Figure:
     """The performance profile of seconds to the target, its scores in the legend."""
     ratios, scores, largest = findings.profile(races, "seconds")
     figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(ratios))), layout="constrained")
-    axes = plots.profile(figure.subplots(), ratios, largest)
+    axes = plots.profile(figure.subplots(), ratios, largest, findings.looks(races))
     axes.set(
         xlabel="seconds to the target, over those of the fastest rule",
         ylabel=share_label(races),
@@ -93,7 +104,7 @@ def sensitivity(race: Race, name: str) -> Figure:
     sweeps = findings.sweeps(race)[name]
     figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(sweeps))), layout="constrained")
     axes = figure.subplots()
-    plots.sensitivity(axes, sweeps, [result.rule for result in findings.ordered(race)])
+    plots.sensitivity(axes, sweeps, findings.looks([race]))
     axes.set(xlabel=name.replace("_", " "), ylabel="lowest validation loss")
     figure.legend(loc="outside right center", frameon=False, fontsize="small", handlelength=4)
     figure.suptitle(_title(race))

@@ -18,12 +18,15 @@ from scipy import stats
 
 from fnn import plots
 from fnn.problems import COSTS
+from fnn.race.entrants import ENTRANTS
 from fnn.race.report import statistics
 from fnn.race.report.statistics import Interval
 from fnn.race.result import Race, Result
 
 USUAL = "adam"
 """The rule that most people would have taken: the baseline of races where it takes part."""
+FAMILIAR = "adam", "levenberg_marquardt", "sgd", "kfac", "newton", "lbfgs", "momentum"
+"""Rules that are often raced against each other: they have the seven colors to themselves."""
 
 
 def comparison(race: Race, baseline: str | None = None) -> statistics.Comparison:
@@ -222,6 +225,13 @@ def measures(race: Race, result: Result) -> Float[np.ndarray, " seeds"]:
 def or_infinity(losses: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Losses with infinity in place of all that is not finite."""
     return np.where(np.isfinite(losses), losses, np.inf)
+
+
+def looks(races: Sequence[Race]) -> dict[str, plots.Style]:
+    """The look of each rule: one of ours has it in every race, users' own follow by their names."""
+    ours = dict.fromkeys([*FAMILIAR, *ENTRANTS])
+    own = {result.rule for race in races for result in race.results} - set(ours)
+    return plots.styles([*ours, *sorted(own)])
 
 
 def _medians(races: Sequence[dict[str, Float[np.ndarray, " seeds"]]]) -> dict[str, np.ndarray]:

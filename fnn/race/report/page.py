@@ -10,12 +10,15 @@ from itertools import combinations
 from pathlib import Path
 from string import Template
 
-import plotly.graph_objects as go
-import plotly.offline
-
 from fnn import plots
 from fnn.race.report import charts, figures, findings, statistics, tables
 from fnn.race.result import Race
+
+PAGE = "report.html"
+"""The page of a race, in its folder."""
+
+ROOM = 3
+"""A notebook has room for the columns that are spared no later than this, `tables.Column.spare`."""
 
 
 def html(
@@ -33,20 +36,20 @@ def html(
             the best, if None. One that is not in every race raises a ValueError.
 
     Returns:
-        HTML, some five megabytes, most of them plotly.js.
+        HTML, 150 kilobytes for nine rules of one race, all of it in the file.
     """
     names = _names(races, names)
-    problems = ", ".join(dict.fromkeys(str(race.header["problem"]) for race in races))
-    parts = [f"<header><h1>fnn race: {escape(problems)}</h1>"]
+    title = _title(races, names)
+    parts = [f"<header><h1>{escape(title)}</h1>"]
     parts += [
-        f'<p class="summary">{f"<b>{escape(name)}</b>: " if len(races) > 1 else ""}'
-        f"{escape(tables.summary(race, baseline))}</p>"
+        _headline(race, name if len(races) > 1 else "", baseline)
         for name, race in zip(names, races, strict=True)
     ]
     sections = []
     for (a, before), (b, after) in combinations(zip(names, races, strict=True), 2):
         if before.header["problem"] == after.header["problem"]:
-            sections.append((f"{a} and {b}", _sheet(tables.differences(before, after, (a, b)))))
+            sheet = tables.differences(before, after, (a, b))
+            sections.append((sheet.title, _sheet(sheet)))
     distinct = list({race.header["problem"]: race for race in races}.values())
     if len(distinct) > 1:
         sections.append(("All problems together", _together(distinct, baseline)))
@@ -55,19 +58,58 @@ def html(
         for name, race in zip(names, races, strict=True)
     ]
     links = "".join(
-        f'<a href="#part-{i}">{escape(title)}</a>' for i, (title, _) in enumerate(sections) if title
+        f'<a href="#part-{i}">{escape(part)}</a>' for i, (part, _) in enumerate(sections) if part
     )
-    parts.append(f"<nav>{links}</nav></header><main>")
-    for i, (title, content) in enumerate(sections):
-        heading = f"<h2>{escape(title)}</h2>" if title else ""
+    parts.append(f"{f'<nav>{links}</nav>' if links else ''}</header><main>")
+    for i, (part, content) in enumerate(sections):
+        heading = f"<h2>{escape(part)}</h2>" if part else ""
         parts.append(f'<section id="part-{i}">{heading}{content}</section>')
     parts.append("</main>")
-    page = resources.files("fnn.race.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(page).substitute(
-        title=escape(f"fnn race: {problems}"),
-        plotly=plotly.offline.get_plotlyjs(),
-        body="\n".join(parts),
+    page, script = (
+        resources.files("fnn.race.report").joinpath(file).read_text(encoding="utf-8")
+        for file in ("page.html", "charts.js")
     )
+    return Template(page).substitute(title=escape(title), script=script, body="\n".join(parts))
+
+
+def write(race: Race, folder: str | Path, baseline: str | None = None) -> Path:
+    """Writes the page of a race.
+
+    Args:
+        race: the race; `findings` says what it must have.
+        folder: where `report.html` goes, which is replaced.
+        baseline: as for `html`.
+
+    Returns:
+        The file.
+    """
+    path = Path(folder) / PAGE
+    path.write_text(html([race], baseline=baseline), encoding="utf-8")
+    return path
+
+
+def glance(race: Race) -> str:
+    """The race in a notebook: its summary, its standings and its caveats.
+
+    Args:
+        race: the race; one without results has its caveats alone.
+
+    Returns:
+        HTML that brings no style of its own.
+    """
+    parts = []
+    if race.results:
+        sheet = _led_by_loss(tables.standings(race))
+        room = [i for i, column in enumerate(sheet.columns) if column.spare <= ROOM]
+        sheet = sheet._replace(
+            columns=[sheet.columns[i] for i in room],
+            rows=[[row[i] for i in room] for row in sheet.rows],
+        )
+        parts += [f"<p>{escape(tables.summary(race))}</p>", tables.to_html(sheet)]
+    warnings = _warnings(race)
+    if warnings:
+        parts.append(f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in warnings)}</ul>")
+    return "\n".join(parts) or "<p>A race without rules.</p>"
 
 
 def export(race: Race, folder: str | Path, baseline: str | None = None) -> list[Path]:
@@ -125,14 +167,85 @@ def _names(races: Sequence[Race], names: Sequence[str] | None) -> list[str]:
     return names
 
 
+def _title(races: Sequence[Race], names: Sequence[str]) -> str:
+    """What the page is about: a race, races of one problem side by side, or of several."""
+    problems = list(dict.fromkeys(str(race.header["problem"]) for race in races))
+    if len(races) == 1:
+        return f"fnn race: {problems[0]}"
+    if len(problems) == 1:
+        return f"{len(races)} races of {problems[0]}: {_listed(names)}"
+    return f"{len(races)} races of {len(problems)} problems: {_listed(problems)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a sentence."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _headline(race: Race, name: str, baseline: str | None) -> str:
+    """What the race found in a few sentences, and beside it what they do not say."""
+    named = f"<b>{escape(name)}</b>: " if name else ""
+    warnings = _warnings(race)
+    if not warnings:
+        beside = '<p class="quiet">No caveats are known.</p>'
+    else:
+        withheld, others = len(race.withheld), len(warnings) - len(race.withheld)
+        counts = (withheld, "verdict", " withheld"), (others, "caveat", "")
+        label = ", ".join(f"{n} {what}{'s' * (n > 1)}{end}" for n, what, end in counts if n)
+        items = "".join(f"<li>{escape(text)}</li>" for text in warnings)
+        beside = (
+            f'<details class="caveats" open><summary>{label}</summary><ul>{items}</ul></details>'
+        )
+    summary = f'<p class="summary">{named}{escape(tables.summary(race, baseline))}</p>'
+    return f'<div class="headline">{summary}{beside}</div>'
+
+
+def _warnings(race: Race) -> list[str]:
+    """Verdicts that are withheld, then caveats; none without results, but those of the race."""
+    caveats = tables.caveats(race) if race.results else race.caveats
+    withheld = [
+        f"{rule} has no verdict: {why}"
+        for rule, why in race.withheld.items()
+        if not any(rule in text and why in text for text in caveats)
+    ]
+    return [*withheld, *caveats]
+
+
+def _led_by_loss(sheet: tables.Sheet) -> tables.Sheet:
+    """The standings with the loss beside the rule: a narrow screen shows these two."""
+    places = list(range(len(sheet.columns)))
+    loss = next(i for i in places if "validation_loss" in sheet.columns[i].fields)
+    places = [0, loss, *(i for i in places if i not in (0, loss))]
+    return sheet._replace(
+        columns=[sheet.columns[i] for i in places],
+        rows=[[row[i] for i in places] for row in sheet.rows],
+    )
+
+
 def _race(race: Race, baseline: str | None) -> str:
     """The part of the page about one race."""
-    marks = [_swatch(i) for i in range(len(race.results))]
-    target = f"{race.header['target']:.4g}"
+    looks = findings.looks([race])
+    marks = [_swatch(looks[result.rule]) for result in findings.ordered(race)]
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _flat(race.header))
     parts = [
         "<h3>Standings</h3>",
-        _sheet(tables.standings(race, baseline), marks=marks, title=False),
+        _sheet(_led_by_loss(tables.standings(race, baseline)), marks=marks),
         *([_sheet(beside)] if (beside := tables.beside(race, baseline)).rows else []),
+        *_curves(race),
+        *_comparisons(race, baseline),
+        "<h3>Settings</h3>",
+        '<input class="filter" type="search" placeholder="show rows with these words" '
+        'aria-label="show rows with these words">',
+        _sheet(tables.trials(race), kind="scroll tall"),
+        f"<h3>How to repeat it</h3><dl>{rows}</dl>",
+    ]
+    return "\n".join(parts)
+
+
+def _curves(race: Race) -> list[str]:
+    """The figures of losses and of what they cost."""
+    target = f"{race.header['target']:.4g}"
+    return [
         "<h3>Validation loss</h3>",
         _figure(
             charts.losses(race, train=False),
@@ -157,6 +270,11 @@ def _race(race: Race, baseline: str | None) -> str:
             "of 4.",
         ),
     ]
+
+
+def _comparisons(race: Race, baseline: str | None) -> list[str]:
+    """Mean ranks, and how much depends on the setting, where there are several."""
+    parts = []
     ranks = findings.ranks([race], baseline)
     if ranks is not None:
         parts += ["<h3>Ranks</h3>", _ranks(ranks, "seeds")]
@@ -172,13 +290,8 @@ def _race(race: Race, baseline: str | None) -> str:
                     "off the scale.",
                 )
             )
-        parts.append(_sheet(tables.ranges(race), title=False))
-    parts += ["<h3>Settings</h3>", _sheet(tables.trials(race), title=False, kind="scroll tall")]
-    caveats = tables.caveats(race) or ["None known."]
-    parts += ["<h3>Caveats</h3><ul>", *(f"<li>{escape(text)}</li>" for text in caveats), "</ul>"]
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _flat(race.header))
-    parts.append(f"<h3>How to repeat it</h3><dl>{rows}</dl>")
-    return "\n".join(parts)
+        parts.append(_sheet(tables.ranges(race)))
+    return parts
 
 
 def _together(races: Sequence[Race], baseline: str | None) -> str:
@@ -211,32 +324,28 @@ def _ranks(compared: statistics.Comparison, what: str) -> str:
     )
 
 
-def _sheet(
-    sheet: tables.Sheet, *, marks: Sequence[str] = (), title: bool = True, kind: str = "scroll"
-) -> str:
-    """A table with its heading and its caption."""
-    heading = f"<h3>{escape(sheet.title)}</h3>" if title else ""
+def _sheet(sheet: tables.Sheet, *, marks: Sequence[str] = (), kind: str = "scroll") -> str:
+    """A table with its caption."""
     return (
-        f'{heading}<div class="{kind}" tabindex="0">{tables.to_html(sheet, marks)}</div>'
+        f'<div class="{kind}" tabindex="0">{tables.to_html(sheet, marks)}</div>'
         f'<p class="caption">{escape(sheet.caption)}</p>'
     )
 
 
-def _figure(figure: go.Figure, caption: str) -> str:
+def _figure(chart: charts.Chart, caption: str) -> str:
     """A chart as JSON, which the page's script draws, with its caption."""
     return (
         f'<figure><div class="chart"></div><script type="application/json">'
-        f"{charts.to_json(figure)}</script><figcaption>{escape(caption)}</figcaption></figure>"
+        f"{charts.to_json(chart)}</script><figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _swatch(i: int) -> str:
-    """An image of the line that stands for the i-th rule."""
-    color, dash, _ = plots.style(i)
-    dashes = " ".join(f"{2 * length:g}" for length in dash)
+def _swatch(look: plots.Style) -> str:
+    """An image of the line that stands for a rule."""
     return (
-        '<svg class="swatch" width="28" height="8" aria-hidden="true"><line x1="0" y1="4" x2="28" '
-        f'y2="4" stroke="{color}" stroke-width="2.5" stroke-dasharray="{dashes}"/></svg>'
+        '<svg class="swatch" width="30" height="8" aria-hidden="true"><line x1="0" y1="4" x2="30" '
+        f'y2="4" stroke="{look.color}" stroke-width="2.5" '
+        f'stroke-dasharray="{charts.dashes(look)}"/></svg>'
     )
 
 

@@ -703,7 +703,7 @@ _LATEX = {
 
 
 def to_latex(sheet: Sheet) -> str:
-    """The sheet as a `table` environment for papers, which needs the package booktabs."""
+    """The sheet as a `table` for papers, its caption one line, its notes below; needs booktabs."""
     form = "".join("r" if column.number else "l" for column in sheet.columns)
     heads = [_latex(column.title) for column in sheet.columns]
     rows = [[_latex(cell.text) for cell in row] for row in sheet.rows]
@@ -711,7 +711,7 @@ def to_latex(sheet: Sheet) -> str:
         r"\begin{table}",
         r"  \centering",
         r"  \small",
-        rf"  \caption{{{_latex(sheet.title)}. {_latex(sheet.caption)}}}",
+        rf"  \caption{{{_latex(sheet.title)}}}",
         rf"  \begin{{tabular}}{{{form}}}",
         r"    \toprule",
         rf"    {' & '.join(heads)} \\",
@@ -719,6 +719,7 @@ def to_latex(sheet: Sheet) -> str:
         *(rf"    {' & '.join(row)} \\" for row in rows),
         r"    \bottomrule",
         r"  \end{tabular}",
+        rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {_latex(sheet.caption)}}}",
         r"\end{table}",
         "",
     ])  # fmt: skip
@@ -755,7 +756,8 @@ def to_html(sheet: Sheet, marks: Sequence[str] = ()) -> str:
     body = []
     for i, row in enumerate(sheet.rows):
         mark = marks[i] if marks else ""
-        first = f'<th scope="row">{mark}{html.escape(row[0].text)}</th>'
+        name = html.escape(row[0].text).replace("_", "_<wbr>")  # where a narrow column breaks it
+        first = f'<th scope="row">{mark}{name}</th>'
         cells = "".join(
             f"<td{kind}>{html.escape(cell.text)}</td>"
             for kind, cell in zip(kinds[1:], row[1:], strict=True)
