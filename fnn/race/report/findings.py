@@ -15,8 +15,9 @@ from fnn.race.entrants import ENTRANTS
 from fnn.race.report import statistics
 from fnn.race.result import Race, Result
 
-FAMILIAR = "adam", "levenberg_marquardt", "sgd", "kfac", "newton", "lbfgs", "momentum"
-"""Rules that are often raced against each other: they have the seven colors to themselves."""
+FAMILIAR = "adam", "levenberg_marquardt", "kfac", "newton", "lbfgs", "sgd"
+"""Rules that are often raced against each other: each has one of the seven colors, and the first
+of the users' own has the seventh."""
 
 
 def comparison(race: Race) -> statistics.Comparison:
@@ -99,10 +100,11 @@ def or_infinity(losses: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def looks(races: Sequence[Race]) -> dict[str, plots.Style]:
-    """The look of each rule: one of ours has it in every race, users' own follow by their names."""
-    ours = dict.fromkeys([*FAMILIAR, *ENTRANTS])
-    own = {result.rule for race in races for result in race.results} - set(ours)
-    return plots.styles([*ours, *sorted(own)])
+    """The look of each rule: one of ours has it in every race, users' own have theirs by name."""
+    adam, *ours = dict.fromkeys([*FAMILIAR, *ENTRANTS])
+    own = {result.rule for race in races for result in race.results} - {adam, *ours}
+    first, *others = sorted(own) or [""]
+    return plots.styles([adam, first, *ours, *others])
 
 
 def _medians(races: Sequence[dict[str, Float[np.ndarray, " seeds"]]]) -> dict[str, np.ndarray]:
