@@ -210,6 +210,10 @@ def test_paper_is_white_and_wide_enough(tab):
     assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.run("getComputedStyle(document.querySelector('.chart text')).fill") == "rgb(0, 0, 0)"
     assert {round(box["width"]) for box in tab.run(BOXES)} == {680}
+    tab.show(688)  # A4 between its margins
+    tab.call("Emulation.setEmulatedMedia", media="print", features=[])
+    assert tab.run("document.documentElement.scrollWidth") <= 688
+    tab.show(1280)
     tab.run("window.dispatchEvent(new Event('afterprint'))")
     assert {round(box["width"]) for box in tab.run(BOXES)} != {680}
     tab.call("Emulation.setEmulatedMedia", media="", features=[])

@@ -62,10 +62,9 @@ def test_every_view_says_the_same_of_the_same_baseline(race):
         assert set(compared.alike) == set(ORDER) - told
         ranked = findings.ranks([race], baseline)
         assert ranked == compared
-        panel = charts.ranks(ranked, "seeds")
-        bars = [trace for trace in panel.data if "lines" in trace.mode]
+        bars = [s for s in charts.ranks(ranked, "seeds")["series"] if "line" in s["draw"]]
         assert len(bars) == (len(compared.alike) > 1)
-        joined = {list(ranked.mean_ranks)[place] for bar in bars for place in bar.y}
+        joined = {list(ranked.mean_ranks)[place] for bar in bars for place in bar["y"]}
         assert joined == (set(compared.alike) if bars else set())
         assert tables.policy(compared) in sheet.caption
         apart = {row[0].text: row[1].text for row in tables.beside(race, baseline).rows}
@@ -448,7 +447,7 @@ def test_the_loss_stands_beside_the_rule(text):
 def test_verdicts_that_are_withheld_stand_beside_the_headline(race):
     held = race._replace(withheld={"sgd": "it had 6 steps", "newton": "the machine was not quiet"})
     words = "".join(Page(report.html([held])).words)
-    for said in ("2 verdicts withheld, 1 caveat", "sgd has no verdict: it had 6 steps"):
+    for said in ("2 verdicts withheld, 1 caveat", "No verdict on sgd: it had 6 steps"):
         assert words.index(tables.summary(race)) < words.index(said) < words.index("Standings")
     assert "No caveats are known." in report.html([race._replace(caveats=[])])
 

@@ -23,10 +23,16 @@ from fnn.race.report import statistics
 from fnn.race.report.statistics import Interval
 from fnn.race.result import Race, Result
 
+<<<<<<< HEAD
 USUAL = "adam"
 """The rule that most people would have taken: the baseline of races where it takes part."""
 FAMILIAR = "adam", "levenberg_marquardt", "sgd", "kfac", "newton", "lbfgs", "momentum"
 """Rules that are often raced against each other: they have the seven colors to themselves."""
+=======
+FAMILIAR = "adam", "levenberg_marquardt", "kfac", "newton", "lbfgs", "sgd"
+"""Rules that are often raced against each other: each has one of the seven colors, and the first
+of the users' own has the seventh."""
+>>>>>>> h-R4
 
 
 def comparison(race: Race, baseline: str | None = None) -> statistics.Comparison:
@@ -228,10 +234,11 @@ def or_infinity(losses: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def looks(races: Sequence[Race]) -> dict[str, plots.Style]:
-    """The look of each rule: one of ours has it in every race, users' own follow by their names."""
-    ours = dict.fromkeys([*FAMILIAR, *ENTRANTS])
-    own = {result.rule for race in races for result in race.results} - set(ours)
-    return plots.styles([*ours, *sorted(own)])
+    """The look of each rule: one of ours has it in every race, users' own have theirs by name."""
+    adam, *ours = dict.fromkeys([*FAMILIAR, *ENTRANTS])
+    own = {result.rule for race in races for result in race.results} - {adam, *ours}
+    first, *others = sorted(own) or [""]
+    return plots.styles([adam, first, *ours, *others])
 
 
 def _medians(races: Sequence[dict[str, Float[np.ndarray, " seeds"]]]) -> dict[str, np.ndarray]:

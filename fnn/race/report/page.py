@@ -202,13 +202,7 @@ def _headline(race: Race, name: str, baseline: str | None) -> str:
 
 def _warnings(race: Race) -> list[str]:
     """Verdicts that are withheld, then caveats; none without results, but those of the race."""
-    caveats = tables.caveats(race) if race.results else race.caveats
-    withheld = [
-        f"{rule} has no verdict: {why}"
-        for rule, why in race.withheld.items()
-        if not any(rule in text and why in text for text in caveats)
-    ]
-    return [*withheld, *caveats]
+    return tables.caveats(race) if race.results else race.caveats
 
 
 def _led_by_loss(sheet: tables.Sheet) -> tables.Sheet:

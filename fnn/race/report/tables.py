@@ -586,9 +586,9 @@ def _count(n: int, noun: str) -> str:
 
 
 def caveats(race: Race) -> list[str]:
-    """The race's own caveats, and those that follow from its numbers."""
+    """The verdicts that are withheld, the race's own caveats, those that follow from its numbers."""
     withheld = [f"No verdict on {rule}: {why}" for rule, why in race.withheld.items()]
-    sentences = list(dict.fromkeys([*race.caveats, *withheld]))
+    sentences = [*withheld, *race.caveats]
     seeds = findings.comparison(race).seeds
     if seeds < statistics.MINIMUM_SEEDS:
         sentences.append(
