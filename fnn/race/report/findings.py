@@ -23,16 +23,11 @@ from fnn.race.report import statistics
 from fnn.race.report.statistics import Interval
 from fnn.race.result import Race, Result
 
-<<<<<<< HEAD
 USUAL = "adam"
 """The rule that most people would have taken: the baseline of races where it takes part."""
-FAMILIAR = "adam", "levenberg_marquardt", "sgd", "kfac", "newton", "lbfgs", "momentum"
-"""Rules that are often raced against each other: they have the seven colors to themselves."""
-=======
 FAMILIAR = "adam", "levenberg_marquardt", "kfac", "newton", "lbfgs", "sgd"
 """Rules that are often raced against each other: each has one of the seven colors, and the first
 of the users' own has the seventh."""
->>>>>>> h-R4
 
 
 def comparison(race: Race, baseline: str | None = None) -> statistics.Comparison:

@@ -586,7 +586,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def caveats(race: Race) -> list[str]:
-    """The verdicts that are withheld, the race's own caveats, those that follow from its numbers."""
+    """Verdicts that are withheld, the race's own caveats, and those that its numbers make."""
     withheld = [f"No verdict on {rule}: {why}" for rule, why in race.withheld.items()]
     sentences = [*withheld, *race.caveats]
     seeds = findings.comparison(race).seeds
