@@ -10,7 +10,7 @@ COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7
 """These are Okabe and Ito's, which every kind of color vision tells apart. A gray that shows on
 black and on white stands for their black, and their yellow is left out: white paper hides it."""
 
-DASHES = (), (4, 1.5), (4, 1.5, 1, 1.5), (1, 1.5), (7, 1.5), (2.2, 1.2), (5, 1.5, 1, 1.5, 1, 1.5)
+DASHES = (), (4, 1.5), (4, 1.5, 1, 1.5), (1, 1.5), (10, 3), (2.2, 1.2), (5, 1.5, 1, 1.5, 1, 1.5)
 """Strokes and gaps are in widths of the line; with them lines are told apart in gray print too."""
 
 MARKERS = "o", "s", "^", "D", "v", "P", "X"

@@ -756,7 +756,7 @@ def to_html(sheet: Sheet, marks: Sequence[str] = ()) -> str:
     body = []
     for i, row in enumerate(sheet.rows):
         mark = marks[i] if marks else ""
-        name = html.escape(row[0].text).replace("_", "_<wbr>")  # where a narrow column breaks it
+        name = re.sub(r"(?<=[_.])", "<wbr>", html.escape(row[0].text))  # where it may break
         first = f'<th scope="row">{mark}{name}</th>'
         cells = "".join(
             f"<td{kind}>{html.escape(cell.text)}</td>"
