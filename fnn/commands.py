@@ -102,7 +102,7 @@ def draw_training(
     objective, whole = shown.objective, shown.train
     mini = {"batch_size": trains.examples(shown), "key": draws} if objective else {}
     trained = training.fit(
-        trains.make(shown, **trains.defaults),
+        trains.make(shown._replace(budget=Budget(steps, "steps")), **trains.defaults),
         objective or whole,
         shown.init(start),
         whole if objective else None,

@@ -4,9 +4,9 @@ A line has the fields of its record and, as `kind`, the word for its class:
 
     {"kind": "choice", "rule": "adam", "trial": 2, "steps": 1000}
 
-Every rule has its records in this order: a plan, a run for each trial, the choice among them, a run
-for each fresh seed, and the seconds of a run alone. A rule that was left out has the reason in
-place of all that would have followed.
+Every rule has its records in this order: a plan, the runs of each round of the search and of its
+final, the choice among the settings, a run for each fresh seed, and the seconds of a run alone. A
+rule that was left out has the reason in place of all that would have followed.
 """
 
 import json
@@ -25,10 +25,10 @@ class LeftOut(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The settings that are tried of a rule, and how many steps of the first the budget buys."""
+    """The settings that are tried first, and how many steps of the very first the budget buys."""
 
     rule: str
-    settings: list[dict[str, float]]
+    settings: list[dict[str, Any]]
     steps: int
     batch: int
     gradient_flops: float
@@ -38,10 +38,10 @@ class Run(NamedTuple):
     """One run of a rule; in its line the header of the race follows, so that it stands alone."""
 
     rule: str
-    stage: str  # "trial" or "seed"
-    trial: int  # the place of its setting in the plan
+    stage: str  # "round-1" and so on, "final" or "seed"
+    trial: int  # the place of its setting among all that are tried
     seed: int
-    setting: dict[str, float]
+    setting: dict[str, Any]
     batch: int
     steps: int
     train: float  # at the end

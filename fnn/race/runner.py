@@ -1,29 +1,38 @@
 """The runner: from rules and terms to the records of a race.
 
-Every rule goes through four stages: it is planned (its settings, and how many steps the budget
-buys), tuned by trials, raced from fresh seeds at the setting that was chosen, and timed alone. A
-stage asks the store for its records first and does what is missing, so that a race goes on where it
-was stopped. All programs are compiled before the first second is measured.
+Every rule goes through four stages: it is planned (its first settings, and how many steps the
+budget buys), tuned by a search, raced from fresh seeds at the setting that was chosen, and timed
+alone. A stage asks the store for its records first and does what is missing, so that a race goes on
+where it was stopped. All programs are compiled before the first second is measured, save those of
+static values that a later round of the search comes by.
 """
 
 import concurrent.futures
 import functools
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from fnn import problems
 from fnn.problems import Budget, Problem
-from fnn.race import lanes, remote, store
+from fnn.race import lanes, remote, search, spaces, store, variants
 from fnn.race.compiling import Setting
 from fnn.race.entrants import CLASSIC, Entrant, entrant
 from fnn.race.failures import RuleFailedError, blaming_the_rule
 from fnn.race.meter import gradient_flops
-from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, round_ends, settings
+from fnn.race.protocol import (
+    TUNING_SEED,
+    TUNING_SEEDS,
+    Protocol,
+    require_possible,
+    round_ends,
+)
 from fnn.race.records import Choice, LeftOut, Plan, Run, Seconds
 from fnn.race.result import Race
 from fnn.training import Stop
@@ -35,6 +44,11 @@ _WARM = 0.05
 _PROBE = 8
 """Steps whose flops tell what one costs: the mean of a few, because line searches and trials vary
 from step to step."""
+_ROUNDING = 1e-6
+"""Of a product of a share and a number of steps, the whole part of which is taken."""
+_LANES = 4
+"""Lanes of a program on a CPU, where each takes its own time: 4, 6 and 12 lanes of a run on digits
+take the same each, and one that only fills up the last turn is lost. Rounds are multiples of 4."""
 _COMPILERS = 4
 """Programs that are compiled beside each other: XLA takes several threads for each already."""
 
@@ -59,10 +73,11 @@ def run(
         rules: entrants or their names. A rule that cannot take part in the problem, or raises at
             any time, is left out: the race says why, and goes on with the others.
         seeds: the number of fresh starting points of the chosen setting, the same for every rule.
-        trials: the number of settings that are tried of each rule; 0 for its defaults.
+        trials: what the tuning of each rule may spend, in whole runs, see `search`; with 0 there
+            is no tuning, and each rule has its defaults.
         budget: what a run may spend; the problem's by default. In steps or examples a race is the
             same whenever it is run; seconds, flops and gradients become steps by measuring: at the
-            middle of the space for the trials, at the setting that was chosen for the seeds.
+            first setting for all trials, at the setting that was chosen for the seeds.
         folder: where the race is written down, and goes on if it was stopped there; a new folder
             `races/PROBLEM/TIME` by default.
         cluster: the address of a Ray cluster, or "local" for the cores of this machine: lanes and
@@ -74,8 +89,8 @@ def run(
         The results, as `store.read(folder)` would.
 
     Raises:
-        ValueError: for numbers out of range, unknown names, a folder with another race, or a
-            cluster without Ray.
+        ValueError: for numbers out of range, unknown names, a space that has no values, a folder
+            with another race, or a cluster without Ray.
         RuntimeError: if every rule was left out. (Also for a cluster of other machines, or one that
             loses a task again and again; and OSError if another race is writing to the folder, or
             the disk is full.)
@@ -96,6 +111,8 @@ def run(
     names = [one.name for one in entrants]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"race: expected rules with names of their own, got {names}")
+    for one in entrants:
+        spaces.require_space(one.name, one.space, one.defaults)
     protocol = require_possible(Protocol(trials, seeds, budget or problem.budget))
     folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
     with store.opened(folder, problem, protocol) as opened:
@@ -117,9 +134,6 @@ def run(
     return race
 
 
-Compile = Callable[[Entrant, Setting, int], lanes.Programs]
-
-
 class Entry(NamedTuple):
     """What one rule's part in a race needs: where its records are, its terms and its programs."""
 
@@ -136,7 +150,7 @@ def _run(
     protocol: Protocol,
     entrants: Sequence[Entrant],
     watch: Watch,
-    compile_rule: Compile,
+    compile_rule: variants.Compile,
     compilers: int,
     cluster: remote.Cluster | None = None,
 ) -> None:
@@ -172,7 +186,7 @@ def _entries(
     problem: Problem,
     protocol: Protocol,
     entrants: Sequence[Entrant],
-    compile_rule: Compile,
+    compile_rule: variants.Compile,
     compilers: int,
 ) -> list[Entry]:
     """The rules that are not done yet, compiled; those that cannot take part are left out."""
@@ -180,10 +194,10 @@ def _entries(
     def compiled(one: Entrant) -> Entry | LeftOut:
         try:
             with blaming_the_rule():
-                missing, tried = one.misses(problem), settings(one, protocol.trials)
+                missing, first = one.misses(problem), search.settings(one, protocol.trials)
             if missing:
                 return LeftOut(one.name, f"it needs {missing}.")
-            programs = compile_rule(one, tried[0], max(protocol.seeds, len(tried)))
+            programs = variants.programs(compile_rule, one, first, _lanes_of(protocol))
         except RuleFailedError as error:
             return LeftOut(one.name, f"{error}")
         return Entry(opened, problem, protocol, one, programs)
@@ -199,6 +213,13 @@ def _entries(
     return entries
 
 
+def _lanes_of(protocol: Protocol) -> int:
+    """The lanes of a program: turns of equal size on a CPU, and all of them at once elsewhere."""
+    if jax.default_backend() != "cpu":
+        return max(protocol.seeds, 2 * _LANES)
+    return math.ceil(protocol.seeds / math.ceil(protocol.seeds / _LANES))
+
+
 def _is_done(opened: store.Store, one: Entrant) -> bool:
     """Whether a rule has its last record."""
     return bool(opened.of(Seconds, one.name) or opened.of(LeftOut, one.name))
@@ -212,21 +233,29 @@ def _plan(entry: Entry) -> Plan:
     name = entry.entrant.name
     plans = entry.store.of(Plan, name)
     if not plans:
-        tried = settings(entry.entrant, entry.protocol.trials)
-        steps, batch = affordable_steps(entry, tried[0]), entry.entrant.examples(entry.problem)
+        first = search.settings(entry.entrant, entry.protocol.trials)
+        steps, batch = affordable_steps(entry, first[0]), entry.entrant.examples(entry.problem)
         unit = gradient_flops(entry.problem) or 1.0
-        plans = [Plan(name, tried, steps, batch, unit)]
+        plans = [Plan(name, first, steps, batch, unit)]
         entry.store.append(*plans)
     return plans[0]
 
 
 def _tune(entry: Entry) -> None:
-    """Runs the trials of a rule that has several settings."""
+    """Searches for the setting of a rule that has several."""
     plan = _plan(entry)
-    trials = range(len(plan.settings))
-    if len(trials) > 1:
-        seeds = [TUNING_SEED] * len(trials)
-        _run_lanes(entry, "trial", trials, seeds, plan.steps, hopeless=True)
+    rungs = search.rungs(entry.entrant, entry.protocol.trials)
+    if rungs is None:
+        return
+    tried, losses = list(plan.settings), np.empty((0, len(TUNING_SEEDS)))
+    for i, number in enumerate(rungs.rounds):
+        if i:
+            tried += search.closer(entry.entrant.space, tried, losses, number, i)
+        new = {trial: tried[trial] for trial in range(len(losses), len(tried))}
+        runs = _run_lanes(entry, f"round-{i + 1}", new, TUNING_SEEDS, rungs.short * plan.steps)
+        losses = np.concatenate([losses, search.losses_of(runs)])
+    best = {int(trial): tried[trial] for trial in search.ranking(losses)[: rungs.finalists]}
+    _run_lanes(entry, "final", best, TUNING_SEEDS, rungs.long * plan.steps)
 
 
 def _choice(entry: Entry) -> Choice:
@@ -234,10 +263,12 @@ def _choice(entry: Entry) -> Choice:
     name = entry.entrant.name
     choices = entry.store.of(Choice, name)
     if not choices:
-        plan, trials = _plan(entry), entry.store.runs(name, "trial")
-        best = int(np.argmin([run.loss for run in trials])) if trials else 0
+        plan, finals = _plan(entry), entry.store.runs(name, "final")
+        trials = list(dict.fromkeys(run.trial for run in finals))
+        best = trials[search.ranking(search.losses_of(finals))[0]] if trials else 0
         # The plan's steps are those of the first setting.
-        steps = affordable_steps(entry, plan.settings[best]) if best else plan.steps
+        setting = entry.store.settings(name)[best]
+        steps = affordable_steps(entry, setting) if best else plan.steps
         choices = [Choice(name, best, steps)]
         entry.store.append(*choices)
     return choices[0]
@@ -245,15 +276,16 @@ def _choice(entry: Entry) -> Choice:
 
 def _race(entry: Entry) -> None:
     """Runs the chosen setting from fresh seeds."""
-    choice, seeds = _choice(entry), range(entry.protocol.seeds)
-    trials = [choice.trial] * len(seeds)
-    _run_lanes(entry, "seed", trials, seeds, choice.steps, hopeless=False)
+    choice = _choice(entry)
+    chosen = {choice.trial: entry.store.settings(entry.entrant.name)[choice.trial]}
+    _run_lanes(entry, "seed", chosen, range(entry.protocol.seeds), choice.steps)
 
 
 def _time(entry: Entry) -> None:
     """Measures the seconds of the chosen setting alone."""
     choice, seeds = _choice(entry), range(min(entry.protocol.seeds, _ALONE))
-    measured = entry.programs.alone(_plan(entry).settings[choice.trial], seeds, choice.steps)
+    setting = entry.store.settings(entry.entrant.name)[choice.trial]
+    measured = entry.programs.alone(variants.lasting(setting, choice.steps), seeds, choice.steps)
     entry.store.append(Seconds(entry.entrant.name, *measured))
 
 
@@ -263,40 +295,37 @@ _STAGES: dict[str, Callable[[Entry], object]] = {
 
 
 def _run_lanes(
-    entry: Entry,
-    stage: str,
-    trials: Sequence[int],
-    seeds: Sequence[int],
-    steps: int,
-    *,
-    hopeless: bool,
-) -> None:
-    """Runs a group of lanes and writes each of them down that is not there yet."""
+    entry: Entry, stage: str, settings: Mapping[int, Setting], seeds: Sequence[int], steps: float
+) -> list[Run]:
+    """Runs each setting from each seed, and writes each run down that is not there yet."""
     name, plan = entry.entrant.name, _plan(entry)
-    written = len(entry.store.runs(name, stage))
-    if written == len(trials):
-        return
-    tried = [plan.settings[trial] for trial in trials]
-    seen = entry.programs.run(tried, list(seeds), round_ends(steps), hopeless)
+    written = entry.store.runs(name, stage)
+    lanes = [(trial, seed) for trial in settings for seed in seeds]
+    if len(written) == len(lanes):
+        return written
+    steps = max(1, int(steps + _ROUNDING))
+    tried = [variants.lasting(settings[trial], steps) for trial, _ in lanes]
+    seen = entry.programs.run(tried, [seed for _, seed in lanes], round_ends(steps), False)
     runs = [
         Run(
             rule=name,
             stage=stage,
-            trial=trials[i],
-            seed=seeds[i],
-            setting=tried[i],
+            trial=lanes[i][0],
+            seed=lanes[i][1],
+            setting=dict(settings[lanes[i][0]]),
             batch=plan.batch,
             steps=int(seen.steps[i, -1]),
             train=float(seen.train[i, -1]),
             validation=float(seen.validation[i, -1]),
             test=float(seen.test[i]),
             stopped=Stop(int(seen.stopped[i])).name.lower(),
-            curves=f"{name}-{stage}s.npz",
+            curves=f"{name}-{stage}.npz",
         )
-        for i in range(written, len(trials))
+        for i in range(len(written), len(lanes))
     ]
     curves = "steps", "train", "validation", "flops", "model"
     entry.store.append_runs(runs, {curve: getattr(seen, curve) for curve in curves})
+    return written + runs
 
 
 # What the budget buys -----------------------------------------------------------------------------

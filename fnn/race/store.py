@@ -12,6 +12,7 @@ A lock keeps a second race out; the system opens it when the first one ends, how
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.locks import locked
-from fnn.problems import Problem
+from fnn.problems import COSTS, Problem
 from fnn.race.compiling import compiler_options
 from fnn.race.protocol import Protocol
 from fnn.race.records import (
@@ -117,8 +118,14 @@ class Store(NamedTuple):
         return [each for each in self.records if isinstance(each, kind) and each.rule == rule]
 
     def runs(self, rule: str, stage: str) -> list[Run]:
-        """The runs of a stage of a rule, by trial or by seed."""
+        """The runs of a stage of a rule, by trial and by seed."""
         return [run for run in self.of(Run, rule) if run.stage == stage]
+
+    def settings(self, rule: str) -> list[dict[str, Any]]:
+        """The settings that were tried of a rule, by trial, and those of its plan."""
+        (plan,) = self.of(Plan, rule)
+        tried = {run.trial: run.setting for run in self.of(Run, rule)}
+        return list((dict(enumerate(plan.settings)) | tried).values())
 
     def append(self, *records: Record) -> None:
         """Writes records down, all of them or none that counts."""
@@ -208,10 +215,14 @@ def _result(store: Store, rule: str) -> Result:
     """What the records of one rule say, as arrays."""
     (plan,), (choice,) = store.of(Plan, rule), store.of(Choice, rule)
     (seconds,) = store.of(Seconds, rule)
-    trials, runs = store.runs(rule, "trial"), store.runs(rule, "seed")
+    trials = [run for run in store.of(Run, rule) if run.stage != "seed"]
+    runs, settings = store.runs(rule, "seed"), store.settings(rule)
     per_step = float(np.median(seconds.seconds)) / choice.steps
-    with np.load(store.folder / "curves" / runs[0].curves, allow_pickle=False) as file:
-        curves = {name: file[name].astype(float) for name in file.files}
+    costs = functools.partial(_costs, plan, per_step)
+    curves = _curves(store, runs[0])
+    spent = [costs(_curves(store, group)) for group in {run.curves: run for run in trials}.values()]
+    short = [run for run in trials if run.stage != "final"]
+    final = [run for run in trials if run.stage == "final"]
     diverged = np.array([run.stopped == "non_finite" for run in runs])
     # A diverged run keeps what it had before the round in which it was lost.
     lost = diverged[:, None] & (curves["steps"] == curves["steps"][:, -1:])
@@ -219,18 +230,17 @@ def _result(store: Store, rule: str) -> Result:
     return Result(
         problem=store.header["problem"],
         rule=rule,
-        settings=plan.settings,
+        settings=settings,
         chosen=choice.trial,
-        tuning=np.array([run.loss for run in trials or runs[:1]])[:, None],
+        tuning=_losses(short or runs[:1], len(settings)),
+        finals=_losses(final or runs[:1], len(settings)),
+        rungs=(max([r.steps for r in short], default=0), max([r.steps for r in final], default=0)),
+        tuning_spent={
+            cost: sum(float(np.sum(each[cost][:, -1])) for each in spent) for cost in COSTS
+        },
         given_up=sum(run.stopped == "given_up" for run in trials),
         seeds=[run.seed for run in runs],
-        costs={
-            "steps": curves["steps"],
-            "examples": curves["steps"] * plan.batch,
-            "gradients": curves["model"] / plan.gradient_flops,
-            "flops": curves["flops"],
-            "seconds": curves["steps"] * per_step,
-        },
+        costs=costs(curves),
         train=np.where(lost, np.inf, curves["train"]),
         validation=np.where(lost, np.inf, curves["validation"]),
         test=np.where(np.isfinite(test), test, np.nan),
@@ -239,6 +249,32 @@ def _result(store: Store, rule: str) -> Result:
         compile_seconds=seconds.compile_seconds,
         run_seconds=np.array(seconds.seconds),
     )
+
+
+def _curves(store: Store, run: Run) -> dict[str, np.ndarray]:
+    """The curves of the group that a run belongs to."""
+    with np.load(store.folder / "curves" / run.curves, allow_pickle=False) as file:
+        return {name: file[name].astype(float) for name in file.files}
+
+
+def _costs(plan: Plan, per_step: float, curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What runs had spent at the end of each round, by `problems.COSTS`."""
+    return {
+        "steps": curves["steps"],
+        "examples": curves["steps"] * plan.batch,
+        "gradients": curves["model"] / plan.gradient_flops,
+        "flops": curves["flops"],
+        "seconds": curves["steps"] * per_step,
+    }
+
+
+def _losses(runs: Sequence[Run], trials: int) -> np.ndarray:
+    """The losses of runs, a row for each trial and a column for each seed; NaN where none was."""
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    losses = np.full((trials, len(seeds)), np.nan)
+    for run in runs:
+        losses[run.trial, seeds.index(run.seed)] = run.loss
+    return losses
 
 
 def _caveats(done: Sequence[Result]) -> list[str]:
@@ -251,8 +287,13 @@ def _caveats(done: Sequence[Result]) -> list[str]:
         if r.given_up:
             trials = f"{r.given_up} of {len(r.tuning)} trials"
             sentences.append(f"{trials} of {r.rule} were given up: no better than at their start.")
-        if len(r.settings) > 1 and not np.isfinite(r.tuning).any():
-            sentences.append(f"No trial of {r.rule} came through; its first setting was taken.")
+        if len(r.settings) > 1 and not np.isfinite(np.median(r.finals, axis=1)).any():
+            sentences.append(
+                f"No setting of {r.rule} came through its trials; the first was taken."
+                if r.chosen == 0
+                else f"No setting of {r.rule} came through its longer trials; the best of the "
+                "shorter ones was taken."
+            )
     return sentences
 
 
