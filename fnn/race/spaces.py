@@ -149,8 +149,10 @@ def _require_ends(about: str, ends: Log | Linear | Whole) -> None:
     """Raises unless both ends are numbers, in order, and above 0 on a logarithmic scale."""
     low, high = ends
     if not (_is_number(low, ends) and _is_number(high, ends)):
-        whole = "whole numbers, try Whole(1, 10)" if isinstance(ends, Whole) else "finite numbers"
-        raise ValueError(f"{about} between {whole}, got {low!r} and {high!r}; try (0.001, 0.1)")
+        kind, example = "finite numbers", "(0.001, 0.1)"
+        if isinstance(ends, Whole):
+            kind, example = "whole numbers", "Whole(1, 10)"
+        raise ValueError(f"{about} between {kind}, got {low!r} and {high!r}; try {example}")
     if low > high or (low == high and not isinstance(ends, Whole)):
         raise ValueError(
             f"{about} from a low to a high end, got {low:g} and {high:g}; try "

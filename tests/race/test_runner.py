@@ -20,6 +20,7 @@ from fnn import problems, race
 from fnn.problems import Budget
 from fnn.race import protocol, records, report, runner, store
 from fnn.race.entrants import ENTRANTS, Entrant
+from fnn.race.protocol import TUNING_SEEDS
 from fnn.race.report import findings
 
 TERMS = {"seeds": 2, "trials": 3, "budget": Budget(30, "steps")}
@@ -31,7 +32,8 @@ def compiled_once():
     kept, compiled = {}, runner.lanes.programs
 
     def programs(problem, one, setting, most):
-        if one is not ENTRANTS.get(one.name) or problem.name not in problems.PROBLEMS:
+        original, *_ = getattr(one.make, "args", [one])
+        if original is not ENTRANTS.get(one.name) or problem.name not in problems.PROBLEMS:
             return compiled(problem, one, setting, most)
         key = problem.name, one.name, *setting, most
         if key not in kept:
@@ -71,22 +73,33 @@ def content(folder):
 def test_every_run_is_a_line_that_says_how_to_repeat_it(folder):
     runs = [line for line in lines(folder) if line["kind"] == "run"]
     assert [(r["rule"], r["stage"], r["seed"]) for r in runs] == [
-        *[("adam", "trial", protocol.TUNING_SEED)] * 3,
+        *[("adam", f"round-{i}", seed) for i in (1, 2, 3) for _ in "ab" for seed in TUNING_SEEDS],
+        *[("adam", "final", seed) for _ in "abc" for seed in TUNING_SEEDS],
         *[("adam", "seed", i) for i in (0, 1)],
         *[("lbfgs", "seed", i) for i in (0, 1)],
     ]
     assert set(runs[0]["versions"]) == {"fnn", "jax", "jaxlib", "optax", "numpy", "scipy"}
-    assert runs[0]["setting"] == protocol.settings(ENTRANTS["adam"], 3)[0]
+    assert runs[0]["setting"] == ENTRANTS["adam"].defaults == {"learning_rate": 1e-3}
     for key in ("problem", "device", "float64", "code", "steps", "batch", "protocol", "stopped"):
         assert all(key in run for run in runs)
 
 
 def test_the_choice_is_by_the_validation_loss_of_the_trials(found, folder):
     adam = found.results[0]
-    trials = [run for run in lines(folder) if run.get("stage") == "trial"]
-    assert adam.chosen == np.argmin([run["validation"] for run in trials])
-    assert adam.setting == trials[adam.chosen]["setting"]
-    np.testing.assert_array_equal(adam.tuning[:, 0], [run["validation"] for run in trials])
+    told = lines(folder)
+    short = [run for run in told if run.get("stage", "").startswith("round")]
+    final = [run for run in told if run.get("stage") == "final"]
+    seen = np.array([run["validation"] for run in short]).reshape(6, 2)
+    np.testing.assert_array_equal(adam.tuning, seen)
+    # The better half goes on, to runs four times as long, and the best of those is chosen.
+    better = np.argsort(np.median(seen, axis=1))[:3].tolist()
+    assert [run["trial"] for run in final] == np.repeat(better, 2).tolist()
+    medians = np.median(np.reshape([run["validation"] for run in final], (3, 2)), axis=1)
+    assert adam.chosen == better[np.argmin(medians)]
+    assert adam.settings == [run["setting"] for run in short[::2]]
+    assert np.isnan(adam.finals).any(axis=1).sum() == 3
+    assert ({run["steps"] for run in short}, {run["steps"] for run in final}) == ({2}, {10})
+    assert adam.rungs == (2, 10)
     assert {run["setting"]["learning_rate"] for run in lines(folder) if run.get("stage") == "seed"
             and run["rule"] == "adam"} == {adam.setting["learning_rate"]}  # fmt: skip
 
@@ -263,6 +276,9 @@ def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
     assert np.isinf(result.validation[:, -1]).all()
     assert np.isinf(result.tuning).all()
     assert "burst diverged from 2 of 2 seeds." in race.read(tmp_path).caveats
+    said = "No setting of burst came through its trials; the first was taken."
+    assert said in race.read(tmp_path).caveats
+    assert result.chosen == 0
 
 
 def test_a_copy_ties_and_random_steps_come_last(tmp_path):
