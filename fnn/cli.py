@@ -43,7 +43,7 @@ def race_command(
     rules: Annotated[str, typer.Option(help="Who races, separated by commas.")] = RACING,
     seeds: Annotated[int, typer.Option(min=1, help="Fresh starting points of each rule.")] = 5,
     trials: Annotated[
-        int, typer.Option(min=0, help="Settings tried of each rule; 0 for its defaults.")
+        int, typer.Option(min=0, help="Runs' worth of tuning of each rule; 0 for its defaults.")
     ] = 5,
     budget: Annotated[
         str | None,

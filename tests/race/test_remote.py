@@ -45,7 +45,11 @@ def racing(mark):
             os.kill(os.getpid(), signal.SIGKILL)
         return ENTRANTS["adam"].make(problem, learning_rate=learning_rate)
 
-    return [Entrant("bad", bad), ENTRANTS["adam"]._replace(make=fragile), "sgd"]
+    def either(problem, way):
+        return ENTRANTS[way].make(problem, learning_rate=0.1)
+
+    ways = Entrant("either", either, {"way": race.OneOf(("sgd", "momentum"))})
+    return [Entrant("bad", bad), ENTRANTS["adam"]._replace(make=fragile), ways]
 
 
 def content(folder):
@@ -83,7 +87,7 @@ def test_a_worker_is_killed_and_the_store_is_the_same(cluster, tmp_path):
     )
     assert int(mark.read_text()) != os.getpid()
     assert content(tmp_path / "there") == content(tmp_path / "here")
-    assert [result.rule for result in found.results] == ["adam", "sgd"]
+    assert [result.rule for result in found.results] == ["adam", "either"]
     assert all(result.compile_seconds > 0 for result in found.results)
     assert all(len(result.run_seconds) == 2 for result in found.results)
     assert "bad was left out: TypeError: no such rule" in found.caveats
