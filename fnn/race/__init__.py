@@ -6,9 +6,12 @@ trajectories and names a race's folder, for which this page shows it `report`, `
 
 entrants       who races: rules, what is tuned of each, their batches
 protocol       the terms: trials, seeds, a budget in any of five costs
+identity       what makes a race this very race, as digests
+laps           the loop of a lane, which ends when its budget is spent
 lanes          one rule on one problem, many settings and seeds in one compiled program
 alone          one run of it, whose seconds are measured
 meter          what its steps cost, counted while they run
+pricing        what a budget in seconds buys, and whether it was spent
 compiling      what all compiled programs of a race share
 failures       whose failure an error is: a rule's own leaves out that rule alone
 runner         `run`, from rules and terms to a store

@@ -1,9 +1,10 @@
 """The runner: from rules and terms to the records of a race.
 
-Every rule goes through four stages: it is planned (its settings, and how many steps the budget
-buys), tuned by trials, raced from fresh seeds at the setting that was chosen, and timed alone. A
-stage asks the store for its records first and does what is missing, so that a race goes on where it
-was stopped. All programs are compiled before the first second is measured.
+Every rule goes through four stages: it is planned (its settings, and a budget that is counted),
+tuned by trials, raced from fresh seeds at the setting that was chosen, and timed alone. A stage
+asks the store for its records first and does what is missing, so that a race goes on where it was
+stopped. All programs are compiled before the first second is measured, and all rules are planned
+before one is tuned, so that a budget that is too small is found at once.
 """
 
 import concurrent.futures
@@ -12,29 +13,27 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fnn import problems
 from fnn.problems import Budget, Problem
-from fnn.race import lanes, remote, store
+from fnn.race import identity, lanes, pricing, remote, store
 from fnn.race.compiling import Setting
 from fnn.race.entrants import CLASSIC, Entrant, entrant
 from fnn.race.failures import RuleFailedError, blaming_the_rule
 from fnn.race.meter import gradient_flops
-from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, round_ends, settings
-from fnn.race.records import Choice, LeftOut, Plan, Run, Seconds
+from fnn.race.protocol import OFF, TUNING_SEED, Protocol, require_possible, settings
+from fnn.race.records import Choice, Entered, LeftOut, Plan, Run, Seconds, Withheld
 from fnn.race.result import Race
 from fnn.training import Stop
 
 _ALONE = 3
 """Runs alone of the chosen setting: the fewest whose median one disturbed reading does not move."""
-_WARM = 0.05
-"""The fewest seconds that a measurement of steps lasts, so that the call itself does not count."""
-_PROBE = 8
-"""Steps whose flops tell what one costs: the mean of a few, because line searches and trials vary
-from step to step."""
+_ATTEMPTS = 3
+"""Times that a rule races whose seconds are not those of its budget: the second corrects the price,
+and the third is for a machine that was busy in one of the two."""
 _COMPILERS = 4
 """Programs that are compiled beside each other: XLA takes several threads for each already."""
 
@@ -60,9 +59,10 @@ def run(
             any time, is left out: the race says why, and goes on with the others.
         seeds: the number of fresh starting points of the chosen setting, the same for every rule.
         trials: the number of settings that are tried of each rule; 0 for its defaults.
-        budget: what a run may spend; the problem's by default. In steps or examples a race is the
-            same whenever it is run; seconds, flops and gradients become steps by measuring: at the
-            middle of the space for the trials, at the setting that was chosen for the seeds.
+        budget: what a run may spend; the problem's by default. In steps, examples, flops or
+            gradients it is counted while a run goes on, and a race is the same to the last bit
+            whenever it is run, its seconds aside. In seconds it becomes steps by measuring: at the
+            first setting for the trials, at the setting that was chosen for the seeds.
         folder: where the race is written down, and goes on if it was stopped there; a new folder
             `races/PROBLEM/TIME` by default.
         cluster: the address of a Ray cluster, or "local" for the cores of this machine: lanes and
@@ -74,8 +74,8 @@ def run(
         The results, as `store.read(folder)` would.
 
     Raises:
-        ValueError: for numbers out of range, unknown names, a folder with another race, or a
-            cluster without Ray.
+        ValueError: for numbers out of range, unknown names, a budget without its unit or one that
+            buys ten steps of no rule, a folder with another race, or a cluster without Ray.
         RuntimeError: if every rule was left out. (Also for a cluster of other machines, or one that
             loses a task again and again; and OSError if another race is writing to the folder, or
             the disk is full.)
@@ -96,17 +96,20 @@ def run(
     names = [one.name for one in entrants]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"race: expected rules with names of their own, got {names}")
-    protocol = require_possible(Protocol(trials, seeds, budget or problem.budget))
+    protocol = require_possible(
+        Protocol(trials, seeds, problem.budget if budget is None else budget)
+    )
     folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
     with store.opened(folder, problem, protocol) as opened:
         terms = opened, problem, protocol, entrants, watch
         if cluster is None:
             compile_rule = functools.partial(lanes.programs, problem)
-            _run(*terms, compile_rule, min(_COMPILERS, os.cpu_count() or 1))
+            compilers = min(_COMPILERS, os.cpu_count() or 1)
+            _run(*terms, identity.of_entrant, compile_rule, compilers)
         else:
             with remote.connected(cluster) as connected:
                 compile_rule = functools.partial(connected.programs, problem, opened.header)
-                _run(*terms, compile_rule, len(entrants), connected)
+                _run(*terms, connected.identity, compile_rule, len(entrants), connected)
         race = store.results(opened)
     if not race.results:
         raise RuntimeError(
@@ -117,6 +120,7 @@ def run(
     return race
 
 
+Identify = Callable[[Problem, Entrant, Setting], dict[str, str]]
 Compile = Callable[[Entrant, Setting, int], lanes.Programs]
 
 
@@ -136,6 +140,7 @@ def _run(
     protocol: Protocol,
     entrants: Sequence[Entrant],
     watch: Watch,
+    identify: Identify,
     compile_rule: Compile,
     compilers: int,
     cluster: remote.Cluster | None = None,
@@ -155,16 +160,21 @@ def _run(
             opened.append(LeftOut(entry.entrant.name, f"{error}"))
 
     announce("compiling")
+    for one in entrants:
+        opened.require_same(Entered(one.name, _identity(problem, one, protocol, identify)))
     entries = _entries(opened, problem, protocol, entrants, compile_rule, compilers)
+    first, *others = _STAGES
+    for entry in entries:
+        go_through(entry, [first])
+    racing = [entry for entry in entries if not _is_done(opened, entry.entrant)]
+    prices = {entry.entrant.name: _plan(entry).ten_steps for entry in racing}
+    pricing.require_ten_steps(protocol.budget, prices)
+    works = [functools.partial(go_through, entry, others) for entry in racing]
     if cluster is None:
-        for entry in entries:
-            go_through(entry, _STAGES)
+        for work in works:
+            work()
     else:
-        first, *others = _STAGES
-        for entry in entries:  # the report has the rules in the order of their first lines
-            go_through(entry, [first])
-        racing = [entry for entry in entries if not _is_done(opened, entry.entrant)]
-        cluster.together([functools.partial(go_through, entry, others) for entry in racing])
+        cluster.together(works)
 
 
 def _entries(
@@ -199,6 +209,17 @@ def _entries(
     return entries
 
 
+def _identity(
+    problem: Problem, one: Entrant, protocol: Protocol, identify: Identify
+) -> dict[str, str]:
+    """What a rule is entered with; nothing of one whose own code fails, which is left out."""
+    try:
+        with blaming_the_rule():
+            return identify(problem, one, settings(one, protocol.trials)[0])
+    except RuleFailedError:
+        return {}
+
+
 def _is_done(opened: store.Store, one: Entrant) -> bool:
     """Whether a rule has its last record."""
     return bool(opened.of(Seconds, one.name) or opened.of(LeftOut, one.name))
@@ -212,10 +233,12 @@ def _plan(entry: Entry) -> Plan:
     name = entry.entrant.name
     plans = entry.store.of(Plan, name)
     if not plans:
-        tried = settings(entry.entrant, entry.protocol.trials)
-        steps, batch = affordable_steps(entry, tried[0]), entry.entrant.examples(entry.problem)
-        unit = gradient_flops(entry.problem) or 1.0
-        plans = [Plan(name, tried, steps, batch, unit)]
+        entrant, problem, asked = entry.entrant, entry.problem, entry.protocol.budget
+        tried = settings(entrant, entry.protocol.trials)
+        budget = pricing.counted_budget(asked, entry.programs.alone, tried[0], [TUNING_SEED])
+        ten = pricing.price_of_ten(problem, entrant, entry.programs.run, tried[0], asked, budget)
+        unit = gradient_flops(problem) or 1.0
+        plans = [Plan(name, tried, entrant.examples(problem), unit, list(budget), ten)]
         entry.store.append(*plans)
     return plans[0]
 
@@ -226,35 +249,54 @@ def _tune(entry: Entry) -> None:
     trials = range(len(plan.settings))
     if len(trials) > 1:
         seeds = [TUNING_SEED] * len(trials)
-        _run_lanes(entry, "trial", trials, seeds, plan.steps, hopeless=True)
+        _run_lanes(entry, "trial", trials, seeds, plan.budget, hopeless=True)
 
 
 def _choice(entry: Entry) -> Choice:
-    """The setting for the fresh seeds and its steps, from the store or chosen now."""
+    """The setting for the fresh seeds and its budget, from the store or chosen now."""
     name = entry.entrant.name
     choices = entry.store.of(Choice, name)
     if not choices:
         plan, trials = _plan(entry), entry.store.runs(name, "trial")
         best = int(np.argmin([run.loss for run in trials])) if trials else 0
-        # The plan's steps are those of the first setting.
-        steps = affordable_steps(entry, plan.settings[best]) if best else plan.steps
-        choices = [Choice(name, best, steps)]
+        budget = pricing.counted_budget(
+            entry.protocol.budget, entry.programs.alone, plan.settings[best], _timed_seeds(entry)
+        )
+        choices = [Choice(name, best, list(budget))]
         entry.store.append(*choices)
-    return choices[0]
+    return choices[-1]
 
 
 def _race(entry: Entry) -> None:
     """Runs the chosen setting from fresh seeds."""
     choice, seeds = _choice(entry), range(entry.protocol.seeds)
     trials = [choice.trial] * len(seeds)
-    _run_lanes(entry, "seed", trials, seeds, choice.steps, hopeless=False)
+    _run_lanes(entry, "seed", trials, seeds, choice.budget, hopeless=False)
 
 
 def _time(entry: Entry) -> None:
-    """Measures the seconds of the chosen setting alone."""
-    choice, seeds = _choice(entry), range(min(entry.protocol.seeds, _ALONE))
-    measured = entry.programs.alone(_plan(entry).settings[choice.trial], seeds, choice.steps)
-    entry.store.append(Seconds(entry.entrant.name, *measured))
+    """Measures the seconds of the chosen setting alone, and races again if they are not right."""
+    name, asked = entry.entrant.name, entry.protocol.budget
+    while True:
+        _race(entry)
+        choice, runs = _choice(entry), entry.store.runs(name, "seed")
+        seeds = _timed_seeds(entry)
+        reading = pricing.settled(
+            entry.programs.alone, runs[0].setting, seeds, [runs[seed].steps for seed in seeds]
+        )
+        share = pricing.share_spent(asked, reading.seconds, runs)
+        if abs(share - 1) <= OFF or len(entry.store.of(Choice, name)) == _ATTEMPTS:
+            break
+        steps = pricing.bought(Budget(*choice.budget), share)
+        entry.store.append(choice._replace(budget=[steps, "steps"]))
+    why = pricing.objection(asked, reading, runs)
+    withheld = [] if why is None else [Withheld(name, why)]
+    entry.store.append(*withheld, Seconds(name, *reading))
+
+
+def _timed_seeds(entry: Entry) -> list[int]:
+    """The seeds whose runs are measured alone."""
+    return list(range(min(entry.protocol.seeds, _ALONE)))
 
 
 _STAGES: dict[str, Callable[[Entry], object]] = {
@@ -267,7 +309,7 @@ def _run_lanes(
     stage: str,
     trials: Sequence[int],
     seeds: Sequence[int],
-    steps: int,
+    budget: Sequence[Any],
     *,
     hopeless: bool,
 ) -> None:
@@ -277,7 +319,7 @@ def _run_lanes(
     if written == len(trials):
         return
     tried = [plan.settings[trial] for trial in trials]
-    seen = entry.programs.run(tried, list(seeds), round_ends(steps), hopeless)
+    seen = entry.programs.run(tried, list(seeds), Budget(*budget), hopeless)
     runs = [
         Run(
             rule=name,
@@ -297,33 +339,3 @@ def _run_lanes(
     ]
     curves = "steps", "train", "validation", "flops", "model"
     entry.store.append_runs(runs, {curve: getattr(seen, curve) for curve in curves})
-
-
-# What the budget buys -----------------------------------------------------------------------------
-
-
-def affordable_steps(entry: Entry, setting: Setting) -> int:
-    """How many steps the budget buys of a setting, one at least."""
-    amount, unit = entry.protocol.budget
-    if unit == "steps":
-        price = 1.0
-    elif unit == "examples":
-        price = float(entry.entrant.examples(entry.problem))
-    elif unit == "seconds":
-        # Line searches and trials cost what they cost along the whole way: a whole run tells.
-        steps = max(1, round(amount / _seconds_a_step(entry.programs, setting)))
-        price = entry.programs.alone(setting, [TUNING_SEED], steps).seconds[0] / steps
-    else:
-        ends = np.array([_PROBE], np.int32)
-        seen = entry.programs.run([setting], [TUNING_SEED], ends, False)
-        spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE
-        price = spent / (1.0 if unit == "flops" else gradient_flops(entry.problem))
-    return max(1, round(amount / max(price, 1e-30)))
-
-
-def _seconds_a_step(programs: lanes.Programs, setting: Setting) -> float:
-    """The seconds of a step, from the first run that is long enough to be measured."""
-    steps = 4
-    while (seconds := programs.alone(setting, [TUNING_SEED], steps).seconds[0]) < _WARM:
-        steps *= 4
-    return seconds / steps
