@@ -7,7 +7,7 @@ them, until the least two agree, and the least counts: what disturbs a run makes
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -98,33 +98,35 @@ def _seconds_a_step(measure: Measure, setting: Setting, seed: int) -> float:
 # Ten steps ----------------------------------------------------------------------------------------
 
 
-def price_of_ten(
-    problem: Problem, one: Entrant, run: Run, setting: Setting, asked: Budget, counted: Budget
-) -> float:
-    """About what ten steps of a rule cost, in the unit of the race; 0 where that is steps."""
-    if asked.unit == "steps":
-        return 0.0
-    if asked.unit == "examples":
-        return float(FEWEST * one.examples(problem))
-    if asked.unit == "seconds":
-        return FEWEST * asked.amount / counted.amount
+def price_of_a_step(problem: Problem, one: Entrant, run: Run, setting: Setting, unit: str) -> float:
+    """About what a step of a rule costs in a unit that is counted, by its first steps."""
+    if unit == "steps":
+        return 1.0
+    if unit == "examples":
+        return float(one.examples(problem))
     seen = run([setting], [TUNING_SEED], Budget(_PROBE, "steps"), False)
-    spent = seen.flops if asked.unit == "flops" else seen.model / (gradient_flops(problem) or 1.0)
-    return float(spent[0, -1]) * FEWEST / _PROBE
+    spent = seen.flops if unit == "flops" else seen.model / (gradient_flops(problem) or 1.0)
+    return float(spent[0, -1]) / _PROBE
 
 
-def require_ten_steps(asked: Budget, prices: Mapping[str, float]) -> None:
+def expected_steps(plan: records.Plan) -> int:
+    """About how many steps a run may take: a schedule needs to know before it has taken them."""
+    return bought(Budget(*plan.budget), plan.price)
+
+
+def require_ten_steps(asked: Budget, plans: Sequence[records.Plan]) -> None:
     """Raises where a budget buys ten steps of no rule, and warns where it does not of some."""
-    dear = {rule: price for rule, price in prices.items() if price > (1 + OFF) * asked.amount}
-    if not dear:
+    steps = {plan.rule: plan.budget[0] / max(plan.price, 1e-30) for plan in plans}
+    few = {rule: number for rule, number in steps.items() if number < (1 - OFF) * FEWEST}
+    if not few or asked.unit == "steps":
         return
-    rule, most = max(dear.items(), key=lambda item: item[1])
+    rule, fewest = min(few.items(), key=lambda item: item[1])
     said = (
         f"race: expected a budget of at least {FEWEST} steps, got {asked.amount:g} {asked.unit}, "
-        f"which buys fewer of {', '.join(dear)}; try {_rounded_up(most)} {asked.unit}, which buys "
-        f"{FEWEST} of {rule}"
+        f"which buys fewer of {', '.join(few)}; try "
+        f"{_rounded_up(asked.amount * FEWEST / fewest)} {asked.unit}, which buys {FEWEST} of {rule}"
     )
-    if len(dear) == len(prices):
+    if len(few) == len(plans):
         raise ValueError(said)
     warnings.warn(f"{said}. No verdict on these rules will be given.", stacklevel=2)
 

@@ -49,7 +49,7 @@ class Plan(NamedTuple):
     gradient_flops: float
     # Races from before budgets were counted have none of these.
     budget: Sequence[Any] = ()  # amount and unit; a race in seconds counts steps
-    ten_steps: float = 0.0  # what they cost, in the unit of the race
+    price: float = 1.0  # about what a step of the first setting costs, in that unit
 
 
 class Run(NamedTuple):

@@ -167,8 +167,7 @@ def _run(
     for entry in entries:
         go_through(entry, [first])
     racing = [entry for entry in entries if not _is_done(opened, entry.entrant)]
-    prices = {entry.entrant.name: _plan(entry).ten_steps for entry in racing}
-    pricing.require_ten_steps(protocol.budget, prices)
+    pricing.require_ten_steps(protocol.budget, [_plan(entry) for entry in racing])
     works = [functools.partial(go_through, entry, others) for entry in racing]
     if cluster is None:
         for work in works:
@@ -233,12 +232,14 @@ def _plan(entry: Entry) -> Plan:
     name = entry.entrant.name
     plans = entry.store.of(Plan, name)
     if not plans:
-        entrant, problem, asked = entry.entrant, entry.problem, entry.protocol.budget
+        entrant, problem, programs = entry.entrant, entry.problem, entry.programs
         tried = settings(entrant, entry.protocol.trials)
-        budget = pricing.counted_budget(asked, entry.programs.alone, tried[0], [TUNING_SEED])
-        ten = pricing.price_of_ten(problem, entrant, entry.programs.run, tried[0], asked, budget)
+        budget = pricing.counted_budget(
+            entry.protocol.budget, programs.alone, tried[0], [TUNING_SEED]
+        )
+        price = pricing.price_of_a_step(problem, entrant, programs.run, tried[0], budget.unit)
         unit = gradient_flops(problem) or 1.0
-        plans = [Plan(name, tried, entrant.examples(problem), unit, list(budget), ten)]
+        plans = [Plan(name, tried, entrant.examples(problem), unit, list(budget), price)]
         entry.store.append(*plans)
     return plans[0]
 
