@@ -8,10 +8,13 @@ entrants       who races: rules, what is tuned of each, their batches
 spaces         the ranges of hyperparameters
 protocol       the terms: trials, seeds, a budget in any of five costs
 search         which settings are tried, and for how long
+identity       what makes a race this very race, as digests
+laps           the loop of a lane, which ends when its budget is spent
 lanes          one rule on one problem, many settings and seeds in one compiled program
 alone          one run of it, whose seconds are measured
 variants       the programs of a rule for all its settings
 meter          what its steps cost, counted while they run
+pricing        what a budget in seconds buys, and whether it was spent
 compiling      what all compiled programs of a race share
 failures       whose failure an error is: a rule's own leaves out that rule alone
 runner         `run`, from rules and terms to a store

@@ -1,5 +1,6 @@
 """The results of a race as arrays, from which tables and figures are made."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,8 +83,10 @@ class Race(NamedTuple):
             highest, protocol, versions, device, code.
         results: one result for each rule.
         caveats: sentences about everything that did not go as asked.
+        withheld: rules of which nothing can be said, each with the reason as a sentence.
     """
 
     header: dict
     results: list[Result]
     caveats: list[str]
+    withheld: Mapping[str, str] = {}

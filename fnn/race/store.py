@@ -31,15 +31,18 @@ import numpy as np
 
 from fnn.locks import locked
 from fnn.problems import COSTS, Problem
+from fnn.race import identity
 from fnn.race.compiling import compiler_options
-from fnn.race.protocol import Protocol
+from fnn.race.protocol import OFF, Protocol
 from fnn.race.records import (
     Choice,
+    Entered,
     LeftOut,
     Plan,
     Record,
     Run,
     Seconds,
+    Withheld,
     from_line,
     plain,
     to_line,
@@ -94,6 +97,7 @@ def header(problem: Problem, protocol: Protocol) -> dict[str, Any]:
             "seeds": protocol.seeds,
             "budget": list(protocol.budget),
         },
+        "identity": identity.of_problem(problem),
         **environment(),
     }
 
@@ -118,8 +122,29 @@ class Store(NamedTuple):
         return [each for each in self.records if isinstance(each, kind) and each.rule == rule]
 
     def runs(self, rule: str, stage: str) -> list[Run]:
-        """The runs of a stage of a rule, by trial and by seed."""
-        return [run for run in self.of(Run, rule) if run.stage == stage]
+        """The runs of a stage of a rule, by trial or by seed, these of its last choice."""
+        runs: list[Run] = []
+        for record in self.records:
+            if isinstance(record, Choice) and record.rule == rule and stage == "seed":
+                runs = []
+            elif isinstance(record, Run) and (record.rule, record.stage) == (rule, stage):
+                runs.append(record)
+        return runs
+
+    def require_same(self, entered: Entered) -> None:
+        """Writes down what a rule is entered with; a ValueError if it was entered otherwise."""
+        before = self.of(Entered, entered.rule)
+        if not before:
+            self.append(entered)
+            return
+        was, now = before[0].identity, entered.identity
+        other = [name for name in now if was.get(name) != now[name]]
+        if other:
+            raise ValueError(
+                f"race: expected {self.folder} to hold this very race, got another rule "
+                f"{entered.rule}: its {_differing(was, now, other)}; try another folder or another "
+                "name"
+            )
 
     def settings(self, rule: str) -> list[dict[str, Any]]:
         """The settings that were tried of a rule, by trial, and those of its plan."""
@@ -165,14 +190,20 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
             _write(path, json.dumps(wanted, indent=1).encode() + b"\n")
         written = json.loads(path.read_text())
         if written != wanted:
-            other = [key for key in wanted if written.get(key) != wanted[key]]
+            was, now = (about | about.get("identity", {}) for about in (written, wanted))
+            other = [key for key in now if key != "identity" and was.get(key) != now[key]]
             raise ValueError(
                 f"race: expected {folder} to hold this very race, got another one: its "
-                f"{', '.join(other)} differ, {written.get(other[0])} in place of "
-                f"{wanted[other[0]]}; try another folder"
+                f"{_differing(was, now, other)}; try another folder"
             )
         records = _whole_records(folder / "runs.jsonl", mend=True)
         yield Store(folder, wanted, records, threading.Lock())
+
+
+def _differing(was: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What differs, with the first of it as it was and as it is."""
+    first = names[0]
+    return f"{', '.join(names)} differ, {was.get(first)} in place of {now[first]}"
 
 
 def read(folder: str | Path) -> Race:
@@ -200,24 +231,28 @@ def read(folder: str | Path) -> Race:
 
 def results(store: Store) -> Race:
     """The results of the rules that are done, from records and curves."""
-    done, caveats = [], []
+    done, caveats, withheld = [], [], {}
     for rule in dict.fromkeys(record.rule for record in store.records):
         left_out = store.of(LeftOut, rule)
         caveats += [f"{rule} was left out: {record.why}" for record in left_out]
         if store.of(Seconds, rule):
             done.append(_result(store, rule))
+            caveats += _caveats_of_seconds(store, rule)
+            withheld.update((rule, record.why) for record in store.of(Withheld, rule))
         elif not left_out:
             caveats.append(f"{rule} is not done yet.")
-    return Race(store.header, done, caveats + _caveats(done))
+    caveats += [f"No verdict on {rule}: {why}" for rule, why in withheld.items()]
+    return Race(store.header, done, caveats + _caveats(done), withheld)
 
 
 def _result(store: Store, rule: str) -> Result:
     """What the records of one rule say, as arrays."""
-    (plan,), (choice,) = store.of(Plan, rule), store.of(Choice, rule)
+    (plan,), choice = store.of(Plan, rule), store.of(Choice, rule)[-1]
     (seconds,) = store.of(Seconds, rule)
     trials = [run for run in store.of(Run, rule) if run.stage != "seed"]
     runs, settings = store.runs(rule, "seed"), store.settings(rule)
-    per_step = float(np.median(seconds.seconds)) / choice.steps
+    timed = zip(seconds.seconds, runs[: len(seconds.seconds)], strict=True)
+    per_step = float(np.median([passed / max(run.steps, 1) for passed, run in timed]))
     costs = functools.partial(_costs, plan, per_step)
     curves = _curves(store, runs[0])
     spent = [costs(_curves(store, group)) for group in {run.curves: run for run in trials}.values()]
@@ -275,6 +310,20 @@ def _losses(runs: Sequence[Run], trials: int) -> np.ndarray:
     for run in runs:
         losses[run.trial, seeds.index(run.seed)] = run.loss
     return losses
+
+
+def _caveats_of_seconds(store: Store, rule: str) -> list[str]:
+    """What is to be said of the seconds of a rule, as sentences."""
+    (seconds,) = store.of(Seconds, rule)
+    sentences = []
+    if seconds.spread > OFF:
+        sentences.append(f"The seconds of {rule} are rough: readings of one run did not agree.")
+    if seconds.waited > OFF:
+        sentences.append(
+            f"Other processes had the processor in {seconds.waited:.0%} of the time while the "
+            f"seconds of {rule} were measured; what {rule} waited is not counted."
+        )
+    return sentences
 
 
 def _caveats(done: Sequence[Result]) -> list[str]:

@@ -16,7 +16,7 @@ from fnn.problems import Budget, Problem
 from fnn.race import spaces
 from fnn.race.compiling import Setting
 from fnn.race.entrants import Entrant
-from fnn.race.lanes import Outcome, Programs
+from fnn.race.lanes import Outcome, Programs, joined
 
 Compile = Callable[[Entrant, Setting, int], Programs]
 
@@ -44,41 +44,38 @@ def programs(compile_one: Compile, one: Entrant, first: Sequence[Setting], most:
     compiled: dict[str, Programs] = {}
 
     def variant(setting: Setting) -> Programs:
-        static = static_part(one, setting)
-        key = repr(static)  # True and 1 are two values
-        if key not in compiled:
-            made = functools.partial(_make, one, static)
-            name = f"{one.name} {key}" if static else one.name
-            compiled[key] = compile_one(one._replace(name=name, make=made), numbers(setting), most)
-        return compiled[key]
-
-    def numbers(setting: Setting) -> dict[str, float]:
-        static = static_part(one, setting)
-        return {_LENGTH: 1.0} | {k: v for k, v in setting.items() if k not in static}
+        bound, numbers = at(one, setting)
+        if bound.name not in compiled:
+            compiled[bound.name] = compile_one(bound, numbers, most)
+        return compiled[bound.name]
 
     def run(settings: Sequence[Setting], seeds: Sequence[int], *terms: Any) -> Outcome:
         groups: dict[str, list[int]] = {}
         for i, setting in enumerate(settings):
-            groups.setdefault(repr(static_part(one, setting)), []).append(i)
+            groups.setdefault(at(one, setting)[0].name, []).append(i)
         parts = [
             variant(settings[group[0]]).run(
-                [numbers(settings[i]) for i in group], [seeds[i] for i in group], *terms
+                [at(one, settings[i])[1] for i in group], [seeds[i] for i in group], *terms
             )
             for group in groups.values()
         ]
         return _in_order(parts, list(groups.values()))
 
     def alone(setting: Setting, *terms: Any) -> Any:
-        return variant(setting).alone(numbers(setting), *terms)
+        return variant(setting).alone(at(one, setting)[1], *terms)
 
     for setting in first:
         variant(setting)
     return Programs(run, alone)
 
 
-def static_part(one: Entrant, setting: Setting) -> dict[str, Any]:
-    """The hyperparameters of a setting that a program is compiled for."""
-    return {k: v for k, v in setting.items() if k in one.space and spaces.is_static(one.space[k])}
+def at(one: Entrant, setting: Setting) -> tuple[Entrant, dict[str, float]]:
+    """The variant of a rule for a setting, named after its static values, and the numbers left."""
+    names = {k for k in setting if k in one.space and spaces.is_static(one.space[k])}
+    static = {k: v for k, v in setting.items() if k in names}
+    name = f"{one.name} {static}" if static else one.name  # in which True and 1 are two values
+    numbers = {_LENGTH: 1.0} | {k: v for k, v in setting.items() if k not in names}
+    return one._replace(name=name, make=functools.partial(_make, one, static)), numbers
 
 
 def _make(
@@ -92,4 +89,4 @@ def _make(
 def _in_order(parts: Sequence[Outcome], groups: Sequence[Sequence[int]]) -> Outcome:
     """The outcomes of groups of lanes as one, each lane at its place."""
     order = np.argsort(np.concatenate(groups))
-    return Outcome(*(np.concatenate(rows)[order] for rows in zip(*parts, strict=True)))
+    return Outcome(*(rows[order] for rows in joined(parts, len(order))))

@@ -57,7 +57,8 @@ def content(folder):
     lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     rules = {}
     for line in lines:
-        line.pop("seconds", None), line.pop("compile_seconds", None)
+        for name in ("seconds", "compile_seconds", "spread", "waited"):
+            line.pop(name, None)
         rules.setdefault(line["rule"], []).append(line)
     curves = {p.name: p.read_bytes() for p in sorted((folder / "curves").iterdir())}
     return list(rules.items()), (folder / "race.json").read_text(), curves
@@ -126,17 +127,18 @@ def test_lanes_run_in_turns_on_whoever_is_free(cluster):
     """What is joined from chunks of several workers is what one program says."""
     del cluster
     problem, sgd = problems.get("xor"), ENTRANTS["sgd"]
-    given, seeds, ends = [{"learning_rate": 0.01}] * 3, [0, 1, 2], np.array([1, 5])
+    given, seeds = [{"learning_rate": 0.01}] * 3, [0, 1, 2]
+    budget = Budget(5, "steps")
     environment = store.environment()
     with remote.connected("local") as connected:
         spread = connected.programs(problem, environment, sgd, given[0], 1).run(
-            given, seeds, ends, False
+            given, seeds, budget, False
         )
         with pytest.raises(RuntimeError, match="machines like this one, got another device: cpu"):
             connected.programs(problem, environment | {"device": "another"}, sgd, given[0], 1)
     chunk = lanes.compiled_lanes(problem, sgd, given[0], 1).chunk
     alone = [
-        chunk([setting], [seed], ends, False) for setting, seed in zip(given, seeds, strict=True)
+        chunk([setting], [seed], budget, False) for setting, seed in zip(given, seeds, strict=True)
     ]
     for one, two in zip(spread, lanes.joined(alone, 3), strict=True):
         np.testing.assert_array_equal(one, two)
