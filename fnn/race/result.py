@@ -19,7 +19,8 @@ class Result(NamedTuple):
         settings: the hyperparameters of each trial, empty ones where the rule has none to tune.
         chosen: the trial with the lowest median validation loss in the final of the search.
         tuning: the lowest validation losses of each trial in the rounds of the search, where all
-            trials have the same length; infinity where a run diverged or was given up.
+            trials have the same length, infinity where a run diverged; without a search the loss of
+            the first seed.
         finals: the same in the final; NaN for the trials that did not get there.
         rungs: the steps of a run in the rounds, and in the final; 0 without a search.
         tuning_spent: what the search spent, by `problems.COSTS`.

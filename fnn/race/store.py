@@ -258,6 +258,7 @@ def _result(store: Store, rule: str) -> Result:
     spent = [costs(_curves(store, group)) for group in {run.curves: run for run in trials}.values()]
     short = [run for run in trials if run.stage != "final"]
     final = [run for run in trials if run.stage == "final"]
+    tuned = list(dict.fromkeys(run.seed for run in trials or runs[:1]))
     diverged = np.array([run.stopped == "non_finite" for run in runs])
     # A diverged run keeps what it had before the round in which it was lost.
     lost = diverged[:, None] & (curves["steps"] == curves["steps"][:, -1:])
@@ -267,8 +268,8 @@ def _result(store: Store, rule: str) -> Result:
         rule=rule,
         settings=settings,
         chosen=choice.trial,
-        tuning=_losses(short or runs[:1], len(settings)),
-        finals=_losses(final or runs[:1], len(settings)),
+        tuning=_losses(short or runs[:1], len(settings), tuned),
+        finals=_losses(final, len(settings), tuned),
         rungs=(max([r.steps for r in short], default=0), max([r.steps for r in final], default=0)),
         tuning_spent={
             cost: sum(float(np.sum(each[cost][:, -1])) for each in spent) for cost in COSTS
@@ -303,9 +304,8 @@ def _costs(plan: Plan, per_step: float, curves: Mapping[str, np.ndarray]) -> dic
     }
 
 
-def _losses(runs: Sequence[Run], trials: int) -> np.ndarray:
+def _losses(runs: Sequence[Run], trials: int, seeds: Sequence[int]) -> np.ndarray:
     """The losses of runs, a row for each trial and a column for each seed; NaN where none was."""
-    seeds = list(dict.fromkeys(run.seed for run in runs))
     losses = np.full((trials, len(seeds)), np.nan)
     for run in runs:
         losses[run.trial, seeds.index(run.seed)] = run.loss
@@ -336,7 +336,8 @@ def _caveats(done: Sequence[Result]) -> list[str]:
         if r.given_up:
             trials = f"{r.given_up} of {len(r.tuning)} trials"
             sentences.append(f"{trials} of {r.rule} were given up: no better than at their start.")
-        if len(r.settings) > 1 and not np.isfinite(np.median(r.finals, axis=1)).any():
+        judged = r.finals if r.rungs[1] else r.tuning  # older races had trials of one length
+        if len(r.settings) > 1 and not np.isfinite(np.median(judged, axis=1)).any():
             sentences.append(
                 f"No setting of {r.rule} came through its trials; the first was taken."
                 if r.chosen == 0

@@ -105,6 +105,9 @@ def test_the_choice_is_by_the_validation_loss_of_the_trials(found, folder):
     assert np.isnan(adam.finals).any(axis=1).sum() == 3
     assert ({run["steps"] for run in short}, {run["steps"] for run in final}) == ({2}, {10})
     assert adam.rungs == (2, 10)
+    lbfgs = found.results[1]
+    assert (lbfgs.rungs, lbfgs.tuning_spent["steps"]) == ((0, 0), 0)
+    assert np.isnan(lbfgs.finals).all()
     assert {run["setting"]["learning_rate"] for run in lines(folder) if run.get("stage") == "seed"
             and run["rule"] == "adam"} == {adam.setting["learning_rate"]}  # fmt: skip
 

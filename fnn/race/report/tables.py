@@ -203,11 +203,12 @@ def trials(race: Race) -> Sheet:
             final = result.finals[i]
             went_on = not np.isnan(final).any()
             short, long = result.rungs
+            steps = f"{short}, then {long}" if went_on else f"{short or ''}"
             rows.append([
                 Cell(result.rule, (result.rule,)),
                 Cell(str(i + 1), (i + 1,)),
                 Cell(setting(values), (setting(values),)),
-                Cell(f"{short}, then {long}" if went_on else str(short), (short, long * went_on)),
+                Cell(steps, (short, long * went_on)),
                 _number(float(np.median(findings.or_infinity(losses)))),
                 _number(float(np.median(final))) if went_on else Cell("", ("",)),
                 Cell(f"{ended} of {len(losses)}", (ended, len(losses))),
