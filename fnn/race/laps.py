@@ -9,7 +9,7 @@ steps cost more than a look.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class Lane(NamedTuple):
 
 
 def run_laps(
-    rule: optax.GradientTransformation,
+    rule: optax.GradientTransformationExtraArgs,
     source: Source,
     evaluate: Callable[[Progress], dict[str, Scalar]],
     progress: Progress,
@@ -83,8 +83,9 @@ def run_laps(
 
     def take_step(value_fn: Callable[[PyTree], Scalar], lane: Lane) -> Lane:
         value, grad = jax.value_and_grad(value_fn)(lane.params)
-        extra: dict[str, Any] = {"value": value, "grad": grad, "value_fn": value_fn}
-        updates, state = rule.update(grad, lane.state, lane.params, **extra)  # type: ignore
+        updates, state = rule.update(
+            grad, lane.state, lane.params, value=value, grad=grad, value_fn=value_fn
+        )
         params = optax.apply_updates(lane.params, updates)
         total = lane.total + value.astype(lane.total.dtype)
         return lane._replace(params=params, state=state, grad=grad, total=total)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -579,6 +580,25 @@ def test_a_record_is_its_line_and_back(folder):
     again = records.from_line(records.to_line(lost, about).encode())
     assert np.isnan([again.train, again.test]).all()
     assert again.loss == lost.loss == np.inf
+
+
+def test_a_race_from_before_budgets_were_counted_is_read(folder, found, tmp_path):
+    """It has plans and choices of so many steps, and says neither what was entered nor spreads."""
+    newer = "budget", "price", "spread", "waited", "identity"
+    older = [
+        {key: entry for key, entry in line.items() if key not in newer}
+        | ({"steps": 30} if line["kind"] in ("plan", "choice") else {})
+        for line in lines(folder)
+        if line["kind"] != "entered"
+    ]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in older))
+    (tmp_path / "race.json").write_bytes((folder / "race.json").read_bytes())
+    shutil.copytree(folder / "curves", tmp_path / "curves")
+    again = race.read(tmp_path)
+    assert again.withheld == {}
+    for one, other in zip(again.results, found.results, strict=True):
+        np.testing.assert_array_equal(one.validation, other.validation)
+        np.testing.assert_array_equal(one.costs["seconds"], other.costs["seconds"])
 
 
 def test_a_full_disk_leaves_what_was_finished(folder, tmp_path, monkeypatch):
