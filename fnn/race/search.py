@@ -3,7 +3,7 @@
     round 1       the usual values of the field, and settings that cover the space evenly
     rounds 2, 3   settings around the best so far, ever closer; where it is at an end of what was
                   tried of a logarithmic range, the decade beyond
-    final         the better half of all settings, in runs four times as long
+    final         the better half of all settings, in runs that are four times as long
 
 The terms are the same for every rule, whatever it has to tune: a search spends what so many whole
 runs may spend, `trials` of them, a third of it in the rounds and two thirds in the final. A setting
@@ -66,8 +66,8 @@ def rungs(one: Entrant, trials: int) -> Rungs | None:
         trials: the number of whole runs; more of them try more settings.
 
     Returns:
-        The plan, or None if there is nothing to choose from, or nothing to spend. A space with few
-        values has fewer settings in longer runs.
+        The plan, or None if there is nothing to choose from, or nothing to spend. A space of few
+        values has fewer settings in longer runs, at most whole ones.
 
     Example:
         >>> from fnn.race.entrants import entrant
@@ -103,7 +103,7 @@ def settings(one: Entrant, trials: int) -> list[dict[str, Any]]:
     Example:
         >>> from fnn.race.entrants import entrant
         >>> [round(s["learning_rate"], 4) for s in settings(entrant("adam"), 5)]
-        [0.001, 0.01, 0.0022, 0.0464]
+        [0.001, 0.0464, 0.01, 0.0022]
     """
     plan, usual = rungs(one, trials), _usual(one)
     if plan is None:
@@ -137,7 +137,7 @@ def closer(
         >>> tried = [{"rate": 0.01}, {"rate": 0.1}]
         >>> losses = np.array([[2.0], [1.0]])
         >>> [f"{s['rate']:.2f}" for s in closer({"rate": (0.01, 0.1)}, tried, losses, 2, 1)]
-        ['0.18', '0.56']
+        ['0.56', '0.18']
     """
     low, high = np.zeros(len(space)), np.ones(len(space))
     best = int(ranking(losses)[0])
@@ -201,34 +201,34 @@ def _between(
     known: Sequence[dict[str, Any]],
     number: int,
 ) -> list[dict[str, Any]]:
-    """So many settings between two corners, the most central first, all of them new."""
+    """So many settings between two corners, unlike those that are known and far from them."""
     found: list[dict[str, Any]] = []
     for points in (*range(max(1, number), number + _MORE), _MANY):
-        even = _hammersley(points, len(space))
-        even = even[np.argsort(np.abs(even - 0.5).max(axis=1), kind="stable")]
         found = []
-        for row in low + even * (high - low):
-            setting = {
-                k: spaces.value_at(v, p) for (k, v), p in zip(space.items(), row, strict=True)
-            }
-            if len(found) < number and not _is_among(space, setting, [*known, *found]):
+        for row in low + _hammersley(points, len(space)) * (high - low):
+            places = zip(space.items(), row, strict=True)
+            setting = {name: spaces.value_at(given, place) for (name, given), place in places}
+            if _distance(space, setting, [*known, *found]) > _ALIKE:
                 found.append(setting)
-        if len(found) == number:
+        if len(found) >= number:
             break
-    return found
+    far = [-round(_distance(space, setting, known), 6) for setting in found]
+    return [found[i] for i in np.argsort(far, kind="stable")[:number]]
 
 
 def _hammersley(number: int, dimensions: int) -> Float[np.ndarray, "number dimensions"]:
-    """Points that fill the unit cube evenly, and in one dimension are equally spaced."""
+    """Points that fill the unit cube evenly, those nearest to its center first."""
     first = (np.arange(number) + 0.5) / number
     others = [qmc.Halton(dimensions - 1, scramble=False).random(number + 1)[1:]] * (dimensions > 1)
-    return np.column_stack([first, *others])
+    points = np.column_stack([first, *others])
+    return points[np.argsort(np.abs(points - 0.5).max(axis=1), kind="stable")]
 
 
-def _is_among(space: spaces.Space, one: dict[str, Any], many: Sequence[dict[str, Any]]) -> bool:
-    """Whether a setting was tried, or one that differs from it by nothing that counts."""
-    here, there = _places(space, [one]), _places(space, many)
-    return bool((np.abs(here - there) < _ALIKE).all(axis=1).any())
+def _distance(space: spaces.Space, one: dict[str, Any], many: Sequence[dict[str, Any]]) -> float:
+    """How far a setting is from the nearest of many, as a share of a range, at most 1."""
+    apart = np.abs(_places(space, [one]) - _places(space, many))
+    apart = np.where(np.isnan(apart), 1.0, apart)  # what has no place is like nothing
+    return float(np.min(np.max(apart, axis=1), initial=1.0))
 
 
 def _places(
