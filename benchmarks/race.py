@@ -34,7 +34,6 @@ from fnn import problems, race
 from fnn.problems import Budget
 from fnn.race import lanes
 from fnn.race.entrants import ENTRANTS
-from fnn.race.protocol import round_ends
 
 RESULTS = Path(__file__).parent / "results" / "race-cpu.json"
 EPOCHS, BATCH, SIDE, ROUNDS = 50, 32, 8, 3
@@ -55,7 +54,8 @@ def lanes_beside_loops():
 
     def in_lanes():
         settings = [{"learning_rate": rate} for rate, _ in pairs]
-        seen = raced(settings, [seed for _, seed in pairs], round_ends(steps), hopeless=False)
+        budget = Budget(steps, "steps")
+        seen = raced(settings, [seed for _, seed in pairs], budget, hopeless=False)
         return seen.validation[:, -1]
 
     @jax.jit
@@ -146,7 +146,12 @@ def matlab(folder):
     for name, seconds in SECONDS.items():
         problem = problems.get(name, folder / FILES[name] if name in FILES else None)
         with tempfile.TemporaryDirectory() as store:
-            terms = {"seeds": 30, "trials": 0, "budget": Budget(seconds), "folder": store}
+            terms = {
+                "seeds": 30,
+                "trials": 0,
+                "budget": Budget(seconds, "seconds"),
+                "folder": store,
+            }
             found = race.run(problem, list(RACERS), **terms)
         tables[name] = table(problem, found)
     return tables

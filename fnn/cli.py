@@ -61,7 +61,7 @@ def race_command(
         typer.Option(min=1, help="Fresh starting points of each rule; 12 for verdicts."),
     ] = 12,
     trials: Annotated[
-        int, typer.Option(min=0, help="Settings tried of each rule; 0 for its defaults.")
+        int, typer.Option(min=0, help="Runs' worth of tuning of each rule; 0 for its defaults.")
     ] = 5,
     budget: Annotated[
         str | None,

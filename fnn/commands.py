@@ -106,7 +106,7 @@ def draw_training(
     objective, whole = shown.objective, shown.train
     mini = {"batch_size": trains.examples(shown), "key": draws} if objective else {}
     try:
-        made = trains.make(shown, **trains.defaults)
+        made = trains.make(shown._replace(budget=Budget(steps, "steps")), **trains.defaults)
     except Exception as error:  # of code that is the user's
         raise ValueError(
             f"plot: expected a rule at its defaults, {dict(trains.defaults)}, got "

@@ -30,7 +30,7 @@ NORMAL = jax.nn.initializers.normal(1.0)
 def xor() -> Problem:
     """Either, but not both: the four cases of two bits, a 2-3-1 network of tanh units."""
     inputs = np.array([*itertools.product([0.0, 1.0], repeat=2)])
-    return _logic("xor", "either, but not both, of two bits, 2-3-1", inputs, 3, 0.02)
+    return _logic("xor", "either, but not both, of two bits, 2-3-1", inputs, 3)
 
 
 def parity(n: int) -> Problem:
@@ -39,10 +39,10 @@ def parity(n: int) -> Problem:
         raise ValueError(f"parity: expected 1 to 16 signs, got {n}; try 3")
     inputs = np.array([*itertools.product([-1.0, 1.0], repeat=n)])
     summary = f"whether an odd number of {n} signs is +1, {n}-{2 * n}-1"
-    return _logic(f"parity-{n}", summary, inputs, 2 * n, 0.02 if n < 5 else 0.05)
+    return _logic(f"parity-{n}", summary, inputs, 2 * n)
 
 
-def _logic(name: str, summary: str, inputs: np.ndarray, hidden: int, seconds: float) -> Problem:
+def _logic(name: str, summary: str, inputs: np.ndarray, hidden: int) -> Problem:
     odd = np.sum(inputs > 0, axis=1, keepdims=True) % 2
     return supervised(
         name,
@@ -53,7 +53,7 @@ def _logic(name: str, summary: str, inputs: np.ndarray, hidden: int, seconds: fl
         parts=[Data(inputs, odd.astype(float))] * 3,
         score=RIGHT_SIGNS,
         batch_size=None,
-        budget=Budget(seconds),
+        budget=Budget(5e6 * len(inputs), "flops"),
         target=0.02,
     )
 
@@ -74,7 +74,7 @@ def _fit(
         parts=[points(50), points(50), points(999)],
         score=ERROR,
         batch_size=None,
-        budget=Budget(0.1),
+        budget=Budget(1e8, "flops"),
         target=target,
     )
 

@@ -12,7 +12,13 @@ from fnn.objective import Objective
 COSTS = "steps", "examples", "gradients", "flops", "seconds"
 """What training is paid in. `gradients` is the work of the model alone, forward, backward and along
 directions, in units of one gradient of the mean loss over the training data; `flops` is all
-arithmetic; `seconds` are those of a run alone, compiled and warm."""
+arithmetic; `seconds` are those of a run alone, compiled and warm.
+
+All but seconds are counted while a run goes on, and repeat. The budgets of problems are in `flops`:
+steps would give a factorization for the price of a gradient, and gradients would give it for
+nothing. On small problems a flop of a first-order rule takes longer than one of a rule that
+multiplies large matrices, because a step is mostly overhead; a race says the seconds as well, and
+one with `--budget '2 seconds'` is decided by them."""
 
 
 class Budget(NamedTuple):
@@ -20,11 +26,11 @@ class Budget(NamedTuple):
 
     Attributes:
         amount: how much; more than 0.
-        unit: of what, one of `COSTS`.
+        unit: of what, one of `COSTS`; a race refuses a budget without one.
     """
 
     amount: float
-    unit: str = "seconds"
+    unit: str = ""
 
 
 class Measure(NamedTuple):

@@ -87,7 +87,7 @@ def char_rnn(file: str | Path) -> Problem:
         test=test,
         measure=Measure("bits per character", bits),
         batch_size=32,
-        budget=Budget(10.0),
+        budget=Budget(3e11, "flops"),
         target=_loss_by_pairs(train, validation, characters),
     )
 

@@ -16,6 +16,7 @@ from fnn.programs.counting import count as count
 from fnn.programs.counting import count_within as count_within
 from fnn.programs.counting import dearest as dearest
 from fnn.programs.digest import digest as digest
+from fnn.programs.digest import spelled as spelled
 from fnn.programs.equations import evaluation as evaluation
 from fnn.programs.equations import scan_arity as scan_arity
 from fnn.programs.metering import metered as metered

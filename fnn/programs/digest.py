@@ -48,21 +48,32 @@ def _digest_of(jaxpr: core.Jaxpr, consts: Any) -> str:
 
     def spelled_atom(atom: Any) -> str:
         if isinstance(atom, core.Literal):
-            return f"{_kind(atom.aval)}={_spelled(np.asarray(atom.val))}"
+            return f"{_kind(atom.aval)}={spelled(np.asarray(atom.val))}"
         return f"{numbers.setdefault(atom, len(numbers))}:{_kind(atom.aval)}"
 
-    lines = [_spelled(list(consts))]
+    lines = [spelled(list(consts))]
     lines.append(" ".join(map(spelled_atom, [*jaxpr.constvars, *jaxpr.invars])))
     for eqn in jaxpr.eqns:
         operands = " ".join(map(spelled_atom, eqn.invars))
         results = " ".join(map(spelled_atom, eqn.outvars))
-        lines.append(f"{results} = {eqn.primitive.name} {_spelled(eqn.params)} {operands}")
+        lines.append(f"{results} = {eqn.primitive.name} {spelled(eqn.params)} {operands}")
     lines.append(" ".join(map(spelled_atom, jaxpr.outvars)))
     return _hash("\n".join(lines).encode())
 
 
-def _spelled(value: Any) -> str:
-    """A parameter of an equation as text; of an object that nobody knows its type alone."""
+def spelled(value: Any) -> str:
+    """A value as text that is the same in every process; of an object of no known kind its type.
+
+    Args:
+        value: a parameter of an equation, or any tree of numbers, arrays and containers.
+
+    Returns:
+        The text, with a digest in place of the entries of an array.
+
+    Example:
+        >>> spelled({"rate": (0.1, 1.0), "rule": abs})
+        'dict{rate: (0.1, 1.0), rule: builtin_function_or_method}'
+    """
     if isinstance(value, core.ClosedJaxpr):
         return _digest_of(value.jaxpr, value.consts)
     if isinstance(value, core.Jaxpr):
@@ -89,11 +100,11 @@ def _spelled_tree(value: Any) -> str:
     if isinstance(value, Mapping):
         pairs = {str(key): part for key, part in value.items()}
         shown = [key for key in sorted(pairs) if key == _KEPT or not key.endswith(_HIDDEN)]
-        return f"{name}{{{', '.join(f'{key}: {_spelled(pairs[key])}' for key in shown)}}}"
+        return f"{name}{{{', '.join(f'{key}: {spelled(pairs[key])}' for key in shown)}}}"
     if isinstance(value, tuple | list):
-        return f"({', '.join(map(_spelled, value))})"
+        return f"({', '.join(map(spelled, value))})"
     if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(map(_spelled, value)))}}}"
+        return f"{{{', '.join(sorted(map(spelled, value)))}}}"
     return value.__name__ if isinstance(value, type) else name
 
 

@@ -6,10 +6,16 @@ trajectories, looks rules up and names a race's folder, for which this page show
 
 entering       how rules enter a race: by name, from files and packages, as they are
 entrants       who races: rules, what is tuned of each, their batches
+spaces         the ranges of hyperparameters
 protocol       the terms: trials, seeds, a budget in any of five costs
+search         which settings are tried, and for how long
+identity       what makes a race this very race, as digests
+laps           the loop of a lane, which ends when its budget is spent
 lanes          one rule on one problem, many settings and seeds in one compiled program
 alone          one run of it, whose seconds are measured
+variants       the programs of a rule for all its settings
 meter          what its steps cost, counted while they run
+pricing        what a budget in seconds buys, and whether it was spent
 compiling      what all compiled programs of a race share
 failures       whose failure an error is: a rule's own leaves out that rule alone
 runner         `run`, from rules and terms to a store
@@ -36,6 +42,10 @@ from fnn.race.protocol import Protocol as Protocol
 from fnn.race.result import Race as Race
 from fnn.race.result import Result as Result
 from fnn.race.runner import run as run
+from fnn.race.spaces import Linear as Linear
+from fnn.race.spaces import Log as Log
+from fnn.race.spaces import OneOf as OneOf
+from fnn.race.spaces import Whole as Whole
 from fnn.race.store import new_folder as new_folder
 from fnn.race.store import read as read
 
@@ -43,9 +53,13 @@ __all__ = [
     "CLASSIC",
     "ENTRANTS",
     "Entrant",
+    "Linear",
+    "Log",
+    "OneOf",
     "Protocol",
     "Race",
     "Result",
+    "Whole",
     "entrant",
     "read",
     "run",

@@ -1,6 +1,8 @@
 """One rule on one problem alone, without `vmap`: a run that tells how many seconds it takes.
 
-The run is compiled and warm, and it evaluates none of the losses that only the race needs.
+The run is compiled and warm, and it evaluates none of the losses that only the race needs. On a CPU
+its seconds are those in which it had a processor, where these are fewer: a small program has one
+thread, and waits while other processes have the processors.
 """
 
 import time
@@ -18,15 +20,22 @@ from fnn.training import Limits, advance, start
 
 
 class Timing(NamedTuple):
-    """The seconds of warm runs that had the machine for themselves, and of their compilation."""
+    """The seconds of warm runs, one after the other, and of their compilation.
+
+    Attributes:
+        seconds: of each run.
+        compile_seconds: of the program.
+        waited: the share of all runs' time in which they waited for a processor.
+    """
 
     seconds: list[float]
     compile_seconds: float
+    waited: float
 
 
 def alone(
     problem: Problem, entrant: Entrant, setting: Setting
-) -> Callable[[Setting, Sequence[int], int], Timing]:
+) -> Callable[[Setting, Sequence[int], Sequence[int]], Timing]:
     """The function `alone` of `lanes.Programs`, for settings with the names of this one."""
     train = jax.tree.map(jnp.asarray, problem.train)
 
@@ -54,16 +63,21 @@ def alone(
     one = devices.compiled(jax.jit(walk).trace(begun, template, key, number, train), OPTIONS)
     compile_seconds = time.perf_counter() - began
 
-    def seconds(setting: Setting, seed: int, steps: int) -> float:
+    def reading(setting: Setting, seed: int, steps: int) -> tuple[float, float]:
         chosen, key = traced(setting), jax.random.key(seed)
         inputs = begin_one(chosen, key), chosen, key, jnp.int32(steps), train
         inputs = jax.block_until_ready(inputs)
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         jax.block_until_ready(one(*inputs))
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - worked
 
-    def run(setting: Setting, seeds: Sequence[int], steps: int) -> Timing:
-        seconds(setting, seeds[0], 1)  # The first call of a program is slower than all others.
-        return Timing([seconds(setting, seed, steps) for seed in seeds], compile_seconds)
+    def run(setting: Setting, seeds: Sequence[int], steps: Sequence[int]) -> Timing:
+        reading(setting, seeds[0], 1)  # The first call of a program is slower than all others.
+        readings = [reading(setting, *each) for each in zip(seeds, steps, strict=True)]
+        passed = sum(wall for wall, _ in readings)
+        if jax.default_backend() != "cpu":  # the processors wait for the device
+            return Timing([wall for wall, _ in readings], compile_seconds, 0.0)
+        seconds = [min(each) for each in readings]
+        return Timing(seconds, compile_seconds, 1 - sum(seconds) / passed)
 
     return run

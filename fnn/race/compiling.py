@@ -11,7 +11,7 @@ from fnn.problems import Problem
 from fnn.race.entrants import Entrant
 from fnn.training import Source, source_of
 
-Setting = Mapping[str, float]
+Setting = Mapping[str, Any]
 
 OPTIONS = {
     "xla_backend_optimization_level": 1,

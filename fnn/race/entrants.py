@@ -1,6 +1,7 @@
 """The entrants of a race: rules, the spaces of their hyperparameters, and their batches.
 
-The space of every hyperparameter spans two decades, so that no rule is tuned harder than another.
+The space of every hyperparameter spans two decades, so that no rule is tuned harder than another,
+and the usual value of the field is tried wherever it lies.
 Rules that judge a step by the value that it leads to take all examples: on one mini-batch they
 would minimize noise. Conjugate gradients solve the systems that have too many unknowns to be
 factored in every step (10 outputs of 1000 examples are 10,000 rows).
@@ -17,6 +18,7 @@ import optax
 from fnn import curvature, names, rules, solvers
 from fnn.objective import Block
 from fnn.problems import Problem
+from fnn.race.spaces import Range, Value
 
 ALL = sys.maxsize
 """The batch of rules that take all examples."""
@@ -33,18 +35,32 @@ class Entrant(NamedTuple):
 
     Attributes:
         name: its name.
-        make: `make(problem, **setting)` returns the rule; the numbers in the setting may be traced.
-        space: the ends of the range of each hyperparameter, on a logarithmic scale.
-        defaults: the setting of races without tuning, from which frameworks and papers start.
+        make: `make(problem, **setting)` returns the rule. The numbers in the setting may be traced,
+            save those of static ranges. `problem.budget` says how long the run is: its unit is
+            "steps", and its amount may be traced.
+        space: the range of each hyperparameter, see `spaces`; a pair is the ends of a logarithmic
+            scale.
+        defaults: the setting of races without tuning, from which frameworks and papers start, and
+            the first one that is tried where there is tuning. A default may lie outside of its
+            range.
         batch: the fewest examples in a step; the problem's mini-batch takes its place where that
             has more, and all examples where there are fewer, as with `ALL`.
         needs: functions that return what a problem lacks, or None.
+
+    Example:
+        >>> from fnn.race import Log, OneOf
+        >>> def falling(problem, peak, steps_up):
+        ...     shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps_up, decay_steps=100)
+        ...     steps = problem.budget.amount  # a tracer: the schedule is stretched over the run
+        ...     return rules.adam(lambda count: peak * shape(100 * count / steps))
+        >>> space = {"peak": Log(1e-3, 1e-1), "steps_up": OneOf((0, 5, 20))}
+        >>> entrant = Entrant("falling_adam", falling, space, {"peak": 1e-3, "steps_up": 5})
     """
 
     name: str
     make: Callable[..., optax.GradientTransformation]
-    space: Mapping[str, tuple[float, float]] = {}
-    defaults: Mapping[str, float] = {}
+    space: Mapping[str, Range | tuple[float, float]] = {}
+    defaults: Mapping[str, Value] = {}
     batch: int = 1
     needs: tuple[Callable[[Problem], str | None], ...] = ()
 
@@ -165,7 +181,7 @@ _LIGHTLY_DAMPED = {"damping": (1e-4, 1e-2)}
 ENTRANTS: Mapping[str, Entrant] = {
     entrant.name: entrant
     for entrant in (
-        Entrant("sgd", _plain(rules.sgd), {"learning_rate": (3e-2, 3e0)}, {"learning_rate": 1e-2}),
+        Entrant("sgd", _plain(rules.sgd), {"learning_rate": (3e-2, 3e0)}, {"learning_rate": 1e-1}),
         Entrant(
             "momentum", _plain(rules.momentum), {"learning_rate": (1e-2, 1e0)},
             {"learning_rate": 1e-2},

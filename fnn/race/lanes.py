@@ -7,8 +7,8 @@ the flops that each lane spends.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,25 +16,24 @@ import numpy as np
 from jaxtyping import Array, PyTree, Scalar
 
 from fnn import devices
-from fnn.problems import Problem
+from fnn.problems import Budget, Problem
 from fnn.race.alone import Timing, alone
 from fnn.race.compiling import ONCE, OPTIONS, Setting, source, traced
 from fnn.race.entrants import Entrant
 from fnn.race.failures import blaming_the_rule
-from fnn.race.meter import mean_loss, with_meter
-from fnn.race.protocol import HOPELESS, ROUNDS
-from fnn.training import Limits, Progress, Stop, advance, start
+from fnn.race.laps import Allowance, run_laps
+from fnn.race.meter import gradient_flops, mean_loss, with_meter
+from fnn.training import Progress, start
 
 MEMORY = 2**30
 """Bytes that the lanes of a program may take, by a rough count: what a small machine has to spare,
 and the same everywhere, so that races repeat."""
 
-_UNLIMITED = np.iinfo(np.int32).max
-"""Rounds end a lane, and steps never do."""
-
 
 class Outcome(NamedTuple):
     """How far lanes came: arrays of (lanes, rounds), where `test` and `stopped` are of (lanes,).
+
+    A round is a lap of the lane; a lane with fewer laps than others repeats its last one.
 
     Attributes:
         steps: how many were taken until the end of the round.
@@ -59,16 +58,17 @@ class Programs(NamedTuple):
     """The compiled programs of a rule on a problem.
 
     Attributes:
-        run: `run(settings, seeds, ends, hopeless) -> Outcome` takes all lanes through rounds that
-            end after so many steps as `ends` says; with `hopeless`, it gives up each lane that is
-            no better than its start after a quarter of its budget.
-        alone: `alone(setting, seeds, steps) -> Timing` measures runs one after the other.
+        run: `run(settings, seeds, budget, hopeless) -> Outcome` takes all lanes to the end of a
+            budget that is counted; with `hopeless`, it gives up each lane that is no better than
+            its start after a quarter of it.
+        alone: `alone(setting, seeds, steps) -> Timing` measures runs one after the other, each of
+            its own number of steps.
 
     Both raise `RuleFailedError` where the rule raises.
     """
 
-    run: Callable[[Sequence[Setting], Sequence[int], np.ndarray, bool], Outcome]
-    alone: Callable[[Setting, Sequence[int], int], Timing]
+    run: Callable[[Sequence[Setting], Sequence[int], Budget, bool], Outcome]
+    alone: Callable[[Setting, Sequence[int], Sequence[int]], Timing]
 
 
 class LaneProgram(NamedTuple):
@@ -77,43 +77,57 @@ class LaneProgram(NamedTuple):
     Attributes:
         width: the number of lanes.
         names: the hyperparameters of a setting.
+        prices: of each unit that is counted, see `prices_of`.
         begin: `begin(settings, keys, validation)` returns all lanes at their starts, and their
             validation losses there.
-        advance: `advance(progress, settings, keys, first, ends, rounds, data)` returns the lanes
-            after so many rounds, the record of each, and the measure of the best parameters.
+        finish: `finish(progress, before, settings, keys, allowance, data)` returns the lanes at
+            their ends, the number of laps and what was seen of each, and the measure of the best
+            parameters.
         data: training, validation and test data.
     """
 
     width: int
     names: tuple[str, ...]
+    prices: Mapping[str, tuple[list[float], float]]
     begin: Callable[..., tuple[Progress, Array]]
-    advance: Callable[..., tuple[Progress, Any, Array]]
+    finish: Callable[..., tuple[Progress, Array, dict[str, Array], Array]]
     data: tuple[PyTree, PyTree, PyTree]
 
     def chunk(
-        self, settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
+        self, settings: Sequence[Setting], seeds: Sequence[int], budget: Budget, hopeless: bool
     ) -> Outcome:
         """`run` of `Programs`, for exactly `width` lanes."""
         stacked = {name: jnp.array([s[name] for s in settings], float) for name in self.names}
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
         progress, before = self.begin(stacked, keys, self.data[1])
-        # A trial is looked at after the round in which it passes a quarter of its budget. Where
-        # that is the last one, there is nothing left to save: it ends by its budget.
-        early = int(np.searchsorted(ends, HOPELESS * ends[-1])) + 1 if hopeless else len(ends)
-        parts, first, score = [], 0, None
-        for part in (ends[:early], ends[early:]):
-            if not len(part):
-                continue
-            if len(parts):
-                best = np.fmin.reduce(parts[0]["loss"], axis=1)
-                progress = _give_up(progress, best, np.asarray(before))
-            padded = np.pad(part - first, (0, ROUNDS - len(part)), mode="edge").astype(np.int32)
-            progress, records, score = self.advance(
-                progress, stacked, keys, jnp.int32(first), padded, jnp.int32(len(part)), self.data
-            )
-            parts.append(_rounds_of(records))
-            first = int(part[-1])
-        return _outcome(parts, len(ends), np.asarray(score), np.asarray(progress.stopped))
+        allowance = _allowance(self.prices, budget, hopeless=hopeless)
+        progress, laps, seen, score = self.finish(
+            progress, before, stacked, keys, allowance, self.data
+        )
+        return _outcome(laps, seen, np.asarray(score), np.asarray(progress.stopped))
+
+
+def prices_of(problem: Problem, entrant: Entrant) -> dict[str, tuple[list[float], float]]:
+    """What a step, a flop and a flop of the model count in each unit, and a step at least."""
+    # A step of a rule that never asks the model counts as the gradient of one example, or else its
+    # run would have no end.
+    gradient = gradient_flops(problem) or 1.0
+    examples = 1 if problem.objective is None else len(jax.tree.leaves(problem.train)[0])
+    return {
+        "steps": ([1.0, 0.0, 0.0], 0.0),
+        "examples": ([entrant.examples(problem), 0.0, 0.0], 0.0),
+        "flops": ([0.0, 1.0, 0.0], gradient / examples),
+        "gradients": ([0.0, 0.0, 1 / gradient], 1 / examples),
+    }
+
+
+def _allowance(
+    prices: Mapping[str, tuple[list[float], float]], budget: Budget, *, hopeless: bool
+) -> Allowance:
+    """A budget as the arrays that the program of the lanes takes."""
+    each, least = prices[budget.unit]
+    amount, weights, least = (jnp.asarray(n, float) for n in (budget.amount, each, least))
+    return Allowance(amount, weights, least, jnp.asarray(hopeless))
 
 
 def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Programs:
@@ -124,10 +138,10 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
 
     @blaming_the_rule()
     def run(
-        settings: Sequence[Setting], seeds: Sequence[int], ends: np.ndarray, hopeless: bool
+        settings: Sequence[Setting], seeds: Sequence[int], budget: Budget, hopeless: bool
     ) -> Outcome:
         groups = turns(settings, seeds, program.width)
-        return joined([program.chunk(*group, ends, hopeless) for group in groups], len(seeds))
+        return joined([program.chunk(*group, budget, hopeless) for group in groups], len(seeds))
 
     return Programs(run, blaming_the_rule()(measured))
 
@@ -144,7 +158,14 @@ def turns(
 
 def joined(turns: Sequence[Outcome], lanes: int) -> Outcome:
     """The outcomes of all turns as one, without the lanes that filled up the last turn."""
-    return Outcome(*(np.concatenate(rows)[:lanes] for rows in zip(*turns, strict=True)))
+    most = max(turn.steps.shape[1] for turn in turns)
+
+    def widened(rows: np.ndarray) -> np.ndarray:
+        rounds = (0, most - rows.shape[1]) if rows.ndim > 1 else None
+        return rows if rounds is None else np.pad(rows, ((0, 0), rounds), mode="edge")
+
+    rows = (map(widened, each) for each in zip(*turns, strict=True))
+    return Outcome(*(np.concatenate(list(each))[:lanes] for each in rows))
 
 
 def compiled_lanes(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> LaneProgram:
@@ -159,18 +180,17 @@ def compiled_lanes(problem: Problem, entrant: Entrant, setting: Setting, lanes: 
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), begun)
     width = max(1, min(lanes, MEMORY // bytes_a_lane(problem, one, data[0])))
     stacked, keys = _stacked(template, width)
-    begun, _ = jax.eval_shape(begin_lanes, stacked, keys, data[1])
-    number, ends = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((), (ROUNDS,)))
+    begun, before = jax.eval_shape(begin_lanes, stacked, keys, data[1])
+    prices = prices_of(problem, entrant)
+    allowance = _allowance(prices, Budget(1, "steps"), hopeless=False)
     over_lanes = jax.vmap(
-        functools.partial(_advance, problem, entrant), in_axes=(0, 0, 0, None, None, None, None)
+        functools.partial(_finish, problem, entrant), in_axes=(0, 0, 0, 0, None, None)
     )
-    advance_lanes = devices.compiled(
-        jax.jit(over_lanes, donate_argnums=0).trace(
-            begun, stacked, keys, number, ends, number, data
-        ),
+    finish_lanes = devices.compiled(
+        jax.jit(over_lanes, donate_argnums=0).trace(begun, before, stacked, keys, allowance, data),
         OPTIONS,
     )
-    return LaneProgram(width, tuple(template), begin_lanes, advance_lanes, data)
+    return LaneProgram(width, tuple(template), prices, begin_lanes, finish_lanes, data)
 
 
 def _stacked(template: dict[str, Array], width: int) -> tuple[dict[str, Array], Array]:
@@ -188,18 +208,17 @@ def _begin(
     return start(rule, params, keep_best=True), loss
 
 
-def _advance(
+def _finish(
     problem: Problem,
     entrant: Entrant,
     progress: Progress,
+    before: Scalar,
     setting: Setting,
     key: Array,
-    first: Array,
-    ends: Array,
-    rounds: Any,
+    allowance: Allowance,
     data: tuple[PyTree, PyTree, PyTree],
-) -> tuple[Progress, Any, Scalar]:
-    """A lane after so many rounds, the record of each, and the measure of its best parameters."""
+) -> tuple[Progress, Array, dict[str, Array], Scalar]:
+    """A lane at its end, its laps and what was seen of each, the measure of its best parameters."""
     train, validation, test = data
 
     def evaluate(progress: Progress) -> dict[str, Scalar]:
@@ -209,27 +228,25 @@ def _advance(
         spent = {"flops": progress.state.flops[0], "model": progress.state.model[0]}
         return {"train": value, "loss": loss, **spent}
 
-    progress, records = advance(
+    progress, laps, seen = run_laps(
         with_meter(entrant.make(problem, **setting)),
         source(problem, entrant, train, key),
         evaluate,
         progress,
-        first,
-        Limits(steps=_UNLIMITED, rounds=rounds),
-        round_end=lambda r: ends[r],
-        capacity=(1, ROUNDS),
+        before,
+        allowance,
     )
     params, _ = progress.best
-    return progress, records, problem.measure.of(params, test)
+    return progress, laps, seen, problem.measure.of(params, test)
 
 
 def _outcome(
-    parts: Sequence[dict[str, np.ndarray]], rounds: int, test: np.ndarray, stopped: np.ndarray
+    laps: Array, seen: Mapping[str, Array], test: np.ndarray, stopped: np.ndarray
 ) -> Outcome:
-    """Parts of a run as one; rounds after all lanes have stopped repeat the last one."""
-    rows = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
-    missing = (0, 0), (0, rounds - rows["steps"].shape[1])
-    rows = {name: np.pad(values, missing, mode="edge") for name, values in rows.items()}
+    """What was seen of all lanes, as many rounds of each as the most laps."""
+    last = np.asarray(laps)[:, None] - 1
+    places = np.minimum(np.arange(last.max() + 1), last)
+    rows = {name: np.take_along_axis(np.asarray(a), places, axis=1) for name, a in seen.items()}
     return Outcome(
         rows["steps"],
         rows["train"],
@@ -237,15 +254,8 @@ def _outcome(
         rows["flops"],
         rows["model"],
         test,
-        np.where(stopped == Stop.RUNNING, Stop.BUDGET, stopped),
+        stopped,
     )
-
-
-def _rounds_of(records: Any) -> dict[str, np.ndarray]:
-    """The records of the loop, by name, without the space for rounds that there were not."""
-    evaluations = dict(records.evaluated) | {"steps": records.steps}
-    rounds = int(np.max(records.rounds))
-    return {name: np.asarray(values)[:, :rounds] for name, values in evaluations.items()}
 
 
 def bytes_a_lane(problem: Problem, progress: Progress, train: PyTree) -> int:
@@ -255,10 +265,3 @@ def bytes_a_lane(problem: Problem, progress: Progress, train: PyTree) -> int:
     results = [var.aval for equation in program.eqns for var in equation.outvars]
     arrays = [*results, *2 * jax.tree.leaves(progress)]
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
-
-
-def _give_up(progress: Progress, best: np.ndarray, at_start: np.ndarray) -> Progress:
-    """Stops each running lane whose lowest loss so far is NaN or not below that of its start."""
-    worse = (progress.stopped == Stop.RUNNING) & ~(best < at_start)
-    stopped = jnp.where(worse, Stop.GIVEN_UP, progress.stopped).astype(jnp.int32)
-    return progress._replace(stopped=stopped)

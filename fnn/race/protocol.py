@@ -1,39 +1,52 @@
 """The terms of a race, equal for all: how rules are tuned and what a run may spend.
 
-In the *external* track each rule gets the same number of trials over its own space, at points that
-cover it evenly; one seed that no result is reported of judges them by the validation loss. The
+In the *external* track the tuning of each rule spends the same, over the rule's own space (see
+`search`); seeds that no result is reported of judge its settings by the validation loss. The
 chosen setting then runs from fresh seeds, the same for every rule. In the *self-tuning* track,
 `trials=0`, a rule runs at its defaults.
+
+What a run may spend is counted while it runs, so that a race repeats to the last bit: a run ends
+with the step that reaches its budget. Seconds cannot be counted. They are measured, on runs that
+are repeated until two readings agree, and become steps; where the runs then take a tenth more or
+less than they should, their number is corrected and the rule races again, three times at most. Of a
+rule with fewer than ten steps, or whose seconds are still off, nothing can be said: the verdict on
+it is withheld.
 
 A run is worth its lowest validation loss so far: it keeps the parameters that early stopping would
 keep, and the test data see no others. One that diverges is worth nothing.
 
 Source: Dahl et al., "Benchmarking neural network training algorithms" (2023), arXiv:2306.07179, for
-the two tracks; Halton (1960), doi:10.1007/BF01386213, for the points.
+the two tracks.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import qmc
 
 from fnn.problems import COSTS, Budget
-from fnn.race.entrants import Entrant
 
 TUNING_SEED = 2**31 - 1
-"""The seed of trials, the largest int32: the seeds of results count from 0."""
+"""A seed of trials, the largest int32: the seeds of results count from 0."""
+TUNING_SEEDS = TUNING_SEED, TUNING_SEED - 1
+"""All seeds of trials. Two tell a setting that diverges now and then; a third would leave a third
+less to each run."""
 ROUNDS = 60
 """The points of a curve: enough for a smooth one on a logarithmic scale."""
+FEWEST = 10
+"""Steps below which nothing can be said of a rule: one more or less is 10 % of what it spends."""
 HOPELESS = 0.25
 """The share of its budget after which a trial is given up that is no better than its start. With
 less, slow starters are lost; with more, hopeless trials cost what the good ones do."""
+
+OFF = 0.1
+"""The part by which seconds may be off a budget, and two readings of one run apart."""
 
 
 class Protocol(NamedTuple):
     """The terms.
 
     Attributes:
-        trials: settings tried for each rule; 0 for its defaults.
+        trials: what the tuning of each rule spends, in whole runs; 0 for its defaults.
         seeds: fresh starting points and orders of examples.
         budget: what a run may spend.
     """
@@ -45,11 +58,18 @@ class Protocol(NamedTuple):
 
 def require_possible(protocol: Protocol) -> Protocol:
     """The same terms; a ValueError if a number is out of its range or a unit is unknown."""
-    trials, seeds, (amount, unit) = protocol
+    trials, seeds, budget = protocol
     if seeds < 1:
         raise ValueError(f"race: expected seeds of at least 1, got {seeds}; try 12")
     if trials < 0:
         raise ValueError(f"race: expected trials of at least 0, got {trials}; try 0 for defaults")
+    if not isinstance(budget, Budget) or not budget.unit:
+        amount = budget.amount if isinstance(budget, Budget) else budget
+        raise ValueError(
+            f"race: expected a budget in one of {', '.join(COSTS)}, got {budget!r} without a unit; "
+            f"try Budget({amount!r}, 'steps')"
+        )
+    amount, unit = budget
     if unit not in COSTS:
         raise ValueError(
             f"race: expected a budget in one of {', '.join(COSTS)}, got {unit!r}; try "
@@ -58,46 +78,3 @@ def require_possible(protocol: Protocol) -> Protocol:
     if not 0 < amount < np.inf:
         raise ValueError(f"race: expected a budget above 0 {unit}, got {amount}; try 10 {unit}")
     return protocol
-
-
-def settings(entrant: Entrant, trials: int) -> list[dict[str, float]]:
-    """The settings that are tried.
-
-    Args:
-        entrant: the rule that they are of.
-        trials: their number; 0 for the defaults.
-
-    Returns:
-        The settings; a rule with nothing to tune has a single, empty one.
-
-    Example:
-        >>> from fnn.race.entrants import entrant
-        >>> [round(s["learning_rate"], 4) for s in settings(entrant("adam"), 3)]
-        [0.01, 0.0032, 0.0316]
-    """
-    if trials == 0 or not entrant.space:
-        return [dict(entrant.defaults)]
-    points = qmc.Halton(len(entrant.space), scramble=False).random(trials + 1)[1:]
-    low, high = np.log(list(entrant.space.values())).T
-    return [
-        dict(zip(entrant.space, map(float, row), strict=True))
-        for row in np.exp(low + points * (high - low))
-    ]
-
-
-def round_ends(steps: int, rounds: int = ROUNDS) -> np.ndarray:
-    """The steps after which a run is evaluated, evenly spaced on a logarithmic scale.
-
-    Args:
-        steps: the number of all steps.
-        rounds: the number of evaluations, at most.
-
-    Returns:
-        Whole numbers that ascend to `steps`.
-
-    Example:
-        >>> round_ends(1000, 8).tolist()
-        [1, 3, 7, 19, 52, 139, 373, 1000]
-    """
-    ends = np.rint(np.geomspace(1, steps, rounds)).astype(np.int32)
-    return np.unique(np.maximum(ends, np.arange(1, rounds + 1)).clip(max=steps))

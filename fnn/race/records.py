@@ -2,16 +2,18 @@
 
 A line has the fields of its record and, as `kind`, the word for its class:
 
-    {"kind": "choice", "rule": "adam", "trial": 2, "steps": 1000}
+    {"kind": "choice", "rule": "adam", "trial": 2, "budget": [3e8, "flops"]}
 
-Every rule has its records in this order: a plan, a run for each trial, the choice among them, a run
-for each fresh seed, and the seconds of a run alone. A rule that was left out has the reason in
-place of all that would have followed.
+Every rule has its records in this order: what it was entered with, a plan, the runs of each round
+of the search and of its final, the choice among the settings, a run for each fresh seed, and the
+seconds of runs alone. Where these were not what the budget says, the choice follows again with
+another number of steps, and its runs. A rule of which nothing can be said has the reason before its
+seconds, and one that was left out has it in place of all that would have followed.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,24 +26,40 @@ class LeftOut(NamedTuple):
     why: str
 
 
-class Plan(NamedTuple):
-    """The settings that are tried of a rule, and how many steps of the first the budget buys."""
+class Withheld(NamedTuple):
+    """A rule whose runs bear no verdict, and the reason as a sentence."""
 
     rule: str
-    settings: list[dict[str, float]]
-    steps: int
+    why: str
+
+
+class Entered(NamedTuple):
+    """What a rule was entered with, by which another one of its name is told."""
+
+    rule: str
+    identity: dict[str, str]
+
+
+class Plan(NamedTuple):
+    """The settings that are tried first, and the budget of a whole run, which is counted."""
+
+    rule: str
+    settings: list[dict[str, Any]]
     batch: int
     gradient_flops: float
+    # Races from before budgets were counted have none of these.
+    budget: Sequence[Any] = ()  # amount and unit; a race in seconds counts steps
+    price: float = 1.0  # about what a step of the first setting costs, in that unit
 
 
 class Run(NamedTuple):
     """One run of a rule; in its line the header of the race follows, so that it stands alone."""
 
     rule: str
-    stage: str  # "trial" or "seed"
-    trial: int  # the place of its setting in the plan
+    stage: str  # "round-1" and so on, "final" or "seed"
+    trial: int  # the place of its setting among all that are tried
     seed: int
-    setting: dict[str, float]
+    setting: dict[str, Any]
     batch: int
     steps: int
     train: float  # at the end
@@ -58,11 +76,11 @@ class Run(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The trial whose setting runs from fresh seeds, and how many of its steps the budget buys."""
+    """The trial whose setting runs from fresh seeds, each within a budget that is counted."""
 
     rule: str
     trial: int
-    steps: int
+    budget: Sequence[Any] = ()
 
 
 class Seconds(NamedTuple):
@@ -71,11 +89,14 @@ class Seconds(NamedTuple):
     rule: str
     seconds: list[float]
     compile_seconds: float
+    spread: float = 0.0  # the part by which the second least reading of a run is above the least
+    waited: float = 0.0  # the share of time in which other processes had the processor
 
 
-Record = LeftOut | Plan | Run | Choice | Seconds
+Record = LeftOut | Withheld | Entered | Plan | Run | Choice | Seconds
 _KINDS: dict[str, type[Record]] = {
-    "left_out": LeftOut, "plan": Plan, "run": Run, "choice": Choice, "seconds": Seconds,
+    "left_out": LeftOut, "withheld": Withheld, "entered": Entered, "plan": Plan, "run": Run,
+    "choice": Choice, "seconds": Seconds,
 }  # fmt: skip
 _WORDS = {kind: word for word, kind in _KINDS.items()}
 
@@ -93,6 +114,7 @@ def from_line(line: bytes) -> Record | None:
     kind = _KINDS.get(entries["kind"])
     if kind is None:
         return None
+    entries = kind._field_defaults | entries
     values: list[Any] = [entries[name] for name in kind._fields]
     values = [math.nan if value is None else value for value in values]
     return kind(*values)

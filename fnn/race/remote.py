@@ -20,11 +20,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from fnn import requirements
-from fnn.problems import Problem
-from fnn.race import lanes, store
+from fnn.problems import Budget, Problem
+from fnn.race import identity, lanes, store
 from fnn.race.alone import Timing, alone
 from fnn.race.compiling import Setting
 from fnn.race.entrants import Entrant
@@ -53,6 +52,10 @@ class Cluster(NamedTuple):
     whole: dict[str, Any]
     stopping: threading.Event
 
+    def identity(self, problem: Problem, one: Entrant, setting: Setting) -> dict[str, str]:
+        """`identity.of_entrant` on a worker: a rule's own code never runs in this process."""
+        return self.wait(self.task(_identity, self.chunk, problem, one, dict(setting)))
+
     def programs(
         self,
         problem: Problem,
@@ -75,14 +78,14 @@ class Cluster(NamedTuple):
         def run(
             settings: Sequence[Setting],
             seeds: Sequence[int],
-            ends: np.ndarray,
+            budget: Budget,
             hopeless: bool,
         ) -> lanes.Outcome:
             turns = lanes.turns(settings, seeds, width)
-            tasks = [self.task(_chunk, self.chunk, job, *turn, ends, hopeless) for turn in turns]
+            tasks = [self.task(_chunk, self.chunk, job, *turn, budget, hopeless) for turn in turns]
             return lanes.joined([self.wait(task) for task in tasks], len(seeds))
 
-        def measure(setting: Setting, seeds: Sequence[int], steps: int) -> Timing:
+        def measure(setting: Setting, seeds: Sequence[int], steps: Sequence[int]) -> Timing:
             return self.wait(self.task(_alone, self.whole, job, setting, seeds, steps))
 
         return lanes.Programs(run, measure)
@@ -172,6 +175,13 @@ def _program(race: str, job: _Job, kind: str) -> Any:
     return _PROGRAMS[key]
 
 
+@blaming_the_rule()
+def _identity(race: str, problem: Problem, one: Entrant, setting: Setting) -> dict[str, str]:
+    """What a rule is entered with."""
+    del race
+    return identity.of_entrant(problem, one, setting)
+
+
 def _width(race: str, job: _Job) -> tuple[int, dict[str, Any]]:
     """The number of lanes of a rule's program, and the machine that compiled it."""
     with blaming_the_rule():
@@ -185,14 +195,16 @@ def _chunk(
     job: _Job,
     settings: Sequence[Setting],
     seeds: Sequence[int],
-    ends: np.ndarray,
+    budget: Budget,
     hopeless: bool,
 ) -> lanes.Outcome:
     """The outcome of as many lanes as the program has."""
-    return _program(race, job, "many").chunk(settings, seeds, ends, hopeless)
+    return _program(race, job, "many").chunk(settings, seeds, budget, hopeless)
 
 
 @blaming_the_rule()
-def _alone(race: str, job: _Job, setting: Setting, seeds: Sequence[int], steps: int) -> Timing:
+def _alone(
+    race: str, job: _Job, setting: Setting, seeds: Sequence[int], steps: Sequence[int]
+) -> Timing:
     """The seconds of runs alone."""
     return _program(race, job, "alone")(setting, seeds, steps)

@@ -21,9 +21,13 @@ class Result(NamedTuple):
         problem: its name.
         rule: its name.
         settings: the hyperparameters of each trial, empty ones where the rule has none to tune.
-        chosen: the trial with the lowest median validation loss.
-        tuning: the lowest validation loss of each trial, infinity where it diverged or was given
-            up.
+        chosen: the trial with the lowest median validation loss in the final of the search.
+        tuning: the lowest validation losses of each trial in the rounds of the search, where all
+            trials have the same length, infinity where a run diverged; without a search the loss of
+            the first seed.
+        finals: the same in the final; NaN for the trials that did not get there.
+        rungs: the steps of a run in the rounds, and in the final; 0 without a search.
+        tuning_spent: what the search spent, by `problems.COSTS`.
         given_up: the number of trials that were given up as hopeless within their budget.
         seeds: the fresh seeds of the chosen setting.
         costs: the cost until the end of each round, by `problems.COSTS`.
@@ -38,9 +42,12 @@ class Result(NamedTuple):
 
     problem: str
     rule: str
-    settings: list[dict[str, float]]
+    settings: list[dict[str, Any]]
     chosen: int
-    tuning: Float[np.ndarray, "trials seeds"]
+    tuning: Float[np.ndarray, "trials tuning_seeds"]
+    finals: Float[np.ndarray, "trials tuning_seeds"]
+    rungs: tuple[int, int]
+    tuning_spent: dict[str, float]
     given_up: int
     seeds: list[int]
     costs: dict[str, Float[np.ndarray, "seeds rounds"]]
@@ -53,7 +60,7 @@ class Result(NamedTuple):
     run_seconds: Float[np.ndarray, " seeds"]
 
     @property
-    def setting(self) -> dict[str, float]:
+    def setting(self) -> dict[str, Any]:
         """The chosen hyperparameters."""
         return self.settings[self.chosen]
 
@@ -97,7 +104,7 @@ class Race(NamedTuple):
             highest, protocol, versions, device, code.
         results: one result for each rule.
         caveats: sentences about everything that did not go as asked.
-        withheld: for each rule that gets no verdict the reason.
+        withheld: rules of which nothing can be said, each with the reason as a sentence.
     """
 
     header: dict

@@ -1,42 +1,47 @@
 """The runner: from rules and terms to the records of a race.
 
-Every rule goes through four stages: it is planned (its settings, and how many steps the budget
-buys), tuned by trials, raced from fresh seeds at the setting that was chosen, and timed alone. A
-stage asks the store for its records first and does what is missing, so that a race goes on where it
-was stopped. All programs are compiled before the first second is measured.
+Every rule goes through four stages: it is planned (its first settings, and a budget that is
+counted), tuned by a search, raced from fresh seeds at the setting that was chosen, and timed alone.
+A stage asks the store for its records first and does what is missing, so that a race goes on where
+it was stopped. All programs are compiled before the first second is measured, save those of static
+values that a later round of a search comes by. All rules are planned before one is tuned, so that a
+budget that is too small is found at once.
 """
 
 import concurrent.futures
 import functools
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from fnn import problems
 from fnn.problems import Budget, Problem
-from fnn.race import lanes, remote, report, store
+from fnn.race import identity, lanes, pricing, remote, report, search, spaces, store, variants
 from fnn.race.compiling import Setting
 from fnn.race.entering import Rule, entering
 from fnn.race.entrants import CLASSIC, Entrant
 from fnn.race.failures import RuleFailedError, blaming_the_rule
 from fnn.race.meter import gradient_flops
-from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, round_ends, settings
-from fnn.race.records import Choice, LeftOut, Plan, Run, Seconds
+from fnn.race.protocol import OFF, TUNING_SEED, TUNING_SEEDS, Protocol, require_possible
+from fnn.race.records import Choice, Entered, LeftOut, Plan, Run, Seconds, Withheld
 from fnn.race.result import Race
 from fnn.training import Stop
 
 _ALONE = 3
 """Runs alone of the chosen setting: the fewest whose median one disturbed reading does not move."""
-_WARM = 0.05
-"""The fewest seconds that a measurement of steps lasts, so that the call itself does not count."""
-_PROBE = 8
-"""Steps whose flops tell what one costs: the mean of a few, because line searches and trials vary
-from step to step."""
+_ATTEMPTS = 3
+"""Times that a rule races whose seconds are not those of its budget: the second corrects the price,
+and the third is for a machine that was busy in one of the two."""
+_LANES = 4
+"""Lanes of a program on a CPU, where each takes its own time: 4, 6 and 12 lanes of a run on digits
+take the same each, and one that only fills up the last turn is lost. Rounds are multiples of 4."""
 _COMPILERS = 4
 """Programs that are compiled beside each other: XLA takes several threads for each already."""
 
@@ -63,10 +68,12 @@ def run(
             is left out: the race says why, and goes on with the others.
         seeds: the number of fresh starting points of the chosen setting, the same for every rule;
             with fewer than 12 there is no verdict.
-        trials: the number of settings that are tried of each rule; 0 for its defaults.
-        budget: what a run may spend; the problem's by default. In steps or examples a race is the
-            same whenever it is run; seconds, flops and gradients become steps by measuring: at the
-            middle of the space for the trials, at the setting that was chosen for the seeds.
+        trials: what the tuning of each rule may spend, in whole runs, see `search`; with 0 there
+            is no tuning, and each rule has its defaults.
+        budget: what a run may spend; the problem's by default. In steps, examples, flops or
+            gradients it is counted while a run goes on, and a race is the same to the last bit
+            whenever it is run, its seconds aside. In seconds it becomes steps by measuring: at the
+            first setting for the trials, at the setting that was chosen for the seeds.
         folder: where the race is written down, and goes on if it was stopped there; a new folder
             `races/PROBLEM/TIME` by default. Its page is `report.html`.
         cluster: the address of a Ray cluster, or "local" for the cores of this machine: lanes and
@@ -80,6 +87,7 @@ def run(
     Raises:
         RuntimeError: if every rule was left out. (Also for a cluster of other machines, or one that
             loses a task again and again; ValueError for numbers out of range, unknown names, a
+            space without values, a budget without its unit or one that buys ten steps of no rule, a
             folder with another race, or a cluster without Ray; and OSError if another race is
             writing to the folder, or the disk is full.)
 
@@ -96,17 +104,22 @@ def run(
     """
     problem = problems.get(problem) if isinstance(problem, str) else problem
     entrants = entering(rules)
-    protocol = require_possible(Protocol(trials, seeds, budget or problem.budget))
+    for one in entrants:
+        spaces.require_space(one.name, one.space, one.defaults)
+    protocol = require_possible(
+        Protocol(trials, seeds, problem.budget if budget is None else budget)
+    )
     folder = store.new_folder("races", problem.name) if folder is None else Path(folder)
     with store.opened(folder, problem, protocol) as opened:
         terms = opened, problem, protocol, entrants, watch
         if cluster is None:
             compile_rule = functools.partial(lanes.programs, problem)
-            _run(*terms, compile_rule, min(_COMPILERS, os.cpu_count() or 1))
+            compilers = min(_COMPILERS, os.cpu_count() or 1)
+            _run(*terms, identity.of_entrant, compile_rule, compilers)
         else:
             with remote.connected(cluster) as connected:
                 compile_rule = functools.partial(connected.programs, problem, opened.header)
-                _run(*terms, compile_rule, len(entrants), connected)
+                _run(*terms, connected.identity, compile_rule, len(entrants), connected)
         race = store.results(opened)
     if not race.results:
         raise RuntimeError(
@@ -130,7 +143,7 @@ def _write_page(race: Race, folder: Path) -> None:
         )
 
 
-Compile = Callable[[Entrant, Setting, int], lanes.Programs]
+Identify = Callable[[Problem, Entrant, Setting], dict[str, str]]
 
 
 class Entry(NamedTuple):
@@ -149,7 +162,8 @@ def _run(
     protocol: Protocol,
     entrants: Sequence[Entrant],
     watch: Watch,
-    compile_rule: Compile,
+    identify: Identify,
+    compile_rule: variants.Compile,
     compilers: int,
     cluster: remote.Cluster | None = None,
 ) -> None:
@@ -168,16 +182,20 @@ def _run(
             opened.append(LeftOut(entry.entrant.name, f"{error}"))
 
     announce("compiling")
+    for one in entrants:
+        opened.require_same(Entered(one.name, _identity(problem, one, protocol, identify)))
     entries = _entries(opened, problem, protocol, entrants, compile_rule, compilers)
+    first, *others = _STAGES
+    for entry in entries:
+        go_through(entry, [first])
+    racing = [entry for entry in entries if not _is_done(opened, entry.entrant)]
+    pricing.require_ten_steps(protocol.budget, [_plan(entry) for entry in racing])
+    works = [functools.partial(go_through, entry, others) for entry in racing]
     if cluster is None:
-        for entry in entries:
-            go_through(entry, _STAGES)
+        for work in works:
+            work()
     else:
-        first, *others = _STAGES
-        for entry in entries:  # the report has the rules in the order of their first lines
-            go_through(entry, [first])
-        racing = [entry for entry in entries if not _is_done(opened, entry.entrant)]
-        cluster.together([functools.partial(go_through, entry, others) for entry in racing])
+        cluster.together(works)
 
 
 def _entries(
@@ -185,7 +203,7 @@ def _entries(
     problem: Problem,
     protocol: Protocol,
     entrants: Sequence[Entrant],
-    compile_rule: Compile,
+    compile_rule: variants.Compile,
     compilers: int,
 ) -> list[Entry]:
     """The rules that are not done yet, compiled; those that cannot take part are left out."""
@@ -193,10 +211,10 @@ def _entries(
     def compiled(one: Entrant) -> Entry | LeftOut:
         try:
             with blaming_the_rule():
-                missing, tried = one.misses(problem), settings(one, protocol.trials)
+                missing, first = one.misses(problem), search.settings(one, protocol.trials)
             if missing:
                 return LeftOut(one.name, f"it needs {missing}.")
-            programs = compile_rule(one, tried[0], max(protocol.seeds, len(tried)))
+            programs = variants.programs(compile_rule, one, first, _lanes_of(protocol))
         except RuleFailedError as error:
             return LeftOut(one.name, f"{error}")
         return Entry(opened, problem, protocol, one, programs)
@@ -212,6 +230,25 @@ def _entries(
     return entries
 
 
+def _lanes_of(protocol: Protocol) -> int:
+    """The lanes of a program: turns of equal size on a CPU, and all of them at once elsewhere."""
+    if jax.default_backend() != "cpu":
+        return max(protocol.seeds, 2 * _LANES)
+    return math.ceil(protocol.seeds / math.ceil(protocol.seeds / _LANES))
+
+
+def _identity(
+    problem: Problem, one: Entrant, protocol: Protocol, identify: Identify
+) -> dict[str, str]:
+    """What a rule is entered with; nothing of one whose own code fails, which is left out."""
+    try:
+        with blaming_the_rule():
+            first = search.settings(one, protocol.trials)[0]
+            return identify(problem, *variants.at(one, first))
+    except RuleFailedError:
+        return {}
+
+
 def _is_done(opened: store.Store, one: Entrant) -> bool:
     """Whether a rule has its last record."""
     return bool(opened.of(Seconds, one.name) or opened.of(LeftOut, one.name))
@@ -225,49 +262,91 @@ def _plan(entry: Entry) -> Plan:
     name = entry.entrant.name
     plans = entry.store.of(Plan, name)
     if not plans:
-        tried = settings(entry.entrant, entry.protocol.trials)
-        steps, batch = affordable_steps(entry, tried[0]), entry.entrant.examples(entry.problem)
-        unit = gradient_flops(entry.problem) or 1.0
-        plans = [Plan(name, tried, steps, batch, unit)]
+        entrant, problem, programs = entry.entrant, entry.problem, entry.programs
+        first = search.settings(entrant, entry.protocol.trials)
+        budget = pricing.counted_budget(
+            entry.protocol.budget, programs.alone, first[0], [TUNING_SEED]
+        )
+        price = pricing.price_of_a_step(problem, entrant, programs.run, first[0], budget.unit)
+        unit = gradient_flops(problem) or 1.0
+        plans = [Plan(name, first, entrant.examples(problem), unit, list(budget), price)]
         entry.store.append(*plans)
     return plans[0]
 
 
 def _tune(entry: Entry) -> None:
-    """Runs the trials of a rule that has several settings."""
+    """Searches for the setting of a rule that has several."""
     plan = _plan(entry)
-    trials = range(len(plan.settings))
-    if len(trials) > 1:
-        seeds = [TUNING_SEED] * len(trials)
-        _run_lanes(entry, "trial", trials, seeds, plan.steps, hopeless=True)
+    rungs = search.rungs(entry.entrant, entry.protocol.trials)
+    if rungs is None:
+        return
+    short, long = (_share(plan, share) for share in (rungs.short, rungs.long))
+    tried, losses = list(plan.settings), np.empty((0, len(TUNING_SEEDS)))
+    for i, number in enumerate(rungs.rounds):
+        if i:
+            tried += search.closer(entry.entrant.space, tried, losses, number, i)
+        new = {trial: tried[trial] for trial in range(len(losses), len(tried))}
+        runs = _run_lanes(entry, f"round-{i + 1}", new, TUNING_SEEDS, short)
+        losses = np.concatenate([losses, search.losses_of(runs)])
+    best = {int(trial): tried[trial] for trial in search.ranking(losses)[: rungs.finalists]}
+    _run_lanes(entry, "final", best, TUNING_SEEDS, long)
+
+
+def _share(plan: Plan, share: float) -> Budget:
+    """A share of a whole run, to the step that is nearest to it."""
+    amount, unit = plan.budget
+    return Budget(max(share * amount - plan.price / 2, plan.price / 2), unit)
 
 
 def _choice(entry: Entry) -> Choice:
-    """The setting for the fresh seeds and its steps, from the store or chosen now."""
+    """The setting for the fresh seeds and its budget, from the store or chosen now."""
     name = entry.entrant.name
     choices = entry.store.of(Choice, name)
     if not choices:
-        plan, trials = _plan(entry), entry.store.runs(name, "trial")
-        best = int(np.argmin([run.loss for run in trials])) if trials else 0
-        # The plan's steps are those of the first setting.
-        steps = affordable_steps(entry, plan.settings[best]) if best else plan.steps
-        choices = [Choice(name, best, steps)]
+        finals = entry.store.runs(name, "final")
+        trials = list(dict.fromkeys(run.trial for run in finals))
+        best = trials[search.ranking(search.losses_of(finals))[0]] if trials else 0
+        budget = pricing.counted_budget(
+            entry.protocol.budget,
+            entry.programs.alone,
+            entry.store.settings(name)[best],
+            _timed_seeds(entry),
+        )
+        choices = [Choice(name, best, list(budget))]
         entry.store.append(*choices)
-    return choices[0]
+    return choices[-1]
 
 
 def _race(entry: Entry) -> None:
     """Runs the chosen setting from fresh seeds."""
-    choice, seeds = _choice(entry), range(entry.protocol.seeds)
-    trials = [choice.trial] * len(seeds)
-    _run_lanes(entry, "seed", trials, seeds, choice.steps, hopeless=False)
+    choice = _choice(entry)
+    chosen = {choice.trial: entry.store.settings(entry.entrant.name)[choice.trial]}
+    _run_lanes(entry, "seed", chosen, range(entry.protocol.seeds), Budget(*choice.budget))
 
 
 def _time(entry: Entry) -> None:
-    """Measures the seconds of the chosen setting alone."""
-    choice, seeds = _choice(entry), range(min(entry.protocol.seeds, _ALONE))
-    measured = entry.programs.alone(_plan(entry).settings[choice.trial], seeds, choice.steps)
-    entry.store.append(Seconds(entry.entrant.name, *measured))
+    """Measures the seconds of the chosen setting alone, and races again if they are not right."""
+    name, asked = entry.entrant.name, entry.protocol.budget
+    while True:
+        _race(entry)
+        choice, runs = _choice(entry), entry.store.runs(name, "seed")
+        seeds = _timed_seeds(entry)
+        reading = pricing.settled(
+            entry.programs.alone, runs[0].setting, seeds, [runs[seed].steps for seed in seeds]
+        )
+        share = pricing.share_spent(asked, reading.seconds, runs)
+        if abs(share - 1) <= OFF or len(entry.store.of(Choice, name)) == _ATTEMPTS:
+            break
+        steps = pricing.bought(Budget(*choice.budget), share)
+        entry.store.append(choice._replace(budget=[steps, "steps"]))
+    why = pricing.objection(asked, reading, runs)
+    withheld = [] if why is None else [Withheld(name, why)]
+    entry.store.append(*withheld, Seconds(name, *reading))
+
+
+def _timed_seeds(entry: Entry) -> list[int]:
+    """The seeds whose runs are measured alone."""
+    return list(range(min(entry.protocol.seeds, _ALONE)))
 
 
 _STAGES: dict[str, Callable[[Entry], object]] = {
@@ -276,67 +355,34 @@ _STAGES: dict[str, Callable[[Entry], object]] = {
 
 
 def _run_lanes(
-    entry: Entry,
-    stage: str,
-    trials: Sequence[int],
-    seeds: Sequence[int],
-    steps: int,
-    *,
-    hopeless: bool,
-) -> None:
-    """Runs a group of lanes and writes each of them down that is not there yet."""
+    entry: Entry, stage: str, settings: Mapping[int, Setting], seeds: Sequence[int], budget: Budget
+) -> list[Run]:
+    """Runs each setting from each seed, and writes each run down that is not there yet."""
     name, plan = entry.entrant.name, _plan(entry)
-    written = len(entry.store.runs(name, stage))
-    if written == len(trials):
-        return
-    tried = [plan.settings[trial] for trial in trials]
-    seen = entry.programs.run(tried, list(seeds), round_ends(steps), hopeless)
+    written = entry.store.runs(name, stage)
+    lanes = [(trial, seed) for trial in settings for seed in seeds]
+    if len(written) == len(lanes):
+        return written
+    steps = pricing.expected_steps(budget, plan.price)
+    tried = [variants.lasting(settings[trial], steps) for trial, _ in lanes]
+    seen = entry.programs.run(tried, [seed for _, seed in lanes], budget, False)
     runs = [
         Run(
             rule=name,
             stage=stage,
-            trial=trials[i],
-            seed=seeds[i],
-            setting=tried[i],
+            trial=lanes[i][0],
+            seed=lanes[i][1],
+            setting=dict(settings[lanes[i][0]]),
             batch=plan.batch,
             steps=int(seen.steps[i, -1]),
             train=float(seen.train[i, -1]),
             validation=float(seen.validation[i, -1]),
             test=float(seen.test[i]),
             stopped=Stop(int(seen.stopped[i])).name.lower(),
-            curves=f"{name}-{stage}s.npz",
+            curves=f"{name}-{stage}.npz",
         )
-        for i in range(written, len(trials))
+        for i in range(len(written), len(lanes))
     ]
     curves = "steps", "train", "validation", "flops", "model"
     entry.store.append_runs(runs, {curve: getattr(seen, curve) for curve in curves})
-
-
-# What the budget buys -----------------------------------------------------------------------------
-
-
-def affordable_steps(entry: Entry, setting: Setting) -> int:
-    """How many steps the budget buys of a setting, one at least."""
-    amount, unit = entry.protocol.budget
-    if unit == "steps":
-        price = 1.0
-    elif unit == "examples":
-        price = float(entry.entrant.examples(entry.problem))
-    elif unit == "seconds":
-        # Line searches and trials cost what they cost along the whole way: a whole run tells.
-        steps = max(1, round(amount / _seconds_a_step(entry.programs, setting)))
-        price = entry.programs.alone(setting, [TUNING_SEED], steps).seconds[0] / steps
-    else:
-        ends = np.array([_PROBE], np.int32)
-        seen = entry.programs.run([setting], [TUNING_SEED], ends, False)
-        spent = {"flops": seen.flops, "gradients": seen.model}[unit][0, -1] / _PROBE
-        price = spent / (1.0 if unit == "flops" else gradient_flops(entry.problem))
-    return max(1, round(amount / max(price, 1e-30)))
-
-
-def _seconds_a_step(programs: lanes.Programs, setting: Setting) -> float:
-    """The seconds of a step, from the first run that is long enough to be measured."""
-    steps = 4
-    while (seconds := programs.alone(setting, [TUNING_SEED], steps).seconds[0]) < _WARM:
-        steps *= 4
-    return seconds / steps
+    return written + runs

@@ -12,6 +12,7 @@ A lock keeps a second race out; the system opens it when the first one ends, how
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -29,16 +30,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.locks import locked
-from fnn.problems import Problem
+from fnn.problems import COSTS, Problem
+from fnn.race import identity
 from fnn.race.compiling import compiler_options
-from fnn.race.protocol import Protocol
+from fnn.race.protocol import OFF, Protocol
 from fnn.race.records import (
     Choice,
+    Entered,
     LeftOut,
     Plan,
     Record,
     Run,
     Seconds,
+    Withheld,
     from_line,
     plain,
     to_line,
@@ -93,6 +97,7 @@ def header(problem: Problem, protocol: Protocol) -> dict[str, Any]:
             "seeds": protocol.seeds,
             "budget": list(protocol.budget),
         },
+        "identity": identity.of_problem(problem),
         **environment(),
     }
 
@@ -117,8 +122,35 @@ class Store(NamedTuple):
         return [each for each in self.records if isinstance(each, kind) and each.rule == rule]
 
     def runs(self, rule: str, stage: str) -> list[Run]:
-        """The runs of a stage of a rule, by trial or by seed."""
-        return [run for run in self.of(Run, rule) if run.stage == stage]
+        """The runs of a stage of a rule, by trial or by seed, these of its last choice."""
+        runs: list[Run] = []
+        for record in self.records:
+            if isinstance(record, Choice) and record.rule == rule and stage == "seed":
+                runs = []
+            elif isinstance(record, Run) and (record.rule, record.stage) == (rule, stage):
+                runs.append(record)
+        return runs
+
+    def require_same(self, entered: Entered) -> None:
+        """Writes down what a rule is entered with; a ValueError if it was entered otherwise."""
+        before = self.of(Entered, entered.rule)
+        if not before:
+            self.append(entered)
+            return
+        was, now = before[0].identity, entered.identity
+        other = [name for name in now if was.get(name) != now[name]]
+        if other:
+            raise ValueError(
+                f"race: expected {self.folder} to hold this very race, got another rule "
+                f"{entered.rule}: its {_differing(was, now, other)}; try another folder or another "
+                "name"
+            )
+
+    def settings(self, rule: str) -> list[dict[str, Any]]:
+        """The settings that were tried of a rule, by trial, and those of its plan."""
+        (plan,) = self.of(Plan, rule)
+        tried = {run.trial: run.setting for run in self.of(Run, rule)}
+        return list((dict(enumerate(plan.settings)) | tried).values())
 
     def append(self, *records: Record) -> None:
         """Writes records down, all of them or none that counts."""
@@ -158,14 +190,20 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
             _write(path, json.dumps(wanted, indent=1).encode() + b"\n")
         written = json.loads(path.read_text())
         if written != wanted:
-            other = [key for key in wanted if written.get(key) != wanted[key]]
+            was, now = (about | about.get("identity", {}) for about in (written, wanted))
+            other = [key for key in now if key != "identity" and was.get(key) != now[key]]
             raise ValueError(
                 f"race: expected {folder} to hold this very race, got another one: its "
-                f"{', '.join(other)} differ, {written.get(other[0])} in place of "
-                f"{wanted[other[0]]}; try another folder"
+                f"{_differing(was, now, other)}; try another folder"
             )
         records = _whole_records(folder / "runs.jsonl", mend=True)
         yield Store(folder, wanted, records, threading.Lock())
+
+
+def _differing(was: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What differs, with the first of it as it was and as it is."""
+    first = names[0]
+    return f"{', '.join(names)} differ, {was.get(first)} in place of {now[first]}"
 
 
 def read(folder: str | Path) -> Race:
@@ -193,25 +231,33 @@ def read(folder: str | Path) -> Race:
 
 def results(store: Store) -> Race:
     """The results of the rules that are done, from records and curves."""
-    done, caveats = [], []
+    done, caveats, withheld = [], [], {}
     for rule in dict.fromkeys(record.rule for record in store.records):
         left_out = store.of(LeftOut, rule)
         caveats += [f"{rule} was left out: {record.why}" for record in left_out]
         if store.of(Seconds, rule):
             done.append(_result(store, rule))
+            caveats += _caveats_of_seconds(store, rule)
+            withheld.update((rule, record.why) for record in store.of(Withheld, rule))
         elif not left_out:
             caveats.append(f"{rule} is not done yet.")
-    return Race(store.header, done, caveats + _caveats(done))
+    return Race(store.header, done, caveats + _caveats(done), withheld)
 
 
 def _result(store: Store, rule: str) -> Result:
     """What the records of one rule say, as arrays."""
-    (plan,), (choice,) = store.of(Plan, rule), store.of(Choice, rule)
+    (plan,), choice = store.of(Plan, rule), store.of(Choice, rule)[-1]
     (seconds,) = store.of(Seconds, rule)
-    trials, runs = store.runs(rule, "trial"), store.runs(rule, "seed")
-    per_step = float(np.median(seconds.seconds)) / choice.steps
-    with np.load(store.folder / "curves" / runs[0].curves, allow_pickle=False) as file:
-        curves = {name: file[name].astype(float) for name in file.files}
+    trials = [run for run in store.of(Run, rule) if run.stage != "seed"]
+    runs, settings = store.runs(rule, "seed"), store.settings(rule)
+    timed = zip(seconds.seconds, runs[: len(seconds.seconds)], strict=True)
+    per_step = float(np.median([passed / max(run.steps, 1) for passed, run in timed]))
+    costs = functools.partial(_costs, plan, per_step)
+    curves = _curves(store, runs[0])
+    spent = [costs(_curves(store, group)) for group in {run.curves: run for run in trials}.values()]
+    short = [run for run in trials if run.stage != "final"]
+    final = [run for run in trials if run.stage == "final"]
+    tuned = list(dict.fromkeys(run.seed for run in trials or runs[:1]))
     diverged = np.array([run.stopped == "non_finite" for run in runs])
     # A diverged run keeps what it had before the round in which it was lost.
     lost = diverged[:, None] & (curves["steps"] == curves["steps"][:, -1:])
@@ -219,18 +265,17 @@ def _result(store: Store, rule: str) -> Result:
     return Result(
         problem=store.header["problem"],
         rule=rule,
-        settings=plan.settings,
+        settings=settings,
         chosen=choice.trial,
-        tuning=np.array([run.loss for run in trials or runs[:1]])[:, None],
+        tuning=_losses(short or runs[:1], len(settings), tuned),
+        finals=_losses(final, len(settings), tuned),
+        rungs=(max([r.steps for r in short], default=0), max([r.steps for r in final], default=0)),
+        tuning_spent={
+            cost: sum(float(np.sum(each[cost][:, -1])) for each in spent) for cost in COSTS
+        },
         given_up=sum(run.stopped == "given_up" for run in trials),
         seeds=[run.seed for run in runs],
-        costs={
-            "steps": curves["steps"],
-            "examples": curves["steps"] * plan.batch,
-            "gradients": curves["model"] / plan.gradient_flops,
-            "flops": curves["flops"],
-            "seconds": curves["steps"] * per_step,
-        },
+        costs=costs(curves),
         train=np.where(lost, np.inf, curves["train"]),
         validation=np.where(lost, np.inf, curves["validation"]),
         test=np.where(np.isfinite(test), test, np.nan),
@@ -239,6 +284,45 @@ def _result(store: Store, rule: str) -> Result:
         compile_seconds=seconds.compile_seconds,
         run_seconds=np.array(seconds.seconds),
     )
+
+
+def _curves(store: Store, run: Run) -> dict[str, np.ndarray]:
+    """The curves of the group that a run belongs to."""
+    with np.load(store.folder / "curves" / run.curves, allow_pickle=False) as file:
+        return {name: file[name].astype(float) for name in file.files}
+
+
+def _costs(plan: Plan, per_step: float, curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What runs had spent at the end of each round, by `problems.COSTS`."""
+    return {
+        "steps": curves["steps"],
+        "examples": curves["steps"] * plan.batch,
+        "gradients": curves["model"] / plan.gradient_flops,
+        "flops": curves["flops"],
+        "seconds": curves["steps"] * per_step,
+    }
+
+
+def _losses(runs: Sequence[Run], trials: int, seeds: Sequence[int]) -> np.ndarray:
+    """The losses of runs, a row for each trial and a column for each seed; NaN where none was."""
+    losses = np.full((trials, len(seeds)), np.nan)
+    for run in runs:
+        losses[run.trial, seeds.index(run.seed)] = run.loss
+    return losses
+
+
+def _caveats_of_seconds(store: Store, rule: str) -> list[str]:
+    """What is to be said of the seconds of a rule, as sentences."""
+    (seconds,) = store.of(Seconds, rule)
+    sentences = []
+    if seconds.spread > OFF:
+        sentences.append(f"The seconds of {rule} are rough: readings of one run did not agree.")
+    if seconds.waited > OFF:
+        sentences.append(
+            f"Other processes had the processor in {seconds.waited:.0%} of the time while the "
+            f"seconds of {rule} were measured; what {rule} waited is not counted."
+        )
+    return sentences
 
 
 def _caveats(done: Sequence[Result]) -> list[str]:
@@ -251,8 +335,14 @@ def _caveats(done: Sequence[Result]) -> list[str]:
         if r.given_up:
             trials = f"{r.given_up} of {len(r.tuning)} trials"
             sentences.append(f"{trials} of {r.rule} were given up: no better than at their start.")
-        if len(r.settings) > 1 and not np.isfinite(r.tuning).any():
-            sentences.append(f"No trial of {r.rule} came through; its first setting was taken.")
+        judged = r.finals if r.rungs[1] else r.tuning  # older races had trials of one length
+        if len(r.settings) > 1 and not np.isfinite(np.median(judged, axis=1)).any():
+            sentences.append(
+                f"No setting of {r.rule} came through its trials; the first was taken."
+                if r.chosen == 0
+                else f"No setting of {r.rule} came through its longer trials; the best of the "
+                "shorter ones was taken."
+            )
     return sentences
 
 

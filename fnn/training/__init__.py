@@ -10,6 +10,7 @@ from fnn.training.loop import Records as Records
 from fnn.training.loop import Source as Source
 from fnn.training.loop import Stop as Stop
 from fnn.training.loop import advance as advance
+from fnn.training.loop import judge as judge
 from fnn.training.loop import look as look
 from fnn.training.loop import start as start
 from fnn.training.sources import evaluation_of as evaluation_of
@@ -27,6 +28,7 @@ __all__ = [
     "advance",
     "evaluation_of",
     "fit",
+    "judge",
     "look",
     "source_of",
     "start",

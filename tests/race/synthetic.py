@@ -55,6 +55,7 @@ def _result(rule, speed, generator, seeds, rounds, trials, problem):
     tuning = floor[:3, 0] * (1 + 0.8 * np.abs(np.arange(trials)[:, None] - best) ** 2)
     if trials > 4:
         tuning[-1] = np.inf
+    finals = np.where(np.arange(trials)[:, None] % 2 == best % 2, 0.9 * tuning, np.nan)
     slow = 1 + 3 * generator.random()
     costs = {
         cost: np.tile(np.arange(1, rounds + 1) * unit * slow, (seeds, 1))
@@ -62,7 +63,8 @@ def _result(rule, speed, generator, seeds, rounds, trials, problem):
     }
     costs["seconds"] = costs["seconds"] * rate
     return Result(
-        problem, rule, settings, best, tuning, 1 if trials > 4 else 0,
+        problem, rule, settings, best, tuning, finals, (10, 40), dict(RATES),
+        1 if trials > 4 else 0,
         list(range(100, 100 + seeds)), costs, train, validation, test, stopped, 32,
         1.5 * slow, costs["seconds"][:, -1],
     )  # fmt: skip

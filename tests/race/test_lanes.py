@@ -13,7 +13,9 @@ from fnn.objective import SCOPE, Objective, ValueFunction
 from fnn.problems import Budget, Measure, Problem
 from fnn.race import lanes, meter
 from fnn.race.entrants import ALL, ENTRANTS, Entrant
-from fnn.race.protocol import ROUNDS, TUNING_SEED, round_ends, settings
+from fnn.race.protocol import ROUNDS, TUNING_SEEDS
+from fnn.race.search import settings
+from fnn.race.spaces import value_at
 from fnn.training import Stop, source_of, start
 
 STEPS, SEEDS = 20, [0, 1, 2]
@@ -82,9 +84,9 @@ STEADY = {
 @pytest.mark.parametrize("name", ENTRANTS)
 def test_a_lane_is_the_run_alone(name):
     entrant = STEADY.get(name, ENTRANTS[name])
-    tried = settings(entrant, 3)
+    tried = [{k: value_at(v, p) for k, v in entrant.space.items()} for p in (0.5, 0.25, 0.75)]
     seen = lanes.programs(PROBLEM, entrant, tried[0], 3).run(
-        [tried[i % len(tried)] for i in range(3)], SEEDS, round_ends(STEPS), hopeless=False
+        [tried[i % len(tried)] for i in range(3)], SEEDS, Budget(STEPS, "steps"), hopeless=False
     )
     values, spent = alone(entrant, tried[1 % len(tried)], SEEDS[1])
     assert seen.steps[1].tolist() == list(range(1, STEPS + 1))
@@ -110,19 +112,19 @@ def test_lanes_that_diverge_or_are_hopeless_stop_alone():
     lost = Entrant("explode", explode, {"learning_rate": (0.1, 10.0)})
     given = [{"learning_rate": rate} for rate in (0.5, 2.0, 0.5)]
     seen = lanes.programs(PROBLEM, lost, given[0], 3).run(
-        given, SEEDS, round_ends(40), hopeless=True
+        given, SEEDS, Budget(40, "steps"), hopeless=True
     )
     assert seen.stopped.tolist() == [Stop.BUDGET, Stop.NON_FINITE, Stop.BUDGET]
     assert np.isfinite(seen.validation[::2]).all()
     up = Entrant("climb", climb, {"learning_rate": (0.1, 10.0)})
     given = [{"learning_rate": 0.01}] * 3
     run = lanes.programs(PROBLEM, up, given[0], 3).run
-    seen = run(given, SEEDS, round_ends(40), True)
+    seen = run(given, SEEDS, Budget(40, "steps"), True)
     assert (seen.stopped == Stop.GIVEN_UP).all()
     assert (seen.steps[:, -1] < 20).all()
     # One round is the whole budget: nothing is left to be saved by giving up.
-    assert (run(given, SEEDS, round_ends(1), True).stopped == Stop.BUDGET).all()
-    seen = run(given, SEEDS, round_ends(40), False)
+    assert (run(given, SEEDS, Budget(1, "steps"), True).stopped == Stop.BUDGET).all()
+    seen = run(given, SEEDS, Budget(40, "steps"), False)
     assert (seen.stopped == Stop.BUDGET).all()
     assert (seen.steps[:, -1] == 40).all()
 
@@ -137,29 +139,47 @@ def test_a_run_is_worth_the_best_that_it_came_by():
     there = Entrant("leave", leave, {"learning_rate": (0.1, 10.0)})._replace(batch=ALL)
     given = [{"learning_rate": 1.0}]
     run = lanes.programs(PROBLEM, there, given[0], 1).run
-    seen, best = (run(given, [0], round_ends(n), False) for n in (40, 10))
+    seen, best = (run(given, [0], Budget(n, "steps"), False) for n in (40, 10))
     np.testing.assert_array_equal(seen.test, best.test)
     np.testing.assert_array_equal(seen.validation[:, -1], best.validation[:, -1])
     assert (np.diff(seen.validation) <= 0).all()
     assert seen.train[0, -1] > best.train[0, -1]
 
 
-def test_two_calls_are_one():
-    """The look at what is hopeless, after a quarter, does not disturb the others."""
-    given, ends = [{"learning_rate": 0.1}, {"learning_rate": 0.05}], round_ends(300)
+def test_who_is_not_hopeless_is_not_disturbed():
+    """The look at what is hopeless, after a quarter, changes nothing for the others."""
+    given, budget = [{"learning_rate": 0.1}, {"learning_rate": 0.05}], Budget(300, "steps")
     run = lanes.programs(PROBLEM, ENTRANTS["momentum"], given[0], 2).run
-    assert len(ends) == ROUNDS
-    for one, other in zip(
-        run(given, [3, 4], ends, True), run(given, [3, 4], ends, False), strict=True
-    ):
+    looked, plain = (run(given, [3, 4], budget, hopeless) for hopeless in (True, False))
+    assert plain.steps.shape == (2, ROUNDS)
+    assert plain.steps[:, [0, 1, -1]].tolist() == [[1, 2, 300]] * 2
+    for one, other in zip(looked, plain, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_lane_stops_by_its_own_meter_and_does_not_depend_on_the_others():
+    """The line searches of each seed take other trials; each is looked at by its own spending."""
+    budget, lbfgs = Budget(60, "gradients"), ENTRANTS["lbfgs"]
+    together, one = (
+        lanes.programs(PROBLEM, lbfgs, {}, len(seeds)).run([{}] * len(seeds), seeds, budget, False)
+        for seeds in (SEEDS, SEEDS[1:2])
+    )
+    unit = meter.gradient_flops(PROBLEM)
+    assert len(set(together.steps[:, -1].tolist())) > 1
+    for steps, model in zip(together.steps, together.model / unit, strict=True):
+        assert model[-1] >= 60 * (1 - 1e-6)
+        assert model[steps < steps[-1]].max() < 60
+    laps = one.steps.shape[1]
+    np.testing.assert_array_equal(together.steps[1, :laps], one.steps[0])
+    np.testing.assert_allclose(together.validation[1, :laps], one.validation[0], rtol=1e-6)
+    assert (together.stopped == Stop.BUDGET).all()
 
 
 def test_a_gradient_is_the_unit_of_gradients():
     entrant = ENTRANTS["sgd"]._replace(batch=ALL)
     setting = {"learning_rate": 0.1}
     run = lanes.programs(PROBLEM, entrant, setting, 1).run
-    seen = run([setting], [0], round_ends(5), hopeless=False)
+    seen = run([setting], [0], Budget(5, "steps"), hopeless=False)
     unit = meter.gradient_flops(PROBLEM)
     np.testing.assert_allclose(seen.model[0] / unit, [1, 2, 3, 4, 5], rtol=1e-5)
 
@@ -202,27 +222,28 @@ def test_the_space_of_every_hyperparameter_spans_two_decades():
         for low, high in entrant.space.values():
             np.testing.assert_allclose(high / low, 100)
         assert set(entrant.defaults) <= set(entrant.space)
-        tried = settings(entrant, 4)
+        tried = settings(entrant, 5)
         assert len({tuple(one.items()) for one in tried}) == (4 if entrant.space else 1)
-        for one in tried:
+        assert entrant.defaults.items() <= tried[0].items()
+        for one in tried[1:]:
             assert all(entrant.space[k][0] <= v <= entrant.space[k][1] for k, v in one.items())
 
 
 def test_the_tuning_seed_is_nobodys():
-    assert TUNING_SEED not in SEEDS
+    assert set(TUNING_SEEDS).isdisjoint(range(10_000))
 
 
 def test_lanes_run_in_turns_where_memory_is_short(monkeypatch):
     """Seven lanes in programs of two, the last of them filled up."""
     given, seeds = [{"learning_rate": 0.01 * (i + 1)} for i in range(7)], list(range(7))
     asked = PROBLEM, ENTRANTS["sgd"], given[0], 7
-    whole = lanes.programs(*asked).run(given, seeds, round_ends(9), False)
+    whole = lanes.programs(*asked).run(given, seeds, Budget(9, "steps"), False)
     one = lanes.bytes_a_lane(
         PROBLEM, start(rules.sgd(0.1), jax.jit(PROBLEM.init)(jax.random.key(0)), keep_best=True),
         PROBLEM.train,
     )  # fmt: skip
     monkeypatch.setattr(lanes, "MEMORY", int(2.9 * one))
-    turns = lanes.programs(*asked).run(given, seeds, round_ends(9), False)
+    turns = lanes.programs(*asked).run(given, seeds, Budget(9, "steps"), False)
     for ours, theirs in zip(turns, whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
@@ -242,9 +263,9 @@ def arrive(problem):
 
 def test_lanes_that_have_all_arrived_keep_what_they_reached():
     stays = Entrant("arrive", arrive, batch=ALL)
-    seen = lanes.programs(PROBLEM, stays, {}, 2).run([{}, {}], [0, 1], round_ends(30), True)
+    seen = lanes.programs(PROBLEM, stays, {}, 2).run([{}, {}], [0, 1], Budget(30, "steps"), True)
     assert (seen.stopped == Stop.STALLED).all()
-    assert seen.steps.shape == seen.validation.shape == (2, 30)
-    assert (seen.steps[:, -1] > 0).all()
+    assert seen.steps.tolist() == [[1], [1]]
+    assert seen.validation.shape == (2, 1)
     assert np.isfinite(seen.validation).all()
     assert np.isfinite(seen.flops).all()

@@ -45,7 +45,11 @@ def racing(mark):
             os.kill(os.getpid(), signal.SIGKILL)
         return ENTRANTS["adam"].make(problem, learning_rate=learning_rate)
 
-    return [Entrant("bad", bad), ENTRANTS["adam"]._replace(make=fragile), "sgd"]
+    def either(problem, way):
+        return ENTRANTS[way].make(problem, learning_rate=0.1)
+
+    ways = Entrant("either", either, {"way": race.OneOf(("sgd", "momentum"))})
+    return [Entrant("bad", bad), ENTRANTS["adam"]._replace(make=fragile), ways]
 
 
 def content(folder):
@@ -53,7 +57,8 @@ def content(folder):
     lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     rules = {}
     for line in lines:
-        line.pop("seconds", None), line.pop("compile_seconds", None)
+        for name in ("seconds", "compile_seconds", "spread", "waited"):
+            line.pop(name, None)
         rules.setdefault(line["rule"], []).append(line)
     curves = {p.name: p.read_bytes() for p in sorted((folder / "curves").iterdir())}
     return list(rules.items()), (folder / "race.json").read_text(), curves
@@ -83,7 +88,7 @@ def test_a_worker_is_killed_and_the_store_is_the_same(cluster, tmp_path):
     )
     assert int(mark.read_text()) != os.getpid()
     assert content(tmp_path / "there") == content(tmp_path / "here")
-    assert [result.rule for result in found.results] == ["adam", "sgd"]
+    assert [result.rule for result in found.results] == ["adam", "either"]
     assert all(result.compile_seconds > 0 for result in found.results)
     assert all(len(result.run_seconds) == 2 for result in found.results)
     assert "bad was left out: TypeError: no such rule" in found.caveats
@@ -122,17 +127,18 @@ def test_lanes_run_in_turns_on_whoever_is_free(cluster):
     """What is joined from chunks of several workers is what one program says."""
     del cluster
     problem, sgd = problems.get("xor"), ENTRANTS["sgd"]
-    given, seeds, ends = [{"learning_rate": 0.01}] * 3, [0, 1, 2], np.array([1, 5])
+    given, seeds = [{"learning_rate": 0.01}] * 3, [0, 1, 2]
+    budget = Budget(5, "steps")
     environment = store.environment()
     with remote.connected("local") as connected:
         spread = connected.programs(problem, environment, sgd, given[0], 1).run(
-            given, seeds, ends, False
+            given, seeds, budget, False
         )
         with pytest.raises(RuntimeError, match="machines like this one, got another device: cpu"):
             connected.programs(problem, environment | {"device": "another"}, sgd, given[0], 1)
     chunk = lanes.compiled_lanes(problem, sgd, given[0], 1).chunk
     alone = [
-        chunk([setting], [seed], ends, False) for setting, seed in zip(given, seeds, strict=True)
+        chunk([setting], [seed], budget, False) for setting, seed in zip(given, seeds, strict=True)
     ]
     for one, two in zip(spread, lanes.joined(alone, 3), strict=True):
         np.testing.assert_array_equal(one, two)

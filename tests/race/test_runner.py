@@ -2,8 +2,11 @@
 
 import errno
 import functools
+import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +20,12 @@ import optax
 import pytest
 
 from fnn import problems, race
+from fnn.objective import Objective
 from fnn.problems import Budget
-from fnn.race import protocol, records, report, runner, store
+from fnn.race import meter, pricing, protocol, records, report, runner, store
+from fnn.race.alone import Timing
 from fnn.race.entrants import ENTRANTS, Entrant
+from fnn.race.protocol import TUNING_SEEDS
 from fnn.race.report import findings
 
 TERMS = {"seeds": 2, "trials": 3, "budget": Budget(30, "steps")}
@@ -31,7 +37,8 @@ def compiled_once():
     kept, compiled = {}, runner.lanes.programs
 
     def programs(problem, one, setting, most):
-        if one is not ENTRANTS.get(one.name) or problem.name not in problems.PROBLEMS:
+        original, *_ = getattr(one.make, "args", [one])
+        if original is not ENTRANTS.get(one.name) or problem.name not in problems.PROBLEMS:
             return compiled(problem, one, setting, most)
         key = problem.name, one.name, *setting, most
         if key not in kept:
@@ -63,7 +70,8 @@ def content(folder):
     """The lines and the curves of a store, seconds aside."""
     told = lines(folder)
     for line in told:
-        line.pop("seconds", None), line.pop("compile_seconds", None)
+        for name in ("seconds", "compile_seconds", "spread", "waited"):
+            line.pop(name, None)
     curves = {p.name: p.read_bytes() for p in sorted((folder / "curves").iterdir())}
     return told, (folder / "race.json").read_text(), curves
 
@@ -86,22 +94,36 @@ def test_a_race_leaves_a_page_and_a_page_that_fails_loses_no_race(folder, found,
 def test_every_run_is_a_line_that_says_how_to_repeat_it(folder):
     runs = [line for line in lines(folder) if line["kind"] == "run"]
     assert [(r["rule"], r["stage"], r["seed"]) for r in runs] == [
-        *[("adam", "trial", protocol.TUNING_SEED)] * 3,
+        *[("adam", f"round-{i}", seed) for i in (1, 2, 3) for _ in "ab" for seed in TUNING_SEEDS],
+        *[("adam", "final", seed) for _ in "abc" for seed in TUNING_SEEDS],
         *[("adam", "seed", i) for i in (0, 1)],
         *[("lbfgs", "seed", i) for i in (0, 1)],
     ]
     assert set(runs[0]["versions"]) == {"fnn", "jax", "jaxlib", "optax", "numpy", "scipy"}
-    assert runs[0]["setting"] == protocol.settings(ENTRANTS["adam"], 3)[0]
+    assert runs[0]["setting"] == ENTRANTS["adam"].defaults == {"learning_rate": 1e-3}
     for key in ("problem", "device", "float64", "code", "steps", "batch", "protocol", "stopped"):
         assert all(key in run for run in runs)
 
 
 def test_the_choice_is_by_the_validation_loss_of_the_trials(found, folder):
     adam = found.results[0]
-    trials = [run for run in lines(folder) if run.get("stage") == "trial"]
-    assert adam.chosen == np.argmin([run["validation"] for run in trials])
-    assert adam.setting == trials[adam.chosen]["setting"]
-    np.testing.assert_array_equal(adam.tuning[:, 0], [run["validation"] for run in trials])
+    told = lines(folder)
+    short = [run for run in told if run.get("stage", "").startswith("round")]
+    final = [run for run in told if run.get("stage") == "final"]
+    seen = np.array([run["validation"] for run in short]).reshape(6, 2)
+    np.testing.assert_array_equal(adam.tuning, seen)
+    # The better half goes on, to runs four times as long, and the best of those is chosen.
+    better = np.argsort(np.median(seen, axis=1))[:3].tolist()
+    assert [run["trial"] for run in final] == np.repeat(better, 2).tolist()
+    medians = np.median(np.reshape([run["validation"] for run in final], (3, 2)), axis=1)
+    assert adam.chosen == better[np.argmin(medians)]
+    assert adam.settings == [run["setting"] for run in short[::2]]
+    assert np.isnan(adam.finals).any(axis=1).sum() == 3
+    assert ({run["steps"] for run in short}, {run["steps"] for run in final}) == ({2}, {10})
+    assert adam.rungs == (2, 10)
+    lbfgs = found.results[1]
+    assert (lbfgs.rungs, lbfgs.tuning_spent["steps"]) == ((0, 0), 0)
+    assert np.isnan(lbfgs.finals).all()
     assert {run["setting"]["learning_rate"] for run in lines(folder) if run.get("stage") == "seed"
             and run["rule"] == "adam"} == {adam.setting["learning_rate"]}  # fmt: skip
 
@@ -256,7 +278,7 @@ def test_a_rule_that_raises_is_left_out_and_the_rest_goes_on(tmp_path):
 def test_a_race_in_which_all_rules_raise_ends_with_their_reasons(tmp_path):
     racing = [raising("init"), raising("update")]
     with pytest.raises(RuntimeError, match=r"a rule that comes to its end.*init was.*update was"):
-        race.run("xor", racing, seeds=1, trials=1, folder=tmp_path)
+        race.run("xor", racing, **TERMS, folder=tmp_path)
 
 
 def test_an_interrupt_ends_the_race_and_leaves_no_rule_out(tmp_path):
@@ -278,6 +300,9 @@ def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
     assert np.isinf(result.validation[:, -1]).all()
     assert np.isinf(result.tuning).all()
     assert "burst diverged from 2 of 2 seeds." in race.read(tmp_path).caveats
+    said = "No setting of burst came through its trials; the first was taken."
+    assert said in race.read(tmp_path).caveats
+    assert result.chosen == 0
 
 
 def test_a_copy_ties_and_random_steps_come_last(tmp_path):
@@ -291,23 +316,149 @@ def test_a_copy_ties_and_random_steps_come_last(tmp_path):
     assert (other.p, other.effect) == (1, 0)
 
 
-@pytest.mark.parametrize("unit", ["examples", "gradients", "flops", "seconds"])
+# What a budget buys -------------------------------------------------------------------------------
+
+
+def test_a_race_in_flops_repeats_and_every_seed_spends_them_itself(tmp_path):
+    terms = TERMS | {"budget": Budget(3e5, "flops")}
+    found = race.run("xor", ["adam", "lbfgs"], folder=tmp_path / "one", **terms)
+    race.run("xor", ["adam", "lbfgs"], folder=tmp_path / "two", **terms)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    for result in found.results:
+        spent, steps = result.costs["flops"], result.costs["steps"]
+        dearest = np.diff(spent, prepend=0).max(axis=1)
+        assert (spent[:, -1] >= 3e5 * (1 - 1e-6)).all()
+        assert (spent[:, -1] - 3e5 < dearest).all()
+        assert result.stopped == ["budget"] * 2
+        assert (steps[:, -1] > 10).all()
+    adam, lbfgs = found.results
+    assert adam.costs["steps"][0, -1] == adam.costs["steps"][1, -1]
+    assert lbfgs.costs["steps"][0, -1] != lbfgs.costs["steps"][1, -1]  # its line searches
+    assert found.withheld == {}
+
+
+def clock(*prices):
+    """A stand-in for runs alone, in each of which a step takes the next of some seconds."""
+    following = itertools.chain(prices, itertools.repeat(prices[-1]))
+
+    def measure(setting, seeds, steps):
+        del setting, seeds
+        return Timing([next(following) * n for n in steps], 1.0, 0.0)
+
+    return measure
+
+
+def test_seconds_become_steps_by_the_least_of_readings_that_agree(monkeypatch):
+    monkeypatch.setattr(pricing, "_PAUSE", 0.0)
+    budget = Budget(2.0, "seconds")
+    assert pricing.counted_budget(budget, clock(0.01), {}, [0]) == (200, "steps")
+    disturbed = clock(0.05, 0.07, 0.01)  # a step tells what to measure, and then a whole run
+    assert pricing.counted_budget(budget, disturbed, {}, [0]) == (200, "steps")
+    assert pricing.counted_budget(Budget(5.0, "flops"), clock(1.0), {}, [0]) == (5, "flops")
+
+
+def test_readings_that_never_agree_are_said_to_be_apart(monkeypatch):
+    monkeypatch.setattr(pricing, "_PAUSE", 0.0)
+    growing = iter(2.0**n for n in range(100))
+
+    def measure(setting, seeds, steps):
+        del setting, steps
+        return Timing([next(growing) for _ in seeds], 1.0, 0.5)
+
+    reading = pricing.settled(measure, {}, [0, 1], [10, 10])
+    assert reading.seconds == [1.0, 2.0]
+    assert (reading.spread, reading.waited) == (3.0, 0.5)
+    run = records.Run("sgd", "seed", 0, 0, {}, 4, 50, 0.1, 0.1, 0.1, "budget", "sgd-seeds.npz")
+    why = pricing.objection(Budget(1.0, "seconds"), reading, [run])
+    assert why.startswith("the machine was not quiet: two readings of one run are 300% apart")
+    assert pricing.objection(Budget(1.0, "flops"), reading, [run]) is None
+
+
+@pytest.mark.parametrize(
+    ("prices", "budgets", "why"),
+    [
+        ([1e-3], [200], None),
+        ([1e-3] * 13 + [1e-2], [200, 20], None),
+        (
+            [1e-3] * 13 + [2e-3] * 3 + [4e-3] * 3 + [8e-3],
+            [200, 100, 50],
+            "its runs took 2 times the seconds",
+        ),
+    ],
+)
+def test_a_rule_races_again_until_its_seconds_are_those_of_the_budget(
+    tmp_path, monkeypatch, prices, budgets, why
+):
+    """Thirteen readings plan it; where its steps take longer after that, it gets fewer of them."""
+    monkeypatch.setattr(pricing, "_PAUSE", 0.0)
+    compiled, timed = runner.lanes.programs, clock(*prices)
+    monkeypatch.setattr(
+        runner.lanes, "programs", lambda *asked: compiled(*asked)._replace(alone=timed)
+    )
+    terms = {"seeds": 2, "trials": 0, "budget": Budget(0.2, "seconds"), "folder": tmp_path}
+    found = race.run("xor", ["sgd"], **terms)
+    choices = [line["budget"] for line in lines(tmp_path) if line["kind"] == "choice"]
+    assert choices == [[steps, "steps"] for steps in budgets]
+    assert found.results[0].costs["steps"][:, -1].tolist() == [budgets[-1]] * 2
+    assert found.results[0].run_seconds == pytest.approx([budgets[-1] * prices[-1]] * 2)
+    assert found.withheld.keys() == ({"sgd"} if why else set())
+    assert why is None or found.withheld["sgd"].startswith(why)
+    before = (tmp_path / "runs.jsonl").read_bytes()
+    assert race.run("xor", ["sgd"], **terms).withheld == found.withheld
+    assert (tmp_path / "runs.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("unit", ["examples", "gradients", "flops"])
 def test_budgets_buy_steps(unit):
     problem, adam = problems.get("xor"), ENTRANTS["adam"]
-    made = runner.lanes.programs(problem, adam, {"learning_rate": 0.01}, 2)
     setting = {"learning_rate": 0.01}
+    run = runner.lanes.programs(problem, adam, setting, 2).run
 
-    def bought(amount):
-        terms = protocol.Protocol(1, 2, Budget(amount, unit))
-        return runner.affordable_steps(runner.Entry(None, problem, terms, adam, made), setting)
+    def bought(amount, unit):
+        return run([setting] * 2, [0, 1], Budget(amount, unit), hopeless=False)
 
-    if unit == "seconds":
-        assert 1 < bought(0.01) < bought(0.5)
-    else:
-        seen = made.run([setting] * 2, [0, 1], np.array([1]), hopeless=False)
-        price = {"examples": 4, "gradients": 1, "flops": float(seen.flops[0, 0])}[unit]
-        assert bought(100 * price) == pytest.approx(100, abs=1)
-    assert bought(1e-9) == 1
+    price = {"examples": 4, "gradients": 1, "flops": float(bought(1, "steps").flops[0, 0])}[unit]
+    assert bought(100 * price, unit).steps[:, -1].tolist() == [100, 100]
+    assert bought(1e-9, unit).steps[:, -1].tolist() == [1, 1]
+
+
+def idle(problem):
+    """A rule that never asks the model, nor does anything else."""
+    del problem
+    return optax.set_to_zero()
+
+
+@pytest.mark.parametrize("unit", ["gradients", "flops"])
+def test_a_rule_that_spends_nothing_comes_to_its_end(tmp_path, unit):
+    terms = {"seeds": 1, "trials": 0, "folder": tmp_path}
+    unit_of = {"gradients": 1.0, "flops": meter.gradient_flops(problems.get("xor"))}
+    found = race.run(
+        "xor", [Entrant("idle", idle)], budget=Budget(20 * unit_of[unit], unit), **terms
+    )
+    assert found.results[0].costs["steps"][0, -1] == 80  # four examples
+    assert found.results[0].costs["flops"][0, -1] == 0
+
+
+def test_too_little_for_ten_steps_is_said_at_once(tmp_path):
+    unit = meter.gradient_flops(problems.get("xor"))
+    terms = {"seeds": 2, "trials": 0, "folder": tmp_path / "none"}
+    seen = []
+    with pytest.raises(ValueError, match=r"at least 10 steps.*fewer of adam, lbfgs; try .* flops"):
+        race.run(
+            "xor", ["adam", "lbfgs"], budget=Budget(2 * unit, "flops"),
+            watch=lambda what, _: seen.append(what), **terms,
+        )  # fmt: skip
+    assert seen == ["compiling", "planning adam", "planning lbfgs"]
+    terms["folder"] = tmp_path / "some"
+    with pytest.warns(UserWarning, match=r"fewer of lbfgs; try .* No verdict on these rules"):
+        found = race.run("xor", ["adam", "lbfgs"], budget=Budget(40 * unit, "flops"), **terms)
+    assert [result.rule for result in found.results] == ["adam", "lbfgs"]
+    assert found.withheld.keys() == {"lbfgs"}
+    assert re.match(r"its budget bought \d steps.*try .* flops\.", found.withheld["lbfgs"])
+    steps = race.run(  # who asks for three steps gets them, and whatever they say
+        "xor", ["adam"], seeds=2, trials=0, budget=Budget(3, "steps"), folder=tmp_path / "steps"
+    )
+    assert steps.withheld == {}
 
 
 # Misuse and trouble -------------------------------------------------------------------------------
@@ -319,7 +470,9 @@ def test_budgets_buy_steps(unit):
         ({"seeds": 0}, "seeds of at least 1, got 0"),
         ({"trials": -1}, "trials of at least 0, got -1"),
         ({"budget": Budget(10, "hours")}, "a budget in one of steps, examples"),
-        ({"budget": Budget(0.0)}, "a budget above 0 seconds"),
+        ({"budget": Budget(0.0, "seconds")}, "a budget above 0 seconds"),
+        ({"budget": Budget(100)}, r"got Budget.* without a unit; try Budget\(100, 'steps'\)"),
+        ({"budget": 100}, r"got 100 without a unit; try Budget\(100, 'steps'\)"),
         ({"problem": "digitz"}, "did you mean 'digits'"),
     ],
 )
@@ -338,6 +491,60 @@ def test_a_folder_is_of_one_race(folder, tmp_path):
     (tmp_path / "runs.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"to be new or to hold race\.json"):
         race.run("xor", ["adam"], folder=tmp_path, **TERMS)
+
+
+OTHERS = {
+    "training data": lambda p: p._replace(train=(p.train[0], 5 * p.train[1])),
+    "validation data": lambda p: p._replace(validation=(p.validation[0], 5 * p.validation[1])),
+    "test data": lambda p: p._replace(test=jax.tree.map(lambda a: a + 1, p.test)),
+    "start": lambda p: p._replace(init=lambda key: jax.tree.map(lambda a: 2 * a, p.init(key))),
+    "model and loss": lambda p: p._replace(objective=doubled(p.objective)),
+    "measure": lambda p: p._replace(measure=p.measure._replace(of=lambda *a: 2 * p.measure.of(*a))),
+}
+
+
+def doubled(objective):
+    """An objective whose model's outputs are twice as large."""
+    return Objective(lambda params, x: 2 * objective.model(params, x), objective.loss)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_problem_of_the_same_name_is_another_race(folder, what):
+    other = OTHERS[what](problems.get("xor"))
+    with pytest.raises(ValueError, match=f"got another one: its .*{what}.* differ, .* in place"):
+        race.run(other, ["adam"], folder=folder, **TERMS)
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("program", {"make": lambda _, **setting: optax.adam(**setting, b1=0.8)}),
+        ("space", {"space": {"learning_rate": (1e-3, 1e1)}}),
+        ("defaults", {"defaults": {"learning_rate": 1e-1}}),
+    ],
+)
+def test_a_rule_of_the_same_name_is_another_race(folder, what, change):
+    before = (folder / "runs.jsonl").read_bytes()
+    other = ENTRANTS["adam"]._replace(**change)
+    with pytest.raises(ValueError, match=f"another rule adam: its .*{what}.* differ, .* in place"):
+        race.run("xor", [other], folder=folder, **TERMS)
+    assert (folder / "runs.jsonl").read_bytes() == before
+
+
+def test_another_batch_is_another_race(folder):
+    halves = problems.get("xor")._replace(batch_size=2)
+    with pytest.raises(
+        ValueError, match=r"another rule adam: its batch, program differ, 4 in place of 2"
+    ):
+        race.run(halves, ["adam"], folder=folder, **TERMS)
+
+
+def test_a_rule_that_was_mended_is_another_one_than_that_which_was_left_out(tmp_path):
+    terms = TERMS | {"folder": tmp_path}
+    race.run("xor", [Entrant("mine", bad), "sgd"], **terms)
+    mended = Entrant("mine", random_steps)
+    with pytest.raises(ValueError, match=r"another rule mine: its .*program differ"):
+        race.run("xor", [mended, "sgd"], **terms)
 
 
 def test_two_races_do_not_share_a_folder(tmp_path):
@@ -370,7 +577,7 @@ def test_a_damaged_line_gives_way_and_a_foreign_one_is_passed_over(folder, tmp_p
     (tmp_path / "runs.jsonl").write_bytes(first + foreign + second + damaged + second)
     terms = protocol.Protocol(TERMS["trials"], TERMS["seeds"], TERMS["budget"])
     with store.opened(tmp_path, problems.get("xor"), terms) as again:
-        assert [type(record) for record in again.records] == [records.Plan, records.Run]
+        assert [type(record) for record in again.records] == [records.Entered] * 2
     assert (tmp_path / "runs.jsonl").read_bytes() == first + foreign + second
 
 
@@ -384,6 +591,25 @@ def test_a_record_is_its_line_and_back(folder):
     again = records.from_line(records.to_line(lost, about).encode())
     assert np.isnan([again.train, again.test]).all()
     assert again.loss == lost.loss == np.inf
+
+
+def test_a_race_from_before_budgets_were_counted_is_read(folder, found, tmp_path):
+    """It has plans and choices of so many steps, and says neither what was entered nor spreads."""
+    newer = "budget", "price", "spread", "waited", "identity"
+    older = [
+        {key: entry for key, entry in line.items() if key not in newer}
+        | ({"steps": 30} if line["kind"] in ("plan", "choice") else {})
+        for line in lines(folder)
+        if line["kind"] != "entered"
+    ]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in older))
+    (tmp_path / "race.json").write_bytes((folder / "race.json").read_bytes())
+    shutil.copytree(folder / "curves", tmp_path / "curves")
+    again = race.read(tmp_path)
+    assert again.withheld == {}
+    for one, other in zip(again.results, found.results, strict=True):
+        np.testing.assert_array_equal(one.validation, other.validation)
+        np.testing.assert_array_equal(one.costs["seconds"], other.costs["seconds"])
 
 
 def test_a_full_disk_leaves_what_was_finished(folder, tmp_path, monkeypatch):

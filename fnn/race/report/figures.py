@@ -105,7 +105,7 @@ def sensitivity(race: Race, name: str) -> Figure:
     figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(sweeps))), layout="constrained")
     axes = figure.subplots()
     plots.sensitivity(axes, sweeps, findings.looks([race]))
-    axes.set(xlabel=name.replace("_", " "), ylabel="lowest validation loss")
+    axes.set(xlabel=name.replace("_", " "), ylabel="lowest validation loss of short trials")
     figure.legend(loc="outside right center", frameon=False, fontsize="small", handlelength=4)
     figure.suptitle(_title(race))
     return figure

@@ -10,7 +10,7 @@ interval.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -111,16 +111,31 @@ def ranks(races: Sequence[Race], baseline: str | None = None) -> statistics.Comp
 
 
 def sweeps(race: Race) -> dict[str, dict[str, plots.Sweep]]:
-    """The trials' losses against each hyperparameter of which a rule tried several values > 0."""
+    """The short trials' losses against each hyperparameter of which a rule tried several values.
+
+    The values are numbers above 0, and the trials all have one length: losses of the final, whose
+    runs are longer, stand in no sweep.
+
+    Args:
+        race: the race.
+
+    Returns:
+        By hyperparameter and rule, the sweeps.
+    """
     curves: dict[str, dict[str, plots.Sweep]] = {}
     for result in ordered(race):
         for name in dict.fromkeys(name for setting in result.settings for name in setting):
-            having = [i for i, s in enumerate(result.settings) if s.get(name, 0) > 0]
+            having = [i for i, s in enumerate(result.settings) if _is_positive(s.get(name))]
             values = np.array([result.settings[i][name] for i in having], dtype=float)
             if len(np.unique(values)) > 1:
                 sweep = plots.Sweep(values, or_infinity(result.tuning[having]))
                 curves.setdefault(name, {})[result.rule] = sweep
     return curves
+
+
+def _is_positive(value: Any) -> bool:
+    """Whether a value is a number above 0; a hyperparameter may be a text, or True."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def good_range(sweep: plots.Sweep, name: str) -> statistics.Sensitivity:

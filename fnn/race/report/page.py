@@ -279,9 +279,9 @@ def _comparisons(race: Race, baseline: str | None) -> list[str]:
             parts.append(
                 _figure(
                     charts.sensitivity(race, name),
-                    "Median validation loss of the tuning seeds at each setting tried, bars over "
-                    "their middle half. Crosses at the upper edge diverged, were given up, or are "
-                    "off the scale.",
+                    "Median validation loss of the tuning seeds at each setting tried, in short "
+                    "runs of one length, bars over their middle half. Crosses at the upper edge "
+                    "diverged, or are off the scale. The setting was chosen by longer runs.",
                 )
             )
         parts.append(_sheet(tables.ranges(race)))

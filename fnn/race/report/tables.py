@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
@@ -153,7 +153,7 @@ def _row(race: Race, result: Result, standing: statistics.Standing, only: str | 
     values = standing.verdict, standing.p, standing.effect, standing.mean_rank
     return [
         Cell(result.rule, (result.rule,)),
-        Cell(f"{result.setting[only]:.3g}" if only else setting(result.setting),
+        Cell(_value(result.setting[only]) if only else setting(result.setting),
              (setting(result.setting),)),
         Cell(str(result.batch), (result.batch,)),
         _number(middle),
@@ -195,7 +195,7 @@ def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def setting(values: dict[str, float]) -> str:
+def setting(values: dict[str, Any]) -> str:
     """Hyperparameters in one line.
 
     Args:
@@ -208,7 +208,12 @@ def setting(values: dict[str, float]) -> str:
         >>> setting({"learning_rate": 0.0316228, "decay": 0.9})
         'learning_rate 0.0316, decay 0.9'
     """
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items()) or "defaults"
+    return ", ".join(f"{name} {_value(value)}" for name, value in values.items()) or "defaults"
+
+
+def _value(value: Any) -> str:
+    """The value of a hyperparameter: three digits of a number, and whatever else as it is."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def trials(race: Race) -> Sheet:
@@ -217,7 +222,9 @@ def trials(race: Race) -> Sheet:
         Column("rule", ("rule",), number=False),
         Column("trial", ("trial",)),
         Column("setting", ("setting",), number=False),
+        Column("steps", ("steps", "steps_in_final")),
         Column("validation loss", ("validation_loss",)),
+        Column("in the final", ("final_loss",)),
         Column("seeds that ended", ("ended", "seeds")),
         Column("chosen", ("chosen",), number=False),
     ]
@@ -225,19 +232,27 @@ def trials(race: Race) -> Sheet:
     for result in findings.ordered(race):
         for i, (values, losses) in enumerate(zip(result.settings, result.tuning, strict=True)):
             ended = int(np.sum(np.isfinite(losses)))
-            loss = float(np.median(findings.or_infinity(losses)))
+            final = result.finals[i]
+            went_on = not np.isnan(final).any()
+            short, long = result.rungs
+            steps = f"{short}, then {long}" if went_on else f"{short or ''}"
             rows.append([
                 Cell(result.rule, (result.rule,)),
                 Cell(str(i + 1), (i + 1,)),
                 Cell(setting(values), (setting(values),)),
-                _number(loss),
+                Cell(steps, (short, long * went_on)),
+                _number(float(np.median(findings.or_infinity(losses)))),
+                _number(float(np.median(final))) if went_on else Cell("", ("",)),
                 Cell(f"{ended} of {len(losses)}", (ended, len(losses))),
                 Cell("chosen" if i == result.chosen else "", (str(i == result.chosen).lower(),)),
             ])  # fmt: skip
+    spent = race.header["protocol"]["trials"]
     return Sheet(
         "Every setting that was tried",
-        "Medians of the validation loss over the tuning seeds. A seed did not end if it diverged, "
-        "or was given up as hopeless, and counts as infinity.",
+        f"Medians of the validation loss over the tuning seeds. The search of each rule may spend "
+        f"as much as {_count(spent, 'whole run')}, a third of it in short runs of all settings and "
+        "the rest in a final of the better half, whose runs are longer: losses of different "
+        "lengths are not to be compared. A seed that diverged did not end, and counts as infinity.",
         columns,
         rows,
     )

@@ -1,0 +1,174 @@
+"""What a budget buys: steps for seconds, and whether they are ten.
+
+A price is never taken from one reading. The readings of a run are repeated, with pauses between
+them, until the least two agree, and the least counts: what disturbs a run makes it slower.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fnn.problems import Budget, Problem
+from fnn.race import records
+from fnn.race.alone import Timing
+from fnn.race.compiling import Setting
+from fnn.race.entrants import Entrant
+from fnn.race.lanes import Outcome
+from fnn.race.meter import gradient_flops
+from fnn.race.protocol import FEWEST, OFF, TUNING_SEED
+
+_WARM = 0.05
+"""The fewest seconds that a measurement of steps lasts, so that the call itself does not count."""
+_PAUSE = 0.3
+"""Seconds between readings that do not agree: longer than most bursts of other work."""
+_TURNS = 6
+"""Readings of a run, at most: where no two of them agree, a machine is not quiet."""
+_PATIENCE = 10.0
+"""Seconds after which no more readings are taken of runs that are long enough to repeat badly."""
+
+_ROUNDING = 1e-6
+"""The part of a step within which a number of steps counts as whole."""
+_PROBE = 3
+"""Steps that tell about what ten cost, before anything long runs."""
+
+Measure = Callable[[Setting, Sequence[int], Sequence[int]], Timing]
+Run = Callable[[Sequence[Setting], Sequence[int], Budget, bool], Outcome]
+
+
+class Reading(NamedTuple):
+    """The least seconds of each run, how far two of one run are apart, and the share waited."""
+
+    seconds: list[float]
+    compile_seconds: float
+    spread: float
+    waited: float
+
+
+def settled(
+    measure: Measure, setting: Setting, seeds: Sequence[int], steps: Sequence[int]
+) -> Reading:
+    """Measures runs until the two least readings of the first one agree."""
+    turns: list[list[float]] = []
+    again, waited = [], []
+    while True:
+        # The first run comes last once more: the readings to be compared are apart in time.
+        timing = measure(setting, [*seeds, seeds[0]], [*steps, steps[0]])
+        *runs, last = timing.seconds
+        turns.append(runs)
+        again += [runs[0], last]
+        waited.append(timing.waited)
+        least, second, *_ = sorted(again)
+        spread = second / least - 1
+        is_enough = len(turns) == _TURNS or sum(again) > _PATIENCE
+        if spread <= OFF or is_enough:
+            seconds = np.min(turns, axis=0)
+            seconds[0] = least
+            share = float(np.mean(waited))
+            return Reading(seconds.tolist(), timing.compile_seconds, spread, share)
+        time.sleep(_PAUSE)
+
+
+def counted_budget(
+    budget: Budget, measure: Measure, setting: Setting, seeds: Sequence[int]
+) -> Budget:
+    """The budget of a run in a unit that is counted; one in seconds becomes steps by measuring."""
+    if budget.unit != "seconds":
+        return budget
+    # Line searches and trials cost what they cost along the whole way: whole runs tell.
+    guess = bought(budget, _seconds_a_step(measure, setting, seeds[0]))
+    seconds = settled(measure, setting, seeds, [guess] * len(seeds)).seconds
+    return Budget(bought(budget, float(np.median(seconds)) / guess), "steps")
+
+
+def bought(budget: Budget, price: float) -> int:
+    """The number of steps that a budget buys at a price, one at least."""
+    return max(1, round(budget.amount / max(price, 1e-30)))
+
+
+def _seconds_a_step(measure: Measure, setting: Setting, seed: int) -> float:
+    """The seconds of a step, from the first run that is long enough to be measured."""
+    steps = 1
+    while (seconds := measure(setting, [seed], [steps]).seconds[0]) < _WARM:
+        steps *= 4
+    return seconds / steps
+
+
+# Ten steps ----------------------------------------------------------------------------------------
+
+
+def price_of_a_step(problem: Problem, one: Entrant, run: Run, setting: Setting, unit: str) -> float:
+    """About what a step of a rule costs in a unit that is counted, by its first steps."""
+    if unit == "steps":
+        return 1.0
+    if unit == "examples":
+        return float(one.examples(problem))
+    seen = run([setting], [TUNING_SEED], Budget(_PROBE, "steps"), False)
+    spent = seen.flops if unit == "flops" else seen.model / (gradient_flops(problem) or 1.0)
+    return float(spent[0, -1]) / _PROBE
+
+
+def expected_steps(budget: Budget, price: float) -> int:
+    """About how many steps a run takes, the last of which reaches the budget."""
+    return max(1, math.ceil(budget.amount / max(price, 1e-30) - _ROUNDING))
+
+
+def require_ten_steps(asked: Budget, plans: Sequence[records.Plan]) -> None:
+    """Raises where a budget buys ten steps of no rule, and warns where it does not of some."""
+    steps = {plan.rule: plan.budget[0] / max(plan.price, 1e-30) for plan in plans}
+    few = {rule: number for rule, number in steps.items() if number < (1 - OFF) * FEWEST}
+    if not few or asked.unit == "steps":
+        return
+    rule, fewest = min(few.items(), key=lambda item: item[1])
+    said = (
+        f"race: expected a budget of at least {FEWEST} steps, got {asked.amount:g} {asked.unit}, "
+        f"which buys fewer of {', '.join(few)}; try "
+        f"{_rounded_up(asked.amount * FEWEST / fewest)} {asked.unit}, which buys {FEWEST} of {rule}"
+    )
+    if len(few) == len(plans):
+        raise ValueError(said)
+    warnings.warn(f"{said}. No verdict on these rules will be given.", stacklevel=2)
+
+
+def _rounded_up(amount: float) -> str:
+    """A number of two digits that is not less."""
+    unit = 10.0 ** (math.floor(math.log10(amount)) - 1)
+    return f"{math.ceil(amount / unit) * unit:.2g}"
+
+
+# After the fact -----------------------------------------------------------------------------------
+
+
+def share_spent(asked: Budget, seconds: Sequence[float], runs: Sequence[records.Run]) -> float:
+    """The seconds of runs that ended by their budget, over the budget; 1 where they are none."""
+    ended = [s for s, run in zip(seconds, runs, strict=False) if run.stopped == "budget"]
+    return float(np.median(ended)) / asked.amount if ended and asked.unit == "seconds" else 1.0
+
+
+def objection(asked: Budget, reading: Reading, runs: Sequence[records.Run]) -> str | None:
+    """Why nothing can be said of a rule after these runs, as a sentence; None if it can."""
+    steps = [run.steps for run in runs if run.stopped == "budget"]
+    taken = float(np.median(steps)) if steps else math.inf
+    if taken < FEWEST and asked.unit != "steps":
+        needed = _rounded_up(asked.amount * FEWEST / taken)
+        return (
+            f"its budget bought {taken:g} steps, of which one more or less is over a tenth; try "
+            f"{needed} {asked.unit}."
+        )
+    if asked.unit != "seconds":
+        return None
+    share = share_spent(asked, reading.seconds, runs)
+    if reading.spread > OFF:
+        return (
+            f"the machine was not quiet: two readings of one run are {reading.spread:.0%} apart; "
+            "try again when it is, or a budget in flops."
+        )
+    if abs(share - 1) > OFF:
+        return (
+            f"its runs took {share:.2g} times the seconds that they may take, after corrections; "
+            "try a budget in flops."
+        )
+    return None
