@@ -32,6 +32,7 @@ from fnn.locks import locked
 from fnn.problems import Problem
 from fnn.race import identity
 from fnn.race.compiling import compiler_options
+from fnn.race.meter import in_gradients
 from fnn.race.protocol import OFF, Protocol
 from fnn.race.records import (
     Choice,
@@ -262,7 +263,7 @@ def _result(store: Store, rule: str) -> Result:
         costs={
             "steps": curves["steps"],
             "examples": curves["steps"] * plan.batch,
-            "gradients": curves["model"] / plan.gradient_flops,
+            "gradients": in_gradients(curves["flops"], curves["model"], plan.gradient_flops),
             "flops": curves["flops"],
             "seconds": curves["steps"] * per_step,
         },
