@@ -12,7 +12,8 @@ from fnn.objective import Objective
 COSTS = "steps", "examples", "gradients", "flops", "seconds"
 """What training is paid in. `flops` is all arithmetic. `gradients` is the work of the model
 (forward, backward and along directions) and a tenth of all other arithmetic, in units of one
-gradient of the mean loss over the training data. `seconds` are those of a run alone, compiled and warm.
+gradient of the mean loss over the training data. `seconds` are those of a run alone, compiled and
+warm.
 
 All but seconds are counted while a run goes on, and repeat. Of these, gradients come nearest to
 seconds, which is why budgets of problems are in them: steps give a factorization for the price of a
