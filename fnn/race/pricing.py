@@ -18,7 +18,7 @@ from fnn.race.alone import Timing
 from fnn.race.compiling import Setting
 from fnn.race.entrants import Entrant
 from fnn.race.lanes import Outcome
-from fnn.race.meter import gradient_flops
+from fnn.race.meter import gradient_flops, in_gradients
 from fnn.race.protocol import FEWEST, OFF, TUNING_SEED
 
 _WARM = 0.05
@@ -107,8 +107,8 @@ def price_of_a_step(problem: Problem, one: Entrant, run: Run, setting: Setting, 
     if unit == "examples":
         return float(one.examples(problem))
     seen = run([setting], [TUNING_SEED], Budget(_PROBE, "steps"), False)
-    spent = seen.flops if unit == "flops" else seen.model / (gradient_flops(problem) or 1.0)
-    return float(spent[0, -1]) / _PROBE
+    flops, model = (float(spent[0, -1]) / _PROBE for spent in (seen.flops, seen.model))
+    return flops if unit == "flops" else in_gradients(flops, model, gradient_flops(problem) or 1.0)
 
 
 def expected_steps(budget: Budget, price: float) -> int:
@@ -164,11 +164,11 @@ def objection(asked: Budget, reading: Reading, runs: Sequence[records.Run]) -> s
     if reading.spread > OFF:
         return (
             f"the machine was not quiet: two readings of one run are {reading.spread:.0%} apart; "
-            "try again when it is, or a budget in flops."
+            "try again when it is, or a budget in gradients."
         )
     if abs(share - 1) > OFF:
         return (
             f"its runs took {share:.2g} times the seconds that they may take, after corrections; "
-            "try a budget in flops."
+            "try a budget in gradients."
         )
     return None

@@ -33,6 +33,7 @@ from fnn.locks import locked
 from fnn.problems import COSTS, Problem
 from fnn.race import identity
 from fnn.race.compiling import compiler_options
+from fnn.race.meter import in_gradients
 from fnn.race.protocol import OFF, Protocol
 from fnn.race.records import (
     Choice,
@@ -297,7 +298,7 @@ def _costs(plan: Plan, per_step: float, curves: Mapping[str, np.ndarray]) -> dic
     return {
         "steps": curves["steps"],
         "examples": curves["steps"] * plan.batch,
-        "gradients": curves["model"] / plan.gradient_flops,
+        "gradients": in_gradients(curves["flops"], curves["model"], plan.gradient_flops),
         "flops": curves["flops"],
         "seconds": curves["steps"] * per_step,
     }
