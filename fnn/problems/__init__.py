@@ -4,15 +4,16 @@ registry         problems by name: `PROBLEMS`, `get`, and `load` for a file of y
 problem          what a problem is
 supervised       inputs with targets: what most are put together from
 lectures         XOR, parity, fits by three units
-classification   digits, iris, wine, breast-cancer, moons, circles
-regression       diabetes, Mackey-Glass
-images           autoencoder, MNIST, Fashion-MNIST
-text             a character RNN on a text of yours
+classification   digits, iris, wine, breast-cancer, moons, circles, a sparse logistic regression
+regression       diabetes, Mackey-Glass, a robot's arm
+autoencoders     plain, denoising and variational, of digits
+images           convolutions and residual blocks: digits, MNIST, Fashion-MNIST, CIFAR-10
+text             characters of a grammar or of a text of yours: LSTM, transformer, GRU
 surfaces         bowl, ravine, saddle, Rosenbrock, Beale: two parameters, to be drawn
 minpack          the MINPACK suite of least squares
 deepobs          a noisy quadratic
 matlab           SIN, PARITY, CANCER, DIABETES of MATLAB's table
-poisson          a partial differential equation
+equations        partial differential equations: Poisson, Helmholtz, Allen-Cahn, heat
 """
 
 from fnn.problems.problem import COSTS as COSTS

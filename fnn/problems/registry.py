@@ -8,13 +8,14 @@ from pathlib import Path
 
 from fnn import names
 from fnn.problems import (
+    autoencoders,
     classification,
     deepobs,
+    equations,
     images,
     lectures,
     matlab,
     minpack,
-    poisson,
     regression,
     surfaces,
     text,
@@ -25,15 +26,14 @@ PROBLEMS: Mapping[str, Callable[..., Problem]] = {
     **lectures.PROBLEMS,
     **classification.PROBLEMS,
     **regression.PROBLEMS,
-    "autoencoder": images.autoencoder,
+    **autoencoders.PROBLEMS,
     **surfaces.PROBLEMS,
     **minpack.PROBLEMS,
     "deepobs-quadratic": deepobs.quadratic,
     **matlab.PROBLEMS,
-    "poisson": poisson.poisson,
-    "mnist": images.mnist,
-    "fashion-mnist": images.fashion_mnist,
-    "char-rnn": text.char_rnn,
+    **equations.PROBLEMS,
+    **images.PROBLEMS,
+    **text.PROBLEMS,
 }
 """The maker of each problem. It takes nothing, or one path where `DATA` says what of; the first
 line of its documentation is what a list of problems shows."""
@@ -42,6 +42,9 @@ DATA: Mapping[str, str] = {
     "matlab-cancer": "Proben1's cancer1.dt or another permutation",
     "matlab-diabetes": "Proben1's diabetes1.dt or another permutation",
     "mnist": "a folder with MNIST's four IDX files",
+    "mnist-conv": "a folder with MNIST's four IDX files",
+    "cifar10-conv": "a folder with the six files of CIFAR-10's binary version",
+    "cifar10-resnet": "a folder with the six files of CIFAR-10's binary version",
     "fashion-mnist": "a folder with Fashion-MNIST's four IDX files",
     "char-rnn": "a text in UTF-8",
 }

@@ -119,7 +119,7 @@ def supervised(
         name=name,
         summary=summary,
         source=source,
-        init=lambda key: model.init(key, train.inputs[0]),
+        init=lambda key: model.init(key, jax.tree.map(lambda a: a[0], train.inputs)),
         objective=objective,
         train=train,
         validation=validation,
