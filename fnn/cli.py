@@ -1,4 +1,4 @@
-"""The command line: `fnn race`, `report`, `trajectories`, `plot`, `rules` and `problems`.
+"""The command line: `fnn race`, `suite`, `report`, `trajectories`, `plot`, `rules` and `problems`.
 
 Here is what is typed, and what help says of it. What is done is in `commands`, which is imported by
 the command that runs: JAX and matplotlib take seconds that `fnn --help` should not.
@@ -19,6 +19,9 @@ WALKING = "sgd,momentum,adagrad,rmsprop,adam,newton,saddle_free_newton"
 
 SURFACES = "bowl, ravine, saddle, rosenbrock, beale"
 """`problems.SURFACES`, likewise."""
+
+SUITES = "small"
+"""`problems.SUITES`, likewise."""
 
 app = typer.Typer(
     name="fnn",
@@ -76,6 +79,38 @@ def race_command(
 
         commands.set_precision(float64)
         commands.race_rules(problem, rules, seeds, trials, budget, data, folder, cluster)
+
+
+@app.command("suite")
+def suite_command(
+    suite: Annotated[str, typer.Argument(help=f"Which problems: {SUITES}.")] = "small",
+    rules: Annotated[str, typer.Option(help="Who races, separated by commas.")] = RACING,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh starting points of each rule.")] = 5,
+    trials: Annotated[
+        int, typer.Option(min=0, help="Settings tried of each rule; 0 for its defaults.")
+    ] = 5,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the races are written down; a suite that was stopped there goes on.",
+            show_default="races/SUITE/TIME",
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Run it on Ray: the cluster's address, or local for this machine's cores.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    float64: Annotated[bool, typer.Option("--float64", help="Compute in float64.")] = False,
+) -> None:
+    """Race rules on several problems, one after another, and draw how often each is the first."""
+    with _plain_errors():
+        from fnn import commands
+
+        commands.set_precision(float64)
+        commands.race_suite(suite, rules, seeds, trials, folder, cluster)
 
 
 @app.command("report")

@@ -2,8 +2,9 @@
 
 import inspect
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,8 +41,32 @@ def race_rules(
     """Races rules, and shows what came of it."""
     raced = problems.get(problem, data)
     folder = new_folder("races", raced.name) if folder is None else folder
+    terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget), "cluster": cluster}
+    _show(_raced({folder: raced}, named, folder, terms), [folder])
+
+
+def race_suite(
+    suite: str, named: str, seeds: int, trials: int, folder: Path | None, cluster: str | None
+) -> None:
+    """Races rules on the problems of a suite, each in a folder of its own, and shows all of it."""
+    names_of = names.look_up("suite", suite, problems.SUITES)
+    folder = new_folder("races", suite) if folder is None else folder
+    terms = {"seeds": seeds, "trials": trials, "cluster": cluster}
+    found = _raced({folder / name: problems.get(name) for name in names_of}, named, folder, terms)
+    for cost in report.suite.COSTS:
+        sheet = report.suite.table(found, cost)
+        console.print(report.tables.to_rich(sheet, console.width))
+    report.suite.export(found, folder)
+    page = folder / PAGE
+    page.write_text(report.html(found, names_of), encoding="utf-8")
+    console.print(f"The report is {page}, tables and the profile beside it.", soft_wrap=True)
+
+
+def _raced(
+    folders: Mapping[Path, problems.Problem], named: str, whole: Path, terms: Mapping[str, Any]
+) -> list[race.Race]:
+    """Races on problems, each in its folder, with a bar; what is finished there is read."""
     entrants = [race.entrant(name.strip()) for name in named.split(",")]
-    terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget)}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -49,24 +74,24 @@ def race_rules(
         TextColumn("left:"),
         TimeRemainingColumn(),
     )
+    found = []
     try:
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("starting", total=1.0)
-            found = race.run(
-                raced,
-                entrants,
-                folder=folder,
-                cluster=cluster,
-                watch=lambda what, share: bar.update(task, completed=share, description=what),
-                **terms,
-            )
+            task = bar.add_task("starting", total=float(len(folders)))
+
+            def watch(what: str, share: float) -> None:
+                of = f" on {problem.name}" if len(folders) > 1 else ""
+                bar.update(task, completed=len(found) + share, description=f"{what}{of}")
+
+            for folder, problem in folders.items():
+                found.append(race.run(problem, entrants, folder=folder, watch=watch, **terms))
     except KeyboardInterrupt:
         console.print(
-            f"Stopped. What was finished is in {folder}; the same command with "
-            f"--folder {folder} goes on."
+            f"Stopped. What was finished is in {whole}; the same command with "
+            f"--folder {whole} goes on."
         )
         raise typer.Exit(130) from None
-    _show([found], [folder])
+    return found
 
 
 def report_races(folders: Sequence[Path]) -> None:

@@ -1,6 +1,6 @@
 """Problems: what can be raced. Data, a network, a loss, a measure and a budget under one name.
 
-registry         problems by name: `PROBLEMS`, `get`, and `load` for a file of yours
+registry         problems by name: `PROBLEMS`, `get`, `load` for a file of yours, `SUITES` of them
 problem          what a problem is
 supervised       inputs with targets: what most are put together from
 lectures         XOR, parity, fits by three units
@@ -23,6 +23,7 @@ from fnn.problems.problem import Problem as Problem
 from fnn.problems.problem import accuracy as accuracy
 from fnn.problems.registry import DATA as DATA
 from fnn.problems.registry import PROBLEMS as PROBLEMS
+from fnn.problems.registry import SUITES as SUITES
 from fnn.problems.registry import get as get
 from fnn.problems.registry import load as load
 from fnn.problems.supervised import Score as Score
@@ -36,6 +37,7 @@ __all__ = [
     "COSTS",
     "DATA",
     "PROBLEMS",
+    "SUITES",
     "SURFACES",
     "Budget",
     "Measure",

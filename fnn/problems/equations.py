@@ -131,7 +131,7 @@ def poisson() -> Problem:
 def helmholtz() -> Problem:
     """Laplace(u) + u = q on a square, u = 0 on its border, where u oscillates in one direction.
 
-    u = sin(pi x) sin(4 pi y) on [-1, 1]^2, with 40 x 40 points inside and 40 on each side.
+    u = sin(pi x) sin(4 pi y) on [-1, 1]^2, with 30 x 30 points inside and 30 on each side.
 
     Returns:
         The problem.
@@ -152,10 +152,10 @@ def helmholtz() -> Problem:
         "Wang, Teng and Perdikaris (2020)",
         _Equation(inside, lambda u, x: u(x), solution),
         hidden=[20, 20],
-        train=points(40),
-        validation=points(37),
+        train=points(30),
+        validation=points(29),
         test=2 * _grid(np.linspace(0, 1, 100)) - 1,
-        gradients=500,
+        gradients=300,
         target=1e-2,
     )
 
@@ -164,7 +164,7 @@ def allen_cahn() -> Problem:
     """u_t = u_xx / 100 + 5 (u - u^3): a front between 0 and 1 that moves without changing its form.
 
     u = (1 + tanh(k (x - 1/4 + c t))) / 2 with k = sqrt(62.5), c = 3 sqrt(1 / 40), for t in [0, 1]
-    and x in [-1, 1]: 30 x 60 points inside, 60 at the start and 30 at each end.
+    and x in [-1, 1]: 20 x 40 points inside, 40 at the start and 20 at each end.
 
     Returns:
         The problem.
@@ -190,10 +190,10 @@ def allen_cahn() -> Problem:
         "after Raissi, Perdikaris and Karniadakis (2019)",
         _Equation(inside, lambda u, x: u(x) - solution(x), solution),
         hidden=[20, 20],
-        train=points(30),
-        validation=points(27),
+        train=points(20),
+        validation=points(19),
         test=points(50)[0],
-        gradients=500,
+        gradients=300,
         target=1e-2,
     )
 
@@ -201,7 +201,7 @@ def allen_cahn() -> Problem:
 def heat() -> Problem:
     """u_t = Laplace(u) / 4 in the unit cube of five dimensions, by random points.
 
-    u = exp(-pi^2 t / 4) times the mean of sin(pi x_i), for t in [0, 1]: 1000 points inside, 400 at
+    u = exp(-pi^2 t / 4) times the mean of sin(pi x_i), for t in [0, 1]: 600 points inside, 300 at
     the start and on the faces.
 
     Returns:
@@ -216,9 +216,9 @@ def heat() -> Problem:
 
     def points(seed: int) -> tuple[Points, Points]:
         rng = np.random.RandomState(seed)
-        within, along = rng.uniform(size=(1000, 6)), rng.uniform(size=(400, 6))
-        along[:200, 0] = 0
-        along[np.arange(200, 400), rng.randint(1, 6, 200)] = rng.randint(0, 2, 200)
+        within, along = rng.uniform(size=(600, 6)), rng.uniform(size=(300, 6))
+        along[:150, 0] = 0
+        along[np.arange(150, 300), rng.randint(1, 6, 150)] = rng.randint(0, 2, 150)
         return within, along
 
     return _solved_by_a_network(
@@ -230,7 +230,7 @@ def heat() -> Problem:
         train=points(0),
         validation=points(1),
         test=points(2)[0],
-        gradients=300,
+        gradients=200,
         target=1e-2,
     )
 

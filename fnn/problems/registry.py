@@ -50,6 +50,20 @@ DATA: Mapping[str, str] = {
 }
 """What the problems read that need a file or folder of yours."""
 
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "small": (
+        "digits-conv",
+        "digits-resnet",
+        "char-lstm",
+        "char-transformer",
+        "variational-autoencoder",
+        "helmholtz",
+        "sparse-logistic",
+        "robot-arm",
+    ),
+}
+"""Problems that are raced one after another, by the name of their suite; they read no data."""
+
 
 def get(name: str, folder_or_file: str | Path | None = None) -> Problem:
     """The problem of that name, its data loaded.
