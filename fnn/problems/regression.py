@@ -111,7 +111,7 @@ def robot_arm() -> Problem:
         parts=standardized(parts, targets=True),
         score=ERROR,
         batch_size=32,
-        budget=Budget(100, "gradients"),
+        budget=Budget(300, "gradients"),
         target=0.1,
     )
 

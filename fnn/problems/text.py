@@ -107,21 +107,18 @@ def recurrent(cell: layers.Cell, features: int) -> Callable[[int], list[layers.L
     return lambda known: [layers.embedding(known, features), layers.scan_over(cell)]
 
 
-def transformer(features: int, heads: int, blocks: int) -> Callable[[int], list[layers.Layer]]:
-    """Characters and their places as vectors, and blocks of attention to what came before."""
-
-    def block() -> list[layers.Layer]:
-        attention = layers.multi_head_attention(heads, mask=layers.causal)
-        hidden = layers.each(layers.dense(2 * features)), layers.elementwise(jax.nn.gelu)
-        return [
-            layers.residual(layers.serial(layers.layer_norm(), attention)),
-            layers.residual(
-                layers.serial(layers.layer_norm(), *hidden, layers.each(layers.dense(features)))
-            ),
-        ]
-
-    stack = [layer for _ in range(blocks) for layer in block()]
-    return lambda known: [layers.embedding(known, features), _places(), *stack, layers.layer_norm()]
+def transformer(features: int, heads: int) -> Callable[[int], list[layers.Layer]]:
+    """Characters and their places as vectors, and a block of attention to what came before."""
+    attention = layers.multi_head_attention(heads, mask=layers.causal)
+    hidden = layers.each(layers.dense(2 * features)), layers.elementwise(jax.nn.gelu)
+    forward = layers.serial(layers.layer_norm(), *hidden, layers.each(layers.dense(features)))
+    return lambda known: [
+        layers.embedding(known, features),
+        _places(),
+        layers.residual(layers.serial(layers.layer_norm(), attention)),
+        layers.residual(forward),
+        layers.layer_norm(),
+    ]
 
 
 def _places() -> layers.Layer:
@@ -245,9 +242,9 @@ PROBLEMS: Mapping[str, Callable[..., Problem]] = {
         recurrent(layers.lstm(24), 8), 15, 0.7,
     ),
     "char-transformer": described(
-        "The next character of a grammar's sentences, by two blocks of attention.",
-        _of_the_grammar, "char-transformer", "two blocks of attention, 16 features in 2 heads",
-        "Vaswani et al. (2017)", transformer(16, 2, 2), 15, 0.7,
+        "The next character of a grammar's sentences, by a block of attention.",
+        _of_the_grammar, "char-transformer", "a block of attention, 24 features in 3 heads",
+        "Vaswani et al. (2017)", transformer(24, 3), 15, 0.7,
     ),
     "char-rnn": char_rnn,
 }  # fmt: skip
