@@ -65,7 +65,8 @@ def schedule_free_adamw(learning_rate):
         step = jax.tree.map(lambda new, old: new - old, average, params)
         return step, ScheduleFreeState(own, at)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    bare: Any = init, update
+    return optax.GradientTransformationExtraArgs(*bare)
 
 
 ENTRANTS = [
@@ -137,7 +138,7 @@ def finite(value):
     return float(value) if np.isfinite(value) else None
 
 
-def main(folder, seeds=SEEDS, trials=TRIALS):
+def main(folder, seeds: int | str = SEEDS, trials: int | str = TRIALS):
     """Races, prints the tables, and writes them, the picture and the JSON."""
     load = os.getloadavg()[0]
     races, spent = run(Path(folder), int(seeds), int(trials))

@@ -1,5 +1,8 @@
 """Problems: what can be raced. Data, a network, a loss, a measure and a budget under one name.
 
+The target of a problem comes from its source, or it is what Adam, tuned, reaches within the budget,
+and about a tenth more: `benchmarks/targets.py` prints that.
+
 registry         problems by name: `PROBLEMS`, `get`, `load` for a file of yours, `SUITES` of them
 problem          what a problem is
 supervised       inputs with targets: what most are put together from

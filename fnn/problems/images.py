@@ -124,7 +124,7 @@ PROBLEMS: Mapping[str, Callable[..., Problem]] = {
     "digits-conv": described(
         "1797 real handwritten digits of 8 x 8 pixels, two convolutions.", _digits, "digits-conv",
         "1797 handwritten digits of 8 x 8 pixels, convolutions of 16 and 32",
-        "LeCun et al. (1989), smaller", convolutional(DIGIT, 16, 32), 20, 0.12,
+        "LeCun et al. (1989), smaller", convolutional(DIGIT, 16, 32), 20, 0.1,
     ),
     "digits-resnet": described(
         "1797 real handwritten digits of 8 x 8 pixels, a residual network.", _digits,

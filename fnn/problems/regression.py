@@ -112,7 +112,7 @@ def robot_arm() -> Problem:
         score=ERROR,
         batch_size=32,
         budget=Budget(300, "gradients"),
-        target=0.1,
+        target=0.075,
     )
 
 

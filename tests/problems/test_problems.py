@@ -262,7 +262,7 @@ def test_poisson_s_solution_solves_it(made):
 SOLUTIONS = {
     "poisson": lambda x: jnp.prod(jnp.sin(jnp.pi * x)),
     "helmholtz": lambda x: jnp.sin(jnp.pi * x[0]) * jnp.sin(2 * jnp.pi * x[1]),
-    "allen-cahn": lambda x: jax.nn.sigmoid(2 * 62.5**0.5 * (x[1] - 0.25 + 3 / 40**0.5 * x[0])),
+    "allen-cahn": lambda x: jax.nn.sigmoid(2 * 12.5**0.5 * (x[1] - 0.25 + 3 * 0.02**0.5 * x[0])),
     "heat": lambda x: jnp.exp(-(jnp.pi**2) / 4 * x[0]) * jnp.sin(jnp.pi * x[1:]).mean(),
 }
 
