@@ -3,7 +3,7 @@
     uv run --group bench benchmarks/suite.py FOLDER [SEEDS TRIALS]
 
 Every rule is tuned and raced by the terms of `fnn race` on each problem of `problems.SUITES`,
-12 seeds and 8 trials unless others are given, one problem after another, each in a folder of its
+12 seeds and 5 trials unless others are given, one problem after another, each in a folder of its
 own within FOLDER: killed and started again, it goes on. What comes of it lies in results/:
 suite-cpu.json, a table by flops and one by seconds, and suite-profile.png.
 
@@ -31,7 +31,7 @@ from fnn import problems, race
 from fnn.race import Entrant, report
 
 RESULTS = Path(__file__).parent / "results"
-SUITE, SEEDS, TRIALS = "small", 12, 8
+SUITE, SEEDS, TRIALS = "small", 12, 5
 COSTS = "gradients", "flops", "seconds"
 
 

@@ -157,7 +157,7 @@ def helmholtz() -> Problem:
         validation=points(19),
         test=2 * _grid(np.linspace(0, 1, 100)) - 1,
         gradients=500,
-        target=0.43,
+        target=0.31,
     )
 
 
@@ -195,7 +195,7 @@ def allen_cahn() -> Problem:
         validation=points(19),
         test=points(50)[0],
         gradients=500,
-        target=5e-5,
+        target=2.9e-5,
     )
 
 
@@ -231,7 +231,7 @@ def heat() -> Problem:
         train=points(0),
         validation=points(1),
         test=points(2)[0],
-        gradients=200,
+        gradients=500,
         target=5.5e-3,
     )
 

@@ -44,7 +44,6 @@ DATA: Mapping[str, str] = {
     "mnist": "a folder with MNIST's four IDX files",
     "mnist-conv": "a folder with MNIST's four IDX files",
     "cifar10-conv": "a folder with the six files of CIFAR-10's binary version",
-    "cifar10-resnet": "a folder with the six files of CIFAR-10's binary version",
     "fashion-mnist": "a folder with Fashion-MNIST's four IDX files",
     "char-rnn": "a text in UTF-8",
 }

@@ -64,7 +64,6 @@ def paths(tmp_path_factory):
         "fashion-mnist": folder,
         "mnist-conv": folder,
         "cifar10-conv": folder,
-        "cifar10-resnet": folder,
         "char-rnn": folder / "text.txt",
     }
 
