@@ -53,10 +53,7 @@ def race_suite(
     folder = new_folder("races", suite) if folder is None else folder
     terms = {"seeds": seeds, "trials": trials, "cluster": cluster}
     found = _raced({folder / name: problems.get(name) for name in names_of}, named, folder, terms)
-    for cost in report.suite.COSTS:
-        sheet = report.suite.table(found, cost)
-        console.print(report.tables.to_rich(sheet, console.width))
-    report.suite.export(found, folder)
+    _show_together(found, folder)
     page = folder / PAGE
     page.write_text(report.html(found, names_of), encoding="utf-8")
     console.print(f"The report is {page}, tables and the profile beside it.", soft_wrap=True)
@@ -96,7 +93,10 @@ def _raced(
 
 def report_races(folders: Sequence[Path]) -> None:
     """Makes the tables, figures and page of races anew."""
-    _show([race.read(folder) for folder in folders], folders)
+    found = [race.read(folder) for folder in folders]
+    _show(found, folders)
+    if len({one.header["problem"] for one in found}) == len(found) > 1:
+        _show_together(found, folders[0])
 
 
 def draw_trajectories(surface: str, named: str, steps: int | None, out: Path, video: bool) -> None:
@@ -183,6 +183,14 @@ def _show(found: Sequence[race.Race], folders: Sequence[Path]) -> None:
     page = folders[0] / ("comparison.html" if len(found) > 1 else PAGE)
     page.write_text(report.html(found, [folder.name for folder in folders]), encoding="utf-8")
     console.print(f"The report is {page}, tables and figures beside it.", soft_wrap=True)
+
+
+def _show_together(found: Sequence[race.Race], folder: Path) -> None:
+    """The tables of a suite on the terminal, its files in a folder."""
+    for cost in report.suite.COSTS:
+        sheet = report.suite.table(found, cost)
+        console.print(report.tables.to_rich(sheet, console.width))
+    report.suite.export(found, folder)
 
 
 def _learning(history: training.History) -> Figure:

@@ -143,7 +143,7 @@ PROBLEMS: Mapping[str, Callable[..., Problem]] = {
     "mnist-conv": described(
         "2,000 handwritten digits of 28 x 28 pixels, two convolutions.", _first, "mnist-conv",
         "2,000 handwritten digits of 28 x 28 pixels, convolutions of 4 and 8", _MNIST,
-        data.mnist, convolutional(MNIST, 4, 8), 10, 0.3,
+        data.mnist, convolutional(MNIST, 4, 8), 10, 0.33,
     ),
     "cifar10-conv": described(
         "2,000 photographs of 32 x 32 pixels in ten classes, three convolutions.", _first,

@@ -6,7 +6,7 @@ import jax
 import pytest
 from typer.testing import CliRunner
 
-from fnn import problems, race
+from fnn import commands, problems, race
 from fnn.cli import app
 from fnn.race import runner
 
@@ -103,6 +103,10 @@ def test_a_suite_is_a_race_for_each_problem_and_goes_on(tmp_path, monkeypatch):
     assert CLI.invoke(app, [*command, "--folder", str(tmp_path)]).exit_code == 0
     again = [(tmp_path / name / "runs.jsonl").read_text() for name in ("xor", "bowl")]
     assert again == records
+    monkeypatch.setattr(commands, "_show", lambda *_: None)  # what races of their own show
+    assert CLI.invoke(app, ["report", *(str(tmp_path / n) for n in ("xor", "bowl"))]).exit_code == 0
+    table = (tmp_path / "suite-flops.md").read_text()
+    assert (tmp_path / "xor" / "suite-flops.md").read_text() == table
 
 
 def test_precision_is_an_option():
