@@ -232,7 +232,7 @@ def heat() -> Problem:
         validation=points(1),
         test=points(2)[0],
         gradients=500,
-        target=5.5e-3,
+        target=2.7e-3,
     )
 
 

@@ -130,7 +130,7 @@ PROBLEMS: Mapping[str, Callable[..., Problem]] = {
         "1797 real handwritten digits of 8 x 8 pixels, a residual network.", _digits,
         "digits-resnet", "1797 handwritten digits of 8 x 8 pixels, two residual blocks of 8",
         "He, Zhang, Ren and Sun (2016), with group normalization, smaller",
-        residual(DIGIT, 8, 2), 20, 0.12,
+        residual(DIGIT, 8, 2), 20, 0.15,
     ),
     "mnist": described(
         "70,000 handwritten digits of 28 x 28 pixels, a 784-100-10 network.", _whole,
