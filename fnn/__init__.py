@@ -2,7 +2,7 @@
 
 The map. Each floor stands on those below it and imports from nothing else; a test reads it here:
 
-    __main__                    the command `fnn`: race, report, trajectories, plot, rules, problems
+    __main__                    the command `fnn`: race, suite, report, trajectories, plot, ...
     cli                         its words
     commands                    what it does
     race                        a fair comparison of rules, and its report
@@ -25,7 +25,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
 
 `import fnn` is enough: a module is imported when it is first asked for, `fnn.exchange.save`. What
 `dir` shows of the package and of each of these modules is all that is public, their `__all__`; the
-command `fnn` (`fnn race`, `report`, `trajectories`, `plot`, `rules`, `problems`) stands on top.
+command `fnn` (`race`, `suite`, `report`, `trajectories`, `plot`, `rules`, `problems`) is on top.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The command line: `fnn race`, `report`, `trajectories`, `plot`, `rules` and `problems`.
+"""The command line: `fnn race`, `suite`, `report`, `trajectories`, `plot`, `rules` and `problems`.
 
 Here is what is typed, and what help says of it. What is done is in `commands`, which is imported by
 the command that runs: JAX and matplotlib take seconds that `fnn --help` should not.
@@ -20,6 +20,29 @@ WALKING = "sgd,momentum,adagrad,rmsprop,adam,newton,saddle_free_newton"
 SURFACES = "bowl, ravine, saddle, rosenbrock, beale"
 """`problems.SURFACES`, likewise."""
 
+SUITES = "small"
+"""`problems.SUITES`, likewise."""
+
+Racing = Annotated[
+    str,
+    typer.Option(
+        help="Who races, separated by commas: names of `fnn rules`, of packages such as "
+        "optax.contrib.muon, and files my_rules.py."
+    ),
+]
+Seeds = Annotated[
+    int, typer.Option(min=1, help="Fresh starting points of each rule; 12 for verdicts.")
+]
+Trials = Annotated[
+    int, typer.Option(min=0, help="Runs' worth of tuning of each rule; 0 for its defaults.")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="Run it on Ray: the cluster's address, or local for this machine's cores.",
+        metavar="ADDRESS",
+    ),
+]
 Baseline = Annotated[
     str | None,
     typer.Option(
@@ -49,20 +72,9 @@ def race_command(
         str,
         typer.Argument(help="What is trained: one of `fnn problems`, or a file my_problem.py."),
     ],
-    rules: Annotated[
-        str,
-        typer.Option(
-            help="Who races, separated by commas: names of `fnn rules`, of packages such as "
-            "optax.contrib.muon, and files my_rules.py."
-        ),
-    ] = RACING,
-    seeds: Annotated[
-        int,
-        typer.Option(min=1, help="Fresh starting points of each rule; 12 for verdicts."),
-    ] = 12,
-    trials: Annotated[
-        int, typer.Option(min=0, help="Runs' worth of tuning of each rule; 0 for its defaults.")
-    ] = 5,
+    rules: Racing = RACING,
+    seeds: Seeds = 12,
+    trials: Trials = 5,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -79,13 +91,7 @@ def race_command(
             show_default="races/PROBLEM/TIME",
         ),
     ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Run it on Ray: the cluster's address, or local for this machine's cores.",
-            metavar="ADDRESS",
-        ),
-    ] = None,
+    cluster: Cluster = None,
     baseline: Baseline = None,
     float64: Annotated[bool, typer.Option("--float64", help="Compute in float64.")] = False,
 ) -> None:
@@ -95,6 +101,31 @@ def race_command(
 
         commands.set_precision(float64)
         commands.race_rules(problem, rules, seeds, trials, budget, data, folder, cluster, baseline)
+
+
+@app.command("suite")
+def suite_command(
+    suite: Annotated[str, typer.Argument(help=f"Which problems: {SUITES}.")] = "small",
+    rules: Racing = RACING,
+    seeds: Seeds = 12,
+    trials: Trials = 5,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the races are written down; a suite that was stopped there goes on.",
+            show_default="races/SUITE/TIME",
+        ),
+    ] = None,
+    cluster: Cluster = None,
+    baseline: Baseline = None,
+    float64: Annotated[bool, typer.Option("--float64", help="Compute in float64.")] = False,
+) -> None:
+    """Race rules on several problems, one after another, and draw how often each is the first."""
+    with _plain_errors():
+        from fnn import commands
+
+        commands.set_precision(float64)
+        commands.race_suite(suite, rules, seeds, trials, folder, cluster, baseline)
 
 
 @app.command("report")

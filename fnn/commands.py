@@ -5,8 +5,9 @@ import inspect
 import string
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,19 +49,11 @@ def race_rules(
     """Races rules, and shows what came of it."""
     raced = problems.get(problem, data)
     folder = new_folder("races", raced.name) if folder is None else folder
-    entrants = entering([name.strip() for name in named.split(",")])
     if baseline is not None:
-        names.look_up("baseline", baseline, {one.name: one for one in entrants})
-    terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget)}
-    try:
-        with _bar() if console.is_terminal else _lines() as watch:
-            found = race.run(raced, entrants, folder=folder, cluster=cluster, watch=watch, **terms)
-    except KeyboardInterrupt:
-        console.print(
-            f"Stopped. What was finished is in {folder}; the same command with "
-            f"--folder {folder} goes on."
-        )
-        raise typer.Exit(130) from None
+        racing = {one.name: one for one in entering(_listed(named))}
+        names.look_up("baseline", baseline, racing)
+    terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget), "cluster": cluster}
+    (found,) = _raced({folder: raced}, named, folder, terms)
     racing = [result.rule for result in found.results]
     if baseline is not None and baseline not in racing:
         raise ValueError(
@@ -71,9 +64,60 @@ def race_rules(
     _show([found], [folder], baseline)
 
 
+def race_suite(
+    suite: str,
+    named: str,
+    seeds: int,
+    trials: int,
+    folder: Path | None,
+    cluster: str | None,
+    baseline: str | None,
+) -> None:
+    """Races rules on the problems of a suite, each in a folder of its own, and shows all of it."""
+    names_of = names.look_up("suite", suite, problems.SUITES)
+    folder = new_folder("races", suite) if folder is None else folder
+    terms = {"seeds": seeds, "trials": trials, "cluster": cluster}
+    found = _raced({folder / name: problems.get(name) for name in names_of}, named, folder, terms)
+    _show_together(found, folder)
+    page = folder / report.PAGE
+    page.write_text(report.html(found, names_of, baseline), encoding="utf-8")
+    console.print(f"The report is {page}, tables and the profile beside it.", soft_wrap=True)
+
+
+def _listed(named: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in named.split(",")]
+
+
+def _raced(
+    folders: Mapping[Path, problems.Problem], named: str, whole: Path, terms: Mapping[str, Any]
+) -> list[race.Race]:
+    """Races on problems, each in its folder; what is finished there is read."""
+    entrants, found = entering(_listed(named)), []
+    try:
+        with _bar() if console.is_terminal else _lines() as watch:
+            for folder, problem in folders.items():
+
+                def watch_one(what: str, share: float, on: str = problem.name) -> None:
+                    of = f" on {on}" if len(folders) > 1 else ""
+                    watch(f"{what}{of}", (len(found) + share) / len(folders))
+
+                found.append(race.run(problem, entrants, folder=folder, watch=watch_one, **terms))
+    except KeyboardInterrupt:
+        console.print(
+            f"Stopped. What was finished is in {whole}; the same command with "
+            f"--folder {whole} goes on."
+        )
+        raise typer.Exit(130) from None
+    return found
+
+
 def report_races(folders: Sequence[Path], baseline: str | None) -> None:
     """Makes the tables, figures and page of races anew."""
-    _show([race.read(folder) for folder in folders], folders, baseline)
+    found = [race.read(folder) for folder in folders]
+    _show(found, folders, baseline)
+    if len({one.header["problem"] for one in found}) == len(found) > 1:
+        _show_together(found, folders[0])
 
 
 def draw_trajectories(surface: str, named: str, steps: int | None, out: Path, video: bool) -> None:
@@ -214,6 +258,14 @@ def _lines() -> Generator[Watch]:
     finally:
         over.set()
         speaker.join()
+
+
+def _show_together(found: Sequence[race.Race], folder: Path) -> None:
+    """The tables of a suite on the terminal, its files in a folder."""
+    for cost in report.suite.COSTS:
+        sheet = report.suite.table(found, cost)
+        console.print(report.tables.to_rich(sheet, console.width))
+    report.suite.export(found, folder)
 
 
 def _learning(history: training.History) -> Figure:

@@ -220,6 +220,7 @@ def test_defaults_that_help_shows_are_those_of_the_race():
     assert cli.RACING.split(",") == list(race.CLASSIC)
     assert cli.WALKING.split(",") == list(trajectories.SHOWN)
     assert cli.SURFACES.split(", ") == list(problems.SURFACES)
+    assert cli.SUITES.split(", ") == list(problems.SUITES)
 
 
 def test_the_command_line_needs_no_backend_of_matplotlib(tmp_path):

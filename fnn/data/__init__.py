@@ -4,15 +4,15 @@ A data set is `Data(inputs, targets)`: NumPy arrays whose first axis counts the 
 `Objective.on` takes. It unpacks, `inputs, targets = data.iris()`. The inputs of one example are a
 row of numbers; an image lies in it row by row, and `inputs.reshape(-1, 8, 8, 1)` makes images with
 one channel of digits. Classes are int32, counted from 0. Nothing is standardized on reading, and
-nothing is fetched over a network: scikit-learn carries its sets with it, and MNIST and Proben1 are
-read from your files.
+nothing is fetched over a network: scikit-learn carries its sets with it, and MNIST, CIFAR-10 and
+Proben1 are read from your files.
 
     train, validation, test = data.split(data.wine(), (0.6, 0.2, 0.2), key)
     prepare = data.standardization(train.inputs)    # fitted on training examples alone
     prepare.apply(test.inputs)                      # and applied to all
 
 sets      what scikit-learn carries; `split`
-files     MNIST and its kind, Proben1
+files     MNIST and its kind, CIFAR-10, Proben1
 affine    centering, scaling and whitening: fitted, applied, inverted
 images    random shifts, rotations, zooms and noise of one image
 """
@@ -25,6 +25,7 @@ from fnn.data.affine import non_negative_shift as non_negative_shift
 from fnn.data.affine import pca_whitening as pca_whitening
 from fnn.data.affine import standardization as standardization
 from fnn.data.affine import zca_whitening as zca_whitening
+from fnn.data.files import cifar10 as cifar10
 from fnn.data.files import mnist as mnist
 from fnn.data.files import proben1 as proben1
 from fnn.data.files import read_idx as read_idx
@@ -50,6 +51,7 @@ __all__ = [
     "breast_cancer",
     "centering",
     "cholesky_whitening",
+    "cifar10",
     "circles",
     "diabetes",
     "digits",

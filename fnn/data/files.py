@@ -1,4 +1,4 @@
-"""Data sets in files: MNIST's IDX, and Proben1's tables."""
+"""Data sets in files: MNIST's IDX, CIFAR-10's batches, and Proben1's tables."""
 
 import gzip
 import math
@@ -46,11 +46,7 @@ def mnist(folder: str | Path) -> tuple[Data, Data]:
     ]
     paths = [path for name in names for path in _plain_or_gzipped(folder / name)]
     if len(paths) < len(names):
-        listing = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no folder"
-        raise FileNotFoundError(
-            f"mnist: expected {folder} to hold {', '.join(names)}, each as it is or with .gz "
-            f"added, got {listing}; try the folder you stored them in"
-        )
+        raise FileNotFoundError(_what_is_missing("mnist", folder, names))
     train_images, train_labels, test_images, test_labels = map(read_idx, paths)
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         if images.ndim != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
@@ -59,6 +55,15 @@ def mnist(folder: str | Path) -> tuple[Data, Data]:
                 f"got {images.shape} of {images.dtype} and {labels.shape}; try read_idx on each"
             )
     return _pixels(train_images, train_labels), _pixels(test_images, test_labels)
+
+
+def _what_is_missing(reader, folder, names):
+    """What is said of a folder that does not hold all of these files."""
+    listing = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no folder"
+    return (
+        f"{reader}: expected {folder} to hold {', '.join(names)}, each as it is or with .gz "
+        f"added, got {listing}; try the folder you stored them in"
+    )
 
 
 def _plain_or_gzipped(path):
@@ -103,7 +108,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         array([[1, 2, 3],
                [4, 5, 6]], dtype=uint8)
     """
-    content = _uncompressed(Path(path))
+    content = _uncompressed("read_idx", Path(path))
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
         codes = " ".join(f"{code:02x}" for code in _IDX_DTYPES)
         raise ValueError(
@@ -120,7 +125,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     return np.frombuffer(content[start:], dtype).astype(dtype.newbyteorder("=")).reshape(shape)
 
 
-def _uncompressed(path):
+def _uncompressed(reader, path):
     """The bytes of a file, gunzipped where they are gzip."""
     content = path.read_bytes()
     if content[:2] != b"\x1f\x8b":
@@ -129,7 +134,7 @@ def _uncompressed(path):
         return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(
-            f"read_idx: expected {path} to be whole gzip, got {error}; try to fetch it again"
+            f"{reader}: expected {path} to be whole gzip, got {error}; try to fetch it again"
         ) from error
 
 
@@ -139,6 +144,56 @@ def _require_size(path, content, is_right, expected):
             f"read_idx: expected {path} to hold {expected}, got {len(content)} bytes; try to fetch "
             "it again"
         )
+
+
+# Files of CIFAR-10 --------------------------------------------------------------------------------
+
+
+_CIFAR10 = *(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"
+_IMAGE = 3, 32, 32
+
+
+def cifar10(folder: str | Path) -> tuple[Data, Data]:
+    """The training and test photographs of CIFAR-10, in its binary version.
+
+    Args:
+        folder: holds data_batch_1.bin to data_batch_5.bin and test_batch.bin, each as it is or
+            gzipped with .gz added.
+
+    Returns:
+        Training and test set: inputs (n, 3072) in [0, 1], float32, the bytes divided by 255, pixel
+        by pixel, each with its red, green and blue; targets (n,).
+
+    Raises:
+        FileNotFoundError: if one of the six is missing.
+        ValueError: if a file does not consist of photographs and their classes.
+
+    Source:
+        Krizhevsky, "Learning multiple layers of features from tiny images", technical report,
+        University of Toronto (2009).
+
+    Example:
+        >>> cifar10("no such folder")
+        Traceback (most recent call last):
+        FileNotFoundError: cifar10: expected no such folder to hold data_batch_1.bin, ...
+    """
+    folder, parts = Path(folder), []
+    paths = [path for name in _CIFAR10 for path in _plain_or_gzipped(folder / name)]
+    if len(paths) < len(_CIFAR10):
+        raise FileNotFoundError(_what_is_missing("cifar10", folder, _CIFAR10))
+    for path in paths:
+        content, size = _uncompressed("cifar10", path), 1 + math.prod(_IMAGE)
+        whole = len(content) // size
+        rows = np.frombuffer(content, np.uint8, whole * size).reshape(whole, size)
+        if not whole or len(content) % size or rows[:, 0].max() > 9:
+            raise ValueError(
+                f"cifar10: expected {path} to hold photographs of {size} bytes, the first of them "
+                f"a class from 0 to 9, got {len(content)} bytes; try the binary version of CIFAR-10"
+            )
+        pixels = rows[:, 1:].reshape(whole, *_IMAGE).transpose(0, 2, 3, 1).reshape(whole, -1)
+        parts.append(Data(pixels / np.float32(255), rows[:, 0].astype(np.int32)))
+    *batches, test = parts
+    return Data(*map(np.concatenate, zip(*batches, strict=True))), test
 
 
 # Files of Proben1 ---------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ def portraits(
         axes.set_title(title, fontsize="medium")
         return axes
 
-    if objective is not None and data is not None:
+    # Pictures are of inputs that are one array, not of pairs.
+    if objective is not None and data is not None and len(jax.tree.leaves(data)) == 2:
         _answers(blank, params, objective, data)
         size = math.prod(np.shape(data[0])[1:])
         weights = _images(params, size)

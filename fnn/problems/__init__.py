@@ -1,18 +1,22 @@
 """Problems: what can be raced. Data, a network, a loss, a measure and a budget under one name.
 
-registry         problems by name: `PROBLEMS`, `get`, and `load` for a file of yours
+The target of a problem comes from its source, or it is what Adam, tuned, reaches within the budget,
+and about a tenth more: `benchmarks/targets.py` prints that.
+
+registry         problems by name: `PROBLEMS`, `get`, `load` for a file of yours, `SUITES` of them
 problem          what a problem is
 supervised       inputs with targets: what most are put together from
 lectures         XOR, parity, fits by three units
-classification   digits, iris, wine, breast-cancer, moons, circles
-regression       diabetes, Mackey-Glass
-images           autoencoder, MNIST, Fashion-MNIST
-text             a character RNN on a text of yours
+classification   digits, iris, wine, breast-cancer, moons, circles, a sparse logistic regression
+regression       diabetes, Mackey-Glass, a robot's arm
+autoencoders     plain, denoising and variational, of digits
+images           convolutions and residual blocks: digits, MNIST, Fashion-MNIST, CIFAR-10
+text             characters of a grammar or of a text of yours: LSTM, transformer, GRU
 surfaces         bowl, ravine, saddle, Rosenbrock, Beale: two parameters, to be drawn
 minpack          the MINPACK suite of least squares
 deepobs          a noisy quadratic
 matlab           SIN, PARITY, CANCER, DIABETES of MATLAB's table
-poisson          a partial differential equation
+equations        partial differential equations: Poisson, Helmholtz, Allen-Cahn, heat
 """
 
 from fnn.problems.problem import COSTS as COSTS
@@ -22,6 +26,7 @@ from fnn.problems.problem import Problem as Problem
 from fnn.problems.problem import accuracy as accuracy
 from fnn.problems.registry import DATA as DATA
 from fnn.problems.registry import PROBLEMS as PROBLEMS
+from fnn.problems.registry import SUITES as SUITES
 from fnn.problems.registry import get as get
 from fnn.problems.registry import load as load
 from fnn.problems.supervised import Score as Score
@@ -35,6 +40,7 @@ __all__ = [
     "COSTS",
     "DATA",
     "PROBLEMS",
+    "SUITES",
     "SURFACES",
     "Budget",
     "Measure",

@@ -12,15 +12,19 @@ Source:
                    (1993)
     moons          `make_moons` of scikit-learn, noise 0.1, seed 0
     circles        `make_circles` of scikit-learn, noise 0.1, factor 0.5, seed 0
+    sparse-logistic  Ng, "Feature selection, L1 vs. L2 regularization, and rotational invariance",
+                   ICML (2004), doi:10.1145/1015330.1015435
 """
 
 from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 
-from fnn import data, losses
+from fnn import data, layers, losses
+from fnn.objective import l1
 from fnn.problems.problem import Budget, Problem, described
-from fnn.problems.supervised import network, standardized, supervised
+from fnn.problems.supervised import RIGHT_SIGNS, network, standardized, supervised
 
 
 def _classes(
@@ -48,6 +52,38 @@ def _classes(
         batch_size=batch_size,
         budget=Budget(gradients, "gradients"),
         target=target,
+    )
+
+
+def sparse_logistic() -> Problem:
+    """Yes or no by 10 of 200 features: logistic regression with an l1 penalty, 300 examples.
+
+    Features are Gaussian; ten weights of +2 or -2 are planted, the others are 0, and answers are
+    drawn with the probabilities that they give. Rules minimize the mean loss on 300 examples and
+    0.02 times the sum of the weights' absolute values; they are judged by the mean loss alone, on
+    1000 examples that validate, where a model without the penalty fails.
+
+    Returns:
+        The problem.
+    """
+    rng = np.random.RandomState(0)
+    weights = np.zeros(200)
+    weights[rng.permutation(200)[:10]] = rng.choice([-2.0, 2.0], 10)
+    inputs = rng.normal(size=(2300, 200))
+    answers = rng.uniform(size=2300) < 1 / (1 + np.exp(-inputs @ weights))
+    parts = zip(np.split(inputs, [300, 1300]), np.split(answers, [300, 1300]), strict=True)
+    return supervised(
+        "sparse-logistic",
+        "yes or no by 10 of 200 features, logistic regression with an l1 penalty",
+        "after Ng (2004)",
+        model=layers.dense(1, bias=None),
+        loss=losses.logistic,
+        parts=[data.Data(x, y[:, None].astype(float)) for x, y in parts],
+        penalty=l1(0.02),
+        score=RIGHT_SIGNS,
+        batch_size=30,
+        budget=Budget(100, "gradients"),
+        target=0.36,
     )
 
 
@@ -86,5 +122,6 @@ PROBLEMS: Mapping[str, Callable[..., Problem]] = {
         _classes, "circles", "1000 points on two circles, 2-16-2", "made by scikit-learn",
         data.circles, hidden=16, batch_size=25, gradients=600, target=0.05,
     ),
+    "sparse-logistic": sparse_logistic,
 }  # fmt: skip
 """The problems by their names."""

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from fnn import names
 from fnn.problems import (
+    autoencoders,
     classification,
     deepobs,
+    equations,
     images,
     lectures,
     matlab,
     minpack,
-    poisson,
     regression,
     surfaces,
     text,
@@ -23,15 +24,14 @@ PROBLEMS: Mapping[str, Callable[..., Problem]] = {
     **lectures.PROBLEMS,
     **classification.PROBLEMS,
     **regression.PROBLEMS,
-    "autoencoder": images.autoencoder,
+    **autoencoders.PROBLEMS,
     **surfaces.PROBLEMS,
     **minpack.PROBLEMS,
     "deepobs-quadratic": deepobs.quadratic,
     **matlab.PROBLEMS,
-    "poisson": poisson.poisson,
-    "mnist": images.mnist,
-    "fashion-mnist": images.fashion_mnist,
-    "char-rnn": text.char_rnn,
+    **equations.PROBLEMS,
+    **images.PROBLEMS,
+    **text.PROBLEMS,
 }
 """The maker of each problem. It takes nothing, or one path where `DATA` says what of; the first
 line of its documentation is what a list of problems shows."""
@@ -40,10 +40,26 @@ DATA: Mapping[str, str] = {
     "matlab-cancer": "Proben1's cancer1.dt or another permutation",
     "matlab-diabetes": "Proben1's diabetes1.dt or another permutation",
     "mnist": "a folder with MNIST's four IDX files",
+    "mnist-conv": "a folder with MNIST's four IDX files",
+    "cifar10-conv": "a folder with the six files of CIFAR-10's binary version",
     "fashion-mnist": "a folder with Fashion-MNIST's four IDX files",
     "char-rnn": "a text in UTF-8",
 }
 """What the problems read that need a file or folder of yours."""
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "small": (
+        "digits-conv",
+        "digits-resnet",
+        "char-lstm",
+        "char-transformer",
+        "variational-autoencoder",
+        "helmholtz",
+        "sparse-logistic",
+        "robot-arm",
+    ),
+}
+"""Problems that are raced one after another, by the name of their suite; they read no data."""
 
 
 def get(name: str, folder_or_file: str | Path | None = None) -> Problem:

@@ -1,10 +1,11 @@
-"""Numbers to predict from real measurements, and from a chaotic past.
+"""Numbers to predict: from real measurements, from a chaotic past, from the joints of an arm.
 
 Inputs and targets are standardized by the training examples, so that the root mean square error of
 the best constant is about 1, and that of the chaotic series is the non-dimensional one of the
 literature. Most of the progress of diabetes is noise to its inputs. The series is predicted from
 x(t), x(t - 6), x(t - 12) and x(t - 18) at x(t + horizon), for t = 118 to 1117: the first 500
-examples train, the next 250 validate, the last 250 test.
+examples train, the next 250 validate, the last 250 test. The arm has three joints, turned by angles
+of a circle each, of which 500 examples train, 250 validate and 250 test without noise.
 
 Source:
     diabetes      Efron, Hastie, Johnstone and Tibshirani, "Least angle regression", Annals of
@@ -13,6 +14,8 @@ Source:
                   Science 197 (1977), doi:10.1126/science.267326; the embedding and the range of t
                   of Jang, "ANFIS", IEEE Transactions on Systems, Man, and Cybernetics 23 (1993),
                   doi:10.1109/21.256541
+    robot-arm     the kinematics of Craig, "Introduction to robotics: mechanics and control" (1986),
+                  of an arm that turns about its base, its shoulder and its elbow
 
 Differs: Jang's last 500 examples all test; here half of them validate.
 """
@@ -95,11 +98,38 @@ def mackey_glass_series(
     return np.array(x[::steps])
 
 
+def robot_arm() -> Problem:
+    """Where the hand of an arm is, by the angles of three joints, a 3-24-3 network."""
+    angles = np.random.RandomState(0).uniform(-np.pi, np.pi, (1000, 3))
+    parts = [data.Data(q, hand(q)) for q in np.split(angles, [500, 750])]
+    return supervised(
+        "robot-arm",
+        "where the hand of an arm is by the angles of three joints, 3-24-3",
+        "the kinematics of Craig (1986)",
+        model=network([24, 3]),
+        loss=losses.half_squared_error,
+        parts=standardized(parts, targets=True),
+        score=ERROR,
+        batch_size=32,
+        budget=Budget(300, "gradients"),
+        target=0.075,
+    )
+
+
+def hand(angles: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """The hand of an arm of two links of length 1, by the angles of base, shoulder and elbow."""
+    base, shoulder, elbow = angles.T
+    reach = np.cos(shoulder) + np.cos(shoulder + elbow)
+    height = np.sin(shoulder) + np.sin(shoulder + elbow)
+    return np.stack([np.cos(base) * reach, np.sin(base) * reach, height], axis=1)
+
+
 PROBLEMS: Mapping[str, Callable[..., Problem]] = {
     "diabetes": diabetes,
     "mackey-glass": mackey_glass,
     "mackey-glass-85": described(
         "A chaotic series 85 ahead from four values of its past.", mackey_glass, 85
     ),
+    "robot-arm": robot_arm,
 }
 """The problems by their names."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree, Scalar
 
 from fnn import layers
 from fnn.data import Data, standardization
-from fnn.objective import Objective
+from fnn.objective import Objective, ValueFunction
 from fnn.problems.problem import Budget, Measure, Problem, accuracy
 
 
@@ -76,6 +76,7 @@ def supervised(
     model: layers.Layer,
     loss: Callable[..., Array],
     parts: Sequence[Data],
+    penalty: ValueFunction | None = None,
     score: Score = ACCURACY,
     batch_size: int | None,
     budget: Budget,
@@ -90,6 +91,7 @@ def supervised(
         model: the network.
         loss: `loss(outputs, target) -> scalar` of one example.
         parts: training, validation and test examples.
+        penalty: what rules minimize besides the mean loss over the training examples, if anything.
         score: what the test examples are judged by.
         batch_size: examples in a mini-batch; None is all of them.
         budget: what a run may spend.
@@ -110,7 +112,7 @@ def supervised(
         (4, 3)
     """
     train, validation, test = parts
-    objective = Objective(model.apply, loss)
+    objective = Objective(model.apply, loss, penalty)
 
     def judge(params: PyTree, test: Data) -> Scalar:
         return score.of(objective.outputs(params, test.inputs), test.targets)
@@ -119,7 +121,7 @@ def supervised(
         name=name,
         summary=summary,
         source=source,
-        init=lambda key: model.init(key, train.inputs[0]),
+        init=lambda key: model.init(key, jax.tree.map(lambda a: a[0], train.inputs)),
         objective=objective,
         train=train,
         validation=validation,

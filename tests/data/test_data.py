@@ -178,6 +178,43 @@ def test_mnist_says_what_is_missing_and_what_does_not_match(mnist_folder):
         data.mnist(mnist_folder / "absent")
 
 
+def photographs(folder, name, red, labels):
+    """A batch whose photographs have one shade of red each, green that grows along a row."""
+    green = np.tile(np.arange(32, dtype=np.uint8), 32)
+    rows = [
+        [label, *([shade] * 1024), *green, *([7] * 1024)]
+        for shade, label in zip(red, labels, strict=True)
+    ]
+    (folder / name).write_bytes(np.array(rows, np.uint8).tobytes())
+
+
+def test_cifar10_of_a_folder(tmp_path):
+    for i in range(1, 6):
+        photographs(tmp_path, f"data_batch_{i}.bin", [i], [i])
+    photographs(tmp_path, "test_batch.bin", [51, 255], [9, 0])
+    train, test = data.cifar10(tmp_path)
+    assert train.targets.tolist() == [1, 2, 3, 4, 5]
+    assert test.targets.tolist() == [9, 0]
+    assert train.inputs.dtype == np.float32
+    images = 255 * test.inputs.reshape(2, 32, 32, 3)
+    np.testing.assert_allclose(images[:, 5, 11], [[51, 11, 7], [255, 11, 7]], rtol=1e-6)
+
+    batch = tmp_path / "data_batch_2.bin"
+    whole = batch.read_bytes()
+    for content in (b"", whole[:-1], bytes([10]) + whole[1:]):
+        batch.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"data_batch_2\.bin to hold photographs of 3073 bytes"
+        ):
+            data.cifar10(tmp_path)
+    batch.write_bytes(b"\x1f\x8b" + whole)
+    with pytest.raises(ValueError, match=r"cifar10: expected .* to be whole gzip"):
+        data.cifar10(tmp_path)
+    batch.unlink()
+    with pytest.raises(FileNotFoundError, match=r"to hold data_batch_1\.bin, .*test_batch\.bin"):
+        data.cifar10(tmp_path)
+
+
 # --- Proben1 ---
 
 HEADER = ["bool_in=1", "real_in=1", "bool_out=1", "real_out=0"]

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from fnn import plots
+from fnn import Objective, losses, plots
 
 RNG = np.random.default_rng(0)
 
@@ -116,3 +116,12 @@ def test_spectra_show_sizes_and_mark_the_negative(axes):
     assert negative.get_markerfacecolor() == "white"
     assert other.get_ydata().tolist() == [1, 1]
     assert axes.get_yscale() == "log"
+
+
+def test_a_model_of_pairs_gets_the_pictures_of_its_loss_alone():
+    objective = Objective(lambda w, pair: w * pair[0] + pair[1].sum(), losses.half_squared_error)
+    data = (RNG.normal(size=(5, 1)), RNG.normal(size=(5, 3))), RNG.normal(size=(5, 1))
+    figures = plots.portraits(
+        objective.on(data), jnp.ones(1), objective, data, key=jax.random.key(0)
+    )
+    assert set(figures) == {"slice", "surface", "spectrum"}

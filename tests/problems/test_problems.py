@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.stats import norm
 
-from fnn import Objective, data, problems
-from fnn.problems import COSTS, lectures, matlab, regression
+from fnn import Objective, data, layers, losses, problems
+from fnn.problems import COSTS, autoencoders, equations, lectures, matlab, regression, text
+from fnn.race.meter import mean_loss
 
 # no examples: a value function, whose points may be anywhere
 SURFACES = set(problems.SURFACES)
-VALUE_FUNCTIONS = SURFACES | {"poisson"} | {n for n in problems.PROBLEMS if n.startswith("minpack")}
+EQUATIONS = set(equations.PROBLEMS)
+VALUE_FUNCTIONS = SURFACES | EQUATIONS | {n for n in problems.PROBLEMS if n.startswith("minpack")}
 # what is learned is all that there is, or the table trains to a training error
 LEARNED_BY_HEART = {
     n for n in problems.PROBLEMS if n.startswith(("xor", "parity", "fit", "matlab"))
@@ -50,11 +53,17 @@ def paths(tmp_path_factory):
         labels = np.arange(n, dtype=np.uint8) % 10
         head = struct.pack(">II", 2049, n)
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+    for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6))):
+        rows = rng.integers(256, size=(12, 3073), dtype=np.uint8)
+        rows[:, 0] = np.arange(12) % 10
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
     return {
         "matlab-cancer": folder / "cancer.dt",
         "matlab-diabetes": folder / "diabetes.dt",
         "mnist": folder,
         "fashion-mnist": folder,
+        "mnist-conv": folder,
+        "cifar10-conv": folder,
         "char-rnn": folder / "text.txt",
     }
 
@@ -249,6 +258,126 @@ def test_poisson_s_solution_solves_it(made):
     np.testing.assert_allclose(left, curved + right, rtol=1e-10, atol=1e-10)
 
 
+SOLUTIONS = {
+    "poisson": lambda x: jnp.prod(jnp.sin(jnp.pi * x)),
+    "helmholtz": lambda x: jnp.sin(jnp.pi * x[0]) * jnp.sin(2 * jnp.pi * x[1]),
+    "allen-cahn": lambda x: jax.nn.sigmoid(2 * 12.5**0.5 * (x[1] - 0.25 + 3 * 0.02**0.5 * x[0])),
+    "heat": lambda x: jnp.exp(-(jnp.pi**2) / 4 * x[0]) * jnp.sin(jnp.pi * x[1:]).mean(),
+}
+
+
+@pytest.mark.parametrize("name", sorted(EQUATIONS))
+def test_the_exact_solution_has_no_loss(name, monkeypatch):
+    """In place of the network it leaves nothing inside, on the border, or where it is measured."""
+    exact = layers.elementwise(lambda x: SOLUTIONS[name](x)[None])
+    monkeypatch.setattr(equations, "network", lambda _: exact)
+    problem = problems.get(name)
+    left = jax.jit(lambda value_fn: [term(()) for term in value_fn.terms])(problem.train)
+    np.testing.assert_allclose(left, 0, atol=1e-20)
+    assert problem.measure.of((), problem.test) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["denoising-autoencoder", "variational-autoencoder"])
+def test_noise_is_drawn_anew_in_training_alone(made, name):
+    problem = made[name]
+    params = jax.jit(problem.init)(jax.random.key(0))
+    some = jax.tree.map(lambda a: a[:20], problem.validation)
+    training = jax.jit(lambda key: problem.objective.on(some, key=key)(params))
+    drawn = {float(training(jax.random.key(seed))) for seed in range(3)}
+    assert len(drawn) == 3
+    judged = jax.jit(lambda params: problem.objective.on(some)(params))
+    assert judged(params) == judged(params)
+    assert float(judged(params)) not in drawn
+
+
+def test_the_bound_on_the_evidence_has_its_curvature():
+    bound = autoencoders.negative_evidence_bound
+    target = jnp.array([0.0, 1.0, 0.25, 0.5])
+
+    @jax.jit
+    def look(outputs):
+        value, grad = jax.value_and_grad(bound)(outputs, target)
+        divergence = value - losses.logistic(outputs[:4], target)
+        hessian = jax.hessian(bound)(outputs, target)
+        return losses.curvature(bound)(outputs, target), divergence, grad, hessian
+
+    outputs = np.random.default_rng(0).normal(size=4 + 2 * 3)
+    (B, s), divergence, grad, hessian = look(outputs)
+    np.testing.assert_allclose(B @ B.T, hessian, atol=1e-12)
+    np.testing.assert_allclose(B @ s, grad, atol=1e-12)
+    mean, deviation = outputs[4:7], np.exp(outputs[7:] / 2)
+
+    def integrand(z, m, d):
+        return norm.pdf(z, m, d) * (norm.logpdf(z, m, d) - norm.logpdf(z))
+
+    parts = zip(mean, deviation, strict=True)
+    by_integral = [quad(integrand, -20, 20, args=pair)[0] for pair in parts]
+    np.testing.assert_allclose(divergence, sum(by_integral), rtol=1e-6)
+
+
+def test_a_sparse_model_is_trained_with_a_penalty_and_judged_without(made):
+    problem = made["sparse-logistic"]
+    weights = jnp.ones((200, 1))
+    params = {"weight": weights}
+    trained = problem.objective.on(problem.train)(params)
+    judged = mean_loss(problem.objective, problem.train, params)
+    np.testing.assert_allclose(trained - judged, 0.02 * 200, rtol=1e-12)
+
+
+def test_the_hand_of_an_arm():
+    angles = np.array([[0, 0, 0], [np.pi / 2, 0, 0], [0, np.pi / 2, 0], [0, 0, np.pi / 2]])
+    np.testing.assert_allclose(
+        regression.hand(angles), [[2, 0, 0], [0, 2, 0], [0, 0, 2], [1, 0, 1]], atol=1e-15
+    )
+
+
+# The grammar --------------------------------------------------------------------------------------
+
+
+def noun_phrase(words):
+    """Reads a noun phrase off the front of the words; returns whether it is plural."""
+    word = words.pop(0)
+    if word in text.NAMES:
+        return False
+    assert word.removesuffix("s") in text.NOUNS
+    plural = word.endswith("s")
+    if words[:1] == ["who"]:
+        del words[0]
+        if words[0].removesuffix("s") in (*text.WITH_OBJECT, *text.EITHER, *text.WITHOUT):
+            verb_phrase(words, plural)
+        else:
+            verb_phrase(words, noun_phrase(words), has_gap=True)
+    return plural
+
+
+def verb_phrase(words, plural, has_gap=False):
+    """Reads a verb that agrees, and its object unless that is a gap."""
+    word = words.pop(0)
+    verb = word.removesuffix("s")
+    assert plural != word.endswith("s")
+    if has_gap:
+        assert verb in (*text.WITH_OBJECT, *text.EITHER)
+        return
+    has_object = bool(words) and words[0].removesuffix("s") in (*text.NOUNS, *text.NAMES)
+    assert verb in (text.WITH_OBJECT if has_object else text.WITHOUT) + text.EITHER
+    if has_object:
+        noun_phrase(words)
+
+
+def test_sentences_are_of_the_grammar():
+    written = text.sentences(20_000)
+    assert written == text.sentences(20_000)
+    assert written != text.sentences(20_000, seed=1)
+    clauses = []
+    for sentence in written.split(". ")[:-1]:
+        words = sentence.split()
+        clauses.append(words.count("who"))
+        verb_phrase(words, noun_phrase(words))
+        assert words == []
+    assert max(clauses) >= 3
+    assert 0.2 < np.mean(np.array(clauses) > 0) < 0.6
+
+
 def test_a_text_s_rare_characters_are_one_and_pairs_are_counted(tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("ab" * 400 + "abcd" * 50)
@@ -277,6 +406,12 @@ def test_makers_say_what_they_read():
         assert required == ([] if name not in problems.DATA else required[:1])
         assert set(required) <= {"file", "folder"}
         assert (inspect.getdoc(maker) or "").splitlines()[0].endswith(".")
+
+
+def test_suites_are_of_problems_that_need_no_files():
+    for names in problems.SUITES.values():
+        assert len(set(names)) == len(names)
+        assert set(names) <= set(problems.PROBLEMS) - set(problems.DATA)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from fnn import commands, problems, race
 from fnn.cli import app
+from fnn.race import runner
 
 CLI = CliRunner()
-COMMANDS = "race", "report", "trajectories", "plot", "rules", "problems"
+COMMANDS = "race", "suite", "report", "trajectories", "plot", "rules", "problems"
 RACE = ["--rules", "sgd,momentum", "--seeds", "2", "--trials", "2", "--budget", "20 steps"]
 
 
@@ -143,6 +144,25 @@ def test_rules_of_ones_own_and_of_others(tmp_path, monkeypatch):
         assert why in said
 
 
+def test_a_suite_is_a_race_for_each_problem_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(problems, "SUITES", {"small": ("xor", "bowl")})
+    command = ["suite", "small", "--rules", "sgd", "--seeds", "1", "--trials", "0"]
+    done = CLI.invoke(app, [*command, "--folder", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "those of the first rule" in done.output
+    written = {"report.html", "suite-flops.md", "suite-seconds.csv", "suite-profile.png"}
+    assert written | {"xor", "bowl"} <= {path.name for path in tmp_path.iterdir()}
+    records = [(tmp_path / name / "runs.jsonl").read_text() for name in ("xor", "bowl")]
+    monkeypatch.setattr(runner, "_STAGES", {})  # nothing is left to do
+    assert CLI.invoke(app, [*command, "--folder", str(tmp_path)]).exit_code == 0
+    again = [(tmp_path / name / "runs.jsonl").read_text() for name in ("xor", "bowl")]
+    assert again == records
+    monkeypatch.setattr(commands, "_show", lambda *_: None)  # what races of their own show
+    assert CLI.invoke(app, ["report", *(str(tmp_path / n) for n in ("xor", "bowl"))]).exit_code == 0
+    table = (tmp_path / "suite-flops.md").read_text()
+    assert (tmp_path / "xor" / "suite-flops.md").read_text() == table
+
+
 def test_precision_is_an_option():
     before = jax.config.read("jax_enable_x64")
     try:
@@ -205,6 +225,8 @@ def test_a_network_is_trained_and_drawn(tmp_path):
         (["race", "xor", "--budget", "3 hours"], "a budget in one of steps"),
         (["race"], "Missing argument"),
         (["rase"], "No such command"),
+        (["suite", "smal"], "did you mean 'small'"),
+        (["suite", "small", "--rules", "adm"], "did you mean 'adam'"),
         (["report"], "Missing argument"),
         (["report", "nowhere"], "to be the folder of a race"),
         (["trajectories", "sadle"], "did you mean 'saddle'"),

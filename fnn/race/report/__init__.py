@@ -6,8 +6,10 @@ tables        standings, trials, ranges; for the terminal, papers and pages
 figures       for papers
 charts        for the page
 page          the report: one page, files, and a glance for notebooks
+suite         several problems: a table and one picture
 """
 
+from fnn.race.report import suite as suite
 from fnn.race.report import tables as tables
 from fnn.race.report.page import PAGE as PAGE
 from fnn.race.report.page import export as export
