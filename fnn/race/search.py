@@ -97,8 +97,8 @@ def settings(one: Entrant, trials: int) -> list[dict[str, Any]]:
         trials: what the search may spend, in whole runs; 0 for the defaults.
 
     Returns:
-        The settings. The first has the rule's defaults, and the middle of the range where there are
-        none; the others cover the space evenly.
+        The settings. The defaults come first, if the rule has any, with the middle of the range for
+        what they do not name; the others cover the space evenly.
 
     Example:
         >>> from fnn.race.entrants import entrant

@@ -149,10 +149,12 @@ def test_a_race_that_is_done_is_not_run_again(folder):
 
 
 def test_a_race_goes_on_wherever_it_was_cut(folder, tmp_path):
-    """Each line in turn is the last one that was written, and half of the next."""
+    """Before each group of lines and after its first one, and half of the next line is written."""
     whole, expected = (folder / "runs.jsonl").read_bytes(), content(folder)
     cut = whole.splitlines(keepends=True)
-    for n in range(len(cut)):
+    groups = [(line["rule"], line.get("stage", line["kind"])) for line in lines(folder)]
+    firsts = {groups.index(group) for group in groups}
+    for n in sorted(firsts | {first + 1 for first in firsts} - {len(cut)}):
         part = tmp_path / str(n)
         part.mkdir()
         (part / "race.json").write_bytes((folder / "race.json").read_bytes())
