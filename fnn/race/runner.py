@@ -250,11 +250,11 @@ def _plan(entry: Entry) -> Plan:
     plans = entry.store.of(Plan, name)
     if not plans:
         entrant, problem, programs = entry.entrant, entry.problem, entry.programs
-        first = search.settings(entrant, entry.protocol.trials)
-        budget = pricing.counted_budget(
-            entry.protocol.budget, programs.alone, first[0], [TUNING_SEED]
-        )
-        price = pricing.price_of_a_step(problem, entrant, programs.run, first[0], budget.unit)
+        trials = entry.protocol.trials
+        usual, *_ = search.settings(entrant, trials)
+        budget = pricing.counted_budget(entry.protocol.budget, programs.alone, usual, [TUNING_SEED])
+        price = pricing.price_of_a_step(problem, entrant, programs.run, usual, budget.unit)
+        first = search.settings(entrant, trials, pricing.expected_steps(budget, price))
         unit = gradient_flops(problem) or 1.0
         plans = [Plan(name, first, entrant.examples(problem), unit, list(budget), price)]
         entry.store.append(*plans)
@@ -264,7 +264,8 @@ def _plan(entry: Entry) -> Plan:
 def _tune(entry: Entry) -> None:
     """Searches for the setting of a rule that has several."""
     plan = _plan(entry)
-    rungs = search.rungs(entry.entrant, entry.protocol.trials)
+    steps = pricing.expected_steps(Budget(*plan.budget), plan.price)
+    rungs = search.rungs(entry.entrant, entry.protocol.trials, steps)
     if rungs is None:
         return
     short, long = (_share(plan, share) for share in (rungs.short, rungs.long))
@@ -290,9 +291,9 @@ def _choice(entry: Entry) -> Choice:
     name = entry.entrant.name
     choices = entry.store.of(Choice, name)
     if not choices:
-        finals = entry.store.runs(name, "final")
-        trials = list(dict.fromkeys(run.trial for run in finals))
-        best = trials[search.ranking(search.losses_of(finals))[0]] if trials else 0
+        runs = entry.store.runs(name, "final") or entry.store.of(Run, name)
+        trials = list(dict.fromkeys(run.trial for run in runs))
+        best = trials[search.ranking(search.losses_of(runs))[0]] if trials else 0
         budget = pricing.counted_budget(
             entry.protocol.budget,
             entry.programs.alone,
