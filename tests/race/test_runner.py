@@ -495,6 +495,7 @@ def test_a_problem_of_the_same_name_is_another_race(folder, what):
     ("what", "change"),
     [
         ("program", {"make": lambda _, **setting: optax.adam(**setting, b1=0.8)}),
+        ("program", {"make": lambda *_, **__: 1 / 0}),
         ("space", {"space": {"learning_rate": (1e-3, 1e1)}}),
         ("defaults", {"defaults": {"learning_rate": 1e-1}}),
     ],
