@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from fnn.problems import Budget, Problem
 from fnn.race import records
@@ -140,10 +141,33 @@ def _rounded_up(amount: float) -> str:
 # After the fact -----------------------------------------------------------------------------------
 
 
-def share_spent(asked: Budget, seconds: Sequence[float], runs: Sequence[records.Run]) -> float:
-    """The seconds of runs that ended by their budget, over the budget; 1 where they are none."""
+def corrected(
+    asked: Budget, choice: records.Choice, seconds: Sequence[float], runs: Sequence[records.Run]
+) -> records.Choice | None:
+    """The choice with a budget in which runs take the seconds that they may; None if they do."""
+    shares = _shares(asked, seconds, runs)
+    if not len(shares):
+        return None
+    if choice.budget[1] == "steps" and shares.max() > (1 + OFF) ** 2 * shares.min():
+        # Line searches cost one seed more than another: not steps are alike, but nearly flops.
+        timed = list(zip(seconds, runs, strict=False))
+        rate = float(np.median([run.flops / passed for passed, run in timed]))
+        price = float(np.median([run.flops / run.steps for _, run in timed]))
+        if rate > 0:
+            return choice._replace(budget=[asked.amount * rate, "flops"], price=price)
+    share, (amount, unit) = float(np.median(shares)), choice.budget
+    if abs(share - 1) <= OFF:
+        return None
+    amount = bought(Budget(amount, unit), share) if unit == "steps" else amount / share
+    return choice._replace(budget=[amount, unit])
+
+
+def _shares(
+    asked: Budget, seconds: Sequence[float], runs: Sequence[records.Run]
+) -> Float[np.ndarray, " timed"]:
+    """The seconds of each timed run that ended by its budget over this; none in other units."""
     ended = [s for s, run in zip(seconds, runs, strict=False) if run.stopped == "budget"]
-    return float(np.median(ended)) / asked.amount if ended and asked.unit == "seconds" else 1.0
+    return np.array(ended if asked.unit == "seconds" else []) / asked.amount
 
 
 def objection(asked: Budget, reading: Reading, runs: Sequence[records.Run]) -> str | None:
@@ -156,9 +180,10 @@ def objection(asked: Budget, reading: Reading, runs: Sequence[records.Run]) -> s
             f"its budget bought {taken:g} steps, of which one more or less is over a tenth; try "
             f"{needed} {asked.unit}."
         )
-    if asked.unit != "seconds":
+    shares = _shares(asked, reading.seconds, runs)
+    if not len(shares):
         return None
-    share = share_spent(asked, reading.seconds, runs)
+    share = float(np.median(shares))
     if reading.spread > OFF:
         return (
             f"the machine was not quiet: two readings of one run are {reading.spread:.0%} apart; "

@@ -24,7 +24,7 @@ from fnn.race.compiling import Setting
 from fnn.race.entrants import CLASSIC, Entrant, entrant
 from fnn.race.failures import RuleFailedError, blaming_the_rule
 from fnn.race.meter import gradient_flops
-from fnn.race.protocol import OFF, TUNING_SEED, Protocol, require_possible, settings
+from fnn.race.protocol import TUNING_SEED, Protocol, require_possible, settings
 from fnn.race.records import Choice, Entered, LeftOut, Plan, Run, Seconds, Withheld
 from fnn.race.result import Race
 from fnn.training import Stop
@@ -285,11 +285,10 @@ def _time(entry: Entry) -> None:
         reading = pricing.settled(
             entry.programs.alone, runs[0].setting, seeds, [runs[seed].steps for seed in seeds]
         )
-        share = pricing.share_spent(asked, reading.seconds, runs)
-        if abs(share - 1) <= OFF or len(entry.store.of(Choice, name)) == _ATTEMPTS:
+        other = pricing.corrected(asked, choice, reading.seconds, runs)
+        if other is None or len(entry.store.of(Choice, name)) == _ATTEMPTS:
             break
-        steps = pricing.bought(Budget(*choice.budget), share)
-        entry.store.append(choice._replace(budget=[steps, "steps"]))
+        entry.store.append(other)
     why = pricing.objection(asked, reading, runs)
     withheld = [] if why is None else [Withheld(name, why)]
     entry.store.append(*withheld, Seconds(name, *reading))
@@ -335,6 +334,7 @@ def _run_lanes(
             test=float(seen.test[i]),
             stopped=Stop(int(seen.stopped[i])).name.lower(),
             curves=f"{name}-{stage}s.npz",
+            flops=float(seen.flops[i, -1]),
         )
         for i in range(written, len(trials))
     ]

@@ -337,7 +337,7 @@ def test_readings_that_never_agree_are_said_to_be_apart(monkeypatch):
     reading = pricing.settled(measure, {}, [0, 1], [10, 10])
     assert reading.seconds == [1.0, 2.0]
     assert (reading.spread, reading.waited) == (3.0, 0.5)
-    run = records.Run("sgd", "seed", 0, 0, {}, 4, 50, 0.1, 0.1, 0.1, "budget", "sgd-seeds.npz")
+    run = run_of(0, steps=50, flops=1e6)
     why = pricing.objection(Budget(1.0, "seconds"), reading, [run])
     assert why.startswith("the machine was not quiet: two readings of one run are 300% apart")
     assert pricing.objection(Budget(1.0, "flops"), reading, [run]) is None
@@ -375,6 +375,30 @@ def test_a_rule_races_again_until_its_seconds_are_those_of_the_budget(
     before = (tmp_path / "runs.jsonl").read_bytes()
     assert race.run("xor", ["sgd"], **terms).withheld == found.withheld
     assert (tmp_path / "runs.jsonl").read_bytes() == before
+
+
+def run_of(seed, stopped="budget", **numbers):
+    """The record of a run of L-BFGS."""
+    about = {"rule": "lbfgs", "stage": "seed", "trial": 0, "setting": {}, "batch": 4}
+    losses = {"train": 0.1, "validation": 0.1, "test": 0.1}
+    return records.Run(
+        seed=seed, stopped=stopped, curves="lbfgs-seeds.npz", **about, **losses, **numbers
+    )
+
+
+def test_seeds_whose_steps_cost_more_are_given_so_many_flops():
+    """Here the line searches of one seed take three times as many trials as those of the other."""
+    budget, choice = Budget(1.0, "seconds"), records.Choice("lbfgs", 0, [100, "steps"])
+    runs = [run_of(0, steps=100, flops=1e6), run_of(1, steps=100, flops=3e6)]
+    other = pricing.corrected(budget, choice, [1.0, 3.0], runs)
+    assert (other.budget, other.price) == ([1e6, "flops"], 2e4)
+    # From there on the price of a flop is corrected.
+    runs = [run_of(0, steps=100, flops=1e6), run_of(1, steps=33, flops=1e6)]
+    assert pricing.corrected(budget, other, [2.0, 2.0], runs).budget == [5e5, "flops"]
+    assert pricing.corrected(budget, other, [1.05, 0.95], runs) is None
+    arrived = [run_of(seed, "stalled", steps=3, flops=1e4) for seed in (0, 1)]
+    assert pricing.corrected(budget, choice, [0.01, 0.03], arrived) is None
+    assert pricing.objection(budget, pricing.Reading([0.01, 0.03], 1, 0, 0), arrived) is None
 
 
 @pytest.mark.parametrize("unit", ["examples", "gradients", "flops"])
