@@ -29,8 +29,7 @@ _PAUSE = 0.3
 _TURNS = 6
 """Readings of a run, at most: where no two of them agree, a machine is not quiet."""
 _PATIENCE = 10.0
-"""Seconds after which no more readings are taken of runs that are long enough to repeat badly."""
-
+"""Seconds of a run, all readings together, after which no more are taken."""
 _PROBE = 3
 """Steps that tell about what ten cost, before anything long runs."""
 
@@ -61,7 +60,7 @@ def settled(
         again += [runs[0], last]
         waited.append(timing.waited)
         least, second, *_ = sorted(again)
-        spread = second / least - 1
+        spread = second / max(least, 1e-9) - 1
         is_enough = len(turns) == _TURNS or sum(again) > _PATIENCE
         if spread <= OFF or is_enough:
             seconds = np.min(turns, axis=0)
