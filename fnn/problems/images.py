@@ -29,7 +29,7 @@ def autoencoder() -> Problem:
         parts=[data.Data(part.inputs, part.inputs) for part in parts],
         score=ERROR,
         batch_size=32,
-        budget=Budget(2e10, "flops"),
+        budget=Budget(700, "gradients"),
         target=0.7,
     )
 
@@ -47,7 +47,7 @@ def _mnist(name: str, what: str, source: str, target: float, folder: str | Path)
         loss=losses.softmax_cross_entropy,
         parts=[train, validation, test],
         batch_size=128,
-        budget=Budget(3e11, "flops"),
+        budget=Budget(10, "gradients"),
         target=target,
     )
 

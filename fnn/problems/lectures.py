@@ -53,7 +53,7 @@ def _logic(name: str, summary: str, inputs: np.ndarray, hidden: int) -> Problem:
         parts=[Data(inputs, odd.astype(float))] * 3,
         score=RIGHT_SIGNS,
         batch_size=None,
-        budget=Budget(5e6 * len(inputs), "flops"),
+        budget=Budget(20_000, "gradients"),
         target=0.02,
     )
 
@@ -74,7 +74,7 @@ def _fit(
         parts=[points(50), points(50), points(999)],
         score=ERROR,
         batch_size=None,
-        budget=Budget(1e8, "flops"),
+        budget=Budget(30_000, "gradients"),
         target=target,
     )
 

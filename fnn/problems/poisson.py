@@ -58,7 +58,7 @@ def poisson() -> Problem:
         test=Data(points, np.prod(np.sin(np.pi * points), axis=1)),
         measure=Measure("relative L2 error", relative_error),
         batch_size=None,
-        budget=Budget(2e10, "flops"),
+        budget=Budget(8000, "gradients"),
         target=1e-2,
     )
 

@@ -10,15 +10,17 @@ from jaxtyping import Array, Key, PyTree, Scalar
 from fnn.objective import Objective
 
 COSTS = "steps", "examples", "gradients", "flops", "seconds"
-"""What training is paid in. `gradients` is the work of the model alone, forward, backward and along
-directions, in units of one gradient of the mean loss over the training data; `flops` is all
-arithmetic; `seconds` are those of a run alone, compiled and warm.
+"""What training is paid in. `flops` is all arithmetic. `gradients` is the work of the model
+(forward, backward and along directions) and a tenth of all other arithmetic, in units of one
+gradient of the mean loss over the training data. `seconds` are those of a run alone, compiled and
+warm.
 
-All but seconds are counted while a run goes on, and repeat. The budgets of problems are in `flops`:
-steps would give a factorization for the price of a gradient, and gradients would give it for
-nothing. On small problems a flop of a first-order rule takes longer than one of a rule that
-multiplies large matrices, because a step is mostly overhead; a race says the seconds as well, and
-one with `--budget '2 seconds'` is decided by them."""
+All but seconds are counted while a run goes on, and repeat. Of these, gradients come nearest to
+seconds, which is why budgets of problems are in them: steps give a factorization for the price of a
+gradient, and a flop of a factorization takes a tenth of the time of one in a small model (see
+`race.meter`). Gradients are near, and no more: the steps of first-order rules on small problems are
+mostly overhead. So a race says the seconds as well, and one with `--budget '2 seconds'` is decided
+by them."""
 
 
 class Budget(NamedTuple):

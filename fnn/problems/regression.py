@@ -42,7 +42,7 @@ def diabetes() -> Problem:
         parts=standardized(parts, targets=True),
         score=ERROR,
         batch_size=32,
-        budget=Budget(2e8, "flops"),
+        budget=Budget(1000, "gradients"),
         target=0.22,
     )
 
@@ -64,7 +64,7 @@ def mackey_glass(horizon: int = 6) -> Problem:
         parts=standardized(parts, targets=True),
         score=ERROR,
         batch_size=50,
-        budget=Budget(4e8, "flops"),
+        budget=Budget(1500, "gradients"),
         target=5e-4 if horizon == 6 else 0.05,
     )
 

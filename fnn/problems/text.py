@@ -87,7 +87,7 @@ def char_rnn(file: str | Path) -> Problem:
         test=test,
         measure=Measure("bits per character", bits),
         batch_size=32,
-        budget=Budget(3e11, "flops"),
+        budget=Budget(20, "gradients"),
         target=_loss_by_pairs(train, validation, characters),
     )
 

@@ -22,7 +22,7 @@ from fnn.race.compiling import ONCE, OPTIONS, Setting, source, traced
 from fnn.race.entrants import Entrant
 from fnn.race.failures import blaming_the_rule
 from fnn.race.laps import Allowance, run_laps
-from fnn.race.meter import gradient_flops, mean_loss, with_meter
+from fnn.race.meter import OTHER, gradient_flops, mean_loss, with_meter
 from fnn.training import Progress, start
 
 MEMORY = 2**30
@@ -117,7 +117,7 @@ def prices_of(problem: Problem, entrant: Entrant) -> dict[str, tuple[list[float]
         "steps": ([1.0, 0.0, 0.0], 0.0),
         "examples": ([entrant.examples(problem), 0.0, 0.0], 0.0),
         "flops": ([0.0, 1.0, 0.0], gradient / examples),
-        "gradients": ([0.0, 0.0, 1 / gradient], 1 / examples),
+        "gradients": ([0.0, OTHER / gradient, (1 - OTHER) / gradient], 1 / examples),
     }
 
 

@@ -15,6 +15,11 @@ from fnn import flops
 from fnn.objective import SCOPE, Objective, ValueFunction
 from fnn.problems import Problem
 
+OTHER = 0.1
+"""What a flop of anything but the model counts in `gradients`. On iris (4-16-3, 90 examples) one
+of Levenberg-Marquardt, which multiplies and factors matrices, took 0.12 of the time of one of the
+model in L-BFGS, and one of K-FAC 0.04, on two cores."""
+
 
 class MeterState(NamedTuple):
     """The state of a rule with a meter.
@@ -74,6 +79,11 @@ def gradient_flops(problem: Problem) -> float:
         return jax.grad(lambda params: mean_loss(problem.objective, train, params))(params)
 
     return float(flops.count_within(SCOPE, gradient, params, train).within)
+
+
+def in_gradients(flops: Any, model: Any, unit: float) -> Any:
+    """Flops, and the part of the model among them, in gradients of so many flops each."""
+    return (model + OTHER * (flops - model)) / unit
 
 
 def mean_loss(objective: Objective | None, data: PyTree, params: PyTree) -> Scalar:

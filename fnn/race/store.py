@@ -33,6 +33,7 @@ from fnn.locks import locked
 from fnn.problems import COSTS, Problem
 from fnn.race import identity
 from fnn.race.compiling import compiler_options
+from fnn.race.meter import in_gradients
 from fnn.race.protocol import OFF, Protocol
 from fnn.race.records import (
     Choice,
@@ -138,7 +139,7 @@ class Store(NamedTuple):
             self.append(entered)
             return
         was, now = before[0].identity, entered.identity
-        other = [name for name in now if was.get(name) != now[name]]
+        other = [name for name in was | now if was.get(name) != now.get(name)]
         if other:
             raise ValueError(
                 f"race: expected {self.folder} to hold this very race, got another rule "
@@ -203,7 +204,7 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> str:
     """What differs, with the first of it as it was and as it is."""
     first = names[0]
-    return f"{', '.join(names)} differ, {was.get(first)} in place of {now[first]}"
+    return f"{', '.join(names)} differ, {was.get(first)} in place of {now.get(first)}"
 
 
 def read(folder: str | Path) -> Race:
@@ -298,7 +299,7 @@ def _costs(plan: Plan, per_step: float, curves: Mapping[str, np.ndarray]) -> dic
     return {
         "steps": curves["steps"],
         "examples": curves["steps"] * plan.batch,
-        "gradients": curves["model"] / plan.gradient_flops,
+        "gradients": in_gradients(curves["flops"], curves["model"], plan.gradient_flops),
         "flops": curves["flops"],
         "seconds": curves["steps"] * per_step,
     }
