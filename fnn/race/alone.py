@@ -2,7 +2,8 @@
 
 The run is compiled and warm, and it evaluates none of the losses that only the race needs. On a CPU
 its seconds are those in which it had a processor, where these are fewer: a small program has one
-thread, and waits while other processes have the processors.
+thread, and waits while other processes have the processors. What else a rule waits for, as in a
+Python function that is called back and sleeps, is not counted either.
 """
 
 import time
@@ -17,6 +18,9 @@ from fnn.problems import Problem
 from fnn.race.compiling import ONCE, OPTIONS, Setting, source, traced
 from fnn.race.entrants import Entrant
 from fnn.training import Limits, advance, start
+
+_IS_FINE = time.get_clock_info("process_time").resolution < 1e-4
+"""Whether the system counts the time of processors finely; some do so in ticks of 16 ms."""
 
 
 class Timing(NamedTuple):
@@ -75,7 +79,7 @@ def alone(
         reading(setting, seeds[0], 1)  # The first call of a program is slower than all others.
         readings = [reading(setting, *each) for each in zip(seeds, steps, strict=True)]
         passed = sum(wall for wall, _ in readings)
-        if jax.default_backend() != "cpu":  # the processors wait for the device
+        if jax.default_backend() != "cpu" or not _IS_FINE:  # elsewhere they wait for the device
             return Timing([wall for wall, _ in readings], compile_seconds, 0.0)
         seconds = [min(each) for each in readings]
         return Timing(seconds, compile_seconds, 1 - sum(seconds) / passed)

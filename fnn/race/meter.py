@@ -16,9 +16,10 @@ from fnn.objective import SCOPE, Objective, ValueFunction
 from fnn.problems import Problem
 
 OTHER = 0.1
-"""What a flop of anything but the model counts in `gradients`. On iris (4-16-3, 90 examples) one
-of Levenberg-Marquardt, which multiplies and factors matrices, took 0.12 of the time of one of the
-model in L-BFGS, and one of K-FAC 0.04, on two cores."""
+"""What a flop of anything but the model counts in `gradients`. On iris (4-16-3, 90 examples) one of
+Levenberg-Marquardt, which multiplies and factors matrices, took 0.12 of the time of one of the
+model in L-BFGS, and one of K-FAC 0.04. So counted, a gradient takes 0.7 ms in Adam, 0.3 ms in
+L-BFGS and 1.9 ms in Levenberg-Marquardt on digits."""
 
 
 class MeterState(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from fnn.problems import Budget, Problem
 from fnn.race import records
@@ -28,8 +29,7 @@ _PAUSE = 0.3
 _TURNS = 6
 """Readings of a run, at most: where no two of them agree, a machine is not quiet."""
 _PATIENCE = 10.0
-"""Seconds after which no more readings are taken of runs that are long enough to repeat badly."""
-
+"""Seconds of a run, all readings together, after which no more are taken."""
 _ROUNDING = 1e-6
 """The part of a step within which a number of steps counts as whole."""
 _PROBE = 3
@@ -62,7 +62,7 @@ def settled(
         again += [runs[0], last]
         waited.append(timing.waited)
         least, second, *_ = sorted(again)
-        spread = second / least - 1
+        spread = second / max(least, 1e-9) - 1
         is_enough = len(turns) == _TURNS or sum(again) > _PATIENCE
         if spread <= OFF or is_enough:
             seconds = np.min(turns, axis=0)
@@ -142,10 +142,33 @@ def _rounded_up(amount: float) -> str:
 # After the fact -----------------------------------------------------------------------------------
 
 
-def share_spent(asked: Budget, seconds: Sequence[float], runs: Sequence[records.Run]) -> float:
-    """The seconds of runs that ended by their budget, over the budget; 1 where they are none."""
+def corrected(
+    asked: Budget, choice: records.Choice, seconds: Sequence[float], runs: Sequence[records.Run]
+) -> records.Choice | None:
+    """The choice with a budget in which runs take the seconds that they may; None if they do."""
+    shares = _shares(asked, seconds, runs)
+    if not len(shares):
+        return None
+    if choice.budget[1] == "steps" and shares.max() > (1 + OFF) ** 2 * shares.min():
+        # Line searches cost one seed more than another: not steps are alike, but nearly flops.
+        timed = list(zip(seconds, runs, strict=False))
+        rate = float(np.median([run.flops / passed for passed, run in timed]))
+        price = float(np.median([run.flops / run.steps for _, run in timed]))
+        if rate > 0:
+            return choice._replace(budget=[asked.amount * rate, "flops"], price=price)
+    share, (amount, unit) = float(np.median(shares)), choice.budget
+    if abs(share - 1) <= OFF:
+        return None
+    amount = bought(Budget(amount, unit), share) if unit == "steps" else amount / share
+    return choice._replace(budget=[amount, unit])
+
+
+def _shares(
+    asked: Budget, seconds: Sequence[float], runs: Sequence[records.Run]
+) -> Float[np.ndarray, " timed"]:
+    """The seconds of each timed run that ended by its budget over this; none in other units."""
     ended = [s for s, run in zip(seconds, runs, strict=False) if run.stopped == "budget"]
-    return float(np.median(ended)) / asked.amount if ended and asked.unit == "seconds" else 1.0
+    return np.array(ended if asked.unit == "seconds" else []) / asked.amount
 
 
 def objection(asked: Budget, reading: Reading, runs: Sequence[records.Run]) -> str | None:
@@ -158,9 +181,10 @@ def objection(asked: Budget, reading: Reading, runs: Sequence[records.Run]) -> s
             f"its budget bought {taken:g} steps, of which one more or less is over a tenth; try "
             f"{needed} {asked.unit}."
         )
-    if asked.unit != "seconds":
+    shares = _shares(asked, reading.seconds, runs)
+    if not len(shares):
         return None
-    share = share_spent(asked, reading.seconds, runs)
+    share = float(np.median(shares))
     if reading.spread > OFF:
         return (
             f"the machine was not quiet: two readings of one run are {reading.spread:.0%} apart; "

@@ -67,6 +67,7 @@ class Run(NamedTuple):
     test: float  # the problem's measure, of the parameters with the lowest validation loss
     stopped: str  # the name of a `training.Stop` in lower case
     curves: str  # the name of a file
+    flops: float = math.nan  # what it spent
 
     @property
     def loss(self) -> float:
@@ -81,6 +82,7 @@ class Choice(NamedTuple):
     rule: str
     trial: int
     budget: Sequence[Any] = ()
+    price: float = 1.0  # about what a step costs, in that unit
 
 
 class Seconds(NamedTuple):

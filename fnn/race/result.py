@@ -21,7 +21,8 @@ class Result(NamedTuple):
         problem: its name.
         rule: its name.
         settings: the hyperparameters of each trial, empty ones where the rule has none to tune.
-        chosen: the trial with the lowest median validation loss in the final of the search.
+        chosen: the trial with the lowest median validation loss in the final of the search, or in
+            its rounds where it had no final.
         tuning: the lowest validation losses of each trial in the rounds of the search, where all
             trials have the same length, infinity where a run diverged; without a search the loss of
             the first seed.

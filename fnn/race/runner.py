@@ -29,7 +29,7 @@ from fnn.race.entering import Rule, entering
 from fnn.race.entrants import CLASSIC, Entrant
 from fnn.race.failures import RuleFailedError, blaming_the_rule
 from fnn.race.meter import gradient_flops
-from fnn.race.protocol import OFF, TUNING_SEED, TUNING_SEEDS, Protocol, require_possible
+from fnn.race.protocol import TUNING_SEED, TUNING_SEEDS, Protocol, require_possible
 from fnn.race.records import Choice, Entered, LeftOut, Plan, Run, Seconds, Withheld
 from fnn.race.result import Race
 from fnn.training import Stop
@@ -263,11 +263,11 @@ def _plan(entry: Entry) -> Plan:
     plans = entry.store.of(Plan, name)
     if not plans:
         entrant, problem, programs = entry.entrant, entry.problem, entry.programs
-        first = search.settings(entrant, entry.protocol.trials)
-        budget = pricing.counted_budget(
-            entry.protocol.budget, programs.alone, first[0], [TUNING_SEED]
-        )
-        price = pricing.price_of_a_step(problem, entrant, programs.run, first[0], budget.unit)
+        trials = entry.protocol.trials
+        usual, *_ = search.settings(entrant, trials)
+        budget = pricing.counted_budget(entry.protocol.budget, programs.alone, usual, [TUNING_SEED])
+        price = pricing.price_of_a_step(problem, entrant, programs.run, usual, budget.unit)
+        first = search.settings(entrant, trials, pricing.expected_steps(budget, price))
         unit = gradient_flops(problem) or 1.0
         plans = [Plan(name, first, entrant.examples(problem), unit, list(budget), price)]
         entry.store.append(*plans)
@@ -277,25 +277,27 @@ def _plan(entry: Entry) -> Plan:
 def _tune(entry: Entry) -> None:
     """Searches for the setting of a rule that has several."""
     plan = _plan(entry)
-    rungs = search.rungs(entry.entrant, entry.protocol.trials)
+    steps = pricing.expected_steps(Budget(*plan.budget), plan.price)
+    rungs = search.rungs(entry.entrant, entry.protocol.trials, steps)
     if rungs is None:
         return
-    short, long = (_share(plan, share) for share in (rungs.short, rungs.long))
+    short, long = (_part(plan, share) for share in (rungs.short, rungs.long))
     tried, losses = list(plan.settings), np.empty((0, len(TUNING_SEEDS)))
     for i, number in enumerate(rungs.rounds):
         if i:
             tried += search.closer(entry.entrant.space, tried, losses, number, i)
         new = {trial: tried[trial] for trial in range(len(losses), len(tried))}
-        runs = _run_lanes(entry, f"round-{i + 1}", new, TUNING_SEEDS, short)
+        runs = _run_lanes(entry, f"round-{i + 1}", new, TUNING_SEEDS, *short)
         losses = np.concatenate([losses, search.losses_of(runs)])
     best = {int(trial): tried[trial] for trial in search.ranking(losses)[: rungs.finalists]}
-    _run_lanes(entry, "final", best, TUNING_SEEDS, long)
+    _run_lanes(entry, "final", best, TUNING_SEEDS, *long)
 
 
-def _share(plan: Plan, share: float) -> Budget:
-    """A share of a whole run, to the step that is nearest to it."""
+def _part(plan: Plan, share: float) -> tuple[Budget, int]:
+    """A share of a whole run, to the step that is nearest to it, and about its steps."""
     amount, unit = plan.budget
-    return Budget(max(share * amount - plan.price / 2, plan.price / 2), unit)
+    budget = Budget(max(share * amount - plan.price / 2, plan.price / 2), unit)
+    return budget, pricing.expected_steps(budget, plan.price)
 
 
 def _choice(entry: Entry) -> Choice:
@@ -303,16 +305,16 @@ def _choice(entry: Entry) -> Choice:
     name = entry.entrant.name
     choices = entry.store.of(Choice, name)
     if not choices:
-        finals = entry.store.runs(name, "final")
-        trials = list(dict.fromkeys(run.trial for run in finals))
-        best = trials[search.ranking(search.losses_of(finals))[0]] if trials else 0
+        runs = entry.store.runs(name, "final") or entry.store.of(Run, name)
+        trials = list(dict.fromkeys(run.trial for run in runs))
+        best = trials[search.ranking(search.losses_of(runs))[0]] if trials else 0
         budget = pricing.counted_budget(
             entry.protocol.budget,
             entry.programs.alone,
             entry.store.settings(name)[best],
             _timed_seeds(entry),
         )
-        choices = [Choice(name, best, list(budget))]
+        choices = [Choice(name, best, list(budget), _plan(entry).price)]
         entry.store.append(*choices)
     return choices[-1]
 
@@ -321,7 +323,8 @@ def _race(entry: Entry) -> None:
     """Runs the chosen setting from fresh seeds."""
     choice = _choice(entry)
     chosen = {choice.trial: entry.store.settings(entry.entrant.name)[choice.trial]}
-    _run_lanes(entry, "seed", chosen, range(entry.protocol.seeds), Budget(*choice.budget))
+    steps = pricing.expected_steps(Budget(*choice.budget), choice.price)
+    _run_lanes(entry, "seed", chosen, range(entry.protocol.seeds), Budget(*choice.budget), steps)
 
 
 def _time(entry: Entry) -> None:
@@ -334,11 +337,10 @@ def _time(entry: Entry) -> None:
         reading = pricing.settled(
             entry.programs.alone, runs[0].setting, seeds, [runs[seed].steps for seed in seeds]
         )
-        share = pricing.share_spent(asked, reading.seconds, runs)
-        if abs(share - 1) <= OFF or len(entry.store.of(Choice, name)) == _ATTEMPTS:
+        other = pricing.corrected(asked, choice, reading.seconds, runs)
+        if other is None or len(entry.store.of(Choice, name)) == _ATTEMPTS:
             break
-        steps = pricing.bought(Budget(*choice.budget), share)
-        entry.store.append(choice._replace(budget=[steps, "steps"]))
+        entry.store.append(other)
     why = pricing.objection(asked, reading, runs)
     withheld = [] if why is None else [Withheld(name, why)]
     entry.store.append(*withheld, Seconds(name, *reading))
@@ -355,15 +357,19 @@ _STAGES: dict[str, Callable[[Entry], object]] = {
 
 
 def _run_lanes(
-    entry: Entry, stage: str, settings: Mapping[int, Setting], seeds: Sequence[int], budget: Budget
+    entry: Entry,
+    stage: str,
+    settings: Mapping[int, Setting],
+    seeds: Sequence[int],
+    budget: Budget,
+    steps: int,
 ) -> list[Run]:
-    """Runs each setting from each seed, and writes each run down that is not there yet."""
+    """Runs each setting from each seed, in about so many steps, and writes down what is new."""
     name, plan = entry.entrant.name, _plan(entry)
     written = entry.store.runs(name, stage)
     lanes = [(trial, seed) for trial in settings for seed in seeds]
     if len(written) == len(lanes):
         return written
-    steps = pricing.expected_steps(budget, plan.price)
     tried = [variants.lasting(settings[trial], steps) for trial, _ in lanes]
     seen = entry.programs.run(tried, [seed for _, seed in lanes], budget, False)
     runs = [
@@ -380,6 +386,7 @@ def _run_lanes(
             test=float(seen.test[i]),
             stopped=Stop(int(seen.stopped[i])).name.lower(),
             curves=f"{name}-{stage}.npz",
+            flops=float(seen.flops[i, -1]),
         )
         for i in range(len(written), len(lanes))
     ]

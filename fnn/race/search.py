@@ -6,9 +6,11 @@
     final         the better half of all settings, in runs that are four times as long
 
 The terms are the same for every rule, whatever it has to tune: a search spends what so many whole
-runs may spend, `trials` of them, a third of it in the rounds and two thirds in the final. A setting
-is judged by the median of its lowest validation losses over the tuning seeds. All of it follows
-from the losses, so that a search that was stopped goes on as if it had not been.
+runs may spend, `trials` of them, a third of it in the rounds and two thirds in the final. Where the
+steps of a rule are so dear that a run in the rounds would have fewer than ten, which tell nothing,
+there is no final: the rounds spend all, on fewer settings in longer runs. A setting is judged by
+the median of its lowest validation losses over the tuning seeds. All of it follows from the losses,
+so that a search that was stopped goes on as if it had not been.
 
 Source: Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter
 optimization" (2016), arXiv:1502.07943, for the halving; Hammersley (1960),
@@ -29,7 +31,7 @@ from scipy.stats import qmc
 
 from fnn.race import spaces
 from fnn.race.entrants import Entrant
-from fnn.race.protocol import TUNING_SEEDS
+from fnn.race.protocol import FEWEST, TUNING_SEEDS
 from fnn.race.records import Run
 
 _FEWEST = 6
@@ -47,7 +49,7 @@ class Rungs(NamedTuple):
 
     Attributes:
         rounds: the number of new settings in each round.
-        finalists: the number of settings in the final.
+        finalists: the number of settings in the final; 0 if there is none.
         short: the length of a run in the rounds, as a share of a whole one.
         long: the same in the final.
     """
@@ -58,12 +60,13 @@ class Rungs(NamedTuple):
     long: float
 
 
-def rungs(one: Entrant, trials: int) -> Rungs | None:
+def rungs(one: Entrant, trials: int, steps: float = math.inf) -> Rungs | None:
     """The plan of a search that spends as much as so many whole runs.
 
     Args:
         one: the rule.
         trials: the number of whole runs; more of them try more settings.
+        steps: about how many steps a whole run has.
 
     Returns:
         The plan, or None if there is nothing to choose from, or nothing to spend. A space of few
@@ -78,34 +81,43 @@ def rungs(one: Entrant, trials: int) -> Rungs | None:
     possible = _size(one)
     if trials == 0 or possible < 2:
         return None
-    wanted = max(_FEWEST, 2 * (4 * trials // 5))
-    if possible <= wanted:
-        rounds = (int(possible),)
-    else:
-        closer = max(2, wanted // 4)
-        rounds = (wanted - 2 * closer, closer, closer)
+    spent = trials / len(TUNING_SEEDS)
+    rounds = _rounds(possible, 2 * (4 * trials // 5))
+    short = min(1.0, spent / 3 / sum(rounds))
+    if round(short * min(steps, 1e9)) < FEWEST:
+        rounds = _rounds(possible, 2 * (3 * trials // 5))
+        return Rungs(rounds, 0, min(1.0, spent / sum(rounds)), 0.0)
     finalists = max(2, sum(rounds) // 2)
-    third = trials / 3 / len(TUNING_SEEDS)
-    return Rungs(rounds, finalists, min(1.0, third / sum(rounds)), min(1.0, 2 * third / finalists))
+    return Rungs(rounds, finalists, short, min(1.0, 2 * spent / 3 / finalists))
 
 
-def settings(one: Entrant, trials: int) -> list[dict[str, Any]]:
+def _rounds(possible: float, wanted: int) -> tuple[int, ...]:
+    """The new settings of each round; one round has all of them where they are few."""
+    wanted = max(_FEWEST, wanted)
+    if possible <= wanted:
+        return (int(possible),)
+    closer = max(2, wanted // 4)
+    return wanted - 2 * closer, closer, closer
+
+
+def settings(one: Entrant, trials: int, steps: float = math.inf) -> list[dict[str, Any]]:
     """The settings of the first round, or the defaults alone where there is no search.
 
     Args:
         one: the rule that they are of.
         trials: what the search may spend, in whole runs; 0 for the defaults.
+        steps: about how many steps a whole run has.
 
     Returns:
-        The settings. The first has the rule's defaults, and the middle of the range where there are
-        none; the others cover the space evenly.
+        The settings. The defaults come first, if the rule has any, with the middle of the range for
+        what they do not name; the others cover the space evenly.
 
     Example:
         >>> from fnn.race.entrants import entrant
         >>> [round(s["learning_rate"], 4) for s in settings(entrant("adam"), 5)]
         [0.001, 0.0464, 0.01, 0.0022]
     """
-    plan, usual = rungs(one, trials), _usual(one)
+    plan, usual = rungs(one, trials, steps), _usual(one)
     if plan is None:
         return [dict(one.defaults) if trials == 0 else usual]
     begun = [usual] if one.defaults else []

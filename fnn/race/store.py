@@ -139,7 +139,7 @@ class Store(NamedTuple):
             self.append(entered)
             return
         was, now = before[0].identity, entered.identity
-        other = [name for name in now if was.get(name) != now[name]]
+        other = [name for name in was | now if was.get(name) != now.get(name)]
         if other:
             raise ValueError(
                 f"race: expected {self.folder} to hold this very race, got another rule "
@@ -204,7 +204,7 @@ def opened(folder: str | Path, problem: Problem, protocol: Protocol) -> Generato
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> str:
     """What differs, with the first of it as it was and as it is."""
     first = names[0]
-    return f"{', '.join(names)} differ, {was.get(first)} in place of {now[first]}"
+    return f"{', '.join(names)} differ, {was.get(first)} in place of {now.get(first)}"
 
 
 def read(folder: str | Path) -> Race:

@@ -95,7 +95,6 @@ def test_every_run_is_a_line_that_says_how_to_repeat_it(folder):
     runs = [line for line in lines(folder) if line["kind"] == "run"]
     assert [(r["rule"], r["stage"], r["seed"]) for r in runs] == [
         *[("adam", f"round-{i}", seed) for i in (1, 2, 3) for _ in "ab" for seed in TUNING_SEEDS],
-        *[("adam", "final", seed) for _ in "abc" for seed in TUNING_SEEDS],
         *[("adam", "seed", i) for i in (0, 1)],
         *[("lbfgs", "seed", i) for i in (0, 1)],
     ]
@@ -108,19 +107,15 @@ def test_every_run_is_a_line_that_says_how_to_repeat_it(folder):
 def test_the_choice_is_by_the_validation_loss_of_the_trials(found, folder):
     adam = found.results[0]
     told = lines(folder)
-    short = [run for run in told if run.get("stage", "").startswith("round")]
-    final = [run for run in told if run.get("stage") == "final"]
-    seen = np.array([run["validation"] for run in short]).reshape(6, 2)
+    trials = [run for run in told if run.get("stage", "").startswith("round")]
+    seen = np.array([run["validation"] for run in trials]).reshape(6, 2)
     np.testing.assert_array_equal(adam.tuning, seen)
-    # The better half goes on, to runs four times as long, and the best of those is chosen.
-    better = np.argsort(np.median(seen, axis=1))[:3].tolist()
-    assert [run["trial"] for run in final] == np.repeat(better, 2).tolist()
-    medians = np.median(np.reshape([run["validation"] for run in final], (3, 2)), axis=1)
-    assert adam.chosen == better[np.argmin(medians)]
-    assert adam.settings == [run["setting"] for run in short[::2]]
-    assert np.isnan(adam.finals).any(axis=1).sum() == 3
-    assert ({run["steps"] for run in short}, {run["steps"] for run in final}) == ({2}, {10})
-    assert adam.rungs == (2, 10)
+    assert adam.chosen == np.argmin(np.median(seen, axis=1))
+    assert adam.settings == [run["setting"] for run in trials[::2]]
+    # A whole run has 30 steps, and shorter ones would have fewer than ten: there is no final.
+    assert {run["steps"] for run in trials} == {7}
+    assert adam.rungs == (7, 0)
+    assert np.isnan(adam.finals).all()
     lbfgs = found.results[1]
     assert (lbfgs.rungs, lbfgs.tuning_spent["steps"]) == ((0, 0), 0)
     assert np.isnan(lbfgs.finals).all()
@@ -167,10 +162,12 @@ def test_a_race_that_is_done_is_not_run_again(folder):
 
 
 def test_a_race_goes_on_wherever_it_was_cut(folder, tmp_path):
-    """Each line in turn is the last one that was written, and half of the next."""
+    """Before each group of lines and after its first one, and half of the next line is written."""
     whole, expected = (folder / "runs.jsonl").read_bytes(), content(folder)
     cut = whole.splitlines(keepends=True)
-    for n in range(len(cut)):
+    groups = [(line["rule"], line.get("stage", line["kind"])) for line in lines(folder)]
+    firsts = {groups.index(group) for group in groups}
+    for n in sorted(firsts | {first + 1 for first in firsts} - {len(cut)}):
         part = tmp_path / str(n)
         part.mkdir()
         (part / "race.json").write_bytes((folder / "race.json").read_bytes())
@@ -371,7 +368,7 @@ def test_readings_that_never_agree_are_said_to_be_apart(monkeypatch):
     reading = pricing.settled(measure, {}, [0, 1], [10, 10])
     assert reading.seconds == [1.0, 2.0]
     assert (reading.spread, reading.waited) == (3.0, 0.5)
-    run = records.Run("sgd", "seed", 0, 0, {}, 4, 50, 0.1, 0.1, 0.1, "budget", "sgd-seeds.npz")
+    run = run_of(0, steps=50, flops=1e6)
     why = pricing.objection(Budget(1.0, "seconds"), reading, [run])
     assert why.startswith("the machine was not quiet: two readings of one run are 300% apart")
     assert pricing.objection(Budget(1.0, "flops"), reading, [run]) is None
@@ -409,6 +406,30 @@ def test_a_rule_races_again_until_its_seconds_are_those_of_the_budget(
     before = (tmp_path / "runs.jsonl").read_bytes()
     assert race.run("xor", ["sgd"], **terms).withheld == found.withheld
     assert (tmp_path / "runs.jsonl").read_bytes() == before
+
+
+def run_of(seed, stopped="budget", **numbers):
+    """The record of a run of L-BFGS."""
+    about = {"rule": "lbfgs", "stage": "seed", "trial": 0, "setting": {}, "batch": 4}
+    losses = {"train": 0.1, "validation": 0.1, "test": 0.1}
+    return records.Run(
+        seed=seed, stopped=stopped, curves="lbfgs-seeds.npz", **about, **losses, **numbers
+    )
+
+
+def test_seeds_whose_steps_cost_more_are_given_so_many_flops():
+    """Here the line searches of one seed take three times as many trials as those of the other."""
+    budget, choice = Budget(1.0, "seconds"), records.Choice("lbfgs", 0, [100, "steps"])
+    runs = [run_of(0, steps=100, flops=1e6), run_of(1, steps=100, flops=3e6)]
+    other = pricing.corrected(budget, choice, [1.0, 3.0], runs)
+    assert (other.budget, other.price) == ([1e6, "flops"], 2e4)
+    # From there on the price of a flop is corrected.
+    runs = [run_of(0, steps=100, flops=1e6), run_of(1, steps=33, flops=1e6)]
+    assert pricing.corrected(budget, other, [2.0, 2.0], runs).budget == [5e5, "flops"]
+    assert pricing.corrected(budget, other, [1.05, 0.95], runs) is None
+    arrived = [run_of(seed, "stalled", steps=3, flops=1e4) for seed in (0, 1)]
+    assert pricing.corrected(budget, choice, [0.01, 0.03], arrived) is None
+    assert pricing.objection(budget, pricing.Reading([0.01, 0.03], 1, 0, 0), arrived) is None
 
 
 @pytest.mark.parametrize("unit", ["examples", "gradients", "flops"])
@@ -525,6 +546,7 @@ def test_a_problem_of_the_same_name_is_another_race(folder, what):
     ("what", "change"),
     [
         ("program", {"make": lambda _, **setting: optax.adam(**setting, b1=0.8)}),
+        ("program", {"make": lambda *_, **__: 1 / 0}),
         ("space", {"space": {"learning_rate": (1e-3, 1e1)}}),
         ("defaults", {"defaults": {"learning_rate": 1e-1}}),
     ],

@@ -14,7 +14,7 @@ from fnn.race import Linear, Log, OneOf, Whole, runner, search, spaces
 from fnn.race.entrants import ENTRANTS, Entrant
 from fnn.race.report import findings, tables
 
-STEPS, TRIALS = 48, 5
+STEPS, TRIALS = 96, 5
 TERMS = {"seeds": 2, "trials": TRIALS, "budget": Budget(STEPS, "steps")}
 PLANTED = 0.5
 
@@ -108,6 +108,15 @@ def test_the_best_setting_is_found_beyond_the_range(found):
     assert abs(np.log10(result.setting["rate"] / PLANTED)) < 0.2
 
 
+def test_the_better_half_comes_to_the_final_and_the_best_of_it_is_chosen(found):
+    for rule in ("planted", "of_each_kind", "at_the_end"):
+        result = found[rule]
+        assert result.rungs == (10, 40)
+        better = np.argsort(np.median(result.tuning, axis=1), kind="stable")[:4]
+        assert set(np.flatnonzero(np.isfinite(result.finals).all(axis=1))) == set(better)
+        assert result.chosen == np.nanargmin(np.median(result.finals, axis=1))
+
+
 def test_every_kind_of_hyperparameter_is_searched(found):
     result = found["of_each_kind"]
     assert (result.setting["method"], result.setting["memory"]) == ("long", 2)
@@ -138,7 +147,7 @@ def test_a_schedule_lasts_as_long_as_its_run(found, folder):
     result = found["at_the_end"]
     assert (np.diff(result.validation) != 0).sum(axis=1).tolist() == [1, 1]
     assert (result.validation[:, -1] < result.validation[:, -2]).all()
-    for stage, steps in (("round-1", 5), ("final", 20)):
+    for stage, steps in (("round-1", 10), ("final", 40)):
         with np.load(folder / "curves" / f"at_the_end-{stage}.npz") as curves:
             assert (curves["steps"][:, -1] == steps).all()
             assert (np.diff(curves["train"], axis=1) != 0).sum(axis=1).tolist() == [1] * 8
@@ -168,7 +177,7 @@ def test_reports_show_settings_of_every_kind(folder):
     assert len(rows) == 8
     assert "method short, rate 1, share 0.5, memory 2" in rows[0]
     assert "as much as 5 whole runs" in sheet.caption
-    assert [row[3] for row in rows].count("5, then 20") == 4
+    assert [row[3] for row in rows].count("10, then 40") == 4
     assert [row[5] for row in rows].count("") == 4
     sweeps = findings.sweeps(found)
     assert "method" not in sweeps
@@ -224,13 +233,26 @@ def test_settings_are_all_different(space):
 
 @pytest.mark.parametrize("trials", [1, 2, 3, 4, 5, 6, 7, 10, 20, 100])
 @pytest.mark.parametrize("values", [2, 3, 7, 9, 10**6])
-def test_a_search_spends_its_trials_and_no_more(trials, values):
-    plan = search.rungs(Entrant("one", None, {"a": Whole(1, values)}), trials)
-    assert plan.short <= plan.long <= 1
-    assert 2 <= plan.finalists <= sum(plan.rounds) <= values
+@pytest.mark.parametrize("steps", [10, 95, 96, np.inf])
+def test_a_search_spends_its_trials_and_no_more(trials, values, steps):
+    plan = search.rungs(Entrant("one", None, {"a": Whole(1, values)}), trials, steps)
     spent = 2 * (sum(plan.rounds) * plan.short + plan.finalists * plan.long)
     assert spent <= trials + 1e-9
-    assert spent == pytest.approx(trials) or plan.long == 1
+    assert spent == pytest.approx(trials) or max(plan.short, plan.long) == 1
+    assert 2 <= sum(plan.rounds) <= values
+    if plan.finalists:
+        assert plan.short <= plan.long <= 1
+        assert plan.short * steps > 9.5
+        assert 2 <= plan.finalists <= sum(plan.rounds)
+    else:
+        assert steps < np.inf
+
+
+def test_rules_with_dear_steps_are_tuned_in_longer_runs():
+    assert search.rungs(ENTRANTS["adam"], 5, 96).finalists == 4
+    dear = search.rungs(ENTRANTS["adam"], 5, 12)
+    assert (dear.rounds, dear.finalists) == ((2, 2, 2), 0)
+    assert dear.short == pytest.approx(5 / 12)
 
 
 def test_nothing_to_choose_is_no_search():

@@ -251,7 +251,8 @@ def trials(race: Race) -> Sheet:
         "Every setting that was tried",
         f"Medians of the validation loss over the tuning seeds. The search of each rule may spend "
         f"as much as {_count(spent, 'whole run')}, a third of it in short runs of all settings and "
-        "the rest in a final of the better half, whose runs are longer: losses of different "
+        "the rest in a final of the better half, whose runs are longer; a rule whose short runs "
+        "would have fewer than ten steps has fewer settings and no final. Losses of different "
         "lengths are not to be compared. A seed that diverged did not end, and counts as infinity.",
         columns,
         rows,
