@@ -46,7 +46,7 @@ def autoencoder() -> Problem:
         parts=[data.Data(pixels, pixels) for pixels in _pixels()],
         score=ERROR,
         batch_size=32,
-        budget=Budget(1.0),
+        budget=Budget(700, "gradients"),
         target=0.7,
     )
 

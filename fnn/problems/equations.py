@@ -124,7 +124,7 @@ def poisson() -> Problem:
         train=(_grid(np.arange(1, 31) / 31), _sides(np.arange(30) / 29)),
         validation=(_grid(np.arange(1, 30) / 31 + 1 / 62), _sides(np.arange(29) / 29 + 1 / 58)),
         test=_grid(np.linspace(0, 1, 100)),
-        gradients=1000,
+        gradients=8000,
         target=1e-2,
     )
 

@@ -174,7 +174,7 @@ def char_rnn(file: str | Path) -> Problem:
     return _next_character(
         "char-rnn", f"{Path(file).name}, by a GRU of 64 units",
         "after Karpathy, Johnson and Fei-Fei (2015)",
-        text, recurrent(layers.gru(64), 32), Budget(10.0),
+        text, recurrent(layers.gru(64), 32), Budget(20, "gradients"),
     )  # fmt: skip
 
 
