@@ -93,7 +93,8 @@ def _whole(name: str, what: str, source: str, target: float, folder: str | Path)
     return supervised(
         name, f"{what} of 28 x 28 pixels, 784-100-10", source,
         model=network([100, CLASSES], jax.nn.relu), loss=losses.softmax_cross_entropy,
-        parts=[train, validation, test], batch_size=128, budget=Budget(10, "gradients"), target=target,
+        parts=[train, validation, test], batch_size=128, budget=Budget(10, "gradients"),
+        target=target,
     )  # fmt: skip
 
 
