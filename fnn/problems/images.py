@@ -49,7 +49,7 @@ def convolutional(shape: Sequence[int], *features: int) -> layers.Layer:
 
 
 def residual(shape: Sequence[int], features: int) -> layers.Layer:
-    """A convolution with a stride of 2, a block of two convolutions, and the mean over positions."""
+    """A convolution with a stride of 2, a block of two, and the mean over positions."""
 
     def normalized() -> Sequence[layers.Layer]:
         return (
