@@ -16,8 +16,8 @@ from fnn.race.report.figures import LABELS
 from fnn.race.report.tables import Cell, Column, Sheet
 from fnn.race.result import Race
 
-COSTS = "flops", "seconds"
-"""What is compared: all arithmetic, which repeats, and the seconds that it took."""
+COSTS = "gradients", "seconds"
+"""What is compared: what budgets are counted in, which repeats, and the seconds that it took."""
 
 
 def over_problems(races: Sequence[Race], cost: str) -> statistics.PerformanceProfile:
@@ -96,12 +96,12 @@ def figure(races: Sequence[Race]) -> Figure:
         The figure, with the scores of all panels in its legend.
     """
     profiles = {cost: over_problems(races, cost) for cost in COSTS}
-    rules = list(profiles[COSTS[0]].ratios)
+    rules, looks = list(profiles[COSTS[0]].ratios), findings.looks(races)
     drawn = Figure(figsize=(11, max(4.4, 1.2 + 0.24 * len(rules))), layout="constrained")
     for axes, (cost, of) in zip(
         drawn.subplots(1, len(COSTS), sharey=True), profiles.items(), strict=True
     ):
-        plots.profile(axes, {rule: of.ratios[rule] for rule in rules}, of.largest)
+        plots.profile(axes, {rule: of.ratios[rule] for rule in rules}, of.largest, looks)
         axes.set_xlabel(f"{LABELS[cost]} to the target,\nover those of the first rule")
     drawn.axes[0].set_ylabel(f"share of {len(races)} problems")
     labels = [
