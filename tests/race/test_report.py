@@ -606,8 +606,8 @@ def test_a_suite_counts_a_rule_that_was_left_out_as_a_miss(race, tmp_path):
     other = synthetic.race({"adam": 0.9}, name="two-moons", random=2)
     never = synthetic.race({"adam": 0.9}, name="iris", target=0.0)
     races = [race, other, never]
-    profile = report.suite.over_problems(races, "flops")
-    medians = {rule: np.median(s) for rule, s in findings.arrivals(race, "flops").items()}
+    profile = report.suite.over_problems(races, "gradients")
+    medians = {rule: np.median(s) for rule, s in findings.arrivals(race, "gradients").items()}
     fastest = min(medians.values())
     assert set(profile.ratios) == set(RULES)
     assert list(profile.scores.values()) == sorted(profile.scores.values(), reverse=True)
@@ -615,14 +615,14 @@ def test_a_suite_counts_a_rule_that_was_left_out_as_a_miss(race, tmp_path):
         assert ratios[0] == (medians[rule] / fastest if math.isfinite(medians[rule]) else np.inf)
         assert (ratios[1] == 1) == (rule == "adam")
         assert ratios[2] == np.inf
-    sheet = report.suite.table(races, "flops")
+    sheet = report.suite.table(races, "gradients")
     rows = {row[0].text: [cell.text for cell in row[2:]] for row in sheet.rows}
     assert rows["newton"][1:] == ["left out", "left out"]
     assert rows["adam"][1:] == ["1.00", "missed"]
     assert [column.title for column in sheet.columns][2:] == ["digits", "two-moons", "iris"]
     written = report.suite.export(races, tmp_path)
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "suite-flops.csv").read_text())))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "suite-gradients.csv").read_text())))
     scores = [float(row["score"]) for row in rows]
     np.testing.assert_array_equal(scores, list(profile.scores.values()))
     assert rows[0].keys() == {"rule", "score", "digits", "two_moons", "iris"}
