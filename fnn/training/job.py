@@ -173,12 +173,21 @@ def _understood(request: Request) -> Request:
                 "fit: expected (inputs, targets), or an iterable of such pairs, got a list of two "
                 "arrays; try a tuple"
             )
-        return request
+        given = {"data": data, "validation": request.validation}
+        return request._replace(**{name: _arrays(objective, x) for name, x in given.items()})
     if isinstance(objective, ValueFunction) or not callable(objective):
         return request
     if data is None and request.key is None and _is_value(objective, request.params):
         return request._replace(objective=_penalty_of(objective))
     return request  # it draws value functions from keys
+
+
+def _arrays(objective: Objective, examples: Any) -> Any:
+    """Examples as arrays that JAX knows; a stream, whose batches come later, as it is."""
+    if examples is None or is_stream(examples) or isinstance(examples, ValueFunction):
+        return examples
+    (block,) = Objective(objective.model, objective.loss).on(examples).blocks
+    return block.inputs if objective.loss is None else (block.inputs, block.targets)
 
 
 def _is_value(fn: Callable[[PyTree], Any], params: PyTree) -> bool:
@@ -202,7 +211,6 @@ def _require_meaning(request: Request, objective: Objective) -> None:
     validation, params = request.validation, request.params
     for examples in (data, validation):
         if examples is not None and not isinstance(examples, ValueFunction):
-            objective.on(examples)  # raises where these are not examples
             require_labels(objective, params, examples)
     require_prepared(params, request.key, validation, request.prepare)
     if data is not None:
@@ -315,8 +323,8 @@ def _require_real(params: PyTree) -> None:
         except (TypeError, ValueError):
             raise TypeError(
                 f"fit: expected parameters that are arrays, got {name} of "
-                f"{type(leaf).__name__}; keep what is no array out of them, of an equinox module "
-                "by eqx.partition(module, eqx.is_inexact_array)"
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}; keep what is no array out of "
+                "them, of an equinox module by eqx.partition(module, eqx.is_inexact_array)"
             ) from None
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
