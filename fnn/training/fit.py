@@ -188,7 +188,7 @@ def fit(
         _warn_of_rounding(here, goal)
     if stopped == Stop.BUDGET:
         _warn_of_a_rise(job, here)
-    return _result(here, stopped, reason(job, here, stopped))
+    return _result(here, *reason(job, here, stopped))
 
 
 def _result(here: Snapshot, stopped: Stop, sentence: str | None = None) -> Fit:

@@ -158,7 +158,10 @@ def _checked(request: Request) -> Request:
     _require_validation(validation, request.metrics, request.patience)
     _require_real(request.params)
     _require_key(request.key)
-    _require_concrete(request.params, None if is_stream(data) else data, validation)
+    given = {"params": request.params, "data": None if is_stream(data) else data}
+    given |= {"validation": validation}
+    _require_concrete(given)
+    _require_range(given)
     if isinstance(objective, Objective):
         _require_meaning(request, objective)
     return request
@@ -360,9 +363,30 @@ def _is_key(key: jax.Array) -> bool:
     return key.dtype == jnp.uint32 and key.ndim == 1
 
 
-def _require_concrete(*trees: PyTree) -> None:
+def _require_range(arrays: Mapping[str, PyTree]) -> None:
+    """Names the array of NumPy whose numbers JAX's narrower dtype cannot hold."""
+    for name, leaf in leaves_by_path(arrays).items():
+        if not isinstance(leaf, np.ndarray) or leaf.dtype.kind != "f" or not leaf.size:
+            continue
+        dtype = jnp.result_type(leaf)
+        if dtype.itemsize >= leaf.dtype.itemsize:
+            continue
+        size, least, most = (
+            max(leaf.max(), -leaf.min()),
+            jnp.finfo(dtype).tiny,
+            jnp.finfo(dtype).max,
+        )
+        if most < size < np.inf or 0 < size < least:
+            raise ValueError(
+                f"fit: expected numbers that {dtype} holds, from {float(least):.2g} to "
+                f"{float(most):.2g}, got {leaf.dtype} of size {size:.2g} in {name}; try other "
+                "units, or jax.config.update('jax_enable_x64', True)"
+            )
+
+
+def _require_concrete(arrays: Mapping[str, PyTree]) -> None:
     """`fit` is a loop of Python around compiled segments: it cannot be traced itself."""
-    if devices.is_traced(trees):
+    if devices.is_traced(arrays):
         raise TypeError(
             "fit: expected numbers, got traced values: fit cannot be called inside jax.jit, "
             "jax.vmap or jax.grad; try fnn.training.advance, the compiled loop within it, or a "

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from fnn import Objective, fit, rules
+from fnn import Objective, fit, losses, rules
 from fnn.differential import forward
 from fnn.training import Stop
 
@@ -219,3 +219,64 @@ def test_an_ending_is_its_stop_and_says_more():
         assert other == stopped
         assert str(other) == str(stopped)
     assert len(jax.tree.leaves(jax.tree.map(np.asarray, trained))) > 0
+
+
+# What leaves the range of a dtype -----------------------------------------------------------------
+
+
+def ending_of_a_line(rule, dtype, size, unit=1.0, steps=30):
+    """Least squares of a line of slope 3, its outputs in one unit and its inputs in another."""
+    x = np.linspace(1, 2, 5)
+    line = Objective(lambda p, x: p * x, losses.half_squared_error)
+    data = jnp.asarray(x * unit, dtype), jnp.asarray(3 * size * x, dtype)
+    return fit(rule, line, jnp.zeros((), dtype), data, steps=steps)
+
+
+NEWTON, GIVEN = rules.newton(), rules.levenberg_marquardt()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "unit", "what"),
+    [
+        ("float32", 1e-22, 1.0, "The value underflows in float32"),
+        ("float64", 1e-180, 1.0, "The value underflows in float64"),
+        ("float32", 1e-15, 1e-25, "The gradient at params underflows in float32"),
+    ],
+)
+def test_what_underflows_is_no_minimum(dtype, size, unit, what):
+    trained = ending_of_a_line(GIVEN, dtype, size, unit)
+    assert trained.stopped == Stop.STALLED
+    assert what in str(trained.stopped)
+    assert "Try other units" in str(trained.stopped)
+
+
+@pytest.mark.parametrize("rule", [rules.adam(1e-2), GIVEN, NEWTON])
+@pytest.mark.parametrize(
+    ("dtype", "size", "unit"),
+    [("float32", 1e20, 1.0), ("float16", 300.0, 1.0), ("float32", 1e15, 1e25)],
+)
+def test_what_overflows_is_named(rule, dtype, size, unit):
+    trained = ending_of_a_line(rule, dtype, size, unit)
+    assert trained.stopped == Stop.NON_FINITE
+    assert f"It overflows in {dtype}" in str(trained.stopped)
+
+
+def test_a_logarithm_of_0_does_not_overflow():
+    trained = ending(rules.adam(1e-2), lambda p, _: jnp.log(p), 0.0)
+    assert trained.stopped == Stop.NON_FINITE
+    assert "overflows" not in str(trained.stopped)
+
+
+def test_a_value_of_0_at_a_minimum_is_one():
+    trained = ending_of_a_line(GIVEN, "float32", 1.0)
+    assert trained.stopped == Stop.CONVERGED
+    flat = ending(rules.newton(), lambda p, _: jnp.where(p > 5, p, 0.0), 1.0)
+    assert flat.stopped == Stop.CONVERGED  # nothing moves it
+
+
+@pytest.mark.parametrize("size", [1e-50, 1e40])
+def test_data_that_the_dtype_of_jax_cannot_hold(size):
+    line = Objective(lambda p, x: p * x, losses.half_squared_error)
+    x = np.linspace(1, 2, 5)
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"numbers that float32 holds.*1\]"):
+        fit(GIVEN, line, jnp.zeros(()), (x, size * x), steps=3)
