@@ -80,14 +80,15 @@ def _vanished(job: Job, here: Snapshot) -> str | None:
         return None
     value_fn, params = _value_fn_at(job, here), here.progress.params
     value, grad = _derivatives(value_fn, params)
-    factor = _factor(value.dtype)
+    dtype = value.dtype
+    factor = _factor(dtype)
     _, magnified = _derivatives(factor * value_fn, params)
     largest = max(float(jnp.max(jnp.abs(leaf), initial=0)) for leaf in jax.tree.leaves(magnified))
     # As in `loop.judge`: at a minimum, the gradient is a small part of the largest on the way.
     is_small = largest / factor <= float(np.finfo(np.float32).eps) ** 0.5 * max(steepest)
     if value == 0 and not is_small:
         return (
-            f"The value underflows in {value.dtype}: it is 0, and its gradient is not, so that "
+            f"The value underflows in {dtype}: it is 0, and its gradient is not, so that "
             f"this is no minimum. {_UNITS}"
         )
     pairs = zip(jax.tree.leaves_with_path(grad), jax.tree.leaves(magnified), strict=True)
