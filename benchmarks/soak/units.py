@@ -127,14 +127,14 @@ def distance(tree, other):
 class Deviation(NamedTuple):
     """How far a rule's runs in other units are from its run in the first ones."""
 
-    count: int
+    tried: int
     params: float  # the largest, after a few steps
     value: float  # the largest, at the end
     endings: int  # other than the first one's
 
     def __str__(self):
         """A row of the table."""
-        return f"{self.count:6d} {self.params:12.1e} {self.value:12.1e} {self.endings:8d}"
+        return f"{self.tried:6d} {self.params:12.1e} {self.value:12.1e} {self.endings:8d}"
 
 
 def deviation(case, kind, dtype, sizes, steps=200):
