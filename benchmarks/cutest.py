@@ -172,12 +172,12 @@ def ours(rule):
     def prepared(group):
         @jax.jit
         def walk(index, params):
-            source = training.Source(1, lambda epoch: lambda position: group.value_fn(index))
+            source = training.Source(1, lambda _: lambda _: group.value_fn(index))
             start = training.start(rule, params, keep_best=False)
             progress, _ = training.advance(
                 rule,
                 source,
-                lambda progress: {},
+                lambda _: {},
                 start,
                 0,
                 limits,
