@@ -55,10 +55,9 @@ LEAST = 0.1
 RANGE = 1e16
 """How far steps are shortened, by radius or weight, and how far a radius grows."""
 
-LIGHTEST = 1e-40
-"""The least weight, in its unit: it goes by the square of a length and by a curvature, both of
-which fall by many orders. With 1e-16 four of 63 problems (HAHN1, ROSZMAN1, SISSER, VANDANMS) went
-on with steps that the weight kept short."""
+LIGHTEST = 1e-160
+"""The least weight, in its unit: it goes with curvatures over lengths, which fall by many orders.
+With 1e-16 four of 63 problems (HAHN1, ROSZMAN1, SISSER, VANDANMS) were left with short steps."""
 
 FALL, CAP = 1 / 4, 1 / 2
 """A weight that explains more than it should falls to this at first, and to its square where it
@@ -67,8 +66,8 @@ bent valleys slow ones: of 1/2, 1/4 and 1/10, squared or not, this took the fewe
 
 RISE, LEAP, BLIND = 2.0, 1000.0, 10.0
 """After a rejection the weight rises by what explains the value, from 2 to 1000 times (at most 10
-or 100 times: a fifth more steps), and where the value is not finite by 10: a step a third as long.
-"""
+times: half as many steps again), and where the value is not finite by 10: a step a third as long.
+It may always take back its last fall as well."""
 
 
 class TrustState(NamedTuple):
@@ -156,7 +155,8 @@ def cubic_newton(
         gain < 0.1          weight = explains, from 2 weight to 1000 weight
         gain > 0.9          weight = explains, from fall weight to 1/2 weight
 
-    where fall is 1/4, and the square of what it was where the weight has just fallen so far.
+    where fall is 1/4, and the square of what it was where the weight has just fallen so far; such
+    a fall is taken back where it led to a rejection.
 
     Args:
         weight: what to start from, at least 0. None starts from what makes the first step about as
@@ -247,7 +247,9 @@ def _next_weight(damping: DampingState, proposal: Proposal, accepted: Array) -> 
     # The weight that explains the value, in units of this one: value - promise + kept was told.
     kept = _kept(weight, proposal.length)
     explains = 1 + (1 - gain) * solvers.over(proposal.promise, kept)
-    more = jnp.where(jnp.isfinite(explains), jnp.clip(explains, RISE, LEAP), BLIND)
+    back = 1 / damping.growth  # after a fall, all of it; after a descent, see `damping`, as well
+    leap, blind = jnp.maximum(LEAP, back), jnp.maximum(BLIND, back)
+    more = jnp.where(jnp.isfinite(explains), jnp.clip(explains, RISE, leap), blind)
     fall = jnp.where(damping.growth < 1, damping.growth**2, FALL)
     falls = accepted & (gain > 0.9)
     less = jnp.where(falls, jnp.clip(explains, fall, CAP), 1.0)
