@@ -106,7 +106,11 @@ def newton(
         solve = _for_hessian(params) if solver is None else solver
         rhs = solvers.RightHandSide(None, updates)
         solution = solve.solve(system, rhs, now(damping, state.info.steps))
-        return solved(solution, state, params, now(learning_rate, state.info.steps))
+        # What a singular Hessian leaves out may lead downhill, and negative curvature does: at the
+        # end of such a step there may be a saddle, and no minimum is promised.
+        is_answered = (solution.residual <= 0.5) & (solution.counts.negative == 0)
+        rate = now(learning_rate, state.info.steps)
+        return solved(solution, state, params, rate, is_answered)
 
     return second_order(first_state, update)
 
@@ -126,10 +130,15 @@ def first_state(params: PyTree) -> CurvatureState:
 
 
 def solved(
-    solution: solvers.Solution, state: CurvatureState, params: PyTree, learning_rate: Scalar
+    solution: solvers.Solution,
+    state: CurvatureState,
+    params: PyTree,
+    learning_rate: Scalar,
+    is_whole: Array | bool = True,
 ) -> tuple[PyTree, CurvatureState]:
-    """The step of a solution and the state after it."""
+    """The step of a solution and the state after it; what is not whole promises nothing."""
     counts = jax.tree.map(jnp.add, state.info.counts, solution.counts)
-    outlook = outlook_like(state.info.outlook, outlook_of(params, solution))
+    whole = solution._replace(ok=solution.ok & is_whole)
+    outlook = outlook_like(state.info.outlook, outlook_of(params, whole))
     info = info_after(state.info, solution.ok, outlook=outlook, counts=counts)
     return optax.tree.scale(learning_rate, solution.step), CurvatureState(info)

@@ -131,6 +131,30 @@ def test_a_minimum_ends_training(make):
     assert str(trained.stopped).startswith("A minimum within the tolerance")
 
 
+def on_a_slope(p):
+    """Where the first is 0 it has a slope of -3 and no curvature."""
+    return -3 * p[0] + p[0] ** 3 + (p[1] - 1) ** 2
+
+
+def at_a_saddle(p):
+    """Newton's method goes to the origin, from where the second leads downhill."""
+    return p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "start"),
+    [
+        (rules.newton, on_a_slope, [0.0, 2.0]),
+        (rules.saddle_free_newton, on_a_slope, [0.0, 2.0]),
+        (rules.newton, at_a_saddle, [1.0, 0.1]),
+    ],
+)
+def test_no_minimum_is_claimed_where_newton_stands_still(make, value, start):
+    trained = fit(make(), value, jnp.array(start), steps=20)
+    assert trained.stopped == Stop.BUDGET
+    np.testing.assert_allclose(trained.params, [0, 1 if value is on_a_slope else 0], atol=1e-9)
+
+
 def test_gradient_descent_ends_where_it_arrived():
     trained = ending(optax.sgd(2e-3), valley, [1.2, 1.0], steps=20_000)
     assert trained.stopped == Stop.CONVERGED
