@@ -305,7 +305,8 @@ def _rule(method: _Method, arguments: _Arguments) -> optax.GradientTransformatio
     def init(params: PyTree) -> TrustState:
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
-        return TrustState(DampingState(zero, zero + 1, zero, zero), no_info(dtype, outlook=True))
+        damping = DampingState(zero, zero + 1, zero, zero).unjudged()
+        return TrustState(damping, no_info(dtype, outlook=True))
 
     def update(
         updates: PyTree,

@@ -51,7 +51,7 @@ def account(here: Snapshot) -> str:
     """The last value, the relative gradient, and the steps, as a sentence."""
     progress, values = here.progress, here.history.value
     steps = f"{here.steps} step{'' if here.steps == 1 else 's'}"
-    accepted, rejected = (_total(progress.state, name) for name in ("accepted", "rejected"))
+    accepted, rejected = (total(progress.state, name) for name in ("accepted", "rejected"))
     if accepted is not None and rejected is not None:
         steps += f" ({accepted} accepted, {rejected} rejected)"
     if not len(values):
@@ -170,7 +170,7 @@ def _is_finite_forward(value_fn: Any, params: PyTree) -> bool:
     return bool(jnp.isfinite(_slope_forward(value_fn, params)))
 
 
-def _total(state: PyTree, name: str) -> int | None:
+def total(state: PyTree, name: str) -> int | None:
     """The sum of a counter over the `Info`s in a rule's state; None where there is none."""
     numbers = [int(value) for owner, value in fields_of(state, name) if owner == "Info"]
     return sum(numbers) if numbers else None

@@ -14,6 +14,7 @@ from jaxtyping import Array, Key, PyTree
 from fnn import devices
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
+from fnn.training.convexity import warn_of_negative_curvature
 from fnn.training.leaves import leaves_by_path
 from fnn.training.loop import History, Limits, Progress, has_outlook
 from fnn.training.mistakes import require_labels, require_prepared, warn_of_mistakes
@@ -164,6 +165,10 @@ def _checked(request: Request) -> Request:
     _require_range(given)
     if isinstance(objective, Objective):
         _require_meaning(request, objective)
+        if not is_stream(data):
+            data = objective.on(data)
+    if isinstance(data, ValueFunction):
+        warn_of_negative_curvature(request.rule, data, request.params)
     return request
 
 

@@ -301,7 +301,8 @@ def test_without_curvature_the_step_is_downhill_and_one_parameter_is_enough(make
     xs, states = walk(make(), jnp.ones(2), lambda p: jnp.sum(0 * p), steps=2)
     close(xs, 1.0)
     assert states.info.accepted[-1] == 0
-    close(walk(rules.saddle_free_newton(), jnp.array(1.0), slope)[0], 1.0)
+    # Without any curvature it is gradient descent.
+    close(walk(rules.saddle_free_newton(), jnp.array(1.0), slope)[0], -2.0)
 
 
 @pytest.mark.parametrize("make", EVERY)

@@ -187,6 +187,70 @@ def test_a_saddle_is_no_minimum(make):
     np.testing.assert_allclose(np.abs(trained.params), [0.0, 2**0.5], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.newton(),
+        rules.newton(damping=0.1),
+        rules.saddle_free_newton(),
+        rules.saddle_free_newton(subspace=2),
+        rules.searched(rules.newton()),
+        rules.searched(rules.saddle_free_newton()),
+        rules.trust_region_newton(),
+        rules.cubic_newton(),
+    ],
+)
+def test_a_slope_without_curvature_is_gone_down(rule):
+    """At the start the Hessian is diag(0, 2), and the gradient (-3, 2)."""
+    trained = fit(
+        rule, lambda p: p[0] ** 3 - 3 * p[0] + (p[1] - 1) ** 2, jnp.array([0.0, 2.0]), steps=50
+    )
+    assert trained.stopped == Stop.CONVERGED
+    assert len(trained.history.value) < 15
+    np.testing.assert_allclose(trained.params, [1.0, 1.0], atol=1e-6)
+
+
+def test_no_minimum_is_claimed_by_what_says_nothing_of_the_slope():
+    """Newton's saddle, and an undamped Gauss-Newton method on the arm of a loss."""
+    with pytest.warns(UserWarning, match="the value rose"):
+        saddle = fit(rules.newton(), lambda p: p**4 - p**2, jnp.array(0.1), steps=20)
+    assert abs(saddle.params) < 1e-12
+    line = Objective(lambda p, x: p * x, losses.huber(0.1))
+    arm = fit(rules.gauss_newton(), line, jnp.array(5.0), (jnp.ones(1), jnp.zeros(1)), steps=5)
+    for trained in (saddle, arm):
+        assert trained.stopped == Stop.BUDGET
+        assert "minimum" not in str(trained.stopped)
+
+
+@pytest.mark.parametrize(
+    ("rule", "after"),
+    [
+        (rules.levenberg_marquardt(), optax.keep_params_nonnegative()),
+        (rules.levenberg_marquardt(trials=3), optax.scale(0.5)),
+        (rules.levenberg_marquardt(), optax.clip(0.05)),
+        (rules.levenberg_marquardt(), optax.ema(0.5)),
+        (rules.trust_region_newton(), optax.scale(0.5)),
+        (rules.hessian_free(), optax.scale(0.5)),
+    ],
+)
+def test_a_step_that_was_changed_after_it_was_judged_teaches_nothing(rule, after):
+    """The minimum lies at (1, -1); without a change the damping falls at every step."""
+
+    def bend(p, _):
+        return jnp.array([p[0] + 0.1 * p[0] ** 2 - 1.1, 1 + p[1] + 0.1 * p[0] * (p[1] + 1)])
+
+    with pytest.warns(UserWarning, match=r"were changed before they were taken.*Try"):
+        changed = ending(optax.chain(rule, after), bend, [3.0, 2.0], steps=12)
+    own = changed.state[0]
+    assert int(own.info.changed) >= 4
+    if not int(own.info.rejected) and int(own.info.changed) == int(own.info.accepted) - 1:
+        once = ending(optax.chain(rule, after), bend, [3.0, 2.0], steps=1).state[0]
+        assert own.damping.verdict.before[0] == once.damping.verdict.before[0]
+    plain = ending(rule, bend, [3.0, 2.0], steps=12)  # no word
+    assert int(plain.state.info.changed) == 0
+    assert plain.stopped == Stop.CONVERGED
+
+
 @pytest.mark.parametrize("exponent", [-12, -6, 0, 6, 12])
 def test_endings_do_not_depend_on_units(exponent):
     """Parameters and values in units of 10^k: the same steps, the same ending."""
