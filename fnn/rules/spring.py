@@ -184,7 +184,7 @@ def _rounded(params: PyTree, updates: PyTree, untaken: PyTree) -> tuple[PyTree, 
         return jax.lax.reduce_precision(number, kind.nexp, kind.nmant)
 
     def whole(update: Array, rest: Array) -> Array:
-        return wide(update) + rest
+        return (wide(update) + rest).astype(rest.dtype)  # rates may be wider
 
     def left(leaf: Array, wanted: Array) -> Array:
         before = wide(leaf)
