@@ -11,14 +11,14 @@ The problems are those of `sif2jax`, in float64, at their own sizes, as far as t
     unconstrained   what is not such a system in another guise: our rules for Hessians and our
                     quasi-Newton rules, beside scipy's `minimize`
 
-Ours run in a compiled loop until their state says that no step lowers the value, which `fit` calls
-a minimum; theirs with compiled exact derivatives; all of them for at most `STEPS` steps (of theirs,
-evaluations). One definition serves all. With f the value (half the sum of squares), f* the least
-value that anybody reached and f0 that of the start, a run is
+Ours run in the loop of `fnn.fit`, with its judge and its tolerance for full batches, and end as it
+would say; theirs with compiled exact derivatives; all of them after at most `STEPS` steps (of
+theirs, evaluations). One definition serves all. With f the value (half the sum of squares), f* the
+least value that anybody reached and f0 that of the start, a run is
 
     lowest      where   f - f* <= 1e-6 |f*| + 1e-12 |f0 - f*|
     solved      where it is lowest, or   max_j |g_j| / sqrt(2 |f| C_jj) <= 1e-5
-    false       where it says that no step lowers the value and is not solved.
+    false       where it ended as `Stop.CONVERGED`, at a minimum, and is not solved.
 
 C is J^T J for sums of squares, so that the ratio is MINPACK's cosine of the angle between the
 residuals and a column of J, and the Hessian for other functions. Gradient and curvature at the end
@@ -50,7 +50,7 @@ import sif2jax
 from jax.flatten_util import ravel_pytree
 
 import fnn
-from fnn import rules
+from fnn import rules, training
 
 STEPS, VARIABLES, RESIDUALS = 1000, 100, 300
 NEAR, OF_START, FLAT = 1e-6, 1e-12, 1e-5
@@ -166,41 +166,34 @@ def grouped(cases, is_system):
 
 
 def ours(rule):
-    """One of our rules, or optax's, in the loop of `fnn.fit`."""
+    """One of our rules, or optax's, as `fnn.fit` goes and ends on a full batch."""
+    limits = training.Limits(steps=STEPS, rounds=STEPS, tolerance=float(jnp.finfo(float).eps))
 
     def prepared(group):
         @jax.jit
         def walk(index, params):
-            value_fn = group.value_fn(index)
-
-            def step(carry):
-                params, state, steps = carry
-                value, grad = jax.value_and_grad(value_fn)(params)
-                given = {"value": value, "grad": grad, "value_fn": value_fn}
-                updates, state = rule.update(grad, state, params, **given)
-                return optax.apply_updates(params, updates), state, steps + 1
-
-            def is_going(carry):
-                params, state, steps = carry
-                return (steps < STEPS) & ~is_stalled(state) & jnp.all(jnp.isfinite(params))
-
-            params, state, steps = jax.lax.while_loop(
-                is_going, step, (params, rule.init(params), 0)
+            source = training.Source(1, lambda _: lambda _: group.value_fn(index))
+            start = training.start(rule, params, keep_best=False)
+            progress, _ = training.advance(
+                rule,
+                source,
+                lambda _: {},
+                start,
+                0,
+                limits,
+                round_end=lambda number: number + 1,
+                capacity=(STEPS, STEPS),
             )
-            return params, steps, is_stalled(state)
+            return progress.params, progress.step, progress.stopped
 
         def run(index):
-            params, steps, stalled = walk(index, jnp.asarray(group.cases[index].start))
-            return End(params, int(steps), "minimum" if stalled else "steps")
+            params, steps, stopped = walk(index, jnp.asarray(group.cases[index].start))
+            stop = training.Stop(int(stopped))
+            return End(params, int(steps), "BUDGET" if stop == training.Stop.RUNNING else stop.name)
 
         return run
 
     return prepared
-
-
-def is_stalled(state):
-    """Whether a rule says that no step lowers the value, which `fit` calls a minimum."""
-    return jnp.asarray(optax.tree.get(state, "stalled", False))
 
 
 def scipy_least_squares(method):
@@ -319,7 +312,7 @@ def compared(rows, first):
         excess = row["value"] - least
         row["lowest"] = bool(excess <= NEAR * abs(least) + OF_START * abs(first - least))
         row["solved"] = bool(row["lowest"] or row["ratio"] <= FLAT)
-        row["false"] = row["stop"] == "minimum" and not row["solved"]
+        row["false"] = row["stop"] == training.Stop.CONVERGED.name and not row["solved"]
     return rows
 
 
@@ -370,12 +363,12 @@ def main(chosen):
     """Prints the tables and writes the JSON."""
     path = Path(__file__).parent / "results" / "cutest-cpu.json"
     report = json.loads(path.read_text()) if chosen and path.exists() else {}
-    packages = ("fnn", "jax", "jaxlib", "optax", "numpy", "scipy", "sif2jax")
+    packages = ("jax", "jaxlib", "optax", "numpy", "scipy", "sif2jax")
     report |= {
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {"fnn": fnn.__version__} | {name: metadata.version(name) for name in packages},
     }
     for name, (cases, entries) in SECTIONS.items():
         if chosen and name not in chosen:

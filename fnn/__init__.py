@@ -21,6 +21,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     flops                       what a program costs
     programs branches           jaxprs: read, counted, metered; work that is seldom due
     interned names dtypes       equal calls as one object; names; dtypes of several numbers
+    arrays foreign              what is no array, and no pure function, and what to try
     requirements locks version  extras that are not installed; files of one process; this release
 
 `import fnn` is enough: a module is imported when it is first asked for, `fnn.exchange.save`. What

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree, Scalar
 
-from fnn import devices
+from fnn import devices, foreign
 from fnn.dtypes import wide
 from fnn.names import EXAMPLES, SCOPE
 
@@ -149,7 +149,12 @@ class Block:
             The outputs; of a complex residual its real and its imaginary part.
         """
         with jax.named_scope(SCOPE):
-            outputs = self.model(params, x) if key is None else self.model(params, x, key=key)
+            try:
+                outputs = self.model(params, x) if key is None else self.model(params, x, key=key)
+            except Exception as error:
+                if better := foreign.model_error(error, x):
+                    raise better from error
+                raise
             return jax.tree.map(_real, outputs) if self.loss is None else outputs
 
     def judge(self, outputs: PyTree, target: PyTree) -> Scalar:
@@ -168,7 +173,12 @@ class Block:
         if self.loss is None:
             squares = [jnp.sum(jnp.square(r)) for r in jax.tree.leaves(outputs)]
             return 0.5 * functools.reduce(operator.add, squares)
-        value = self.loss(outputs, target)
+        try:
+            value = self.loss(outputs, target)
+        except Exception as error:
+            if better := foreign.loss_error(error, outputs, target):
+                raise better from error
+            raise
         if jnp.shape(value) != ():
             raise ValueError(
                 "Objective: expected the loss of one example to be a scalar, "
@@ -265,9 +275,11 @@ def count_examples(inputs: PyTree, targets: PyTree) -> int:
         )
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+        is_list = isinstance(inputs, list) or isinstance(targets, list)
         raise ValueError(
             f"Objective: expected the same number of examples everywhere, got {listed}; try the "
             "examples along the first axis of each"
+            f"{', and np.stack in place of a list' if is_list else ''}"
         )
     n = next(iter(lengths.values()))
     if n == 0:

@@ -50,6 +50,7 @@ __all__ = [
     "Sampler",
     "curvature",
     "half_squared_error",
+    "has_factor",
     "hinge",
     "huber",
     "is_complete",
@@ -133,7 +134,8 @@ def curvature(loss: Callable[..., Array]) -> Factor:
     Derived from the Hessian V diag(lambda) V^T and the gradient g: B = V sqrt(lambda), and
     s = (V / sqrt(lambda))^T g. Where lambda is below K eps times the largest, or negative, column
     and entry are zero: that part of the gradient is left to g - B s. So B B^T is the Hessian of a
-    loss convex in the outputs, and the nearest positive semi-definite matrix for any other.
+    loss convex in the outputs, and the nearest positive semi-definite matrix for any other (of
+    which `fit` warns).
 
     Args:
         loss: `loss(outputs, target) -> scalar` of one example, twice differentiable by JAX; the
@@ -154,6 +156,23 @@ def curvature(loss: Callable[..., Array]) -> Factor:
     """
     factor, *_ = _attached(loss)
     return factor or partial(_derived_factor, loss)
+
+
+def has_factor(loss: Callable[..., Array]) -> bool:
+    """Whether the factor of a loss is attached to it, and not derived.
+
+    Args:
+        loss: `loss(outputs, target) -> scalar` of one example.
+
+    Returns:
+        True or False.
+
+    Example:
+        >>> has_factor(hinge), has_factor(lambda outputs, target: (outputs - target) ** 4)
+        (True, False)
+    """
+    factor, *_ = _attached(loss)
+    return factor is not None
 
 
 def is_complete(loss: Callable[..., Array]) -> bool:

@@ -31,6 +31,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree, Scalar
 
+from fnn.arrays import as_arrays
 from fnn.batches import Block as Block
 from fnn.batches import Loss as Loss
 from fnn.batches import Model as Model
@@ -104,7 +105,8 @@ class Objective:
 
         Args:
             data: `(inputs, targets)`, trees of arrays whose first axis counts the examples; for an
-                objective without a loss, the inputs alone.
+                objective without a loss, the inputs alone. A TypeError refuses what is no array of
+                numbers, a nested list for one, which JAX takes for a tree.
             weights: w >= 0 of each example, not all 0; the mean is sum(w l) / sum(w). Weight 2 is
                 an example given twice. Weight 0 is padding, whatever it holds: another example is
                 evaluated in its place.
@@ -123,6 +125,8 @@ class Objective:
                 `chunk` is not positive.
         """
         inputs, targets = self._split(data)
+        inputs = as_arrays("Objective.on", "inputs", inputs)
+        targets = as_arrays("Objective.on", "targets", targets)
         n = count_examples(inputs, targets)
         if chunk is not None and chunk < 1:
             raise ValueError(
@@ -146,6 +150,7 @@ class Objective:
         Returns:
             The outputs, stacked along a first axis.
         """
+        inputs = as_arrays("Objective.outputs", "inputs", inputs)
         count_examples(inputs, None)
         return jax.vmap(lambda x: self.model(params, x), axis_name=EXAMPLES)(inputs)
 

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(fnn.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PRIVATE = {
+    "arrays",
+    "foreign",
     "dtypes",
     "interned",
     "names",

@@ -90,7 +90,7 @@ STRUCTURE = curvature.structure(MODEL.apply, start(), jnp.zeros(2))
     "rule",
     [
         rules.levenberg_marquardt(),
-        rules.spring(0.1, damping=1e-4),
+        rules.spring(0.1, damping=1e-4, max_norm=None),
         rules.searched(rules.gauss_newton(damping=1e-6)),
         rules.kfac(STRUCTURE),
         rules.ekfac(STRUCTURE),

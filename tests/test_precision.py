@@ -96,6 +96,44 @@ def test_it_trains_as_in_single_precision(rule):
     assert half.history.value[-1] < 0.7 * half.history.value[0]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_spring_takes_later_what_rounding_keeps_from_half_precision(dtype):
+    """Each update alone is below half a rounding of the parameter."""
+    value_fn = Objective(lambda w, x: w - x).on(jnp.full(1, 2, dtype))
+    rule = rules.spring(3e-4, 0.0, 0.0, None)
+
+    @jax.jit
+    def reached(w):
+        def one(_, carry):
+            w, state = carry
+            grad = jax.grad(value_fn)(w)
+            updates, state = rule.update(grad, state, w, grad=grad, value_fn=value_fn)
+            return optax.apply_updates(w, updates), state
+
+        return jax.lax.fori_loop(0, 1000, one, (w, rule.init(w)))[0]
+
+    w = reached(jnp.ones((), dtype))
+    assert w.dtype == dtype
+    np.testing.assert_allclose(float(w), 2 - np.exp(-0.3), atol=4e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("rule", "reached"), [(rules.spring(0.1), 4e-3), (rules.gauss_newton(damping=1e-2), 2e-3)]
+)
+def test_in_half_precision_no_value_rises_above_its_start(rule, reached, dtype):
+    """Single precision reaches 5e-5 and 2e-4; eight bits of outputs of order 1 allow some 1e-3."""
+
+    def half(tree):
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+    trained = fit(rule, WIDE, half(PARAMS), half((INPUTS, TARGETS)), steps=200)
+    values = np.asarray(trained.history.value, float)
+    assert dtypes(trained.params) == {dtype}
+    assert np.max(values) < 1.02 * values[0]
+    assert np.min(values) < reached
+
+
 def step(policy, solver, damping=1e-2):
     value_fn = objective(policy).on((INPUTS, TARGETS))
     rule = rules.gauss_newton(damping=damping, solver=solver)

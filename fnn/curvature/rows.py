@@ -187,7 +187,11 @@ def source_of(term: Term, params: PyTree) -> Source | None:
             )
     _, unravel = ravel_pytree(jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), outputs))
     targets = source.first_part.targets
-    _, slopes = jax.eval_shape(jax.vmap(factor_of(block)), outputs, targets)
+    try:
+        _, slopes = jax.eval_shape(jax.vmap(factor_of(block)), outputs, targets)
+    except Exception:
+        jax.eval_shape(jax.vmap(block.judge), outputs, targets)  # says better what is wrong
+        raise
     if 0 in slopes.shape:
         return None
     if block.weights is not None:

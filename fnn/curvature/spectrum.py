@@ -337,15 +337,16 @@ def classify(
     steps: int = 64,
     still: float | Scalar = 1e-3,
     flat: float | Scalar = 1e-6,
+    reach: float | Scalar = 1.0,
     memory_budget: int = 2**30,
 ) -> Point:
     """The kind of point that the parameters are: minimum, saddle, maximum, plateau or slope.
 
-    Lengths are measured by `reach`, which is |params| or 1, whichever is more.
+    Lengths are measured by |params| or by `reach`, whichever is more.
 
-    - On a plateau the function changes within reach by no more than `still` times its value, as far
-      as gradient and curvature tell.
-    - On a slope the point is farther than `still` times the reach from where the gradient, at the
+    - On a plateau the function changes within that length by no more than `still` times its value,
+      as far as gradient and curvature tell.
+    - On a slope the point is farther than `still` times that length from where the gradient, at the
       largest curvature, would vanish.
     - Elsewhere the signs of the curvatures decide; those below `flat` times the largest count as 0.
 
@@ -357,7 +358,11 @@ def classify(
             directions that it found, and at least so many lead down.
         still: the relative size below which a change is none, at least 0.
         flat: the relative size below which a curvature is none, at least 0.
+        reach: a length that is not small where the parameters are near the origin, above 0.
         memory_budget: bytes that the products made at once may take.
+
+    Units:
+        `reach` is params: 1e-9 where parameters are of 1e-9.
 
     Returns:
         The point.
@@ -378,7 +383,7 @@ def classify(
     values, _ = _eigen(matrix)
     value, slope = wide(operator.value), jnp.linalg.norm(vector)
     largest = jnp.max(jnp.abs(values))
-    reach = jnp.maximum(1.0, jnp.linalg.norm(ravel_pytree(jax.tree.map(wide, params))[0]))
+    reach = jnp.maximum(reach, jnp.linalg.norm(ravel_pytree(jax.tree.map(wide, params))[0]))
     rounding = vector.size * jnp.finfo(values.dtype).eps
     cut = largest * jnp.maximum(flat, rounding)
     down, up = jnp.sum(values < -cut), jnp.sum(values > cut)

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from fnn.arrays import as_arrays
 from fnn.dtypes import widest
 from fnn.layers.layer import (
     Layer,
@@ -286,7 +287,8 @@ def calibrate(model: Layer, params: PyTree, inputs: PyTree) -> PyTree:
         model: the layer; a TypeError refuses one that hides a `batch_norm` in a part without
             `through`.
         params: its parameters.
-        inputs: a batch of examples along the first axis, as many as memory lets through at once.
+        inputs: a batch of examples along the first axis, as many as memory lets through at once;
+            a TypeError refuses what is no array of numbers.
 
     Returns:
         Parameters of the same structure, shapes and dtypes.
@@ -307,6 +309,7 @@ def calibrate(model: Layer, params: PyTree, inputs: PyTree) -> PyTree:
     require_layers("calibrate", model)
     if (0,) in {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}:
         raise ValueError("calibrate: expected at least one example, got an empty batch")
+    inputs = as_arrays("calibrate", "inputs", inputs)
 
     def visit(layer: Layer, params: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         if layer.through is not None:

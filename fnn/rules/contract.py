@@ -322,7 +322,7 @@ def _require_trainable(params: PyTree, leaves: type) -> None:
     """Require leaves of a kind of dtype: `inexact`, or `floating` where complex has no meaning."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", type(leaf))
-        if not jnp.issubdtype(dtype, leaves):
+        if not (isinstance(dtype, np.dtype | type) and jnp.issubdtype(dtype, leaves)):
             raise TypeError(
                 f"init: expected parameters of {leaves.__name__} dtype, got "
                 f"{getattr(dtype, '__name__', dtype)} at {_name(path)}; try to cast it, to keep it "

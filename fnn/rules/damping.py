@@ -36,6 +36,7 @@ from fnn.rules.contract import Scalar, require_within
 __all__ = [
     "Damping",
     "DampingState",
+    "Verdict",
     "constant",
     "descended_damping",
     "first_damping",
@@ -48,6 +49,20 @@ __all__ = [
 __dir__ = __all__.copy
 
 
+class Verdict(NamedTuple):
+    """What a rule remembers of the last step that it accepted, to see whether it was taken.
+
+    Attributes:
+        before: Value, growth and failed of the damping that proposed the step.
+        mark: A number by which the parameters are told that the step led to.
+        is_known: Whether there was one in the last update.
+    """
+
+    before: tuple
+    mark: Float[Array, ""]
+    is_known: Bool[Array, ""]
+
+
 class DampingState(NamedTuple):
     """What a rule remembers of its damping; of a trust region, of the radius or the weight.
 
@@ -57,12 +72,21 @@ class DampingState(NamedTuple):
         unit: What its bounds are measured in; 0 until a finite one is measured.
         failed: The damping of the last step that promised a visible decrease and was rejected; 0
             after an accepted step, None for a rule that does not ask.
+        verdict: On the last step that was accepted.
     """
 
     value: Float[Array, ""]
     growth: Any  # a number or None
     unit: Float[Array, ""]
     failed: Any = None  # a number or None
+    verdict: Any = None  # a Verdict in the state of a rule
+
+    def unjudged(self) -> "DampingState":
+        """The same damping with no step behind it."""
+        verdict = Verdict(
+            (self.value, self.growth, self.failed), jnp.zeros_like(self.value), jnp.zeros((), bool)
+        )
+        return self._replace(verdict=verdict)
 
 
 class Damping(NamedTuple):

@@ -37,6 +37,9 @@ from fnn.rules.contract import (
 )
 from fnn.rules.newton import CurvatureState, first_state, solved
 
+UNREACHED = 1e-3
+"""The share of the gradient that a step may leave out and still tell what is left to gain."""
+
 
 @interned_rule
 def gauss_newton(
@@ -98,7 +101,10 @@ def gauss_newton(
         del extra_args
         _, system, rhs = quadratic(value_fn, params, updates, grad, memory_budget)
         solution = solve.solve(system, rhs, now(damping, state.info.steps))
-        return solved(solution, state, params, now(learning_rate, state.info.steps))
+        is_told = jnp.ones((), bool)
+        if rhs.h is not None:  # of which an undamped step leaves out what the rows do not reach
+            is_told = (solution.counts.eigen == 0) | (solution.residual < UNREACHED)
+        return solved(solution, is_told, state, params, now(learning_rate, state.info.steps))
 
     return second_order(first_state, update)
 

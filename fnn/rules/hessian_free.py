@@ -170,7 +170,7 @@ def _init(params: PyTree) -> HessianFreeState:
     dtype = state_dtype(params)
     zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
     return HessianFreeState(
-        damping=DampingState(zero, zero, zero),
+        damping=DampingState(zero, zero, zero).unjudged(),
         last=optax.tree.zeros_like(params),
         products=count,
         evaluations=count,

@@ -110,9 +110,9 @@ def levenberg_marquardt(
     others: the value is judged on the batch at hand, before and after.
 
     The value before the step comes from the same pass through the model as the curvature; `value`
-    is not read, and `grad` only to see whether `updates` are it (see `gauss_newton`). Whatever
-    changes the update after the rule (a learning rate, a mask) makes the gain ratio a statement
-    about another step.
+    is not read, and `grad` only to see whether `updates` are it (see `gauss_newton`). Where
+    something changes the update after the rule (a learning rate, bounds, noise), the gain ratio is
+    that of a step which was not taken, and the damping does not follow it (see `trials`).
 
     Args:
         damping: what to start from, at least 0, used as given. None starts from tau = 1e-3 (the
@@ -233,7 +233,7 @@ def first_state(method: Method, params: PyTree) -> LevenbergMarquardtState:
     zero = jnp.zeros((), dtype)
     scale = None if method.scaling.scale is None else jax.tree.map(_wide_zeros, params)
     # A unit of 0 is not measured yet.
-    damping = DampingState(value=zero, growth=zero, unit=zero, failed=zero)
+    damping = DampingState(value=zero, growth=zero, unit=zero, failed=zero).unjudged()
     return LevenbergMarquardtState(damping, scale, no_info(dtype, outlook=True))
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from fnn import solvers
 from fnn.curvature import hessian_system
@@ -58,7 +58,11 @@ def newton(
 
     H is the Hessian of `value_fn`, any function of the parameters. Undamped, the step leads to the
     stationary point of the quadratic model, be it a minimum, a saddle or a maximum: close to a
-    saddle Newton's method converges to it.
+    saddle Newton's method converges to it. Where the Hessian is singular and the gradient has a
+    slope along directions without curvature, the model has no stationary point: along these the
+    step is that of gradient descent, with the largest curvatures in the place of none (see
+    `solvers.primal`; conjugate gradients reject such a step). `searched(newton())` looks how far
+    it leads downhill.
 
     Args:
         learning_rate: 1 is the whole step; at least 0; or a schedule.
@@ -106,7 +110,10 @@ def newton(
         solve = _for_hessian(params) if solver is None else solver
         rhs = solvers.RightHandSide(None, updates)
         solution = solve.solve(system, rhs, now(damping, state.info.steps))
-        return solved(solution, state, params, now(learning_rate, state.info.steps))
+        # What a singular Hessian leaves out may lead downhill, and negative curvature does: at the
+        # end of such a step there may be a saddle, and no minimum is promised.
+        is_told = (solution.residual <= 0.5) & (solution.counts.negative == 0)
+        return solved(solution, is_told, state, params, now(learning_rate, state.info.steps))
 
     return second_order(first_state, update)
 
@@ -126,10 +133,15 @@ def first_state(params: PyTree) -> CurvatureState:
 
 
 def solved(
-    solution: solvers.Solution, state: CurvatureState, params: PyTree, learning_rate: Scalar
+    solution: solvers.Solution,
+    is_told: Bool[Array, ""],
+    state: CurvatureState,
+    params: PyTree,
+    learning_rate: Scalar,
 ) -> tuple[PyTree, CurvatureState]:
-    """The step of a solution and the state after it."""
+    """The step of a solution, which may tell what is left to gain, and the state after it."""
     counts = jax.tree.map(jnp.add, state.info.counts, solution.counts)
-    outlook = outlook_like(state.info.outlook, outlook_of(params, solution))
+    outlook = outlook_of(params, solution._replace(ok=solution.ok & is_told))
+    outlook = outlook_like(state.info.outlook, outlook)
     info = info_after(state.info, solution.ok, outlook=outlook, counts=counts)
     return optax.tree.scale(learning_rate, solution.step), CurvatureState(info)

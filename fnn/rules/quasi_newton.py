@@ -13,7 +13,8 @@ parameters.
 
 A search that does not lower the value is a rejected step: the update is zero, and the next one
 starts over from the identity. If that is rejected too, `info.stalled` says so: along the very
-gradient no step lowers the value, up to rounding.
+gradient no step lowers the value, up to rounding. What a matrix promises counts, in `info.outlook`,
+where at least half of the gradient was gone at the end of its step, as it had promised, too.
 """
 
 import functools
@@ -274,7 +275,11 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
         accepted = is_lower(search.value, before) & jnp.any(start + step != start)
         is_finite = jnp.isfinite(before) & jnp.all(jnp.isfinite(asked))
         downhill = -_dot(slope, direction)  # the learned model is the identity along its own step
-        is_told = is_finite & (~state.is_new | (downhill == 0))
+        # A matrix that was right has hardly any gradient left at the end of its own step. One that
+        # has not learned a direction (it is the inverse of the largest curvature there) promises
+        # nothing along it.
+        is_right = ~state.is_new & (2 * jnp.linalg.norm(search.whole) <= jnp.linalg.norm(slope))
+        is_told = is_finite & (is_right | (downhill == 0))
         outlook = outlook_along(params, unravel(direction), downhill, downhill, is_told)
         info = info_after(
             state.info,

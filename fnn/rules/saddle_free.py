@@ -19,7 +19,9 @@ def saddle_free_newton(
     |H| has the eigenvectors of the Hessian and the absolute values of its eigenvalues. Where the
     curvature is positive the step is Newton's; where it is negative, Newton's turned around: away
     from a saddle, the distance doubling in every step. It is taken whether or not it lowers the
-    value; where a curvature changes its sign it can be long, and damping shortens it.
+    value; where a curvature changes its sign it can be long, and damping shortens it. Where a
+    curvature is 0 up to rounding and nothing dampens it, the step is that of gradient descent, with
+    the largest curvatures in the place of none (see `solvers.absolute`).
 
     Args:
         learning_rate: 1 is the whole step; at least 0; or a schedule.

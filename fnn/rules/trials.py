@@ -6,6 +6,12 @@
 
 All rules that look before they step share this loop. They differ in what they propose and in how
 their damping follows the gain ratio. What came of all this stands in the `Info` of their states.
+
+A rule sees no more than its own step. What follows it in a chain, or wraps it, may change the step
+after it was judged: bounds (`optax.keep_params_nonnegative`), a factor, noise. The next update sees
+by the parameters that they are not those that the accepted step led to, counts it in
+`info.changed`, and takes the damping from before that step: nothing was learned about it. Only
+rejections, which say that a step was too long, then move the damping.
 """
 
 import functools
@@ -18,8 +24,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
-from fnn.dtypes import widest
-from fnn.rules.damping import Damping, DampingState
+from fnn.dtypes import wide, widest
+from fnn.rules.damping import Damping, DampingState, Verdict
 
 VISIBLE = 16
 """A promise is visible above so many roundings of the value, which is a sum and has several."""
@@ -49,6 +55,8 @@ class Info(NamedTuple):
             that does not look.
         gain: Gain ratio of the last trial, the decrease that came over the decrease that the model
             promised; 0 where nothing was compared, None for a rule without one.
+        changed: Accepted steps that the next update found not to be those that were taken; None for
+            a rule without a gain ratio.
         stalled: Whether the rule cannot go on: no step that it knows of lowers the value.
         outlook: What its model still promised; infinite where it promised without bound, and None
             for a rule that does not know.
@@ -60,6 +68,7 @@ class Info(NamedTuple):
     rejected: Int[Array, ""]
     value: Any  # a number or None
     gain: Any  # a number or None
+    changed: Any  # a count or None
     stalled: Bool[Array, ""]
     outlook: Outlook | None
     counts: solvers.Counts | None
@@ -97,10 +106,12 @@ class Policy(NamedTuple):
         update: `(damping, proposal, accepted, value) -> damping` after a trial, `value` being that
             of the start.
         is_spent: `damping -> ` whether no further trial is worth its price.
+        follows: Whether the damping follows them at all.
     """
 
     update: Callable[[DampingState, Proposal, Array, Array], DampingState]
     is_spent: Callable[[DampingState], Bool[Array, ""]]
+    follows: bool = True
 
 
 def by_gain(policy: Damping) -> Policy:
@@ -113,7 +124,7 @@ def by_gain(policy: Damping) -> Policy:
             return policy.update(damping, proposal.gain, accepted)
         return policy.update(damping, proposal.gain, accepted, is_visible(proposal.promise, value))
 
-    return Policy(update, policy.is_spent)
+    return Policy(update, policy.is_spent, policy.shrink is not None)
 
 
 class Trial(NamedTuple):
@@ -128,6 +139,7 @@ class Trial(NamedTuple):
         trials: How many there were in the update.
         counts: What the solver did, ever.
         outlook: The least of the update's trials; further trials are more damped and see less.
+        changed: Whether the step before was changed after it was accepted.
     """
 
     step: PyTree
@@ -138,6 +150,7 @@ class Trial(NamedTuple):
     trials: Int[Array, ""]
     counts: solvers.Counts | None
     outlook: Outlook
+    changed: Bool[Array, ""]
 
 
 def first_accepted(
@@ -157,15 +170,22 @@ def first_accepted(
     def undecided(last: Trial) -> Array:
         return ~last.accepted & (last.trials < most) & ~policy.is_spent(last.damping)
 
+    changed = was_changed(damping.verdict, params)
+    if policy.follows:
+        value_of, growth, failed = damping.verdict.before
+        unlearned = damping._replace(value=value_of, growth=growth, failed=failed)
+        damping = jax.tree.map(lambda a, b: jnp.where(changed, a, b), unlearned, damping)
+    none = damping.verdict._replace(is_known=jnp.zeros((), bool))
     start = Trial(
         step=optax.tree.zeros_like(params),
         value=value,
         gain=jnp.zeros_like(value),
         accepted=jnp.zeros((), bool),
-        damping=damping,
+        damping=damping._replace(verdict=none),
         trials=jnp.zeros((), jnp.int32),
         counts=counts,
         outlook=no_outlook(value.dtype),
+        changed=changed,
     )
     return attempt(start) if most == 1 else jax.lax.while_loop(undecided, attempt, start)
 
@@ -174,24 +194,55 @@ def judge(
     proposal: Proposal, policy: Policy, params: PyTree, value: Float[Array, ""], last: Trial
 ) -> Trial:
     """The trial after the last one."""
-    accepted, reached = proposal.ok, value
+    accepted, reached, verdict = proposal.ok, value, last.damping.verdict
     if proposal.value is not None:
         after = optax.apply_updates(params, proposal.step)
         accepted &= is_lower(proposal.value, value) & differ(after, params)
         reached = jnp.where(accepted, proposal.value, value)
+        verdict = _verdict(last.damping, after, accepted)
     counts = last.counts
     if counts is not None:
         counts = jax.tree.map(jnp.add, counts, proposal.counts)
+    damping = policy.update(last.damping, proposal, accepted, value)
     return Trial(
         step=where_accepted(accepted, proposal.step),
         value=reached,
         gain=proposal.gain,
         accepted=accepted,
-        damping=policy.update(last.damping, proposal, accepted, value),
+        damping=damping._replace(verdict=verdict),
         trials=last.trials + 1,
         counts=counts,
         outlook=_nearer(last.outlook, _trusted(proposal, value)),
+        changed=last.changed,
     )
+
+
+def _verdict(damping: DampingState, after: PyTree, accepted: Array) -> Verdict:
+    """The verdict on a step that leads to some parameters, from the damping that proposed it."""
+    mark, _ = mark_of(after)
+    before = damping.value, damping.growth, damping.failed
+    return Verdict(before, mark.astype(damping.value.dtype), accepted)
+
+
+def was_changed(verdict: Verdict, params: PyTree) -> Bool[Array, ""]:
+    """Whether parameters are others, by more than rounding, than the last step had led to."""
+    mark, rounding = mark_of(params)
+    return verdict.is_known & (jnp.abs(mark - verdict.mark) > rounding)
+
+
+def mark_of(params: PyTree) -> tuple[Array, Array]:
+    """A number by which parameters are told from others, and its rounding."""
+
+    def sums(leaf: Array) -> tuple[Array, Array]:
+        numbers = wide(leaf).ravel()
+        # Weights of 1 to 2, so that entries that change by turns do not cancel.
+        weighted = numbers * (1 + jnp.arange(leaf.size, dtype=numbers.dtype) / leaf.size)
+        # The sums of two programs differ by roundings; those of half a dtype are in the entries.
+        rounding = 4 * float(jnp.finfo(leaf.dtype).eps)
+        return jnp.sum(weighted), rounding * jnp.sum(jnp.abs(weighted))
+
+    marks, roundings = zip(*map(sums, jax.tree.leaves(params)), strict=True)
+    return functools.reduce(jnp.add, marks), functools.reduce(jnp.add, roundings)
 
 
 def where_accepted(accepted: Bool[Array, ""], tree: PyTree) -> PyTree:
@@ -304,6 +355,7 @@ def no_info(
         rejected=count,
         value=number,
         gain=number if gain else None,
+        changed=count if gain and looks else None,
         stalled=jnp.zeros((), bool),
         outlook=no_outlook(dtype) if outlook else None,
         counts=solvers.Counts.of() if counts else None,
@@ -325,13 +377,14 @@ def info_after(
 
 def info_after_trial(info: Info, trial: Trial, policy: Policy) -> Info:
     """The info after an update's last trial."""
-    value, gain = info.value, info.gain
+    value, gain, changed = info.value, info.gain, info.changed
     return info_after(
         info,
         trial.accepted,
         trial.trials,
         value=None if value is None else trial.value.astype(value.dtype),
         gain=None if gain is None else trial.gain.astype(gain.dtype),
+        changed=None if changed is None else changed + trial.changed.astype(jnp.int32),
         stalled=~trial.accepted & (trial.damping.unit > 0) & policy.is_spent(trial.damping),
         outlook=outlook_like(info.outlook, trial.outlook),
         counts=trial.counts,

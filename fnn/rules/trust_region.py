@@ -9,11 +9,12 @@ even from the very point. What came of it is compared with what the model promis
     gain = (value(params) - value(params + d)) / promise
 
 and where the gain is below `LEAST`, or the value no lower than by rounding, the step is rejected:
-the update is zero. The gain also moves the radius or the weight, between `1 / RANGE` and `RANGE`
-times the unit in which it is measured: what makes the first step as long as a step of gradient
-descent at the largest curvature,
+the update is zero. The gain also moves the radius or the weight, which is measured in what makes
+the first step as long as a step of gradient descent at the largest curvature,
 
     radius = |g| / max |eigenvalue|           weight = max |eigenvalue| / radius
+
+A radius stays within a factor `RANGE` of this unit, a weight between `LIGHTEST` and `RANGE` of it.
 
 The arrival at the end of the shortest steps is a reason to stop. A step whose promise rounding
 would hide was too short, or there is no better one: `damping` says what becomes of it.
@@ -52,7 +53,21 @@ LEAST = 0.1
 """The gain ratio of an accepted step is at least this."""
 
 RANGE = 1e16
-"""How far radius and weight move from their units."""
+"""How far steps are shortened, by radius or weight, and how far a radius grows."""
+
+LIGHTEST = 1e-160
+"""The least weight, in its unit: it goes with curvatures over lengths, which fall by many orders.
+With 1e-16 four of 63 problems (HAHN1, ROSZMAN1, SISSER, VANDANMS) were left with short steps."""
+
+FALL, CAP = 1 / 4, 1 / 2
+"""A weight that explains more than it should falls to this at first, and to its square where it
+fell as far in the step before; it falls at least by half. Quadratic functions want fast falls,
+bent valleys slow ones: of 1/2, 1/4 and 1/10, squared or not, this took the fewest steps."""
+
+RISE, LEAP, BLIND = 2.0, 1000.0, 10.0
+"""After a rejection the weight rises by what explains the value, from 2 to 1000 times (at most 10
+times: half as many steps again), and where the value is not finite by 10: a step a third as long.
+It may always take back its last fall as well."""
 
 
 class TrustState(NamedTuple):
@@ -132,11 +147,16 @@ def cubic_newton(
 ) -> optax.GradientTransformationExtraArgs:
     """Newton's method with a cubic term, u = argmin g . u + 1/2 u . H u + weight/3 |u|^3.
 
-    A weight above half the Lipschitz constant of the Hessian bounds the value from above; the gain
-    ratio finds the weight that serves.
+    A weight above half the Lipschitz constant of the Hessian bounds the value from above. Each
+    trial says which weight would have explained the value that it met,
 
-        gain < 0.1          weight = 2 weight
-        gain > 0.9          weight = weight / 2
+        value(params + u) - value(params) = g . u + 1/2 u . H u + explains/3 |u|^3
+
+        gain < 0.1          weight = explains, from 2 weight to 1000 weight
+        gain > 0.9          weight = explains, from fall weight to 1/2 weight
+
+    where fall is 1/4, and the square of what it was where the weight has just fallen so far; such
+    a fall is taken back where it led to a rejection.
 
     Args:
         weight: what to start from, at least 0. None starts from what makes the first step about as
@@ -162,11 +182,15 @@ def cubic_newton(
     Source:
         Cartis, Gould and Toint (2011), "Adaptive cubic regularisation methods for unconstrained
         optimization, part I", algorithm 2.1, doi:10.1007/s10107-009-0286-5. Nesterov and Polyak
-        (2006), doi:10.1007/s10107-006-0706-8, for the model.
+        (2006), doi:10.1007/s10107-006-0706-8, for the model. Gould, Porcelli and Toint (2012),
+        "Updating the regularization parameter in the adaptive cubic regularization algorithm",
+        doi:10.1007/s10589-011-9446-7, for weights that explain what came.
 
     Differs:
-        After a very good step the source suggests `min(weight, |g|)`, which has no units; here it
-        is half the weight. What is promised contains the cubic term, as in the source.
+        After a very good step the first source suggests `min(weight, |g|)`, which has no units;
+        the third, the weight whose step along u would be best. Here it is the one that explains
+        the value, and falls faster where the function is nearly quadratic. What is promised
+        contains the cubic term, as in the sources.
 
     Example:
         >>> import jax
@@ -196,7 +220,8 @@ class _Method(NamedTuple):
         unit: `(length of the first step, largest curvature) -> damping`.
         weights: `(eigenbasis, damping) -> ` the step, as weights of the eigenvectors.
         penalty: `(damping, length) ->` what of the model's promise is kept back.
-        next: `(damping, gain, accepted, length) -> damping`.
+        next: `(damping, proposal, accepted) -> ` what it and its growth become.
+        bounds: `unit -> ` the least and the most damping.
         is_spent: `(damping, unit) -> ` whether it arrived at the end of the shortest steps.
         strength: `damping -> ` what shortens steps where it grows, and back again.
     """
@@ -204,20 +229,43 @@ class _Method(NamedTuple):
     unit: Callable[[Array, Array], Array]
     weights: Callable[[solvers.Eigenbasis, Array], Array]
     penalty: Callable[[Array, Array], Array]
-    next: Callable[[Array, Array, Array, Array], Array]
+    next: Callable[[DampingState, Proposal, Array], tuple[Array, Array]]
+    bounds: Callable[[Array], tuple[Array, Array]]
     is_spent: Callable[[Array, Array], Array]
     strength: Callable[[Array], Array]
 
 
-def _next_radius(radius: Array, gain: Array, accepted: Array, length: Array) -> Array:
+def _next_radius(damping: DampingState, proposal: Proposal, accepted: Array) -> tuple[Array, Array]:
+    radius, gain, length = damping.value, proposal.gain, proposal.length
     less = jnp.minimum(radius, length) / 4
     more = jnp.where((gain > 0.75) & (length > 0.99 * radius), 2 * radius, radius)
-    return jnp.where(accepted & (gain >= 0.25), more, less)
+    return jnp.where(accepted & (gain >= 0.25), more, less), jnp.ones_like(radius)
 
 
-def _next_weight(weight: Array, gain: Array, accepted: Array, length: Array) -> Array:
-    del length
-    return weight * jnp.where(accepted, jnp.where(gain > 0.9, 0.5, 1.0), 2.0)
+def _next_weight(damping: DampingState, proposal: Proposal, accepted: Array) -> tuple[Array, Array]:
+    weight, gain = damping.value, proposal.gain
+    # The weight that explains the value, in units of this one: value - promise + kept was told.
+    kept = _kept(weight, proposal.length)
+    explains = 1 + (1 - gain) * solvers.over(proposal.promise, kept)
+    back = 1 / damping.growth  # after a fall, all of it; after a descent, see `damping`, as well
+    leap, blind = jnp.maximum(LEAP, back), jnp.maximum(BLIND, back)
+    more = jnp.where(jnp.isfinite(explains), jnp.clip(explains, RISE, leap), blind)
+    fall = jnp.where(damping.growth < 1, damping.growth**2, FALL)
+    falls = accepted & (gain > 0.9)
+    less = jnp.where(falls, jnp.clip(explains, fall, CAP), 1.0)
+    growth = jnp.where(falls & (explains <= fall), fall, 1.0)
+    return weight * jnp.where(accepted, less, more), growth.astype(damping.growth.dtype)
+
+
+def _kept(weight: Array, length: Array) -> Array:
+    """The cubic term, which is kept back of what the quadratic model promises."""
+    return weight * length**3 / 3
+
+
+def _weights(unit: Array) -> tuple[Array, Array]:
+    """The least and the most weight; that by which is divided keeps away from underflow."""
+    smallest = jnp.finfo(unit.dtype).tiny / jnp.finfo(unit.dtype).eps
+    return jnp.maximum(unit * LIGHTEST, smallest), unit * RANGE
 
 
 _RADIUS = _Method(
@@ -225,14 +273,16 @@ _RADIUS = _Method(
     weights=solvers.trust_region,
     penalty=lambda _, length: jnp.zeros_like(length),
     next=_next_radius,
+    bounds=lambda unit: (unit / RANGE, unit * RANGE),
     is_spent=lambda radius, unit: radius <= unit / RANGE,
     strength=lambda radius: 1 / radius,
 )
 _WEIGHT = _Method(
     unit=lambda length, largest: jnp.where(largest > 0, largest, 1) / length,
     weights=solvers.cubic,
-    penalty=lambda weight, length: weight * length**3 / 3,
+    penalty=_kept,
     next=_next_weight,
+    bounds=_weights,
     is_spent=lambda weight, unit: weight >= unit * RANGE,
     strength=lambda weight: weight,
 )
@@ -255,7 +305,8 @@ def _rule(method: _Method, arguments: _Arguments) -> optax.GradientTransformatio
     def init(params: PyTree) -> TrustState:
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
-        return TrustState(DampingState(zero, zero + 1, zero, zero), no_info(dtype, outlook=True))
+        damping = DampingState(zero, zero + 1, zero, zero).unjudged()
+        return TrustState(damping, no_info(dtype, outlook=True))
 
     def update(
         updates: PyTree,
@@ -316,32 +367,29 @@ def _first_damping(
     unit = jnp.where(before.unit > 0, before.unit, _unit(method, basis).astype(dtype))
     start = unit if given is None else jnp.asarray(given, dtype)
     number = jnp.where(before.unit > 0, before.value, start)
-    return before._replace(value=_bounded(number, unit), unit=unit)
+    return before._replace(value=jnp.clip(number, *method.bounds(unit)), unit=unit)
 
 
 def _next_damping(
     method: _Method, damping: DampingState, proposal: Proposal, accepted: Array, value: Array
 ) -> DampingState:
     """The damping after a trial, unchanged where there is no length: nothing was learned."""
-    number = method.next(damping.value, proposal.gain, accepted, proposal.length)
+    number, growth = method.next(damping, proposal, accepted)
     strength, unit = method.strength(damping.value), method.strength(damping.unit)
     failed = jnp.where(accepted | ~jnp.isfinite(strength), 0, strength)
-    after = damping._replace(value=number, growth=jnp.ones_like(damping.growth), failed=failed)
+    after = damping._replace(value=number, growth=growth, failed=failed)
     # Where the promise is not visible the step is too short, or there is no other: see `damping`.
-    # The longest steps a factor within the range, so that they are reached; the shortest beyond it.
-    bounds = unit / RANGE * 2, unit * RANGE * 2
-    lost = descended_damping(damping._replace(value=strength, unit=unit), *bounds, 1.0)
+    # The longest steps a factor within their bound, so that they are reached; the shortest beyond.
+    bounds = method.bounds(damping.unit)
+    ends = [2 * method.strength(bound) for bound in bounds]
+    least, most = jnp.minimum(*ends), jnp.maximum(*ends)
+    lost = descended_damping(damping._replace(value=strength, unit=unit), least, most, 1.0)
     lost = lost._replace(value=method.strength(lost.value), unit=damping.unit)
     is_known = accepted | is_visible(proposal.promise, value)
     after = jax.tree.map(functools.partial(jnp.where, is_known), after, lost)
-    number = _bounded(after.value, damping.unit)
+    number = jnp.clip(after.value, *bounds)
     number = jnp.where(jnp.isfinite(number), number, damping.value)
     return after._replace(value=number.astype(damping.value.dtype))
-
-
-def _bounded(number: Array, unit: Array) -> Array:
-    """A damping within `RANGE` of its unit."""
-    return jnp.clip(number, unit / RANGE, unit * RANGE)
 
 
 def _unit(method: _Method, basis: solvers.Eigenbasis) -> Array:

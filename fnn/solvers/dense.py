@@ -20,6 +20,7 @@ from fnn.solvers.system import (
     conclude,
     flat_shift,
     gradient,
+    greatest_curvature,
     inner,
     is_number,
     needs,
@@ -43,6 +44,9 @@ def primal(spectrum: Spectrum = positive) -> Solver:
         spectrum: How the eigenvalues of a matrix that Cholesky cannot factor are inverted:
             `positive` cuts off the negative ones; `signed` keeps them, and the step leads to a
             stationary point of the model, minimum or not, for the model to promise what it may.
+            Where such a matrix M has no curvature and the gradient has a slope, there is no
+            stationary point: along this part r of the gradient the step is that of gradient
+            descent, -r / |M|, with the root of the sum of squares for the size of M (1 for M = 0).
 
     Returns:
         The solver.
@@ -63,10 +67,13 @@ def _primal(spectrum: Spectrum, system: System) -> Callable[[RightHandSide, PyTr
     def trial(rhs: RightHandSide, damping: PyTree) -> Solution:
         grad, unravel = ravel_pytree(gradient(system, require_matching(system, rhs, damping)))
         shift = flat_shift(system, damping)
-        solved = ladder(
-            curvature + jnp.diag(shift), -grad[:, None], spectrum=spectrum, dtype=system.solve
-        )
+        matrix = curvature + jnp.diag(shift)
+        solved = ladder(matrix, -grad[:, None], spectrum=spectrum, dtype=system.solve)
         step = solved.inverse[:, 0]
+        if spectrum is not positive:
+            unreached = jnp.matmul(matrix, step, precision=_HIGHEST) + grad
+            is_singular = solved.counts.eigen > 0
+            step -= jnp.where(is_singular, unreached, 0) / greatest_curvature(matrix)
         image = jnp.matmul(curvature, step, precision=_HIGHEST)
         return conclude(
             system,

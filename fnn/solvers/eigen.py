@@ -36,7 +36,7 @@ from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from fnn.solvers.ladder import in_float64, positive
+from fnn.solvers.ladder import in_float64
 from fnn.solvers.system import (
     Counts,
     RightHandSide,
@@ -48,6 +48,7 @@ from fnn.solvers.system import (
     entries,
     flat_shift,
     gradient,
+    greatest_curvature,
     is_number,
     over,
     require_matching,
@@ -178,7 +179,8 @@ def absolute(subspace: int | None = None, memory_budget: float = 2**30) -> Solve
 
         c = -slopes / (|values| + damping)
 
-    At damping 0, values of 0 up to rounding are left out.
+    A divisor of 0 up to rounding says nothing about how far to go: there the step is that of
+    gradient descent, and the divisor the root of the sum of squares of all values (1 without any).
 
     Args:
         subspace: See `eigenbasis`.
@@ -203,8 +205,10 @@ def absolute(subspace: int | None = None, memory_budget: float = 2**30) -> Solve
             basis = eigenbasis(
                 system, require_matching(system, rhs, damping), subspace, memory_budget
             )
-            weights = positive(jnp.abs(basis.values) + damping, basis.cut)
-            return basis.solution(-basis.slopes * weights, damping)
+            sizes = jnp.abs(basis.values) + damping
+            flat = sizes <= basis.cut
+            sizes = jnp.where(flat, greatest_curvature(basis.values), sizes)
+            return basis.solution(-basis.slopes / sizes, damping)
 
         return trial
 

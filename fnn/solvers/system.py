@@ -297,6 +297,26 @@ def over(number: Array, divisor: Array) -> Array:
     return jnp.where(known, number / jnp.where(known, divisor, 1), 0)
 
 
+def greatest_curvature(numbers: Array) -> Float[Array, ""]:
+    """A bound on all curvatures from a matrix or its eigenvalues; 1 where there is no curvature.
+
+    Args:
+        numbers: A symmetric matrix, or its eigenvalues.
+
+    Returns:
+        The root of the sum of squares.
+
+    Example:
+        >>> print(greatest_curvature(jnp.array([3.0, -4.0])), greatest_curvature(jnp.zeros(2)))
+        5.0 1.0
+    """
+    largest = jnp.max(jnp.abs(numbers))
+    is_curved = largest > 0
+    unit = jnp.where(is_curved, largest, 1.0)  # squares of small numbers would underflow
+    length = jnp.linalg.norm(jnp.ravel(jnp.where(is_curved, numbers / unit, 1.0)))
+    return jnp.where(is_curved, unit * length, 1.0)
+
+
 def cast(tree: PyTree, like: PyTree) -> PyTree:
     """A tree with the dtypes of another."""
     return jax.tree.map(lambda leaf, model: leaf.astype(model.dtype), tree, like)

@@ -51,7 +51,7 @@ def account(here: Snapshot) -> str:
     """The last value, the relative gradient, and the steps, as a sentence."""
     progress, values = here.progress, here.history.value
     steps = f"{here.steps} step{'' if here.steps == 1 else 's'}"
-    accepted, rejected = (_total(progress.state, name) for name in ("accepted", "rejected"))
+    accepted, rejected = (total(progress.state, name) for name in ("accepted", "rejected"))
     if accepted is not None and rejected is not None:
         steps += f" ({accepted} accepted, {rejected} rejected)"
     if not len(values):
@@ -62,29 +62,77 @@ def account(here: Snapshot) -> str:
     )
 
 
-def reason(job: Job, here: Snapshot, stopped: Stop) -> str:
-    """Why training ended; what was not finite is named."""
-    if stopped != Stop.NON_FINITE or job.is_stream:
-        return str(stopped)
-    return f"{stopped} {_culprit(job, here)}"
+def reason(job: Job, here: Snapshot, stopped: Stop) -> tuple[Stop, str]:
+    """Why training ended, and the sentence; what was not finite, or vanished, is named."""
+    if job.is_stream:
+        return stopped, str(stopped)
+    if stopped == Stop.NON_FINITE:
+        return stopped, f"{stopped} {_culprit(job, here)}"
+    if stopped in (Stop.CONVERGED, Stop.STALLED) and (vanished := _vanished(job, here)):
+        return Stop.STALLED, vanished
+    return stopped, str(stopped)
+
+
+def _vanished(job: Job, here: Snapshot) -> str | None:
+    """What is 0 at the end because its dtype holds nothing so small, as a sentence."""
+    steepest = [float(most) for most in jax.tree.leaves(here.progress.steepest)]
+    if all(steepest) and here.history.value[-1] != 0:
+        return None
+    value_fn, params = _value_fn_at(job, here), here.progress.params
+    value, grad = _derivatives(value_fn, params)
+    dtype = value.dtype
+    factor = _factor(dtype)
+    _, magnified = _derivatives(factor * value_fn, params)
+    largest = max(float(jnp.max(jnp.abs(leaf), initial=0)) for leaf in jax.tree.leaves(magnified))
+    # As in `loop.judge`: at a minimum, the gradient is a small part of the largest on the way.
+    is_small = largest / factor <= float(np.finfo(np.float32).eps) ** 0.5 * max(steepest)
+    if value == 0 and not is_small:
+        return (
+            f"The value underflows in {dtype}: it is 0, and its gradient is not, so that "
+            f"this is no minimum. {_UNITS}"
+        )
+    pairs = zip(jax.tree.leaves_with_path(grad), jax.tree.leaves(magnified), strict=True)
+    for (path, leaf), other in pairs:
+        if not leaf.any() and other.any():
+            return (
+                f"The gradient at params{jax.tree_util.keystr(path)} underflows in {leaf.dtype}: "
+                f"it is 0, and {factor:.2g} times as large it is not, so that this is no minimum. "
+                f"{_UNITS}"
+            )
+    return None
+
+
+_UNITS = (
+    "Try other units: outputs and targets times a constant, inputs and parameters near 1; or "
+    "float64."
+)
+
+
+def _factor(dtype: Any) -> float:
+    """What carries the square of a number of such a dtype into its range."""
+    return float(jnp.finfo(dtype).max) ** 0.5
+
+
+def _value_fn_at(job: Job, here: Snapshot) -> Any:
+    """The value function of the step that would come next."""
+    source = job.plan.source(job.data, job.key, 0)
+    epoch, position = divmod(here.steps, source.steps)
+    return source.epoch(jnp.int32(epoch))(jnp.int32(position))
 
 
 def _culprit(job: Job, here: Snapshot) -> str:
     """What is not finite at the parameters that are returned, as a sentence."""
-    source = job.plan.source(job.data, job.key, 0)
-    epoch, position = divmod(here.steps, source.steps)
-    value_fn: Any = source.epoch(jnp.int32(epoch))(jnp.int32(position))
-    params = here.progress.params
+    value_fn, params = _value_fn_at(job, here), here.progress.params
     value, grad = _derivatives(value_fn, params)
     if not np.isfinite(value):
-        return f"There the value is {value}."
+        return f"There the value is {value}.{_overflow(value_fn, params, value.dtype)}"
     for path, leaf in jax.tree.leaves_with_path(grad):
         count = int((~jnp.isfinite(leaf)).sum())
         if not count:
             continue
         name = f"params{jax.tree_util.keystr(path)}"
-        remedy = ""
-        if _is_finite_forward(value_fn, params):
+        remedy = _overflow(value_fn, params, leaf.dtype)
+        if not remedy and _is_finite_forward(value_fn, params):
             remedy = (
                 " Forward derivatives are finite there: try fnn.differential.forward(model), which "
                 "takes them, or a jnp.where that gives the branch not taken a harmless argument."
@@ -94,6 +142,17 @@ def _culprit(job: Job, here: Snapshot) -> str:
             f"at {name} are NaN or infinite.{remedy}"
         )
     return "There value and gradient are finite; the step that followed led out of what is."
+
+
+def _overflow(value_fn: Any, params: PyTree, dtype: Any) -> str:
+    """The sentence that a number only leaves the range of its dtype, or nothing."""
+    factor = _factor(dtype)
+    _, grad = _derivatives(1 / factor * value_fn, params)
+    if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grad)):
+        return ""
+    return (
+        f" It overflows in {dtype}: the gradient of {1 / factor:.2g} times it is finite. {_UNITS}"
+    )
 
 
 @devices.jit
@@ -111,7 +170,7 @@ def _is_finite_forward(value_fn: Any, params: PyTree) -> bool:
     return bool(jnp.isfinite(_slope_forward(value_fn, params)))
 
 
-def _total(state: PyTree, name: str) -> int | None:
+def total(state: PyTree, name: str) -> int | None:
     """The sum of a counter over the `Info`s in a rule's state; None where there is none."""
     numbers = [int(value) for owner, value in fields_of(state, name) if owner == "Info"]
     return sum(numbers) if numbers else None

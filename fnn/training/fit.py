@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, PyTree
 
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
-from fnn.training.account import Ending, account, reason
+from fnn.training.account import Ending, account, reason, total
 from fnn.training.checkpoints import Checkpoints, checkpointed
 from fnn.training.job import Job, Request, job_of
 from fnn.training.loop import History, Stop
@@ -188,7 +188,8 @@ def fit(
         _warn_of_rounding(here, goal)
     if stopped == Stop.BUDGET:
         _warn_of_a_rise(job, here)
-    return _result(here, stopped, reason(job, here, stopped))
+    _warn_of_changes(here)
+    return _result(here, *reason(job, here, stopped))
 
 
 def _result(here: Snapshot, stopped: Stop, sentence: str | None = None) -> Fit:
@@ -220,6 +221,23 @@ def _warn_of_a_rise(job: Job, here: Snapshot) -> None:
         warnings.warn(
             f"fit: all steps were taken, and the value rose from {first:.4g} to {last:.4g}. Try a "
             "smaller learning rate, or more damping.",
+            stacklevel=3,
+        )
+
+
+def _warn_of_changes(here: Snapshot) -> None:
+    """Warns where steps were changed after their rule had judged them; one is a state from before.
+
+    What makes such a step is legal, and the rule sees it only afterwards, by the parameters.
+    """
+    changed, accepted = (total(here.progress.state, name) or 0 for name in ("changed", "accepted"))
+    if changed > 1:
+        warnings.warn(
+            f"fit: of {accepted} steps that the rule accepted, {changed} were changed before they "
+            "were taken, by what follows the rule in a chain or wraps it: it judged other steps, "
+            "and its damping learned nothing from them. Try the transformation before the rule; "
+            "rules.only for leaves that stay; for bounds a change of variables, as exp(params); or "
+            "a rule that judges nothing, as rules.gauss_newton.",
             stacklevel=3,
         )
 

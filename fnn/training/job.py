@@ -14,6 +14,7 @@ from jaxtyping import Array, Key, PyTree
 from fnn import devices
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
+from fnn.training.convexity import warn_of_negative_curvature
 from fnn.training.leaves import leaves_by_path
 from fnn.training.loop import History, Limits, Progress, has_outlook
 from fnn.training.mistakes import require_labels, require_prepared, warn_of_mistakes
@@ -158,9 +159,16 @@ def _checked(request: Request) -> Request:
     _require_validation(validation, request.metrics, request.patience)
     _require_real(request.params)
     _require_key(request.key)
-    _require_concrete(request.params, None if is_stream(data) else data, validation)
+    given = {"params": request.params, "data": None if is_stream(data) else data}
+    given |= {"validation": validation}
+    _require_concrete(given)
+    _require_range(given)
     if isinstance(objective, Objective):
         _require_meaning(request, objective)
+        if not is_stream(data):
+            data = objective.on(data)
+    if isinstance(data, ValueFunction):
+        warn_of_negative_curvature(request.rule, data, request.params)
     return request
 
 
@@ -173,12 +181,21 @@ def _understood(request: Request) -> Request:
                 "fit: expected (inputs, targets), or an iterable of such pairs, got a list of two "
                 "arrays; try a tuple"
             )
-        return request
+        given = {"data": data, "validation": request.validation}
+        return request._replace(**{name: _arrays(objective, x) for name, x in given.items()})
     if isinstance(objective, ValueFunction) or not callable(objective):
         return request
     if data is None and request.key is None and _is_value(objective, request.params):
         return request._replace(objective=_penalty_of(objective))
     return request  # it draws value functions from keys
+
+
+def _arrays(objective: Objective, examples: Any) -> Any:
+    """Examples as arrays that JAX knows; a stream, whose batches come later, as it is."""
+    if examples is None or is_stream(examples) or isinstance(examples, ValueFunction):
+        return examples
+    (block,) = Objective(objective.model, objective.loss).on(examples).blocks
+    return block.inputs if objective.loss is None else (block.inputs, block.targets)
 
 
 def _is_value(fn: Callable[[PyTree], Any], params: PyTree) -> bool:
@@ -202,7 +219,6 @@ def _require_meaning(request: Request, objective: Objective) -> None:
     validation, params = request.validation, request.params
     for examples in (data, validation):
         if examples is not None and not isinstance(examples, ValueFunction):
-            objective.on(examples)  # raises where these are not examples
             require_labels(objective, params, examples)
     require_prepared(params, request.key, validation, request.prepare)
     if data is not None:
@@ -315,8 +331,8 @@ def _require_real(params: PyTree) -> None:
         except (TypeError, ValueError):
             raise TypeError(
                 f"fit: expected parameters that are arrays, got {name} of "
-                f"{type(leaf).__name__}; keep what is no array out of them, of an equinox module "
-                "by eqx.partition(module, eqx.is_inexact_array)"
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}; keep what is no array out of "
+                "them, of an equinox module by eqx.partition(module, eqx.is_inexact_array)"
             ) from None
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
@@ -352,9 +368,30 @@ def _is_key(key: jax.Array) -> bool:
     return key.dtype == jnp.uint32 and key.ndim == 1
 
 
-def _require_concrete(*trees: PyTree) -> None:
+def _require_range(arrays: Mapping[str, PyTree]) -> None:
+    """Names the array of NumPy whose numbers JAX's narrower dtype cannot hold."""
+    for name, leaf in leaves_by_path(arrays).items():
+        if not isinstance(leaf, np.ndarray) or leaf.dtype.kind != "f" or not leaf.size:
+            continue
+        dtype = jnp.result_type(leaf)
+        if dtype.itemsize >= leaf.dtype.itemsize:
+            continue
+        size, least, most = (
+            max(leaf.max(), -leaf.min()),
+            jnp.finfo(dtype).tiny,
+            jnp.finfo(dtype).max,
+        )
+        if most < size < np.inf or 0 < size < least:
+            raise ValueError(
+                f"fit: expected numbers that {dtype} holds, from {float(least):.2g} to "
+                f"{float(most):.2g}, got {leaf.dtype} of size {size:.2g} in {name}; try other "
+                "units, or jax.config.update('jax_enable_x64', True)"
+            )
+
+
+def _require_concrete(arrays: Mapping[str, PyTree]) -> None:
     """`fit` is a loop of Python around compiled segments: it cannot be traced itself."""
-    if devices.is_traced(trees):
+    if devices.is_traced(arrays):
         raise TypeError(
             "fit: expected numbers, got traced values: fit cannot be called inside jax.jit, "
             "jax.vmap or jax.grad; try fnn.training.advance, the compiled loop within it, or a "

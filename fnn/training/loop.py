@@ -325,7 +325,11 @@ def fields_of(state: PyTree, name: str) -> list[tuple[str, Any]]:
     fields = optax.tree.get_all_with_path(
         state, name, lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
     )
-    return [(path[-1].tuple_name, value) for path, value in fields if jnp.shape(value) == ()]
+    return [
+        (path[-1].tuple_name, value)
+        for path, value in fields
+        if value is not None and jnp.shape(value) == ()
+    ]
 
 
 def is_stalled(state: PyTree) -> Bool[Array, ""]:

@@ -7,7 +7,7 @@ program of the model for one example (kept for the next call), and the labels.
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +49,7 @@ def warn_of_mistakes(
             "without a key the mini-batches are the same in every epoch; pass "
             "key=jax.random.key(0), which shuffles them"
         )
+    _look_at_statistics(params)
     model = _traced(objective.model, _spec(params), _spec(inputs, 1), objective.takes_key)
     if model is None:
         return
@@ -144,6 +145,20 @@ def _look_at_keys(
         names = set(_parameters(objective.model)) & {"rng", "rngs", "prng", "rng_key"}
         other = f"; the model calls it {names.pop()!r}, and has to call it 'key'" if names else ""
         _warn(f"nothing reads the key: there are no mini-batches, and the model takes none{other}")
+
+
+def _look_at_statistics(params: PyTree) -> None:
+    """Statistics that flax keeps beside the parameters would be trained, down gradients."""
+    is_linen = isinstance(params, Mapping) and {"params", "batch_stats"} <= set(params)
+    if is_linen or any(map(_is_statistic, jax.tree.leaves(params, is_leaf=_is_statistic))):
+        _warn(
+            "params hold the statistics of batch normalization, which would be trained like "
+            "weights; close over them, and pass variables['params'] or nnx.state(module, nnx.Param)"
+        )
+
+
+def _is_statistic(node: Any) -> bool:
+    return type(node).__name__ == "BatchStat"
 
 
 def _look_at_residual(outputs: PyTree) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from fnn.training.convexity import warn_of_negative_curvature
 from fnn.training.history import Columns
 from fnn.training.job import Job
 from fnn.training.loop import Limits, Progress, Records, Stop
@@ -179,6 +180,9 @@ def _segments_of_pass(
             return
         size, examples = batches.weights.shape
         require_labels_of_batches(job.plan.objective, job.progress.params, batches.examples)
+        if not done:
+            value_fn = job.plan.objective.on(jax.tree.map(lambda leaf: leaf[0], batches.examples))
+            warn_of_negative_curvature(job.plan.rule, value_fn, job.progress.params)
         # `within_memory` calls this while the device computes, once more if the steps are retried
         # with fewer examples, and we call it below: the cache makes it one read.
         ahead = functools.cache(functools.partial(read, stacks, iterator))

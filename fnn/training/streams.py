@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from fnn.arrays import as_arrays
 from fnn.objective import ValueFunction
 from fnn.training.snapshot import Position
 
@@ -56,12 +57,14 @@ def stacked(batches: Iterator[PyTree], examples: int = 0) -> Iterator[Batches]:
     first = next(batches, None)
     if first is None:
         return
+    first = as_arrays("fit", "batch", first)
     leaves = jax.tree.leaves(first)
     n = examples or len(leaves[0])
     size = sum(np.asarray(leaf).nbytes for leaf in leaves) // max(len(leaves[0]), 1) * n
     size = min(_BATCHES, max(1, _BYTES // max(size, 1)))
     batches = itertools.chain([first], batches)
     while group := list(itertools.islice(batches, size)):
+        group = [as_arrays("fit", "batch", batch) for batch in group]
         lengths = [_length(batch, n) for batch in group]
         used = len(group)
         group += group[-1:] * (size - used)

@@ -172,3 +172,19 @@ def test_misuse_is_named():
     for look in (spectrum.trace, spectrum.density):
         with pytest.raises(ValueError, match="expected samples >= 1, got 0; try 8"):
             look(operator, key, samples=0)
+
+
+@pytest.mark.parametrize("k", [-12, -6, 6, 12])
+def test_a_point_is_of_one_kind_in_all_units_of_parameters_and_outputs(k):
+    unit = 10.0**k
+
+    @jax.jit
+    def kinds(unit, output):
+        def bowl(x):
+            return output * (1 + jnp.sum((x / unit - 1) ** 2) + (x[0] / unit - 1) ** 4)
+
+        points = unit * jnp.ones(3), unit * jnp.array([1.0, 1.3, 1.0])
+        return [spectrum.classify(bowl, x, reach=unit).kind for x in points]
+
+    minimum, slope = spectrum.Kind.MINIMUM, spectrum.Kind.SLOPE
+    assert [*map(int, kinds(unit, 1.0))] == [*map(int, kinds(1.0, unit))] == [minimum, slope]

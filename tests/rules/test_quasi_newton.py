@@ -192,6 +192,21 @@ def test_stops_at_a_minimum_of_a_network():
     assert optax.tree.norm(jax.grad(objective.on(data))(trained.params)) < 1e-6
 
 
+@both
+def test_no_minimum_is_claimed_for_a_direction_that_the_matrix_has_not_learned(make):
+    """CLIFF of CUTEst: one curvature is 2e-4, the other 2e11 at first; the matrix is its inverse.
+
+    The first gradient is so large that the last ones are small beside it wherever the run ends.
+    """
+
+    def cliff(x):
+        return ((x[0] - 3) / 100) ** 2 - (x[0] - x[1]) + jnp.exp(20 * (x[0] - x[1]))
+
+    trained = fnn.fit(make(), cliff, jnp.array([0.0, -1.0]), steps=200)
+    assert trained.stopped == Stop.CONVERGED
+    np.testing.assert_allclose(cliff(trained.params), 0.199786613, rtol=1e-8)
+
+
 def test_misuse_is_named():
     with pytest.raises(ValueError, match=r"bfgs: expected decrease < flatness, got 0\.9 and 0\.1"):
         rules.bfgs(decrease=0.9, flatness=0.1)

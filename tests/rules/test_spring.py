@@ -1,12 +1,15 @@
 """SPRING against the formula of its paper, on explicit Jacobians."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from fnn import Objective, l2, rules, solvers
+from fnn import Objective, l2, layers, rules, solvers
+from fnn.differential import laplacian
 
 RNG = np.random.default_rng(0)
 N, M, STEPS = 7, 3, 4
@@ -45,7 +48,7 @@ def explicit(w, batch):
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_every_step_is_that_of_the_paper(solver, decay):
     rate, damping = 0.3, 1e-2
-    updates, params, state = path(rules.spring(rate, damping, decay, solver=solver))
+    updates, params, state = path(rules.spring(rate, damping, decay, None, solver))
     phi = np.zeros(N)
     for update, w, batch in zip(updates, params, BATCHES, strict=True):
         rows, residuals = explicit(w, batch)
@@ -58,13 +61,13 @@ def test_every_step_is_that_of_the_paper(solver, decay):
 
 def test_without_memory_it_is_gauss_newton():
     plain = path(rules.gauss_newton(0.3, 1e-2))
-    np.testing.assert_allclose(path(rules.spring(0.3, 1e-2, decay=0.0))[0], plain[0], rtol=1e-9)
+    np.testing.assert_allclose(path(rules.spring(0.3, 1e-2, 0.0, None))[0], plain[0], rtol=1e-9)
 
 
 def test_penalties_count_where_the_step_leads():
     decay, damping, penalty = 0.9, 1e-2, 0.5
     for solver in (solvers.dual(), solvers.conjugate_gradients(50, 1e-13)):
-        updates, params, _ = path(rules.spring(1.0, damping, decay, solver=solver), penalty)
+        updates, params, _ = path(rules.spring(1.0, damping, decay, None, solver), penalty)
         last = np.zeros(N)
         for update, w, batch in zip(updates, params, BATCHES, strict=True):
             rows, residuals = explicit(w, batch)
@@ -75,7 +78,7 @@ def test_penalties_count_where_the_step_leads():
 
 
 def test_long_updates_are_shortened_and_short_ones_kept():
-    free, *_ = path(rules.spring(0.3, 1e-2))
+    free, *_ = path(rules.spring(0.3, 1e-2, max_norm=None))
     longest = float(np.linalg.norm(free[0])) / 2
     short, _, state = path(rules.spring(0.3, 1e-2, max_norm=longest))
     lengths = np.linalg.norm(short, axis=1)
@@ -85,6 +88,45 @@ def test_long_updates_are_shortened_and_short_ones_kept():
     np.testing.assert_array_equal(kept, free)
     assert not np.any(path(rules.spring(0.3, max_norm=0.0))[0])
     assert np.any(state.last)
+
+
+def test_by_default_an_equation_of_second_order_does_not_diverge():
+    """Helmholtz' equation with the source of sin(pi x) sin(4 pi y), new points in every step."""
+    model = layers.serial(
+        layers.dense(16), layers.elementwise(jnp.tanh), layers.dense(16),
+        layers.elementwise(jnp.tanh), layers.dense(1),
+    )  # fmt: skip
+
+    def residual(params, x):
+        waves = jnp.sin(jnp.pi * x[0]) * jnp.sin(4 * jnp.pi * x[1])
+        u = laplacian(model.apply)(params, x) + model.apply(params, x)
+        return u - (1 - 17 * jnp.pi**2) * waves
+
+    equation = Objective(residual)
+    start = model.init(jax.random.key(0), jnp.zeros(2))
+    fixed = equation.on(jax.random.uniform(jax.random.key(9), (200, 2)))
+
+    @jax.jit
+    def reached(max_norm):
+        rule = rules.spring(0.1, max_norm=max_norm)
+
+        def step(carry, key):
+            params, state = carry
+            value_fn = equation.on(jax.random.uniform(key, (24, 2)))
+            value, grad = jax.value_and_grad(value_fn)(params)
+            updates, state = rule.update(grad, state, params, grad=grad, value_fn=value_fn)
+            return (optax.apply_updates(params, updates), state), value
+
+        keys = jax.random.split(jax.random.key(1), 100)
+        (params, _), values = jax.lax.scan(step, (start, rule.init(start)), keys)
+        return fixed(params), jnp.max(values)
+
+    default = inspect.signature(rules.spring).parameters["max_norm"].default
+    before = fixed(start)
+    last, highest = reached(default)
+    assert last < before
+    assert highest < 2 * before
+    assert reached(1e30)[1] > 100 * before
 
 
 def test_a_batch_that_is_not_finite_moves_nothing_and_nothing_is_forgotten():
@@ -114,7 +156,7 @@ def test_random_rows_are_learned_in_fewer_steps_than_without_memory():
     @jax.jit
     @jax.vmap
     def reached(decay, rate):
-        rule = rules.spring(rate, 1e-3, decay)
+        rule = rules.spring(rate, 1e-3, decay, None)
 
         def step(carry, batch):
             w, state = carry

@@ -168,6 +168,13 @@ def valley(p):
 VALLEY_START = jnp.array([-1.2, 1.0])
 
 
+@jax.jit
+def explaining_weight(x, u):
+    """The weight of the cubic model that is exact at the end of a step."""
+    model = valley(x) + jax.grad(valley)(x) @ u + u @ jax.hessian(valley)(x) @ u / 2
+    return 3 * (valley(x + u) - model) / jnp.linalg.norm(u) ** 3
+
+
 @both
 def test_the_value_never_rises_and_the_trust_is_followed(make):
     xs, states = walk(make(), VALLEY_START, valley, steps=60)
@@ -175,15 +182,23 @@ def test_the_value_never_rises_and_the_trust_is_followed(make):
     assert jnp.all(jnp.diff(states.info.value) <= 0)
     close(xs[-1], jnp.ones(2), atol=1e-6)
     assert states.info.stalled[-1] or make is rules.cubic_newton
-    trust, before, x = states.damping.unit[0], 0, VALLEY_START
+    trust, before, x, fall = states.damping.unit[0], 0, VALLEY_START, 1 / 4
     assert 0 < states.info.rejected[29] < 15
     for i in range(25):
         moved = states.info.accepted[i] > before
         assert bool(moved) == bool(states.info.gain[i] >= 0.1)
         gain, length = states.info.gain[i], jnp.linalg.norm(xs[i] - x)
         if make is rules.cubic_newton:
-            factor = (0.5 if gain > 0.9 else 1) if moved else 2
-            close(states.damping.value[i], trust * factor)
+            factor = states.damping.value[i] / trust
+            if not moved:
+                assert 2 <= factor <= 1000
+            elif gain <= 0.9:
+                close(factor, 1)
+            else:
+                wanted = explaining_weight(x, xs[i] - x) / trust
+                close(factor, np.clip(wanted, fall, 1 / 2), rtol=1e-5)
+            fell_as_far = moved and gain > 0.9 and factor < fall * (1 + 1e-9)
+            fall = fall**2 if fell_as_far else 1 / 4
         elif moved and gain >= 0.25:
             grows = gain > 0.75 and length > 0.99 * trust
             close(states.damping.value[i], 2 * trust if grows else trust)
@@ -193,6 +208,18 @@ def test_the_value_never_rises_and_the_trust_is_followed(make):
             assert states.damping.value[i] <= trust / 4
         assert make is rules.cubic_newton or length <= trust * (1 + 1e-9)
         trust, before, x = states.damping.value[i], states.info.accepted[i], xs[i]
+
+
+@both
+def test_a_minimum_without_curvature_is_approached_in_whole_newton_steps(make):
+    """SISSER of CUTEst: a step leaves 2/3 of the way; the weight falls with the curvature."""
+
+    def quartic(p):
+        return 3 * p[0] ** 4 - 2 * (p[0] * p[1]) ** 2 + 3 * p[1] ** 4
+
+    _, states = walk(make(), jnp.array([1.0, 0.1]), quartic, steps=60)
+    close(states.info.value[20:] / states.info.value[19:-1], (2 / 3) ** 4, rtol=0.05)
+    assert states.info.rejected[-1] == 0
 
 
 @both
@@ -274,7 +301,8 @@ def test_without_curvature_the_step_is_downhill_and_one_parameter_is_enough(make
     xs, states = walk(make(), jnp.ones(2), lambda p: jnp.sum(0 * p), steps=2)
     close(xs, 1.0)
     assert states.info.accepted[-1] == 0
-    close(walk(rules.saddle_free_newton(), jnp.array(1.0), slope)[0], 1.0)
+    # Without any curvature it is gradient descent.
+    close(walk(rules.saddle_free_newton(), jnp.array(1.0), slope)[0], -2.0)
 
 
 @pytest.mark.parametrize("make", EVERY)

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from fnn import Objective, losses, rules
+from fnn import Objective, fit, losses, rules
 from fnn.rules import scaling
+from fnn.training import Stop
 
 TIMES = np.linspace(-3, 3, 60)
 START, TRUTH = np.array([1.0, 0.0, 1.0]), np.array([1.2, 0.3, 0.8])
@@ -71,3 +72,45 @@ def test_the_path_under_more_is_that_of_other_units(dtype, most):
     params, _ = jax.jit(lambda units: jax.lax.map(last, units))(units)
     tolerance = 1e-4 if dtype == "float32" else 1e-9
     np.testing.assert_allclose(params, jnp.broadcast_to(params[0], params.shape), rtol=tolerance)
+
+
+def in_units(params, x):
+    """The peak of parameters in units of their own, in a unit of its own."""
+    place, output, units = x
+    return output * peak(params / units, place)
+
+
+SECOND_ORDER = {
+    "newton": (rules.searched(rules.newton()), ("outputs", "parameters", "one")),
+    "gauss_newton": (rules.searched(rules.gauss_newton()), ("outputs", "parameters", "one")),
+    "trust_region_newton": (rules.trust_region_newton(), ("outputs", "parameters")),
+    "cubic_newton": (rules.cubic_newton(), ("outputs", "parameters")),
+    "levenberg_marquardt": (rules.levenberg_marquardt(), ("outputs", "parameters")),
+}
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_a_fit_in_other_units_takes_the_same_steps(name):
+    """The reduced twin of `benchmarks/soak/units.py`."""
+    rule, free_of = SECOND_ORDER[name]
+    objective = Objective(in_units, losses.half_squared_error)
+    heights = peak(TRUTH, TIMES) + 0.1 * np.random.default_rng(0).standard_normal(len(TIMES))
+
+    def trained(kind, size):
+        output = size if kind == "outputs" else 1.0
+        units = np.array([size if kind == "one" else 1.0, 1.0, 1.0])
+        units *= size if kind == "parameters" else 1.0
+        n = len(TIMES)
+        inputs = (TIMES, np.full(n, output), np.tile(units, (n, 1)))
+        start = jnp.asarray(START * units)
+        ended = fit(rule, objective, start, (inputs, output * heights), steps=60)
+        return ended.params / units, ended.history.value / output**2, ended.stopped
+
+    params, value, stopped = trained("outputs", 1.0)
+    assert stopped == Stop.CONVERGED
+    for kind in free_of:
+        for size in (1e-12, 1e-5, 1e12):
+            other, values, ending = trained(kind, size)
+            assert ending == stopped
+            np.testing.assert_allclose(other, params, rtol=1e-6)
+            np.testing.assert_allclose(values[-1], value[-1], rtol=1e-9)

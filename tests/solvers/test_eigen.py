@@ -154,16 +154,24 @@ def test_the_absolute_step():
         assert found.residual[0] < 1e-12 < 0.1 < found.residual[1]
 
 
-def test_without_damping_directions_without_curvature_are_left_alone():
-    rhs = solvers.RightHandSide(None, jnp.ones(3))
+@pytest.mark.parametrize("solver", [solvers.absolute(), solvers.primal(solvers.signed)])
+def test_without_damping_a_slope_without_curvature_is_gone_down(solver):
+    """By the root of the sum of squares of all curvatures, and by 1 where there is none."""
 
     @jax.jit
-    def step(diagonal):
-        return solvers.absolute().solve(dense(jnp.diag(diagonal)), rhs, 0.0)
+    def step(diagonal, grad):
+        return solver.solve(dense(jnp.diag(diagonal)), solvers.RightHandSide(None, grad), 0.0)
 
-    np.testing.assert_allclose(step(np.array([2.0, 0.0, -4.0])).step, [-0.5, 0.0, -0.25])
-    nothing = step(np.zeros(3))
-    np.testing.assert_array_equal(nothing.step, np.zeros(3))
+    across = np.array([2.0, 0.0, -4.0])
+    signs = np.array([1.0, 1.0, 1.0 if solver.name == "absolute" else -1.0])
+    expected = np.array([-0.5, -1 / 20**0.5, -0.25]) * signs
+    for unit in (1e-150, 1.0, 1e150):
+        found = step(unit * across, unit * np.ones(3))
+        np.testing.assert_allclose(found.step, expected, rtol=1e-12)
+    level = step(across, np.array([1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(level.step, expected * [1, 0, 1], atol=1e-15)
+    nothing = step(np.zeros(3), np.ones(3))
+    np.testing.assert_array_equal(nothing.step, -np.ones(3))
     assert nothing.ok
 
 

@@ -662,3 +662,21 @@ def test_who_takes_no_derivative_factors_once():
     program = str(jax.make_jaxpr(solvers.ladder)(jnp.eye(3), jnp.ones((3, 1)), 0.1))
     assert [len(re.findall(rf"= {name}\b", program)) for name in ("cholesky", "eigh")] == [1, 1]
     assert "linear_solve" not in program
+
+
+@pytest.mark.parametrize("k", [-12, -6, 3, 12])
+def test_an_indefinite_matrix_is_solved_in_all_units(k):
+    rng = np.random.default_rng(0)
+    matrix = np.diag([3.0, -2.0, 1.0, 0.5]) + 0.1 * rng.standard_normal((4, 4))
+    matrix, rhs = matrix + matrix.T, rng.standard_normal((4, 1))
+    units = 10.0 ** np.array([0, k, 0, -k])[:, None]
+    scaled = jnp.asarray(matrix * units * units.T)
+    solution = solvers.ladder(scaled, jnp.asarray(rhs * units), spectrum=solvers.signed)
+    np.testing.assert_allclose(solution.inverse * units, np.linalg.solve(matrix, rhs), rtol=1e-9)
+    assert int(solution.counts.eigen) == int(solution.counts.negative) == 1
+
+
+def test_an_indefinite_matrix_that_is_singular_in_all_units_is_cut():
+    matrix, rhs = jnp.array([[1.0, 1.0, 0], [1.0, 1.0, 0], [0, 0, -2.0]]), jnp.ones((3, 1))
+    solution = solvers.ladder(matrix, rhs, spectrum=solvers.signed)
+    np.testing.assert_allclose(solution.inverse.ravel(), [0.5, 0.5, -0.5], rtol=1e-12)

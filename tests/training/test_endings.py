@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from fnn import Objective, fit, rules
+from fnn import Objective, fit, losses, rules
 from fnn.differential import forward
 from fnn.training import Stop
 
@@ -131,6 +131,30 @@ def test_a_minimum_ends_training(make):
     assert str(trained.stopped).startswith("A minimum within the tolerance")
 
 
+def on_a_slope(p):
+    """Where the first is 0 it has a slope of -3 and no curvature."""
+    return -3 * p[0] + p[0] ** 3 + (p[1] - 1) ** 2
+
+
+def at_a_saddle(p):
+    """Newton's method goes to the origin, from where the second leads downhill."""
+    return p[0] ** 2 - p[1] ** 2 + p[1] ** 4 / 4
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "start"),
+    [
+        (rules.newton, on_a_slope, [0.0, 2.0]),
+        (rules.saddle_free_newton, on_a_slope, [0.0, 2.0]),
+        (rules.newton, at_a_saddle, [1.0, 0.1]),
+    ],
+)
+def test_no_minimum_is_claimed_where_newton_stands_still(make, value, start):
+    trained = fit(make(), value, jnp.array(start), steps=20)
+    assert trained.stopped == Stop.BUDGET
+    np.testing.assert_allclose(trained.params, [0, 1 if value is on_a_slope else 0], atol=1e-9)
+
+
 def test_gradient_descent_ends_where_it_arrived():
     trained = ending(optax.sgd(2e-3), valley, [1.2, 1.0], steps=20_000)
     assert trained.stopped == Stop.CONVERGED
@@ -161,6 +185,70 @@ def test_a_saddle_is_no_minimum(make):
     trained = fit(make(), saddle, jnp.array([1.0, 0.0]), steps=100)
     assert trained.stopped == Stop.CONVERGED
     np.testing.assert_allclose(np.abs(trained.params), [0.0, 2**0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.newton(),
+        rules.newton(damping=0.1),
+        rules.saddle_free_newton(),
+        rules.saddle_free_newton(subspace=2),
+        rules.searched(rules.newton()),
+        rules.searched(rules.saddle_free_newton()),
+        rules.trust_region_newton(),
+        rules.cubic_newton(),
+    ],
+)
+def test_a_slope_without_curvature_is_gone_down(rule):
+    """At the start the Hessian is diag(0, 2), and the gradient (-3, 2)."""
+    trained = fit(
+        rule, lambda p: p[0] ** 3 - 3 * p[0] + (p[1] - 1) ** 2, jnp.array([0.0, 2.0]), steps=50
+    )
+    assert trained.stopped == Stop.CONVERGED
+    assert len(trained.history.value) < 15
+    np.testing.assert_allclose(trained.params, [1.0, 1.0], atol=1e-6)
+
+
+def test_no_minimum_is_claimed_by_what_says_nothing_of_the_slope():
+    """Newton's saddle, and an undamped Gauss-Newton method on the arm of a loss."""
+    with pytest.warns(UserWarning, match="the value rose"):
+        saddle = fit(rules.newton(), lambda p: p**4 - p**2, jnp.array(0.1), steps=20)
+    assert abs(saddle.params) < 1e-12
+    line = Objective(lambda p, x: p * x, losses.huber(0.1))
+    arm = fit(rules.gauss_newton(), line, jnp.array(5.0), (jnp.ones(1), jnp.zeros(1)), steps=5)
+    for trained in (saddle, arm):
+        assert trained.stopped == Stop.BUDGET
+        assert "minimum" not in str(trained.stopped)
+
+
+@pytest.mark.parametrize(
+    ("rule", "after"),
+    [
+        (rules.levenberg_marquardt(), optax.keep_params_nonnegative()),
+        (rules.levenberg_marquardt(trials=3), optax.scale(0.5)),
+        (rules.levenberg_marquardt(), optax.clip(0.05)),
+        (rules.levenberg_marquardt(), optax.ema(0.5)),
+        (rules.trust_region_newton(), optax.scale(0.5)),
+        (rules.hessian_free(), optax.scale(0.5)),
+    ],
+)
+def test_a_step_that_was_changed_after_it_was_judged_teaches_nothing(rule, after):
+    """The minimum lies at (1, -1); without a change the damping falls at every step."""
+
+    def bend(p, _):
+        return jnp.array([p[0] + 0.1 * p[0] ** 2 - 1.1, 1 + p[1] + 0.1 * p[0] * (p[1] + 1)])
+
+    with pytest.warns(UserWarning, match=r"were changed before they were taken.*Try"):
+        changed = ending(optax.chain(rule, after), bend, [3.0, 2.0], steps=12)
+    own = changed.state[0]
+    assert int(own.info.changed) >= 4
+    if not int(own.info.rejected) and int(own.info.changed) == int(own.info.accepted) - 1:
+        once = ending(optax.chain(rule, after), bend, [3.0, 2.0], steps=1).state[0]
+        assert own.damping.verdict.before[0] == once.damping.verdict.before[0]
+    plain = ending(rule, bend, [3.0, 2.0], steps=12)  # no word
+    assert int(plain.state.info.changed) == 0
+    assert plain.stopped == Stop.CONVERGED
 
 
 @pytest.mark.parametrize("exponent", [-12, -6, 0, 6, 12])
@@ -219,3 +307,64 @@ def test_an_ending_is_its_stop_and_says_more():
         assert other == stopped
         assert str(other) == str(stopped)
     assert len(jax.tree.leaves(jax.tree.map(np.asarray, trained))) > 0
+
+
+# What leaves the range of a dtype -----------------------------------------------------------------
+
+
+def ending_of_a_line(rule, dtype, size, unit=1.0, steps=30):
+    """Least squares of a line of slope 3, its outputs in one unit and its inputs in another."""
+    x = np.linspace(1, 2, 5)
+    line = Objective(lambda p, x: p * x, losses.half_squared_error)
+    data = jnp.asarray(x * unit, dtype), jnp.asarray(3 * size * x, dtype)
+    return fit(rule, line, jnp.zeros((), dtype), data, steps=steps)
+
+
+NEWTON, GIVEN = rules.newton(), rules.levenberg_marquardt()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "unit", "what"),
+    [
+        ("float32", 1e-22, 1.0, "The value underflows in float32"),
+        ("float64", 1e-180, 1.0, "The value underflows in float64"),
+        ("float32", 1e-15, 1e-25, "The gradient at params underflows in float32"),
+    ],
+)
+def test_what_underflows_is_no_minimum(dtype, size, unit, what):
+    trained = ending_of_a_line(GIVEN, dtype, size, unit)
+    assert trained.stopped == Stop.STALLED
+    assert what in str(trained.stopped)
+    assert "Try other units" in str(trained.stopped)
+
+
+@pytest.mark.parametrize("rule", [rules.adam(1e-2), GIVEN, NEWTON])
+@pytest.mark.parametrize(
+    ("dtype", "size", "unit"),
+    [("float32", 1e20, 1.0), ("float16", 300.0, 1.0), ("float32", 1e15, 1e25)],
+)
+def test_what_overflows_is_named(rule, dtype, size, unit):
+    trained = ending_of_a_line(rule, dtype, size, unit)
+    assert trained.stopped == Stop.NON_FINITE
+    assert f"It overflows in {dtype}" in str(trained.stopped)
+
+
+def test_a_logarithm_of_0_does_not_overflow():
+    trained = ending(rules.adam(1e-2), lambda p, _: jnp.log(p), 0.0)
+    assert trained.stopped == Stop.NON_FINITE
+    assert "overflows" not in str(trained.stopped)
+
+
+def test_a_value_of_0_at_a_minimum_is_one():
+    trained = ending_of_a_line(GIVEN, "float32", 1.0)
+    assert trained.stopped == Stop.CONVERGED
+    flat = ending(rules.newton(), lambda p, _: jnp.where(p > 5, p, 0.0), 1.0)
+    assert flat.stopped == Stop.CONVERGED  # nothing moves it
+
+
+@pytest.mark.parametrize("size", [1e-50, 1e40])
+def test_data_that_the_dtype_of_jax_cannot_hold(size):
+    line = Objective(lambda p, x: p * x, losses.half_squared_error)
+    x = np.linspace(1, 2, 5)
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"numbers that float32 holds.*1\]"):
+        fit(GIVEN, line, jnp.zeros(()), (x, size * x), steps=3)

@@ -70,6 +70,40 @@ def test_a_number_is_no_key(key):
             (INPUTS, LABELS), key=key)  # fmt: skip
 
 
+# Curvature ----------------------------------------------------------------------------------------
+
+
+def cauchy(outputs, target):
+    """Not convex where an output is further than 1 from its target."""
+    return jnp.sum(jnp.log1p((outputs - target) ** 2)) / 2
+
+
+def quartic(outputs, target):
+    return jnp.sum((outputs - target) ** 4)
+
+
+def test_a_loss_that_is_not_convex_in_a_rule_that_reads_its_factor():
+    params, data = PLAIN_PARAMS, (INPUTS, 5 + INPUTS[:, :3])
+    robust = Objective(PLAIN.apply, cauchy)
+    structure = fnn.curvature.structure(PLAIN.apply, params, INPUTS[0])
+    match = "(?s)the loss cauchy is not convex.*first 12 examples.*zero in the place.*rules.newton"
+    for rule in (
+        rules.gauss_newton(damping=1.0),
+        optax.chain(rules.spring(0.1), optax.scale(0.5)),
+        rules.kfac(structure),
+    ):
+        with pytest.warns(UserWarning, match=match):
+            fit(rule, robust, params, data, steps=1)
+    lm = rules.levenberg_marquardt()
+    with pytest.warns(UserWarning, match=match):  # of value functions
+        fit(lm, robust.on(data) + fnn.l2(1e-3), params, steps=1)
+    with pytest.warns(UserWarning, match=match):  # and of streams
+        fit(lm, robust, params, [data], steps=1)
+    for rule in (rules.newton(damping=9.0), RULE):  # no word
+        fit(rule, robust, params, data, steps=1)
+    fit(lm, Objective(PLAIN.apply, quartic), params, data, steps=1)
+
+
 # Labels, losses and shapes ------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
-from fnn.rules.trials import Info, info_after, is_lower, no_info
+from fnn.rules.trials import Info, differ, info_after, is_lower, no_info, where_accepted
 
 
 class SearchedState(NamedTuple):
@@ -109,7 +109,10 @@ def searched(
         size, least = _lowest(value_fn, params, direction, sizes)
         promised = decrease * size * jnp.abs(optax.tree.vdot(grad, direction))
         accepted = is_lower(least, jnp.asarray(value)) & (value - least >= promised)
-        step = jax.tree.map(lambda u: jnp.where(accepted, size * u, 0).astype(u.dtype), direction)
+        step = jax.tree.map(lambda u: (size * u).astype(u.dtype), direction)
+        # At a minimum, the same value of two programs may differ by more than rounding.
+        accepted &= differ(optax.apply_updates(params, step), params)
+        step = where_accepted(accepted, step)
         value = jnp.where(accepted, least, value).astype(state.info.value.dtype)
         info = info_after(state.info, accepted, value=value, stalled=~accepted)
         return step, SearchedState(after, jnp.where(accepted, size, 0), info)

@@ -95,7 +95,7 @@ def kronecker(
         blocks, diagonals = first_blocks(measure, options.structure, dtype)
         is_judged = policy.shrink is not None
         return KroneckerState(
-            damping=DampingState(zero, zero, zero),
+            damping=DampingState(zero, zero, zero).unjudged(),
             velocity=jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), dtype), params),
             batches=jnp.zeros((), jnp.int32),
             blocks=blocks,
