@@ -81,7 +81,8 @@ def counted_budget(
     # Line searches and trials cost what they cost along the whole way: whole runs tell.
     guess = bought(budget, _seconds_a_step(measure, setting, seeds[0]))
     seconds = settled(measure, setting, seeds, [guess] * len(seeds)).seconds
-    return Budget(bought(budget, float(np.median(seconds)) / guess), "steps")
+    steps = budget.amount * guess / max(float(np.median(seconds)), 1e-30)
+    return Budget(round(steps) if steps > 1 else steps, "steps")  # a part of one says what ten cost
 
 
 def bought(budget: Budget, price: float) -> int:

@@ -354,6 +354,8 @@ def test_seconds_become_steps_by_the_least_of_readings_that_agree(monkeypatch):
     assert pricing.counted_budget(budget, clock(0.01), {}, [0]) == (200, "steps")
     disturbed = clock(0.05, 0.07, 0.01)  # a step tells what to measure, and then a whole run
     assert pricing.counted_budget(budget, disturbed, {}, [0]) == (200, "steps")
+    little = Budget(1e-3, "seconds")
+    assert pricing.counted_budget(little, clock(0.01), {}, [0]) == (pytest.approx(0.1), "steps")
     assert pricing.counted_budget(Budget(5.0, "flops"), clock(1.0), {}, [0]) == (5, "flops")
 
 
