@@ -71,9 +71,9 @@ class Run(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """What the run is judged by: infinity where it diverged or was given up."""
-        lost = self.stopped in ("non_finite", "given_up") or not math.isfinite(self.validation)
-        return math.inf if lost else self.validation
+        """What the run is judged by: infinity where it diverged."""
+        diverged = self.stopped == "non_finite" or not math.isfinite(self.validation)
+        return math.inf if diverged else self.validation
 
 
 class Choice(NamedTuple):
