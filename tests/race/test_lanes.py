@@ -1,5 +1,6 @@
 """Lanes are honest: each is the run that it would be alone, and counts what that run costs."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -48,7 +49,7 @@ PROBLEM = sine()
 
 
 def alone(entrant, setting, seed):
-    """A run as a loop of steps: losses on the validation data, and what was spent."""
+    """A run as a loop of steps: losses on the validation data, and what was spent; for `jit`."""
     rule = optax.with_extra_args_support(entrant.make(PROBLEM, **setting))
     key = jax.random.key(seed)
     source = source_of(
@@ -67,9 +68,9 @@ def alone(entrant, setting, seed):
         seen = seen.at[i].set(PROBLEM.objective.on(PROBLEM.validation)(params))
         return params, state, seen, spent.at[i].set(tally.flops)
 
-    params = jax.jit(PROBLEM.init)(key)
+    params = PROBLEM.init(key)
     start = params, rule.init(params), jnp.zeros(STEPS), jnp.zeros(STEPS)
-    return jax.jit(lambda start: jax.lax.fori_loop(0, STEPS, body, start))(start)[2:]
+    return jax.lax.fori_loop(0, STEPS, body, start)[2:]
 
 
 # Conjugate gradients multiply rounding by the condition of their system; where the damping goes on
@@ -85,10 +86,9 @@ STEADY = {
 def test_a_lane_is_the_run_alone(name):
     entrant = STEADY.get(name, ENTRANTS[name])
     tried = [{k: value_at(v, p) for k, v in entrant.space.items()} for p in (0.5, 0.25, 0.75)]
-    seen = lanes.programs(PROBLEM, entrant, tried[0], 3).run(
-        [tried[i % len(tried)] for i in range(3)], SEEDS, Budget(STEPS, "steps")
-    )
-    values, spent = alone(entrant, tried[1 % len(tried)], SEEDS[1])
+    seen = lanes.programs(PROBLEM, entrant, tried[0], 3).run(tried, SEEDS, Budget(STEPS, "steps"))
+    # Numbers are traced here as well: products of Python's own cost no flops.
+    values, spent = jax.jit(functools.partial(alone, entrant))(tried[1], SEEDS[1])
     assert seen.steps[1].tolist() == list(range(1, STEPS + 1))
     np.testing.assert_allclose(seen.validation[1], np.minimum.accumulate(values), rtol=1e-9)
     np.testing.assert_allclose(seen.flops[1], np.cumsum(spent), rtol=1e-5)
@@ -133,8 +133,8 @@ def test_laps_lie_evenly_from_the_first_step_to_the_budget():
     seen = run(given, [3, 4], Budget(300, "steps"))
     assert seen.steps.shape == (2, LAPS)
     assert seen.steps[:, [0, 1, -1]].tolist() == [[1, 2, 300]] * 2
-    late = seen.steps[0, LAPS // 2 :]
-    np.testing.assert_allclose(late[1:] / late[:-1], 300 ** (1 / (LAPS - 1)), atol=0.06)
+    late = seen.steps[0, -15:]  # Marks of earlier laps are less than a step apart.
+    np.testing.assert_allclose(late[1:] / late[:-1], 300 ** (1 / (LAPS - 1)), atol=0.03)
 
 
 def test_a_lane_stops_by_its_own_meter_and_does_not_depend_on_the_others():
