@@ -1,11 +1,11 @@
 """The loop of a race: each lane goes on until its own meter has reached the budget.
 
 A lap of a lane ends when its spending passes the next mark, and a lane is looked at between laps.
-The marks lie evenly on a logarithmic scale, from the first step to the budget. Lanes of a `vmap`
-take their steps together and pause wherever a lap of any lane ends; only the lanes that are due are
-looked at. So what is seen of a lane, and the step at which it stops, does not depend on the others.
-Lanes whose steps cost the same pause together, `LAPS` times; the others belong to rules whose
-steps cost more than a look.
+The marks lie evenly on a logarithmic scale, from the first step to the budget; a lap has one step
+at least. Lanes of a `vmap` take their steps together and pause wherever a lap of any lane ends;
+only the lanes that are due are looked at. So what is seen of a lane, and the step at which it
+stops, does not depend on the others. Lanes whose steps cost the same pause together, `LAPS` times
+at most; the others belong to rules whose steps cost more than a look.
 """
 
 from collections.abc import Callable

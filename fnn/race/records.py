@@ -7,7 +7,7 @@ A line has the fields of its record and, as `kind`, the word for its class:
 Every rule has its records in this order: what it was entered with, a plan, the runs of each round
 of the search and of its final, the choice among the settings, a run for each fresh seed, and the
 seconds of runs alone. Where these were not what the budget says, the choice follows again with
-another number of steps, and its runs. A rule of which nothing can be said has the reason before its
+another budget, and its runs. A rule of which nothing can be said has the reason before its
 seconds, and one that was left out has it in place of all that would have followed.
 """
 

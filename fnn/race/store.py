@@ -259,7 +259,7 @@ def _result(store: Store, rule: str) -> Result:
     spent = [costs(_curves(store, group)) for group in {run.curves: run for run in tried}.values()]
     short = [run for run in tried if run.stage != "final"]
     final = [run for run in tried if run.stage == "final"]
-    tuned = list(dict.fromkeys(run.seed for run in tried or runs[:1]))
+    tuning_seeds = list(dict.fromkeys(run.seed for run in tried or runs[:1]))
     diverged = np.array([run.stopped == "non_finite" for run in runs])
     # A diverged run keeps what it had before the lap in which it was lost.
     lost = diverged[:, None] & (curves["steps"] == curves["steps"][:, -1:])
@@ -269,8 +269,8 @@ def _result(store: Store, rule: str) -> Result:
         rule=rule,
         settings=settings,
         chosen=choice.trial,
-        tuning=_losses(short or runs[:1], len(settings), tuned),
-        finals=_losses(final, len(settings), tuned),
+        tuning=_losses(short or runs[:1], len(settings), tuning_seeds),
+        finals=_losses(final, len(settings), tuning_seeds),
         rungs=(max([r.steps for r in short], default=0), max([r.steps for r in final], default=0)),
         tuning_spent={
             cost: sum(float(np.sum(each[cost][:, -1])) for each in spent) for cost in COSTS
