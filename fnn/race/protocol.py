@@ -9,8 +9,8 @@ What a run may spend is counted while it runs, so that a race repeats to the las
 with the step that reaches its budget. Seconds cannot be counted. They are measured, on runs that
 are repeated until two readings agree, and become steps, or flops where one seed takes dearer steps
 than another; where the runs then take a tenth more or less than they should, the budget is
-corrected and the rule races again, three times at most. Of a rule with fewer than ten steps, or whose seconds are still off, nothing can be said: the verdict on
-it is withheld.
+corrected and the rule races again, three times at most. Of a rule with fewer than ten steps, or
+whose seconds are still off, nothing can be said: the verdict on it is withheld.
 
 A run is worth its lowest validation loss so far: it keeps the parameters that early stopping would
 keep, and the test data see no others. One that diverges is worth nothing.

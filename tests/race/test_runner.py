@@ -453,6 +453,14 @@ def test_seeds_whose_steps_cost_more_are_given_so_many_flops():
     assert pricing.objection(budget, pricing.Reading([0.01, 0.03], 1, 0, 0), arrived) is None
 
 
+def test_a_run_is_as_long_as_the_loop_takes_a_budget_to_be_reached():
+    """The price is a quotient of sums in float32; a run of 100,000 steps is not one step longer."""
+    budget = Budget(1e8, "flops")
+    assert pricing.expected_steps(budget, 1e3 * (1 - 2e-7)) == 100_000
+    assert pricing.expected_steps(budget, 1e3 * (1 + 2e-7)) == 100_000
+    assert pricing.expected_steps(Budget(10.5, "steps"), 1.0) == 11
+
+
 @pytest.mark.parametrize("unit", ["examples", "gradients", "flops"])
 def test_budgets_buy_steps(unit):
     problem, adam = problems.get("xor"), ENTRANTS["adam"]
