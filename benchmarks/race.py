@@ -54,8 +54,7 @@ def lanes_beside_loops():
 
     def in_lanes():
         settings = [{"learning_rate": rate} for rate, _ in pairs]
-        budget = Budget(steps, "steps")
-        seen = raced(settings, [seed for _, seed in pairs], budget, hopeless=False)
+        seen = raced(settings, [seed for _, seed in pairs], Budget(steps, "steps"))
         return seen.validation[:, -1]
 
     @jax.jit

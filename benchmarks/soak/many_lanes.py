@@ -62,11 +62,11 @@ def chunks(folder, count, steps):
         seen[entrant.name] = []
 
         def run(*args):
-            found = program.chunk(*args)
+            found = program.turn(*args)
             seen[entrant.name].append(resident())
             return found
 
-        return types.SimpleNamespace(width=program.width, chunk=run)
+        return types.SimpleNamespace(width=program.width, turn=run)
 
     lanes.compiled_lanes = watched
     try:

@@ -37,9 +37,11 @@ class Timing(NamedTuple):
     waited: float
 
 
-def alone(
-    problem: Problem, entrant: Entrant, setting: Setting
-) -> Callable[[Setting, Sequence[int], Sequence[int]], Timing]:
+RunAlone = Callable[[Setting, Sequence[int], Sequence[int]], Timing]
+"""Measures runs of a setting, one after the other, from seeds and each of its number of steps."""
+
+
+def alone(problem: Problem, entrant: Entrant, setting: Setting) -> RunAlone:
     """The function `alone` of `lanes.Programs`, for settings with the names of this one."""
     train = jax.tree.map(jnp.asarray, problem.train)
 

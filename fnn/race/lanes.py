@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree, Scalar
 
 from fnn import devices
 from fnn.problems import Budget, Problem
-from fnn.race.alone import Timing, alone
+from fnn.race.alone import RunAlone, alone
 from fnn.race.compiling import ONCE, OPTIONS, Setting, source, traced
 from fnn.race.entrants import Entrant
 from fnn.race.failures import blaming_the_rule
@@ -31,12 +31,12 @@ and the same everywhere, so that races repeat."""
 
 
 class Outcome(NamedTuple):
-    """How far lanes came: arrays of (lanes, rounds), where `test` and `stopped` are of (lanes,).
+    """How far lanes came: arrays of (lanes, laps), where `test` and `stopped` are of (lanes,).
 
-    A round is a lap of the lane; a lane with fewer laps than others repeats its last one.
+    A lane with fewer laps than others repeats its last one.
 
     Attributes:
-        steps: how many were taken until the end of the round.
+        steps: how many were taken until the end of the lap.
         train: the mean loss over the training data.
         validation: the lowest loss so far over the validation data, as early stopping keeps it.
         flops: what was spent so far.
@@ -54,21 +54,22 @@ class Outcome(NamedTuple):
     stopped: np.ndarray
 
 
+RunLanes = Callable[[Sequence[Setting], Sequence[int], Budget], Outcome]
+"""Runs lanes, one for each pair of a setting and a seed, to the end of a budget that is counted."""
+
+
 class Programs(NamedTuple):
     """The compiled programs of a rule on a problem.
 
     Attributes:
-        run: `run(settings, seeds, budget, hopeless) -> Outcome` takes all lanes to the end of a
-            budget that is counted; with `hopeless`, it gives up each lane that is no better than
-            its start after a quarter of it.
-        alone: `alone(setting, seeds, steps) -> Timing` measures runs one after the other, each of
-            its own number of steps.
+        run: `run(settings, seeds, budget) -> Outcome` tells how far any number of lanes come.
+        alone: `alone(setting, seeds, steps) -> Timing` tells how many seconds runs take.
 
     Both raise `RuleFailedError` where the rule raises.
     """
 
-    run: Callable[[Sequence[Setting], Sequence[int], Budget, bool], Outcome]
-    alone: Callable[[Setting, Sequence[int], Sequence[int]], Timing]
+    run: RunLanes
+    alone: RunAlone
 
 
 class LaneProgram(NamedTuple):
@@ -78,32 +79,25 @@ class LaneProgram(NamedTuple):
         width: the number of lanes.
         names: the hyperparameters of a setting.
         prices: of each unit that is counted, see `prices_of`.
-        begin: `begin(settings, keys, validation)` returns all lanes at their starts, and their
-            validation losses there.
-        finish: `finish(progress, before, settings, keys, allowance, data)` returns the lanes at
-            their ends, the number of laps and what was seen of each, and the measure of the best
-            parameters.
+        begin: `begin(settings, keys)` returns all lanes at their starts.
+        finish: `finish(progress, settings, keys, allowance, data)` returns the lanes at their ends,
+            the number of laps and what was seen of each, and the measure of the best parameters.
         data: training, validation and test data.
     """
 
     width: int
     names: tuple[str, ...]
     prices: Mapping[str, tuple[list[float], float]]
-    begin: Callable[..., tuple[Progress, Array]]
+    begin: Callable[..., Progress]
     finish: Callable[..., tuple[Progress, Array, dict[str, Array], Array]]
     data: tuple[PyTree, PyTree, PyTree]
 
-    def chunk(
-        self, settings: Sequence[Setting], seeds: Sequence[int], budget: Budget, hopeless: bool
-    ) -> Outcome:
+    def turn(self, settings: Sequence[Setting], seeds: Sequence[int], budget: Budget) -> Outcome:
         """`run` of `Programs`, for exactly `width` lanes."""
         stacked = {name: jnp.array([s[name] for s in settings], float) for name in self.names}
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-        progress, before = self.begin(stacked, keys, self.data[1])
-        allowance = _allowance(self.prices, budget, hopeless=hopeless)
-        progress, laps, seen, score = self.finish(
-            progress, before, stacked, keys, allowance, self.data
-        )
+        progress, allowance = self.begin(stacked, keys), _allowance(self.prices, budget)
+        progress, laps, seen, score = self.finish(progress, stacked, keys, allowance, self.data)
         return _outcome(laps, seen, np.asarray(score), np.asarray(progress.stopped))
 
 
@@ -121,27 +115,22 @@ def prices_of(problem: Problem, entrant: Entrant) -> dict[str, tuple[list[float]
     }
 
 
-def _allowance(
-    prices: Mapping[str, tuple[list[float], float]], budget: Budget, *, hopeless: bool
-) -> Allowance:
+def _allowance(prices: Mapping[str, tuple[list[float], float]], budget: Budget) -> Allowance:
     """A budget as the arrays that the program of the lanes takes."""
-    each, least = prices[budget.unit]
-    amount, weights, least = (jnp.asarray(n, float) for n in (budget.amount, each, least))
-    return Allowance(amount, weights, least, jnp.asarray(hopeless))
+    numbers = budget.amount, *prices[budget.unit]
+    return Allowance(*(jnp.asarray(each, float) for each in numbers))
 
 
-def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> Programs:
+def programs(problem: Problem, entrant: Entrant, setting: Setting, most: int) -> Programs:
     """The programs of a rule, for settings with the names of this one and any number of lanes."""
     with blaming_the_rule():
-        program = compiled_lanes(problem, entrant, setting, lanes)
+        program = compiled_lanes(problem, entrant, setting, most)
         measured = alone(problem, entrant, setting)
 
     @blaming_the_rule()
-    def run(
-        settings: Sequence[Setting], seeds: Sequence[int], budget: Budget, hopeless: bool
-    ) -> Outcome:
-        groups = turns(settings, seeds, program.width)
-        return joined([program.chunk(*group, budget, hopeless) for group in groups], len(seeds))
+    def run(settings: Sequence[Setting], seeds: Sequence[int], budget: Budget) -> Outcome:
+        shares = turns(settings, seeds, program.width)
+        return joined([program.turn(*share, budget) for share in shares], len(seeds))
 
     return Programs(run, blaming_the_rule()(measured))
 
@@ -149,7 +138,7 @@ def programs(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -
 def turns(
     settings: Sequence[Setting], seeds: Sequence[int], width: int
 ) -> list[tuple[list[Setting], list[int]]]:
-    """The settings and seeds of groups of `width` lanes; the last lane fills up the last group."""
+    """The settings and seeds of `width` lanes at a time; the last lane fills up the last turn."""
     pairs = list(zip(settings, seeds, strict=True))
     pairs += pairs[-1:] * (-len(pairs) % width)
     groups = [pairs[i : i + width] for i in range(0, len(pairs), width)]
@@ -161,34 +150,32 @@ def joined(turns: Sequence[Outcome], lanes: int) -> Outcome:
     most = max(turn.steps.shape[1] for turn in turns)
 
     def widened(rows: np.ndarray) -> np.ndarray:
-        rounds = (0, most - rows.shape[1]) if rows.ndim > 1 else None
-        return rows if rounds is None else np.pad(rows, ((0, 0), rounds), mode="edge")
+        return np.pad(rows, ((0, 0), (0, most - rows.shape[1])), mode="edge")
 
-    rows = (map(widened, each) for each in zip(*turns, strict=True))
-    return Outcome(*(np.concatenate(list(each))[:lanes] for each in rows))
+    rows = ([widened(a) if a.ndim > 1 else a for a in each] for each in zip(*turns, strict=True))
+    return Outcome(*(np.concatenate(each)[:lanes] for each in rows))
 
 
-def compiled_lanes(problem: Problem, entrant: Entrant, setting: Setting, lanes: int) -> LaneProgram:
+def compiled_lanes(problem: Problem, entrant: Entrant, setting: Setting, most: int) -> LaneProgram:
     """The program of so many lanes, or of fewer where those would take more than `MEMORY`."""
     data = jax.tree.map(jnp.asarray, (problem.train, problem.validation, problem.test))
     begin_lanes = devices.jit(
-        jax.vmap(functools.partial(_begin, problem, entrant), in_axes=(0, 0, None)),
+        jax.vmap(functools.partial(_begin, problem, entrant)),
         compiler_options=devices.compiler_options(ONCE),
     )
     template = traced(setting)
-    begun, _ = jax.eval_shape(begin_lanes, *_stacked(template, 1), data[1])
+    begun = jax.eval_shape(begin_lanes, *_stacked(template, 1))
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), begun)
-    width = max(1, min(lanes, MEMORY // bytes_a_lane(problem, one, data[0])))
+    width = max(1, min(most, MEMORY // bytes_a_lane(problem, one, data[0])))
     stacked, keys = _stacked(template, width)
-    begun, before = jax.eval_shape(begin_lanes, stacked, keys, data[1])
+    begun = jax.eval_shape(begin_lanes, stacked, keys)
     prices = prices_of(problem, entrant)
-    allowance = _allowance(prices, Budget(1, "steps"), hopeless=False)
+    allowance = _allowance(prices, Budget(1, "steps"))
     over_lanes = jax.vmap(
-        functools.partial(_finish, problem, entrant), in_axes=(0, 0, 0, 0, None, None)
+        functools.partial(_finish, problem, entrant), in_axes=(0, 0, 0, None, None)
     )
     finish_lanes = devices.compiled(
-        jax.jit(over_lanes, donate_argnums=0).trace(begun, before, stacked, keys, allowance, data),
-        OPTIONS,
+        jax.jit(over_lanes, donate_argnums=0).trace(begun, stacked, keys, allowance, data), OPTIONS
     )
     return LaneProgram(width, tuple(template), prices, begin_lanes, finish_lanes, data)
 
@@ -199,20 +186,16 @@ def _stacked(template: dict[str, Array], width: int) -> tuple[dict[str, Array], 
     return settings, jax.vmap(jax.random.key)(jnp.arange(width))
 
 
-def _begin(
-    problem: Problem, entrant: Entrant, setting: Setting, key: Array, validation: PyTree
-) -> tuple[Progress, Scalar]:
-    """A lane at its start, and its loss over the validation data there."""
-    rule, params = with_meter(entrant.make(problem, **setting)), problem.init(key)
-    loss = mean_loss(problem.objective, validation, params)
-    return start(rule, params, keep_best=True), loss
+def _begin(problem: Problem, entrant: Entrant, setting: Setting, key: Array) -> Progress:
+    """A lane at its start."""
+    rule = with_meter(entrant.make(problem, **setting))
+    return start(rule, problem.init(key), keep_best=True)
 
 
 def _finish(
     problem: Problem,
     entrant: Entrant,
     progress: Progress,
-    before: Scalar,
     setting: Setting,
     key: Array,
     allowance: Allowance,
@@ -233,7 +216,6 @@ def _finish(
         source(problem, entrant, train, key),
         evaluate,
         progress,
-        before,
         allowance,
     )
     params, _ = progress.best
@@ -243,7 +225,7 @@ def _finish(
 def _outcome(
     laps: Array, seen: Mapping[str, Array], test: np.ndarray, stopped: np.ndarray
 ) -> Outcome:
-    """What was seen of all lanes, as many rounds of each as the most laps."""
+    """What was seen of all lanes, with as many laps as the longest lane has."""
     last = np.asarray(laps)[:, None] - 1
     places = np.minimum(np.arange(last.max() + 1), last)
     rows = {name: np.take_along_axis(np.asarray(a), places, axis=1) for name, a in seen.items()}

@@ -1,11 +1,11 @@
 """The loop of a race: each lane goes on until its own meter has reached the budget.
 
 A lap of a lane ends when its spending passes the next mark, and a lane is looked at between laps.
-The marks lie evenly on a logarithmic scale, from the first step to the budget. Lanes of a `vmap`
-take their steps together and pause wherever a lap of any lane ends; only the lanes that are due are
-looked at. So what is seen of a lane, and the step at which it stops, does not depend on the others.
-Lanes whose steps cost the same pause together, `ROUNDS` times; the others belong to rules whose
-steps cost more than a look.
+The marks lie evenly on a logarithmic scale, from the first step to the budget; a lap has one step
+at least. Lanes of a `vmap` take their steps together and pause wherever a lap of any lane ends;
+only the lanes that are due are looked at. So what is seen of a lane, and the step at which it
+stops, does not depend on the others. Lanes whose steps cost the same pause together, `LAPS` times
+at most; the others belong to rules whose steps cost more than a look.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from jaxtyping import Array, Bool, Int, PyTree, Scalar
 from fnn.branches import in_any_lane
 from fnn.dtypes import widest
 from fnn.race.meter import MeterState
-from fnn.race.protocol import HOPELESS, ROUNDS
+from fnn.race.protocol import LAPS
 from fnn.training import Limits, Progress, Source, Stop, judge, look
 
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 """The part of a budget within which it counts as reached: the meter's sum in float32 is off by up
 to 2e-7 of it, and ten gradients are to be ten steps of a rule that takes one in each."""
 _BESIDE = jnp.iinfo(jnp.int32).max
@@ -36,13 +36,11 @@ class Allowance(NamedTuple):
         amount: the budget.
         prices: what a step, a flop, and a flop of the model count.
         least: what a step counts at least, so that a rule that spends nothing comes to its end.
-        hopeless: whether a lane is given up that is no better than its start after a quarter.
     """
 
     amount: Scalar
     prices: Array
     least: Scalar
-    hopeless: Bool[Array, ""]
 
 
 class Lane(NamedTuple):
@@ -55,7 +53,6 @@ class Lane(NamedTuple):
     total: Scalar  # of the values since the last lap
     laps: Int[Array, ""]
     first: Scalar  # what its first step cost
-    before: Scalar  # its loss at the start
     seen: dict[str, Array]
 
 
@@ -64,7 +61,6 @@ def run_laps(
     source: Source,
     evaluate: Callable[[Progress], dict[str, Scalar]],
     progress: Progress,
-    before: Scalar,
     allowance: Allowance,
 ) -> tuple[Progress, Int[Array, ""], dict[str, Array]]:
     """Trains a lane to the end of its allowance: a pure function, for `jit` and `vmap`.
@@ -74,7 +70,6 @@ def run_laps(
         source: gives each step its value function.
         evaluate: looks at the training after each lap.
         progress: the lane at its start.
-        before: the validation loss there.
         allowance: what it may spend.
 
     Returns:
@@ -112,13 +107,13 @@ def run_laps(
 
     clock = jnp.zeros((), jnp.int32)
     kinds = jax.eval_shape(evaluate, progress)
-    seen = {name: jnp.zeros(ROUNDS, kind.dtype) for name, kind in kinds.items()}
+    seen = {name: jnp.zeros(LAPS, kind.dtype) for name, kind in kinds.items()}
     value = jax.eval_shape(source.epoch(clock)(clock), progress.params)
     total = jnp.zeros((), widest(value.dtype, jnp.float32))
     first = jnp.zeros_like(allowance.amount)
     lane = Lane(
-        progress, progress.params, progress.state, progress.params, total, clock, first, before,
-        seen | {"steps": jnp.zeros(ROUNDS, jnp.int32)},
+        progress, progress.params, progress.state, progress.params, total, clock, first,
+        seen | {"steps": jnp.zeros(LAPS, jnp.int32)},
     )  # fmt: skip
     _, lane = jax.lax.while_loop(
         lambda c: in_any_lane(c[1].progress.stopped == Stop.RUNNING), run_lap, (clock, lane)
@@ -135,11 +130,11 @@ def _spent(state: MeterState, steps: Array, allowance: Allowance) -> Scalar:
 
 def _is_due(lane: Lane, clock: Array, allowance: Allowance) -> Bool[Array, ""]:
     """Whether a lap of a lane has ended; the first one has a single step."""
-    share = jnp.minimum(lane.laps / (ROUNDS - 1), 1).astype(allowance.amount.dtype)
+    share = jnp.minimum(lane.laps / (LAPS - 1), 1).astype(allowance.amount.dtype)
     mark = lane.first ** (1 - share) * allowance.amount**share
     mark = jnp.where(lane.laps == 0, 0, jnp.where(share < 1, mark, allowance.amount))
     spent = _spent(lane.state, clock, allowance)
-    return (lane.progress.stopped == Stop.RUNNING) & (spent >= (1 - _ROUNDING) * mark)
+    return (lane.progress.stopped == Stop.RUNNING) & (spent >= (1 - ROUNDING) * mark)
 
 
 def _looked_at(
@@ -154,13 +149,14 @@ def _looked_at(
     progress = before._replace(stopped=jnp.where(due, before.stopped, Stop.CALLBACK))
     steps = clock - before.step
     mean = lane.total / steps.astype(lane.total.dtype)
-    limits = Limits(steps=_BESIDE, rounds=ROUNDS)
+    limits = Limits(steps=_BESIDE, rounds=LAPS)
     progress = judge(progress, lane.params, lane.state, steps, mean, lane.grad, limits)
     progress, evaluated = look(evaluate, progress, _BESIDE)
     spent = _spent(lane.state, clock, allowance)
-    stopped = _verdict(lane, progress, spent, allowance)
+    is_over = (progress.stopped == Stop.RUNNING) & (spent >= (1 - ROUNDING) * allowance.amount)
+    stopped = jnp.where(is_over, Stop.BUDGET, progress.stopped)
     progress = progress._replace(stopped=jnp.where(due, stopped, before.stopped).astype(jnp.int32))
-    place = jnp.where(due, lane.laps, ROUNDS)  # beyond the end, where nothing is written
+    place = jnp.where(due, lane.laps, LAPS)  # beyond the end, where nothing is written
     evaluated["steps"] = progress.step
     moving = ~due & (progress.stopped == Stop.RUNNING)
     kept = lane.params, lane.state, lane.total
@@ -178,15 +174,3 @@ def _looked_at(
             for name, values in lane.seen.items()
         },
     )
-
-
-def _verdict(lane: Lane, progress: Progress, spent: Scalar, allowance: Allowance) -> Array:
-    """Why a lane that was just looked at stops, or that it is still running."""
-    earlier = _spent(lane.progress.state, lane.progress.step, allowance)
-    quarter = HOPELESS * allowance.amount
-    passed = allowance.hopeless & (earlier < quarter) & (spent >= quarter)
-    lost = passed & ~(progress.best_loss < lane.before)
-    verdict = jnp.where(lost, Stop.GIVEN_UP, Stop.RUNNING)
-    is_over = spent >= (1 - _ROUNDING) * allowance.amount
-    verdict = jnp.where(is_over, Stop.BUDGET, verdict)
-    return jnp.where(progress.stopped == Stop.RUNNING, verdict, progress.stopped)

@@ -7,7 +7,7 @@ them, until the least two agree, and the least counts: what disturbs a run makes
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +15,11 @@ from jaxtyping import Float
 
 from fnn.problems import Budget, Problem
 from fnn.race import records
-from fnn.race.alone import Timing
+from fnn.race.alone import RunAlone
 from fnn.race.compiling import Setting
 from fnn.race.entrants import Entrant
-from fnn.race.lanes import Outcome
+from fnn.race.lanes import RunLanes
+from fnn.race.laps import ROUNDING
 from fnn.race.meter import gradient_flops, in_gradients
 from fnn.race.protocol import FEWEST, OFF, TUNING_SEED
 
@@ -26,17 +27,12 @@ _WARM = 0.05
 """The fewest seconds that a measurement of steps lasts, so that the call itself does not count."""
 _PAUSE = 0.3
 """Seconds between readings that do not agree: longer than most bursts of other work."""
-_TURNS = 6
-"""Readings of a run, at most: where no two of them agree, a machine is not quiet."""
+_MEASUREMENTS = 6
+"""How often runs are measured, at most: where no two readings agree, a machine is not quiet."""
 _PATIENCE = 10.0
 """Seconds of a run, all readings together, after which no more are taken."""
-_ROUNDING = 1e-6
-"""The part of a step within which a number of steps counts as whole."""
 _PROBE = 3
 """Steps that tell about what ten cost, before anything long runs."""
-
-Measure = Callable[[Setting, Sequence[int], Sequence[int]], Timing]
-Run = Callable[[Sequence[Setting], Sequence[int], Budget, bool], Outcome]
 
 
 class Reading(NamedTuple):
@@ -49,23 +45,23 @@ class Reading(NamedTuple):
 
 
 def settled(
-    measure: Measure, setting: Setting, seeds: Sequence[int], steps: Sequence[int]
+    measure: RunAlone, setting: Setting, seeds: Sequence[int], steps: Sequence[int]
 ) -> Reading:
     """Measures runs until the two least readings of the first one agree."""
-    turns: list[list[float]] = []
+    measured: list[list[float]] = []
     again, waited = [], []
     while True:
         # The first run comes last once more: the readings to be compared are apart in time.
         timing = measure(setting, [*seeds, seeds[0]], [*steps, steps[0]])
         *runs, last = timing.seconds
-        turns.append(runs)
+        measured.append(runs)
         again += [runs[0], last]
         waited.append(timing.waited)
         least, second, *_ = sorted(again)
         spread = second / max(least, 1e-9) - 1
-        is_enough = len(turns) == _TURNS or sum(again) > _PATIENCE
+        is_enough = len(measured) == _MEASUREMENTS or sum(again) > _PATIENCE
         if spread <= OFF or is_enough:
-            seconds = np.min(turns, axis=0)
+            seconds = np.min(measured, axis=0)
             seconds[0] = least
             share = float(np.mean(waited))
             return Reading(seconds.tolist(), timing.compile_seconds, spread, share)
@@ -73,24 +69,29 @@ def settled(
 
 
 def counted_budget(
-    budget: Budget, measure: Measure, setting: Setting, seeds: Sequence[int]
+    budget: Budget, measure: RunAlone, setting: Setting, seeds: Sequence[int]
 ) -> Budget:
     """The budget of a run in a unit that is counted; one in seconds becomes steps by measuring."""
     if budget.unit != "seconds":
         return budget
-    # Line searches and trials cost what they cost along the whole way: whole runs tell.
+    # What a rule tries before a step costs other seconds along the way: whole runs tell.
     guess = bought(budget, _seconds_a_step(measure, setting, seeds[0]))
     seconds = settled(measure, setting, seeds, [guess] * len(seeds)).seconds
-    steps = budget.amount * guess / max(float(np.median(seconds)), 1e-30)
+    steps = guess * _ratio(budget.amount, float(np.median(seconds)))
     return Budget(round(steps) if steps > 1 else steps, "steps")  # a part of one says what ten cost
 
 
 def bought(budget: Budget, price: float) -> int:
     """The number of steps that a budget buys at a price, one at least."""
-    return max(1, round(budget.amount / max(price, 1e-30)))
+    return max(1, round(_ratio(budget.amount, price)))
 
 
-def _seconds_a_step(measure: Measure, setting: Setting, seed: int) -> float:
+def _ratio(amount: float, price: float) -> float:
+    """How often an amount pays a price; what is free is paid very often."""
+    return amount / max(price, 1e-30)
+
+
+def _seconds_a_step(measure: RunAlone, setting: Setting, seed: int) -> float:
     """The seconds of a step, from the first run that is long enough to be measured."""
     steps = 1
     while (seconds := measure(setting, [seed], [steps]).seconds[0]) < _WARM:
@@ -101,25 +102,27 @@ def _seconds_a_step(measure: Measure, setting: Setting, seed: int) -> float:
 # Ten steps ----------------------------------------------------------------------------------------
 
 
-def price_of_a_step(problem: Problem, one: Entrant, run: Run, setting: Setting, unit: str) -> float:
+def price_of_a_step(
+    problem: Problem, entrant: Entrant, run: RunLanes, setting: Setting, unit: str
+) -> float:
     """About what a step of a rule costs in a unit that is counted, by its first steps."""
     if unit == "steps":
         return 1.0
     if unit == "examples":
-        return float(one.examples(problem))
-    seen = run([setting], [TUNING_SEED], Budget(_PROBE, "steps"), False)
+        return float(entrant.examples(problem))
+    seen = run([setting], [TUNING_SEED], Budget(_PROBE, "steps"))
     flops, model = (float(spent[0, -1]) / _PROBE for spent in (seen.flops, seen.model))
     return flops if unit == "flops" else in_gradients(flops, model, gradient_flops(problem) or 1.0)
 
 
 def expected_steps(budget: Budget, price: float) -> int:
     """About how many steps a run takes, the last of which reaches the budget."""
-    return max(1, math.ceil(budget.amount / max(price, 1e-30) - _ROUNDING))
+    return max(1, math.ceil((1 - ROUNDING) * _ratio(budget.amount, price)))
 
 
 def require_ten_steps(asked: Budget, plans: Sequence[records.Plan]) -> None:
     """Raises where a budget buys ten steps of no rule, and warns where it does not of some."""
-    steps = {plan.rule: plan.budget[0] / max(plan.price, 1e-30) for plan in plans}
+    steps = {plan.rule: _ratio(plan.budget[0], plan.price) for plan in plans}
     few = {rule: number for rule, number in steps.items() if number < (1 - OFF) * FEWEST}
     if not few or asked.unit == "steps":
         return

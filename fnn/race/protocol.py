@@ -7,10 +7,10 @@ chosen setting then runs from fresh seeds, the same for every rule. In the *self
 
 What a run may spend is counted while it runs, so that a race repeats to the last bit: a run ends
 with the step that reaches its budget. Seconds cannot be counted. They are measured, on runs that
-are repeated until two readings agree, and become steps; where the runs then take a tenth more or
-less than they should, their number is corrected and the rule races again, three times at most. Of a
-rule with fewer than ten steps, or whose seconds are still off, nothing can be said: the verdict on
-it is withheld.
+are repeated until two readings agree, and become steps, or flops where one seed takes dearer steps
+than another; where the runs then take a tenth more or less than they should, the budget is
+corrected and the rule races again, three times at most. Of a rule with fewer than ten steps, or
+whose seconds are still off, nothing can be said: the verdict on it is withheld.
 
 A run is worth its lowest validation loss so far: it keeps the parameters that early stopping would
 keep, and the test data see no others. One that diverges is worth nothing.
@@ -26,18 +26,14 @@ import numpy as np
 from fnn.problems import COSTS, Budget
 
 TUNING_SEED = 2**31 - 1
-"""A seed of trials, the largest int32: the seeds of results count from 0."""
+"""A seed of the search, the largest int32: the seeds of results count from 0."""
 TUNING_SEEDS = TUNING_SEED, TUNING_SEED - 1
-"""All seeds of trials. Two tell a setting that diverges now and then; a third would leave a third
-less to each run."""
-ROUNDS = 60
-"""The points of a curve: enough for a smooth one on a logarithmic scale."""
+"""All seeds of the search. Two tell a setting that diverges now and then; a third would leave a
+third less to each run."""
+LAPS = 60
+"""The points of a curve, at most: enough for a smooth one on a logarithmic scale."""
 FEWEST = 10
 """Steps below which nothing can be said of a rule: one more or less is 10 % of what it spends."""
-HOPELESS = 0.25
-"""The share of its budget after which a trial is given up that is no better than its start. With
-less, slow starters are lost; with more, hopeless trials cost what the good ones do."""
-
 OFF = 0.1
 """The part by which seconds may be off a budget, and two readings of one run apart."""
 

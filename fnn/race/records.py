@@ -7,7 +7,7 @@ A line has the fields of its record and, as `kind`, the word for its class:
 Every rule has its records in this order: what it was entered with, a plan, the runs of each round
 of the search and of its final, the choice among the settings, a run for each fresh seed, and the
 seconds of runs alone. Where these were not what the budget says, the choice follows again with
-another number of steps, and its runs. A rule of which nothing can be said has the reason before its
+another budget, and its runs. A rule of which nothing can be said has the reason before its
 seconds, and one that was left out has it in place of all that would have followed.
 """
 
@@ -71,9 +71,9 @@ class Run(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """What the run is judged by: infinity where it diverged or was given up."""
-        lost = self.stopped in ("non_finite", "given_up") or not math.isfinite(self.validation)
-        return math.inf if lost else self.validation
+        """What the run is judged by: infinity where it diverged."""
+        diverged = self.stopped == "non_finite" or not math.isfinite(self.validation)
+        return math.inf if diverged else self.validation
 
 
 class Choice(NamedTuple):

@@ -1,8 +1,8 @@
 """A race across machines: tasks on Ray compute it, and this process writes it down.
 
-Rules run beside each other, and so do the chunks of their lanes:
+Rules run beside each other, and so do the turns of their lanes:
 
-    a chunk        has the lanes of the rule's program; it takes a core, and a GPU if there is one
+    a turn         has the lanes of the rule's program; it takes a core, and a GPU if there is one
     a measurement  of seconds takes every core of the largest machine, so that it runs there alone
 
 A worker compiles a program when it is first asked for it, and keeps it. Ray runs a task again if
@@ -41,32 +41,32 @@ class Cluster(NamedTuple):
     Attributes:
         ray: the module.
         race: a name that no other race has, under which workers keep their programs.
-        chunk: the options of a chunk's task.
+        turn: the options of a turn's task.
         whole: the options of a measurement's task.
         stopping: is set when nobody waits for tasks any more.
     """
 
     ray: Any
     race: str
-    chunk: dict[str, Any]
+    turn: dict[str, Any]
     whole: dict[str, Any]
     stopping: threading.Event
 
-    def identity(self, problem: Problem, one: Entrant, setting: Setting) -> dict[str, str]:
+    def identity(self, problem: Problem, entrant: Entrant, setting: Setting) -> dict[str, str]:
         """`identity.of_entrant` on a worker: a rule's own code never runs in this process."""
-        return self.wait(self.task(_identity, self.chunk, problem, one, dict(setting)))
+        return self.wait(self.task(_identity, self.turn, problem, entrant, dict(setting)))
 
     def programs(
         self,
         problem: Problem,
         header: Mapping[str, Any],
-        one: Entrant,
+        entrant: Entrant,
         setting: Setting,
         most: int,
     ) -> lanes.Programs:
         """`lanes.programs` on the cluster's machines, which must be like the one of the header."""
-        job = self.ray.put((problem, one, dict(setting), most))
-        width, machine = self.wait(self.task(_width, self.chunk, job))
+        job = self.ray.put((problem, entrant, dict(setting), most))
+        width, machine = self.wait(self.task(_width, self.turn, job))
         other = [key for key in _ALIKE if machine[key] != header[key]]
         if other:
             raise RuntimeError(
@@ -75,14 +75,9 @@ class Cluster(NamedTuple):
                 "start the race on one of them"
             )
 
-        def run(
-            settings: Sequence[Setting],
-            seeds: Sequence[int],
-            budget: Budget,
-            hopeless: bool,
-        ) -> lanes.Outcome:
-            turns = lanes.turns(settings, seeds, width)
-            tasks = [self.task(_chunk, self.chunk, job, *turn, budget, hopeless) for turn in turns]
+        def run(settings: Sequence[Setting], seeds: Sequence[int], budget: Budget) -> lanes.Outcome:
+            shares = lanes.turns(settings, seeds, width)
+            tasks = [self.task(_turn, self.turn, job, *share, budget) for share in shares]
             return lanes.joined([self.wait(task) for task in tasks], len(seeds))
 
         def measure(setting: Setting, seeds: Sequence[int], steps: Sequence[int]) -> Timing:
@@ -163,23 +158,23 @@ _PROGRAMS: dict[tuple[str, str, str], Any] = {}
 
 def _program(race: str, job: _Job, kind: str) -> Any:
     """A program of this worker, compiled when it is first asked for."""
-    problem, one, setting, most = job
-    key = race, one.name, kind
+    problem, entrant, setting, most = job
+    key = race, entrant.name, kind
     if key not in _PROGRAMS:
         for other in [k for k in _PROGRAMS if k[0] != race]:
             del _PROGRAMS[other]
         if kind == "many":
-            _PROGRAMS[key] = lanes.compiled_lanes(problem, one, setting, most)
+            _PROGRAMS[key] = lanes.compiled_lanes(problem, entrant, setting, most)
         else:
-            _PROGRAMS[key] = alone(problem, one, setting)
+            _PROGRAMS[key] = alone(problem, entrant, setting)
     return _PROGRAMS[key]
 
 
 @blaming_the_rule()
-def _identity(race: str, problem: Problem, one: Entrant, setting: Setting) -> dict[str, str]:
+def _identity(race: str, problem: Problem, entrant: Entrant, setting: Setting) -> dict[str, str]:
     """What a rule is entered with."""
     del race
-    return identity.of_entrant(problem, one, setting)
+    return identity.of_entrant(problem, entrant, setting)
 
 
 def _width(race: str, job: _Job) -> tuple[int, dict[str, Any]]:
@@ -190,16 +185,15 @@ def _width(race: str, job: _Job) -> tuple[int, dict[str, Any]]:
 
 
 @blaming_the_rule()
-def _chunk(
+def _turn(
     race: str,
     job: _Job,
     settings: Sequence[Setting],
     seeds: Sequence[int],
     budget: Budget,
-    hopeless: bool,
 ) -> lanes.Outcome:
     """The outcome of as many lanes as the program has."""
-    return _program(race, job, "many").chunk(settings, seeds, budget, hopeless)
+    return _program(race, job, "many").turn(settings, seeds, budget)
 
 
 @blaming_the_rule()

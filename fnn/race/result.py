@@ -15,7 +15,7 @@ class Result(NamedTuple):
     """One rule on one problem.
 
     A run that stopped before the end of its budget keeps the losses that it had reached; one that
-    diverged has a loss of infinity from there on. All seeds have the same rounds.
+    diverged has a loss of infinity from there on. All seeds have the same number of laps.
 
     Attributes:
         problem: its name.
@@ -29,10 +29,9 @@ class Result(NamedTuple):
         finals: the same in the final; NaN for the trials that did not get there.
         rungs: the steps of a run in the rounds, and in the final; 0 without a search.
         tuning_spent: what the search spent, by `problems.COSTS`.
-        given_up: the number of trials that were given up as hopeless within their budget.
         seeds: the fresh seeds of the chosen setting.
-        costs: the cost until the end of each round, by `problems.COSTS`.
-        train: the mean loss over the training data at the end of each round.
+        costs: the cost until the end of each lap, by `problems.COSTS`.
+        train: the mean loss over the training data at the end of each lap.
         validation: the lowest loss so far over the validation data, as early stopping keeps it.
         test: the problem's measure of the parameters with the lowest validation loss.
         stopped: the reason of each run's end, the name of a `training.Stop` in lower case.
@@ -49,11 +48,10 @@ class Result(NamedTuple):
     finals: Float[np.ndarray, "trials tuning_seeds"]
     rungs: tuple[int, int]
     tuning_spent: dict[str, float]
-    given_up: int
     seeds: list[int]
-    costs: dict[str, Float[np.ndarray, "seeds rounds"]]
-    train: Float[np.ndarray, "seeds rounds"]
-    validation: Float[np.ndarray, "seeds rounds"]
+    costs: dict[str, Float[np.ndarray, "seeds laps"]]
+    train: Float[np.ndarray, "seeds laps"]
+    validation: Float[np.ndarray, "seeds laps"]
     test: Float[np.ndarray, " seeds"]
     stopped: list[str]
     batch: int
@@ -73,7 +71,7 @@ class Result(NamedTuple):
             cost: one of `problems.COSTS`.
 
         Returns:
-            The cost at the end of the first such round, infinity where there is none.
+            The cost at the end of the first such lap, infinity where there is none.
         """
         reached = self.validation <= np.reshape(target, (-1, 1))
         first = np.argmax(reached, axis=1)
@@ -136,10 +134,10 @@ class Race(NamedTuple):
         )  # fmt: skip
 
     def curves(self) -> Any:
-        """The curves as a data frame, a row for each rule, seed and round; pandas must be there.
+        """The curves as a data frame, a row for each rule, seed and lap; pandas must be there.
 
         Returns:
-            A `pandas.DataFrame`: problem, rule and seed; the costs until the end of the round, by
+            A `pandas.DataFrame`: problem, rule and seed; the costs until the end of the lap, by
             `problems.COSTS`; the losses `train` and `validation`, as in `Result`.
         """
         return load("Race.curves", "pandas").DataFrame(

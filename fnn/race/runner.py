@@ -46,6 +46,7 @@ _COMPILERS = 4
 """Programs that are compiled beside each other: XLA takes several threads for each already."""
 
 Watch = Callable[[str, float], None]
+Identify = Callable[[Problem, Entrant, Setting], dict[str, str]]
 
 
 def run(
@@ -68,12 +69,12 @@ def run(
             is left out: the race says why, and goes on with the others.
         seeds: the number of fresh starting points of the chosen setting, the same for every rule;
             with fewer than 12 there is no verdict.
-        trials: what the tuning of each rule may spend, in whole runs, see `search`; with 0 there
-            is no tuning, and each rule has its defaults.
+        trials: what the search for each rule's setting may spend, in whole runs, see `search`;
+            with 0 there is no search, and each rule has its defaults.
         budget: what a run may spend; the problem's by default. In steps, examples, flops or
             gradients it is counted while a run goes on, and a race is the same to the last bit
             whenever it is run, its seconds aside. In seconds it becomes steps by measuring: at the
-            first setting for the trials, at the setting that was chosen for the seeds.
+            first setting for the search, at the setting that was chosen for the seeds.
         folder: where the race is written down, and goes on if it was stopped there; a new folder
             `races/PROBLEM/TIME` by default. Its page is `report.html`.
         cluster: the address of a Ray cluster, or "local" for the cores of this machine: lanes and
@@ -104,8 +105,8 @@ def run(
     """
     problem = problems.get(problem) if isinstance(problem, str) else problem
     entrants = entering(rules)
-    for one in entrants:
-        spaces.require_space(one.name, one.space, one.defaults)
+    for entrant in entrants:
+        spaces.require_space(entrant.name, entrant.space, entrant.defaults)
     protocol = require_possible(
         Protocol(trials, seeds, problem.budget if budget is None else budget)
     )
@@ -141,9 +142,6 @@ def _write_page(race: Race, folder: Path) -> None:
             f"race is there, and `fnn report {folder}` tries again",
             stacklevel=3,
         )
-
-
-Identify = Callable[[Problem, Entrant, Setting], dict[str, str]]
 
 
 class Entry(NamedTuple):
@@ -182,8 +180,8 @@ def _run(
             opened.append(LeftOut(entry.entrant.name, f"{error}"))
 
     announce("compiling")
-    for one in entrants:
-        opened.require_same(Entered(one.name, _identity(problem, one, protocol, identify)))
+    for entrant in entrants:
+        opened.require_same(Entered(entrant.name, _identity(problem, entrant, protocol, identify)))
     entries = _entries(opened, problem, protocol, entrants, compile_rule, compilers)
     first, *others = _STAGES
     for entry in entries:
@@ -208,18 +206,18 @@ def _entries(
 ) -> list[Entry]:
     """The rules that are not done yet, compiled; those that cannot take part are left out."""
 
-    def compiled(one: Entrant) -> Entry | LeftOut:
+    def compiled(entrant: Entrant) -> Entry | LeftOut:
         try:
             with blaming_the_rule():
-                missing, first = one.misses(problem), search.settings(one, protocol.trials)
+                missing, first = entrant.misses(problem), search.settings(entrant, protocol.trials)
             if missing:
-                return LeftOut(one.name, f"it needs {missing}.")
-            programs = variants.programs(compile_rule, one, first, _lanes_of(protocol))
+                return LeftOut(entrant.name, f"it needs {missing}.")
+            programs = variants.programs(compile_rule, entrant, first, _lanes_of(protocol))
         except RuleFailedError as error:
-            return LeftOut(one.name, f"{error}")
-        return Entry(opened, problem, protocol, one, programs)
+            return LeftOut(entrant.name, f"{error}")
+        return Entry(opened, problem, protocol, entrant, programs)
 
-    waiting = [one for one in entrants if not _is_done(opened, one)]
+    waiting = [entrant for entrant in entrants if not _is_done(opened, entrant)]
     entries = []
     with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
         for entry in pool.map(compiled, waiting):
@@ -238,20 +236,20 @@ def _lanes_of(protocol: Protocol) -> int:
 
 
 def _identity(
-    problem: Problem, one: Entrant, protocol: Protocol, identify: Identify
+    problem: Problem, entrant: Entrant, protocol: Protocol, identify: Identify
 ) -> dict[str, str]:
     """What a rule is entered with; nothing of one whose own code fails, which is left out."""
     try:
         with blaming_the_rule():
-            first = search.settings(one, protocol.trials)[0]
-            return identify(problem, *variants.at(one, first))
+            first = search.settings(entrant, protocol.trials)[0]
+            return identify(problem, *variants.at(entrant, first))
     except RuleFailedError:
         return {}
 
 
-def _is_done(opened: store.Store, one: Entrant) -> bool:
+def _is_done(opened: store.Store, entrant: Entrant) -> bool:
     """Whether a rule has its last record."""
-    return bool(opened.of(Seconds, one.name) or opened.of(LeftOut, one.name))
+    return bool(opened.of(Seconds, entrant.name) or opened.of(LeftOut, entrant.name))
 
 
 # The stages of a rule -----------------------------------------------------------------------------
@@ -367,18 +365,18 @@ def _run_lanes(
     """Runs each setting from each seed, in about so many steps, and writes down what is new."""
     name, plan = entry.entrant.name, _plan(entry)
     written = entry.store.runs(name, stage)
-    lanes = [(trial, seed) for trial in settings for seed in seeds]
-    if len(written) == len(lanes):
+    pairs = [(trial, seed) for trial in settings for seed in seeds]
+    if len(written) == len(pairs):
         return written
-    tried = [variants.lasting(settings[trial], steps) for trial, _ in lanes]
-    seen = entry.programs.run(tried, [seed for _, seed in lanes], budget, False)
+    tried = [variants.lasting(settings[trial], steps) for trial, _ in pairs]
+    seen = entry.programs.run(tried, [seed for _, seed in pairs], budget)
     runs = [
         Run(
             rule=name,
             stage=stage,
-            trial=lanes[i][0],
-            seed=lanes[i][1],
-            setting=dict(settings[lanes[i][0]]),
+            trial=trial,
+            seed=seed,
+            setting=dict(settings[trial]),
             batch=plan.batch,
             steps=int(seen.steps[i, -1]),
             train=float(seen.train[i, -1]),
@@ -388,7 +386,7 @@ def _run_lanes(
             curves=f"{name}-{stage}.npz",
             flops=float(seen.flops[i, -1]),
         )
-        for i in range(len(written), len(lanes))
+        for i, (trial, seed) in list(enumerate(pairs))[len(written) :]
     ]
     curves = "steps", "train", "validation", "flops", "model"
     entry.store.append_runs(runs, {curve: getattr(seen, curve) for curve in curves})

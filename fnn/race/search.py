@@ -34,8 +34,8 @@ from fnn.race.entrants import Entrant
 from fnn.race.protocol import FEWEST, TUNING_SEEDS
 from fnn.race.records import Run
 
-_FEWEST = 6
-"""Settings, so that there are two in each round however little may be spent."""
+_FEWEST_SETTINGS = 6
+"""Settings at least, so that there are two in each round however little may be spent."""
 _MORE = 3
 """How often one point more is drawn where some settings are not new, before there are many."""
 _MANY = 500
@@ -60,11 +60,11 @@ class Rungs(NamedTuple):
     long: float
 
 
-def rungs(one: Entrant, trials: int, steps: float = math.inf) -> Rungs | None:
+def rungs(entrant: Entrant, trials: int, steps: float = math.inf) -> Rungs | None:
     """The plan of a search that spends as much as so many whole runs.
 
     Args:
-        one: the rule.
+        entrant: the rule.
         trials: the number of whole runs; more of them try more settings.
         steps: about how many steps a whole run has.
 
@@ -78,7 +78,7 @@ def rungs(one: Entrant, trials: int, steps: float = math.inf) -> Rungs | None:
         >>> print(plan.rounds, plan.finalists, f"{plan.short:.3f} {plan.long:.3f}")
         (4, 2, 2) 4 0.104 0.417
     """
-    possible = _size(one)
+    possible = _size(entrant)
     if trials == 0 or possible < 2:
         return None
     spent = trials / len(TUNING_SEEDS)
@@ -93,18 +93,18 @@ def rungs(one: Entrant, trials: int, steps: float = math.inf) -> Rungs | None:
 
 def _rounds(possible: float, wanted: int) -> tuple[int, ...]:
     """The new settings of each round; one round has all of them where they are few."""
-    wanted = max(_FEWEST, wanted)
+    wanted = max(_FEWEST_SETTINGS, wanted)
     if possible <= wanted:
         return (int(possible),)
     closer = max(2, wanted // 4)
     return wanted - 2 * closer, closer, closer
 
 
-def settings(one: Entrant, trials: int, steps: float = math.inf) -> list[dict[str, Any]]:
+def settings(entrant: Entrant, trials: int, steps: float = math.inf) -> list[dict[str, Any]]:
     """The settings of the first round, or the defaults alone where there is no search.
 
     Args:
-        one: the rule that they are of.
+        entrant: the rule that they are of.
         trials: what the search may spend, in whole runs; 0 for the defaults.
         steps: about how many steps a whole run has.
 
@@ -117,12 +117,12 @@ def settings(one: Entrant, trials: int, steps: float = math.inf) -> list[dict[st
         >>> [round(s["learning_rate"], 4) for s in settings(entrant("adam"), 5)]
         [0.001, 0.0464, 0.01, 0.0022]
     """
-    plan, usual = rungs(one, trials, steps), _usual(one)
+    plan, usual = rungs(entrant, trials, steps), _usual(entrant)
     if plan is None:
-        return [dict(one.defaults) if trials == 0 else usual]
-    begun = [usual] if one.defaults else []
-    low, high = np.zeros(len(one.space)), np.ones(len(one.space))
-    return begun + _between(one.space, low, high, begun, plan.rounds[0] - len(begun))
+        return [dict(entrant.defaults) if trials == 0 else usual]
+    begun = [usual] if entrant.defaults else []
+    missing = plan.rounds[0] - len(begun)
+    return begun + _between(entrant.space, *_corners(entrant.space), begun, missing)
 
 
 def closer(
@@ -151,7 +151,7 @@ def closer(
         >>> [f"{s['rate']:.2f}" for s in closer({"rate": (0.01, 0.1)}, tried, losses, 2, 1)]
         ['0.56', '0.18']
     """
-    low, high = np.zeros(len(space)), np.ones(len(space))
+    low, high = _corners(space)
     best = int(ranking(losses)[0])
     if np.isfinite(losses[best]).all():
         places = _places(space, tried)
@@ -163,19 +163,19 @@ def closer(
     found = _between(space, low, high, tried, number)
     known = [*tried, *found]
     missing = number - len(found)
-    return found + _between(space, 0 * low, 0 * high + 1, known, missing) if missing else found
+    return found + _between(space, *_corners(space), known, missing) if missing else found
 
 
-def _usual(one: Entrant) -> dict[str, Any]:
+def _usual(entrant: Entrant) -> dict[str, Any]:
     """The rule's defaults, and the middle of the range where there are none."""
-    return {k: one.defaults.get(k, spaces.value_at(v, 0.5)) for k, v in one.space.items()}
+    return {k: entrant.defaults.get(k, spaces.value_at(v, 0.5)) for k, v in entrant.space.items()}
 
 
-def _size(one: Entrant) -> float:
+def _size(entrant: Entrant) -> float:
     """The number of settings that a rule can have, the usual one among them."""
-    places = _places(one.space, [_usual(one)])
-    inside = not one.space or bool(((places >= 0) & (places <= 1)).all())
-    return math.prod(spaces.size(given) for given in one.space.values()) + (not inside)
+    places = _places(entrant.space, [_usual(entrant)])
+    inside = not entrant.space or bool(((places >= 0) & (places <= 1)).all())
+    return math.prod(spaces.size(given) for given in entrant.space.values()) + (not inside)
 
 
 def losses_of(runs: Sequence[Run]) -> Float[np.ndarray, "tried seeds"]:
@@ -186,6 +186,13 @@ def losses_of(runs: Sequence[Run]) -> Float[np.ndarray, "tried seeds"]:
 def ranking(losses: Float[np.ndarray, "tried seeds"]) -> Int[np.ndarray, " tried"]:
     """The places of settings from the lowest to the highest median loss; ties stay in order."""
     return np.argsort(np.median(losses, axis=1), kind="stable")
+
+
+def _corners(
+    space: spaces.Space,
+) -> tuple[Float[np.ndarray, " names"], Float[np.ndarray, " names"]]:
+    """The places of the lowest and of the highest values of a space."""
+    return np.zeros(len(space)), np.ones(len(space))
 
 
 def _around(

@@ -4,10 +4,10 @@ A race has a folder of its own:
 
     race.json       the terms, once: problem, protocol, versions, device
     runs.jsonl      a line for each record, see `records`; those of several rules may alternate
-    curves/*.npz    for each group of runs the losses and costs at the end of every round
+    curves/*.npz    for each group of runs the losses and costs at the end of every lap
 
 Lines are only ever appended, a group of runs at once, after their curves. So a race that is killed
-at any instant leaves whole groups and at most one torn line, and the same race goes on from there.
+at any instant leaves whole lines and at most a torn one, and the same race goes on from there.
 A lock keeps a second race out; the system opens it when the first one ends, however it ends.
 """
 
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from fnn.locks import locked
 from fnn.problems import COSTS, Problem
@@ -154,7 +155,7 @@ class Store(NamedTuple):
         return list((dict(enumerate(plan.settings)) | tried).values())
 
     def append(self, *records: Record) -> None:
-        """Writes records down, all of them or none that counts."""
+        """Writes records down in order, and waits until the disk has them."""
         text = "".join(to_line(record, self.header) for record in records)
         with self.lock:
             with open(self.folder / "runs.jsonl", "ab") as file:
@@ -249,18 +250,18 @@ def _result(store: Store, rule: str) -> Result:
     """What the records of one rule say, as arrays."""
     (plan,), choice = store.of(Plan, rule), store.of(Choice, rule)[-1]
     (seconds,) = store.of(Seconds, rule)
-    trials = [run for run in store.of(Run, rule) if run.stage != "seed"]
+    tried = [run for run in store.of(Run, rule) if run.stage != "seed"]
     runs, settings = store.runs(rule, "seed"), store.settings(rule)
     timed = zip(seconds.seconds, runs[: len(seconds.seconds)], strict=True)
     per_step = float(np.median([passed / max(run.steps, 1) for passed, run in timed]))
     costs = functools.partial(_costs, plan, per_step)
     curves = _curves(store, runs[0])
-    spent = [costs(_curves(store, group)) for group in {run.curves: run for run in trials}.values()]
-    short = [run for run in trials if run.stage != "final"]
-    final = [run for run in trials if run.stage == "final"]
-    tuned = list(dict.fromkeys(run.seed for run in trials or runs[:1]))
+    spent = [costs(_curves(store, group)) for group in {run.curves: run for run in tried}.values()]
+    short = [run for run in tried if run.stage != "final"]
+    final = [run for run in tried if run.stage == "final"]
+    tuning_seeds = list(dict.fromkeys(run.seed for run in tried or runs[:1]))
     diverged = np.array([run.stopped == "non_finite" for run in runs])
-    # A diverged run keeps what it had before the round in which it was lost.
+    # A diverged run keeps what it had before the lap in which it was lost.
     lost = diverged[:, None] & (curves["steps"] == curves["steps"][:, -1:])
     test = np.array([run.test for run in runs])
     return Result(
@@ -268,13 +269,12 @@ def _result(store: Store, rule: str) -> Result:
         rule=rule,
         settings=settings,
         chosen=choice.trial,
-        tuning=_losses(short or runs[:1], len(settings), tuned),
-        finals=_losses(final, len(settings), tuned),
+        tuning=_losses(short or runs[:1], len(settings), tuning_seeds),
+        finals=_losses(final, len(settings), tuning_seeds),
         rungs=(max([r.steps for r in short], default=0), max([r.steps for r in final], default=0)),
         tuning_spent={
             cost: sum(float(np.sum(each[cost][:, -1])) for each in spent) for cost in COSTS
         },
-        given_up=sum(run.stopped == "given_up" for run in trials),
         seeds=[run.seed for run in runs],
         costs=costs(curves),
         train=np.where(lost, np.inf, curves["train"]),
@@ -294,7 +294,7 @@ def _curves(store: Store, run: Run) -> dict[str, np.ndarray]:
 
 
 def _costs(plan: Plan, per_step: float, curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What runs had spent at the end of each round, by `problems.COSTS`."""
+    """What runs had spent at the end of each lap, by `problems.COSTS`."""
     return {
         "steps": curves["steps"],
         "examples": curves["steps"] * plan.batch,
@@ -333,18 +333,20 @@ def _caveats(done: Sequence[Result]) -> list[str]:
         diverged = r.stopped.count("non_finite")
         if diverged:
             sentences.append(f"{r.rule} diverged from {diverged} of {len(r.seeds)} seeds.")
-        if r.given_up:
-            trials = f"{r.given_up} of {len(r.tuning)} trials"
-            sentences.append(f"{trials} of {r.rule} were given up: no better than at their start.")
-        judged = r.finals if r.rungs[1] else r.tuning  # older races had trials of one length
-        if len(r.settings) > 1 and not np.isfinite(np.median(judged, axis=1)).any():
+        judged = r.finals if r.rungs[1] else r.tuning  # there may have been no final
+        if len(r.settings) > 1 and not _came_through(judged):
             sentences.append(
-                f"No setting of {r.rule} came through its trials; the first was taken."
-                if r.chosen == 0
-                else f"No setting of {r.rule} came through its longer trials; the best of the "
-                "shorter ones was taken."
+                f"No setting of {r.rule} came through its longer trials; the best of the shorter "
+                "ones was taken."
+                if _came_through(r.tuning)
+                else f"No setting of {r.rule} came through its trials; the first was taken."
             )
     return sentences
+
+
+def _came_through(losses: Float[np.ndarray, "trials seeds"]) -> bool:
+    """Whether there is a trial that most seeds did not lose."""
+    return bool(np.isfinite(np.median(losses, axis=1)).any())
 
 
 # Files --------------------------------------------------------------------------------------------

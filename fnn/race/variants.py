@@ -14,6 +14,7 @@ import optax
 
 from fnn.problems import Budget, Problem
 from fnn.race import spaces
+from fnn.race.alone import Timing
 from fnn.race.compiling import Setting
 from fnn.race.entrants import Entrant
 from fnn.race.lanes import Outcome, Programs, joined
@@ -29,14 +30,17 @@ def lasting(setting: Setting, steps: float) -> dict[str, Any]:
     return {**setting, _LENGTH: steps}
 
 
-def programs(compile_one: Compile, one: Entrant, first: Sequence[Setting], most: int) -> Programs:
+def programs(
+    compile_one: Compile, entrant: Entrant, first: Sequence[Setting], most: int
+) -> Programs:
     """The programs of a rule; those of the first settings are compiled at once, others when asked.
 
     Args:
-        compile_one: compiles a variant for settings with the names of one, and so many lanes.
-        one: the rule.
+        compile_one: compiles a variant for settings with the names of one, and so many lanes at
+            most.
+        entrant: the rule.
         first: some settings.
-        most: the number of lanes.
+        most: the number of lanes, at most.
 
     Returns:
         Programs for all settings of the rule, those that are not `lasting` for runs of any length.
@@ -44,46 +48,47 @@ def programs(compile_one: Compile, one: Entrant, first: Sequence[Setting], most:
     compiled: dict[str, Programs] = {}
 
     def variant(setting: Setting) -> Programs:
-        bound, numbers = at(one, setting)
+        bound, numbers = at(entrant, setting)
         if bound.name not in compiled:
             compiled[bound.name] = compile_one(bound, numbers, most)
         return compiled[bound.name]
 
-    def run(settings: Sequence[Setting], seeds: Sequence[int], *terms: Any) -> Outcome:
+    def run(settings: Sequence[Setting], seeds: Sequence[int], budget: Budget) -> Outcome:
         groups: dict[str, list[int]] = {}
         for i, setting in enumerate(settings):
-            groups.setdefault(at(one, setting)[0].name, []).append(i)
+            groups.setdefault(at(entrant, setting)[0].name, []).append(i)
         parts = [
             variant(settings[group[0]]).run(
-                [at(one, settings[i])[1] for i in group], [seeds[i] for i in group], *terms
+                [at(entrant, settings[i])[1] for i in group], [seeds[i] for i in group], budget
             )
             for group in groups.values()
         ]
         return _in_order(parts, list(groups.values()))
 
-    def alone(setting: Setting, *terms: Any) -> Any:
-        return variant(setting).alone(at(one, setting)[1], *terms)
+    def alone(setting: Setting, seeds: Sequence[int], steps: Sequence[int]) -> Timing:
+        return variant(setting).alone(at(entrant, setting)[1], seeds, steps)
 
     for setting in first:
         variant(setting)
     return Programs(run, alone)
 
 
-def at(one: Entrant, setting: Setting) -> tuple[Entrant, dict[str, float]]:
+def at(entrant: Entrant, setting: Setting) -> tuple[Entrant, dict[str, float]]:
     """The variant of a rule for a setting, named after its static values, and the numbers left."""
-    names = {k for k in setting if k in one.space and spaces.is_static(one.space[k])}
+    names = {k for k in setting if k in entrant.space and spaces.is_static(entrant.space[k])}
     static = {k: v for k, v in setting.items() if k in names}
-    name = f"{one.name} {static}" if static else one.name  # in which True and 1 are two values
+    # In the words for static values, True and 1 are two.
+    name = f"{entrant.name} {static}" if static else entrant.name
     numbers = {_LENGTH: 1.0} | {k: v for k, v in setting.items() if k not in names}
-    return one._replace(name=name, make=functools.partial(_make, one, static)), numbers
+    return entrant._replace(name=name, make=functools.partial(_make, entrant, static)), numbers
 
 
 def _make(
-    one: Entrant, static: Mapping[str, Any], problem: Problem, **numbers: Any
+    entrant: Entrant, static: Mapping[str, Any], problem: Problem, /, **numbers: Any
 ) -> optax.GradientTransformation:
     """The rule at a setting in parts, on the problem with the run's own budget."""
     budget = Budget(numbers.pop(_LENGTH), "steps")
-    return one.make(problem._replace(budget=budget), **static, **numbers)
+    return entrant.make(problem._replace(budget=budget), **static, **numbers)
 
 
 def _in_order(parts: Sequence[Outcome], groups: Sequence[Sequence[int]]) -> Outcome:

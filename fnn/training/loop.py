@@ -39,8 +39,7 @@ class Stop(enum.IntEnum):
     CALLBACK = 5
     DATA = 6
     STALLED = 7
-    GIVEN_UP = 8
-    CONVERGED = 9
+    CONVERGED = 9  # Checkpoints hold these numbers; 8 meant something else.
 
     def __str__(self) -> str:
         """The reason as a sentence."""
@@ -68,7 +67,6 @@ _SENTENCES = {
         "A minimum within the tolerance, as far as the gradient tells: what was left to gain, or "
         "to move, is below it."
     ),
-    Stop.GIVEN_UP: "Given up: after a quarter of its budget it was no better than at the start.",
 }
 
 

@@ -64,7 +64,6 @@ def _result(rule, speed, generator, seeds, rounds, trials, problem):
     costs["seconds"] = costs["seconds"] * rate
     return Result(
         problem, rule, settings, best, tuning, finals, (10, 40), dict(RATES),
-        1 if trials > 4 else 0,
         list(range(100, 100 + seeds)), costs, train, validation, test, stopped, 32,
         1.5 * slow, costs["seconds"][:, -1],
     )  # fmt: skip

@@ -114,8 +114,8 @@ def test_tasks_are_run_again_and_not_for_ever(cluster, tmp_path):
         os.kill(os.getpid(), signal.SIGKILL)
 
     with remote.connected("local") as connected:
-        assert connected.wait(connected.task(once, connected.chunk)) == "alive"
-        lost = connected.task(always, {**connected.chunk, "max_retries": 0})
+        assert connected.wait(connected.task(once, connected.turn)) == "alive"
+        lost = connected.task(always, {**connected.turn, "max_retries": 0})
         with pytest.raises(RuntimeError, match="a task of the cluster to end, got WorkerCrashed"):
             connected.wait(lost)
         with pytest.raises(ZeroDivisionError):
@@ -124,7 +124,7 @@ def test_tasks_are_run_again_and_not_for_ever(cluster, tmp_path):
 
 
 def test_lanes_run_in_turns_on_whoever_is_free(cluster):
-    """What is joined from chunks of several workers is what one program says."""
+    """What is joined from turns of several workers is what one program says."""
     del cluster
     problem, sgd = problems.get("xor"), ENTRANTS["sgd"]
     given, seeds = [{"learning_rate": 0.01}] * 3, [0, 1, 2]
@@ -132,14 +132,12 @@ def test_lanes_run_in_turns_on_whoever_is_free(cluster):
     environment = store.environment()
     with remote.connected("local") as connected:
         spread = connected.programs(problem, environment, sgd, given[0], 1).run(
-            given, seeds, budget, False
+            given, seeds, budget
         )
         with pytest.raises(RuntimeError, match="machines like this one, got another device: cpu"):
             connected.programs(problem, environment | {"device": "another"}, sgd, given[0], 1)
-    chunk = lanes.compiled_lanes(problem, sgd, given[0], 1).chunk
-    alone = [
-        chunk([setting], [seed], budget, False) for setting, seed in zip(given, seeds, strict=True)
-    ]
+    turn = lanes.compiled_lanes(problem, sgd, given[0], 1).turn
+    alone = [turn([setting], [seed], budget) for setting, seed in zip(given, seeds, strict=True)]
     for one, two in zip(spread, lanes.joined(alone, 3), strict=True):
         np.testing.assert_array_equal(one, two)
 

@@ -305,6 +305,25 @@ def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
     assert result.chosen == 0
 
 
+def test_where_all_diverge_in_the_final_the_best_of_the_rounds_is_taken(tmp_path):
+    def late(problem, learning_rate):
+        del problem
+        return optax.scale_by_schedule(
+            lambda count: jnp.where(count < 30, 0.0, jnp.nan) * learning_rate
+        )
+
+    rule = Entrant("late", late, {"learning_rate": (1.0, 100.0)})
+    terms = {"seeds": 2, "trials": 3, "budget": Budget(200, "steps"), "folder": tmp_path}
+    race_of_one = race.run("xor", [rule], **terms)
+    (result,) = race_of_one.results
+    short, long = result.rungs
+    assert short < 30 <= long
+    assert np.isfinite(result.tuning).all()
+    assert result.chosen == 0  # All settings tie in the rounds.
+    said = "No setting of late came through its longer trials; the best of the shorter ones was "
+    assert f"{said}taken." in race_of_one.caveats
+
+
 def test_a_copy_ties_and_random_steps_come_last(tmp_path):
     adam = ENTRANTS["adam"]
     racing = [Entrant("random", random_steps), adam, adam._replace(name="copy")]
@@ -434,6 +453,14 @@ def test_seeds_whose_steps_cost_more_are_given_so_many_flops():
     assert pricing.objection(budget, pricing.Reading([0.01, 0.03], 1, 0, 0), arrived) is None
 
 
+def test_a_run_is_as_long_as_the_loop_takes_a_budget_to_be_reached():
+    """The price is a quotient of sums in float32; a run of 100,000 steps is not one step longer."""
+    budget = Budget(1e8, "flops")
+    assert pricing.expected_steps(budget, 1e3 * (1 - 2e-7)) == 100_000
+    assert pricing.expected_steps(budget, 1e3 * (1 + 2e-7)) == 100_000
+    assert pricing.expected_steps(Budget(10.5, "steps"), 1.0) == 11
+
+
 @pytest.mark.parametrize("unit", ["examples", "gradients", "flops"])
 def test_budgets_buy_steps(unit):
     problem, adam = problems.get("xor"), ENTRANTS["adam"]
@@ -441,7 +468,7 @@ def test_budgets_buy_steps(unit):
     run = runner.lanes.programs(problem, adam, setting, 2).run
 
     def bought(amount, unit):
-        return run([setting] * 2, [0, 1], Budget(amount, unit), hopeless=False)
+        return run([setting] * 2, [0, 1], Budget(amount, unit))
 
     one = bought(1, "steps")
     flops, model = float(one.flops[0, 0]), float(one.model[0, 0])
