@@ -83,6 +83,7 @@ class Progress(NamedTuple):
     mean: Float[Array, ""]  # of the values over the last round
     steepest: PyTree  # of each leaf, the largest entry of a gradient so far
     slope: Float[Array, ""]  # the largest entry of the last gradient, relative to these
+    highest: Float[Array, ""]  # the largest magnitude of the mean of a round so far
 
 
 class Limits(NamedTuple):
@@ -147,7 +148,8 @@ def start(rule: optax.GradientTransformation, params: PyTree, *, keep_best: bool
     most = jnp.array(jnp.finfo(jnp.result_type(float)).max)  # infinity is an error to debug_infs
     steepest = jax.tree.map(lambda leaf: jnp.zeros((), _wide(leaf)), params)
     slope = jnp.ones((), widest(*jax.tree.leaves(steepest)))
-    return Progress(params, state, zero, zero, best, most, zero, jnp.copy(most), steepest, slope)
+    mean, highest = jnp.copy(most), jnp.zeros_like(most)
+    return Progress(params, state, zero, zero, best, most, zero, mean, steepest, slope, highest)
 
 
 def advance(
@@ -263,9 +265,11 @@ def judge(
         finite &= jnp.isfinite(leaf).all()
     value = value.astype(progress.mean.dtype)
     steepest, slope = _slope(progress, grad)
-    converged = _is_converged(progress, params, state, value, slope, limits.tolerance)
-    rounding = jnp.maximum(limits.tolerance, jnp.finfo(slope.dtype).eps)
-    stop = jnp.where(slope <= jnp.sqrt(rounding), Stop.CONVERGED, Stop.STALLED)
+    highest = jnp.maximum(progress.highest, jnp.abs(value))
+    rounding = jnp.finfo(slope.dtype).eps
+    is_flat = slope <= _flat(value, highest, jnp.maximum(limits.tolerance, rounding))
+    converged = _is_converged(progress, params, state, value, is_flat, limits.tolerance)
+    stop = jnp.where(is_flat, Stop.CONVERGED, Stop.STALLED)
     verdict = jnp.where(is_stalled(state), stop, Stop.RUNNING)
     verdict = jnp.where(converged, Stop.CONVERGED, verdict)
     verdict = jnp.where(value <= limits.goal, Stop.GOAL, verdict)
@@ -279,6 +283,7 @@ def judge(
         mean=taken(value, progress.mean),
         steepest=taken(steepest, progress.steepest),
         slope=taken(slope, progress.slope),
+        highest=taken(highest, progress.highest),
     )
 
 
@@ -290,8 +295,21 @@ def _slope(progress: Progress, grad: PyTree) -> tuple[PyTree, Array]:
     return steepest, functools.reduce(jnp.maximum, jax.tree.leaves(ratios))
 
 
+def _flat(value: Array, highest: Array, tolerance: Array) -> Array:
+    """The relative gradient below which no more is left to fall than a tolerance of the value."""
+    # In a bowl the value goes by the square of the gradient: where the greatest gradient stands for
+    # the highest value, what is left is that value times the square of the relative gradient.
+    share = jnp.abs(value) / jnp.where(highest > 0, highest, 1)
+    return jnp.sqrt(tolerance * jnp.clip(share, jnp.finfo(share.dtype).eps, 1))
+
+
 def _is_converged(
-    progress: Progress, params: PyTree, state: PyTree, value: Array, slope: Array, tolerance: float
+    progress: Progress,
+    params: PyTree,
+    state: PyTree,
+    value: Array,
+    is_flat: Array,
+    tolerance: float,
 ) -> Array:
     """Whether little is left by the rule's model, or else by gradient, step and decrease."""
     promise, reach = (_greatest(state, name) for name in ("promise", "reach"))
@@ -301,7 +319,7 @@ def _is_converged(
     decrease = jnp.abs(progress.mean - value)
     step = jax.tree.map(jnp.subtract, params, progress.params)
     return (
-        (slope <= jnp.sqrt(jnp.maximum(tolerance, 0)))  # by whose square the value goes
+        is_flat
         & (relative_length(progress.params, step) <= last_digits)
         & (decrease <= last_digits * jnp.abs(value))
     )
