@@ -40,9 +40,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ["JAX_ENABLE_X64"] = "1"  # before sif2jax makes its arrays
-# Steps are counted, and compiling takes longer than they do. These flags are read by XLA's CPU.
-CHEAPLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ.setdefault("XLA_FLAGS", CHEAPLY)
+# Steps are counted, and to compile takes longer than they do.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
 
 import jax
 import jax.numpy as jnp
