@@ -5,7 +5,7 @@
 Every rule is tuned and raced by the terms of `fnn race` on each problem of `problems.SUITES`,
 12 seeds and 5 trials unless others are given, one problem after another, each in a folder of its
 own within FOLDER: killed and started again, it goes on. What comes of it lies in results/:
-suite-cpu.json, a table by flops and one by seconds, and suite-profile.png.
+suite-cpu.json, a table by gradients and one by seconds, and suite-profile.png.
 
 Muon orthogonalizes matrices and leaves all else, kernels of convolutions too, to Adam at the same
 rate. Prodigy finds its rate itself, and what is tuned is a factor of it, 1 by default.
@@ -154,7 +154,7 @@ def main(folder, seeds: int | str = SEEDS, trials: int | str = TRIALS):
         "seconds": spent,
         "seconds_of_the_whole": sum(spent.values()),
         "scores": {
-            cost: report.suite.over_problems(races, cost).scores for cost in report.suite.COSTS
+            cost: report.findings.over_problems(races, cost).scores for cost in report.suite.COSTS
         },
         "problems": {raced.header["problem"]: numbers(raced) for raced in races},
     }

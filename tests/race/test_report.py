@@ -596,17 +596,21 @@ def test_several_problems_get_a_profile_over_problems(race):
     assert "Performance profile over problems" in words
     assert "rule by rule" not in words
     profile = findings.profile([race, other], "seconds")
-    assert list(profile.ratios) == ["adam", "sgd"]
+    assert set(profile.ratios) == set(RULES)  # of each rule, wherever it takes part
+    assert list(profile.scores.values()) == sorted(profile.scores.values(), reverse=True)
+    gradients = charts.profile([race, other])["series"]
+    assert [series["name"] for series in gradients] == list(profile.ratios)
     times = [np.median(findings.arrivals(of, "seconds")["adam"]) for of in (race, other)]
     assert all(math.isfinite(time) for time in times)
-    np.testing.assert_array_equal(profile.ratios["adam"], [1, 1])
+    fastest = min(np.median(spent) for spent in findings.arrivals(race, "seconds").values())
+    np.testing.assert_array_equal(profile.ratios["adam"], [times[0] / fastest, 1])
 
 
 def test_a_suite_counts_a_rule_that_was_left_out_as_a_miss(race, tmp_path):
     other = synthetic.race({"adam": 0.9}, name="two-moons", random=2)
     never = synthetic.race({"adam": 0.9}, name="iris", target=0.0)
     races = [race, other, never]
-    profile = report.suite.over_problems(races, "gradients")
+    profile = findings.over_problems(races, "gradients")
     medians = {rule: np.median(s) for rule, s in findings.arrivals(race, "gradients").items()}
     fastest = min(medians.values())
     assert set(profile.ratios) == set(RULES)

@@ -478,9 +478,17 @@ def test_too_little_for_ten_steps_is_said_at_once(tmp_path):
             watch=lambda what, _: seen.append(what), **terms,
         )  # fmt: skip
     assert seen == ["compiling", "planning adam", "planning lbfgs"]
-    terms["folder"] = tmp_path / "some"
+    terms["folder"], budget = tmp_path / "some", Budget(40 * unit, "flops")
+
+    def stopped(what, _):
+        if what == "tuning lbfgs":
+            raise KeyboardInterrupt
+
     with pytest.warns(UserWarning, match=r"fewer of lbfgs; try .* No verdict on these rules"):
-        found = race.run("xor", ["adam", "lbfgs"], budget=Budget(40 * unit, "flops"), **terms)
+        with pytest.raises(KeyboardInterrupt):  # what is judged again is not the dear rule alone
+            race.run("xor", ["adam", "lbfgs"], budget=budget, watch=stopped, **terms)
+    with pytest.warns(UserWarning, match="fewer of lbfgs"):
+        found = race.run("xor", ["adam", "lbfgs"], budget=budget, **terms)
     assert [result.rule for result in found.results] == ["adam", "lbfgs"]
     assert found.withheld.keys() == {"lbfgs"}
     assert re.match(r"its budget bought \d steps.*try .* flops\.", found.withheld["lbfgs"])
