@@ -300,7 +300,7 @@ def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
     assert np.isinf(result.validation[:, -1]).all()
     assert np.isinf(result.tuning).all()
     assert "burst diverged from 2 of 2 seeds." in race.read(tmp_path).caveats
-    said = "No setting of burst came through its trials; the first was taken."
+    said = "No setting of burst came through its runs; the first was taken."
     assert said in race.read(tmp_path).caveats
     assert result.chosen == 0
 
@@ -312,7 +312,7 @@ def test_a_copy_ties_and_random_steps_come_last(tmp_path):
     standings = findings.comparison(race.run("iris", racing, **terms)).standings
     assert list(standings)[-1] == "random"
     assert standings["random"].verdict == "worse"
-    (other,) = (s for rule, s in standings.items() if s.verdict == "tied")
+    (other,) = (s for rule, s in standings.items() if s.verdict == "not told apart")
     assert (other.p, other.effect) == (1, 0)
 
 
@@ -484,10 +484,10 @@ def test_too_little_for_ten_steps_is_said_at_once(tmp_path):
         if what == "tuning lbfgs":
             raise KeyboardInterrupt
 
-    with pytest.warns(UserWarning, match=r"fewer of lbfgs; try .* No verdict on these rules"):
-        with pytest.raises(KeyboardInterrupt):  # what is judged again is not the dear rule alone
-            race.run("xor", ["adam", "lbfgs"], budget=budget, watch=stopped, **terms)
-    with pytest.warns(UserWarning, match="fewer of lbfgs"):
+    said = r"fewer of lbfgs; try .* No verdict on these rules"
+    with pytest.warns(UserWarning, match=said), pytest.raises(KeyboardInterrupt):
+        race.run("xor", ["adam", "lbfgs"], budget=budget, watch=stopped, **terms)
+    with pytest.warns(UserWarning, match=said):  # the dear rule is not judged alone
         found = race.run("xor", ["adam", "lbfgs"], budget=budget, **terms)
     assert [result.rule for result in found.results] == ["adam", "lbfgs"]
     assert found.withheld.keys() == {"lbfgs"}
