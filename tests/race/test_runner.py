@@ -509,6 +509,8 @@ def test_too_little_for_ten_steps_is_said_at_once(tmp_path):
         ({"budget": Budget(10, "hours")}, "a budget in one of steps, examples"),
         ({"budget": Budget(0.0, "seconds")}, "a budget above 0 seconds"),
         ({"budget": Budget(100)}, r"got Budget.* without a unit; try Budget\(100, 'steps'\)"),
+        ({"budget": (100, "flops")}, r"got \(100, 'flops'\); try Budget\(100, 'flops'\)"),
+        ({"budget": Budget("ten", "steps")}, r"got 'ten' steps; try Budget\(10, 'steps'\)"),
         ({"budget": 100}, r"got 100 without a unit; try Budget\(100, 'steps'\)"),
         ({"problem": "digitz"}, "did you mean 'digits'"),
     ],
