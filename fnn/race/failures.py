@@ -21,7 +21,7 @@ class RuleFailedError(Exception):
 
 @contextmanager
 def blaming_the_rule() -> Generator[None]:
-    """Every error inside becomes a `RuleFailedError`; a KeyboardInterrupt is none and passes."""
+    """Every error inside, and an exit, becomes a `RuleFailedError`; a KeyboardInterrupt passes."""
     try:
         yield
     except (Exception, SystemExit) as error:

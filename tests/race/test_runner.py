@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import jax
@@ -22,7 +23,7 @@ import pytest
 from fnn import problems, race
 from fnn.objective import Objective
 from fnn.problems import Budget
-from fnn.race import meter, pricing, protocol, records, report, runner, store
+from fnn.race import failures, meter, pricing, protocol, records, report, runner, store
 from fnn.race.alone import Timing
 from fnn.race.entrants import ENTRANTS, Entrant
 from fnn.race.protocol import TUNING_SEEDS
@@ -286,6 +287,30 @@ def test_an_interrupt_ends_the_race_and_leaves_no_rule_out(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         race.run("xor", racing, folder=tmp_path, **TERMS)
     assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_a_rule_that_would_end_the_process_is_to_blame():
+    with (
+        pytest.raises(failures.RuleFailedError, match="SystemExit: 3"),
+        failures.blaming_the_rule(),
+    ):
+        sys.exit(3)
+
+
+def test_what_waited_is_one_sentence_and_what_is_withheld_is_not_rough(tmp_path):
+    seconds = {"adam": (0.0, 0.23), "sgd": (0.5, 0.2), "kfac": (0.5, 0.0), "lbfgs": (0.0, 0.0)}
+    kept = [
+        records.Seconds(rule, [1.0], 1.0, spread, waited)
+        for rule, (spread, waited) in seconds.items()
+    ]
+    said = store._caveats_of_seconds(
+        store.Store(tmp_path, {}, kept, threading.Lock()), list(seconds), {"kfac": "not quiet"}
+    )
+    assert said == [
+        "The seconds of sgd are rough: readings of one run did not agree.",
+        "Other processes had the processor in up to 23% of the time while seconds were measured "
+        "(adam, sgd); what a rule waited is not counted.",
+    ]
 
 
 def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
