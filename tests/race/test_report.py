@@ -84,6 +84,8 @@ def test_without_adam_the_best_is_the_baseline(race):
     )
     unsound = race._replace(withheld={"adam": "it took 3 steps."})
     assert findings.comparison(unsound).baseline == "newton"
+    three = rest._replace(results=rest.results[:3])
+    assert "; both others are worse than it. No" in tables.summary(three)
     two = rest._replace(results=rest.results[:2])
     assert "Friedman" not in tables.policy(findings.comparison(two))  # one pair: nothing was chosen
 

@@ -551,7 +551,8 @@ def _clauses(compared: statistics.Comparison, rules: Sequence[str], other: str) 
     for i, (verdict, alike) in enumerate(named.items()):
         subject, several = _list(alike), len(alike) > 1
         if several and i == len(named) - 1:
-            subject = f"the other {len(alike)}" if i else f"all {len(alike)} others"
+            every = "both" if len(alike) == 2 else f"all {len(alike)}"
+            subject = f"the other {len(alike)}" if i else f"{every} others"
         clauses.append(f"{subject} {_SAID[verdict][several]} {other}")
     return clauses
 
@@ -586,7 +587,8 @@ def _others(compared: statistics.Comparison) -> list[str]:
     if compared.best == compared.baseline or not rules:
         return []
     said = ", ".join(_clauses(compared, rules, compared.baseline))
-    return [f"A{said[1:]}" if said.startswith("all ") else said] if said else []
+    said = said[:1].upper() + said[1:] if said.startswith(("all ", "both ")) else said
+    return [said] if said else []
 
 
 def _apart(race: Race, sound: Sequence[str]) -> str:
