@@ -144,6 +144,7 @@ def test_the_summary_claims_no_more_than_the_statistics():
     assert "too few seeds to tell whether it is better than sgd" in tables.summary(few, "sgd")
     assert "5 seeds: too few to tell rules apart" in tables.standings(few).caption
     assert "the lowest and the highest of them" in tables.standings(few).caption
+    assert tables.standings(few).columns[4].title == "lowest, highest"
     assert re.search(r"validation loss, \S+ \(5 seeds from \S+ to \S+\); ", tables.summary(few))
     assert "final validation loss" not in tables.summary(few)
     assert findings.ranks([few]).alike == ("adam", "sgd")

@@ -245,7 +245,9 @@ def test_who_gets_no_verdict_is_not_tested_and_counts_for_no_correction():
     assert compared.standings["b"].verdict == "best with a verdict"
     nobody = statistics.compare(values, "a", withheld=["a"])
     assert [s.verdict for s in nobody.standings.values()] == ["baseline"] + ["withheld"] * 2
-    assert statistics.compare(values, withheld=values).baseline == "a"
+    nobody = statistics.compare(values, withheld=values)
+    assert (nobody.baseline, nobody.chosen) == ("a", True)
+    assert [s.verdict for s in nobody.standings.values()] == ["withheld"] * 3
 
 
 def test_too_few_seeds_give_no_verdict():

@@ -371,6 +371,7 @@ def compare(
         effect = tests[i].effect if i in tests else 0.0
         if i == base:
             chosen = "lowest median" if base == order[0] else BEST_SOUND
+            chosen = chosen if i in sound else "withheld"
             verdict = chosen if baseline is None else "baseline"
         elif i not in asked:
             verdict = "withheld"

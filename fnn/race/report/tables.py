@@ -88,7 +88,7 @@ def standings(race: Race, baseline: str | None = None) -> Sheet:
         Column("batch", ("batch",), spare=7),
         Column("validation loss", ("validation_loss",)),
         Column(
-            "95 % interval" if seeds >= statistics.INTERVAL_SEEDS else "from, to",
+            "95 % interval" if seeds >= statistics.INTERVAL_SEEDS else "lowest, highest",
             ("validation_low", "validation_high"),
             spare=5,
         ),
