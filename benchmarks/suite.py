@@ -5,12 +5,12 @@
 Every rule is tuned and raced by the terms of `fnn race` on each problem of `problems.SUITES`,
 12 seeds and 5 trials unless others are given, one problem after another, each in a folder of its
 own within FOLDER: killed and started again, it goes on. What comes of it lies in results/:
-suite-cpu.json, a table by flops and one by seconds, and suite-profile.png.
+suite-cpu.json, a table by gradients and one by seconds, and suite-profile.png.
 
 Muon orthogonalizes matrices and leaves all else, kernels of convolutions too, to Adam at the same
 rate. Prodigy finds its rate itself, and what is tuned is a factor of it, 1 by default.
 Schedule-free AdamW is judged by its average, as its authors ask for, and takes its gradients where
-it wants them.
+it wants them, see `fnn.race.entering`.
 """
 
 import json
@@ -20,12 +20,9 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
-from jaxtyping import PyTree
 
 from fnn import problems, race
 from fnn.race import Entrant, report
@@ -36,37 +33,6 @@ COSTS = "gradients", "flops", "seconds"
 
 
 # The rules ----------------------------------------------------------------------------------------
-
-
-class ScheduleFreeState(NamedTuple):
-    """The state of a schedule-free rule.
-
-    Attributes:
-        state: the rule's own.
-        at: where it takes its gradients.
-    """
-
-    state: Any
-    at: PyTree
-
-
-def schedule_free_adamw(learning_rate):
-    """Schedule-free AdamW whose parameters are its average, with gradients of its own."""
-    inner = optax.contrib.schedule_free_adamw(learning_rate)
-
-    def init(params):
-        return ScheduleFreeState(inner.init(params), params)
-
-    def update(updates, state, params=None, *, value_fn, **extra_args):
-        del updates, extra_args  # they are of the average
-        updates, own = inner.update(jax.grad(value_fn)(state.at), state.state, state.at)
-        at = optax.apply_updates(state.at, updates)
-        average = optax.contrib.schedule_free_eval_params(own, at)
-        step = jax.tree.map(lambda new, old: new - old, average, params)
-        return step, ScheduleFreeState(own, at)
-
-    bare: Any = init, update
-    return optax.GradientTransformationExtraArgs(*bare)
 
 
 ENTRANTS = [
@@ -83,11 +49,9 @@ ENTRANTS = [
         {"learning_rate": (1e-1, 1e1)},
         {"learning_rate": 1.0},
     ),
-    Entrant(
-        "schedule_free_adamw",
-        lambda _, learning_rate: schedule_free_adamw(learning_rate),
-        {"learning_rate": (1e-3, 1e-1)},
-        {"learning_rate": 2.5e-3},
+    *(
+        one._replace(space={"learning_rate": (1e-3, 1e-1)})
+        for one in race.entering({"schedule_free_adamw": "optax.contrib.schedule_free_adamw"})
     ),
 ]
 
@@ -154,7 +118,7 @@ def main(folder, seeds: int | str = SEEDS, trials: int | str = TRIALS):
         "seconds": spent,
         "seconds_of_the_whole": sum(spent.values()),
         "scores": {
-            cost: report.suite.over_problems(races, cost).scores for cost in report.suite.COSTS
+            cost: report.findings.over_problems(races, cost).scores for cost in report.suite.COSTS
         },
         "problems": {raced.header["problem"]: numbers(raced) for raced in races},
     }

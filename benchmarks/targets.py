@@ -2,11 +2,11 @@
 
     uv run --group bench benchmarks/targets.py NAME ...
 
-Adam is tuned by nine trials and runs from five fresh seeds, at the problem's budget. What is
-printed is the median of the lowest validation losses, and the setting that it belongs to. The
-target of a problem is that, rounded up by about a tenth; by a thirtieth where the loss is mostly
-noise that no model takes away, as with `variational-autoencoder`. NAME:PATH gives a problem its
-file or folder. A budget that is counted makes a race the same whenever it is run.
+Adam is tuned with nine runs' worth of tuning and runs from five fresh seeds, at the problem's
+budget. What is printed is the median of the lowest validation losses, and the setting that it
+belongs to. The target of a problem is that, rounded up by about a tenth; by a thirtieth where the
+loss is mostly noise that no model takes away, as with `variational-autoencoder`. NAME:PATH gives a
+problem its file or folder. A budget that is counted makes a race the same whenever it is run.
 
 These targets were made so: digits-conv, digits-resnet, char-lstm, char-transformer,
 denoising-autoencoder, variational-autoencoder, helmholtz, allen-cahn, heat, sparse-logistic,

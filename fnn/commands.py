@@ -23,11 +23,14 @@ from fnn import names, plots, problems, race, rules, training
 from fnn.problems import COSTS, Budget
 from fnn.race import entering, new_folder, report, trajectories
 
-console = Console()
+console = Console(markup=False, emoji=False)  # foreign words, such as errors, are no markup
 
 EVERY = 5.0
 """The seconds between lines of progress where there is no terminal: a log of a race of minutes
 stays short, and nobody thinks that it stands still."""
+
+
+Watch = Callable[[str, float], None]
 
 
 def set_precision(float64: bool) -> None:
@@ -49,17 +52,12 @@ def race_rules(
     """Races rules, and shows what came of it."""
     raced = problems.get(problem, data)
     folder = new_folder("races", raced.name) if folder is None else folder
-    if baseline is not None:
-        racing = {one.name: one for one in entering(_listed(named))}
-        names.look_up("baseline", baseline, racing)
     terms = {"seeds": seeds, "trials": trials, "budget": _budget(budget), "cluster": cluster}
-    (found,) = _raced({folder: raced}, named, folder, terms)
-    racing = [result.rule for result in found.results]
-    if baseline is not None and baseline not in racing:
+    (found,) = _raced({folder: raced}, named, folder, terms, baseline).values()
+    if lost := _without(baseline, [found]):
         raise ValueError(
-            f"race: expected the baseline to come to its end, got {baseline} left out: "
-            + " ".join(caveat for caveat in found.caveats if caveat.startswith(baseline))
-            + f"; the others are in {folder}, try fnn report {folder} --baseline {racing[0]}"
+            f"race: expected the baseline to come to its end, got none, {lost}; the others are in "
+            f"{folder}, try fnn report {folder} --baseline {found.results[0].rule}"
         )
     _show([found], [folder], baseline)
 
@@ -77,11 +75,31 @@ def race_suite(
     names_of = names.look_up("suite", suite, problems.SUITES)
     folder = new_folder("races", suite) if folder is None else folder
     terms = {"seeds": seeds, "trials": trials, "cluster": cluster}
-    found = _raced({folder / name: problems.get(name) for name in names_of}, named, folder, terms)
-    _show_together(found, folder)
+    folders = {folder / name: problems.get(name) for name in names_of}
+    found = _raced(folders, named, folder, terms, baseline)
+    races, names_of = list(found.values()), [path.name for path in found]
+    _show_together(races, folder)
+    for name, one in zip(names_of, races, strict=True):
+        for caveat in report.tables.caveats(one):
+            console.print(f"- {name}: {caveat}")
+    if lost := _without(baseline, races):
+        console.print(f"The report has no baseline that you named, for {lost}.")
+        baseline = None
     page = folder / report.PAGE
-    page.write_text(report.html(found, names_of, baseline), encoding="utf-8")
+    page.write_text(report.html(races, names_of, baseline), encoding="utf-8")
     console.print(f"The report is {page}, tables and the profile beside it.", soft_wrap=True)
+
+
+def _without(baseline: str | None, found: Sequence[race.Race]) -> str:
+    """Why a baseline is missing in some of the races; nothing where it is in all of them."""
+    lost = [one for one in found if baseline not in {result.rule for result in one.results}]
+    caveats = (
+        caveat.replace("left out", f"left out of {one.header['problem']}", 1).rstrip(".")
+        for one in lost
+        for caveat in one.caveats
+        if caveat.startswith(f"{baseline} was left out")
+    )
+    return "; ".join(caveats) if baseline is not None else ""
 
 
 def _listed(named: str) -> list[str]:
@@ -90,26 +108,52 @@ def _listed(named: str) -> list[str]:
 
 
 def _raced(
-    folders: Mapping[Path, problems.Problem], named: str, whole: Path, terms: Mapping[str, Any]
-) -> list[race.Race]:
+    folders: Mapping[Path, problems.Problem],
+    named: str,
+    whole: Path,
+    terms: Mapping[str, Any],
+    baseline: str | None,
+) -> dict[Path, race.Race]:
     """Races on problems, each in its folder; what is finished there is read."""
-    entrants, found = entering(_listed(named)), []
+    entrants = entering(_listed(named))
+    if baseline is not None:
+        names.look_up("baseline", baseline, {one.name: one for one in entrants})
     try:
         with _bar() if console.is_terminal else _lines() as watch:
-            for folder, problem in folders.items():
-
-                def watch_one(what: str, share: float, on: str = problem.name) -> None:
-                    of = f" on {on}" if len(folders) > 1 else ""
-                    watch(f"{what}{of}", (len(found) + share) / len(folders))
-
-                found.append(race.run(problem, entrants, folder=folder, watch=watch_one, **terms))
+            found, failed = _in_turn(folders, entrants, terms, watch)
     except KeyboardInterrupt:
         console.print(
             f"Stopped. What was finished is in {whole}; the same command with "
-            f"--folder {whole} goes on."
+            f"--folder {whole} goes on.",
+            soft_wrap=True,
         )
         raise typer.Exit(130) from None
+    if not found:
+        raise next(iter(failed.values()))
+    for problem, error in failed.items():
+        console.print(f"There is no race of {problem}: {error}", soft_wrap=True)
     return found
+
+
+def _in_turn(
+    folders: Mapping[Path, problems.Problem],
+    entrants: Sequence[race.Entrant],
+    terms: Mapping[str, Any],
+    watch: Watch,
+) -> tuple[dict[Path, race.Race], dict[str, Exception]]:
+    """The races by their folders, and by its problem the error of each that could not be."""
+    found, failed = {}, {}
+    for place, (folder, problem) in enumerate(folders.items()):
+
+        def watch_one(what: str, share: float, place: int = place, on: str = problem.name) -> None:
+            of = f" on {on}" if len(folders) > 1 else ""
+            watch(f"{what}{of}", (place + share) / len(folders))
+
+        try:
+            found[folder] = race.run(problem, entrants, folder=folder, watch=watch_one, **terms)
+        except (RuntimeError, ValueError) as error:  # the other problems can be raced
+            failed[problem.name] = error
+    return found, failed
 
 
 def report_races(folders: Sequence[Path], baseline: str | None) -> None:
@@ -223,14 +267,11 @@ def _show(found: Sequence[race.Race], folders: Sequence[Path], baseline: str | N
     console.print(f"The report is {page}, tables and figures beside it.", soft_wrap=True)
 
 
-Watch = Callable[[str, float], None]
-
-
 @contextlib.contextmanager
 def _bar() -> Generator[Watch]:
     """Shows in a terminal what is going on, and the share of a race that is done."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("left:"),
@@ -265,6 +306,7 @@ def _show_together(found: Sequence[race.Race], folder: Path) -> None:
     for cost in report.suite.COSTS:
         sheet = report.suite.table(found, cost)
         console.print(report.tables.to_rich(sheet, console.width))
+    console.print(report.suite.summary(found))
     report.suite.export(found, folder)
 
 

@@ -54,7 +54,7 @@ def naming_the_line(path: Path, code: Callable[[], Thing]) -> Thing:
     """What code of a file returns; what it raises names the last line that took part."""
     try:
         return code()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         if isinstance(error, SyntaxError) and error.filename == str(path):

@@ -8,8 +8,12 @@
 
 A package or file has under a name an `Entrant`, a transformation, or a function that returns one.
 The `learning_rate` of such a function is tuned, where it takes one, over two decades around its own
-default, or over the space of `adam`; all else has its defaults. Of a file's functions, those of a
-`learning_rate` are rules. Names that begin with an underscore are the file's own.
+default, or over the space of `adam`, and not where its default is None: the rule finds its own. All
+else has its defaults. Of a file's functions, those of a `learning_rate` are rules. Names that begin
+with an underscore are the file's own.
+
+Schedule-free rules of optax take their gradients at other parameters than the average that they are
+judged by. Such a transformation, and what such a function returns, races as its average.
 """
 
 import difflib
@@ -17,11 +21,15 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import optax
+import optax.contrib
+from jaxtyping import PyTree
 
 from fnn import names
+from fnn.problems import Problem
 from fnn.race.entrants import ENTRANTS, Entrant, entrant
 
 Rule = Entrant | optax.GradientTransformation | str
@@ -32,8 +40,10 @@ def entering(rules: Sequence[Rule] | Mapping[str, Rule]) -> list[Entrant]:
     """The entrants that rules of any kind become.
 
     Args:
-        rules: entrants, transformations, and names as above; or, under names of yours, entrants
-            and transformations. In a sequence a transformation is called by its place, rule-1.
+        rules: entrants, transformations, and names as above; or the same under names of yours,
+            save files of several rules. In a sequence a transformation is called by its place,
+            rule-1. A pair in the space of an entrant is the ends of a logarithmic scale, which the
+            search may widen: a share, such as a momentum, needs `Linear`.
 
     Returns:
         The entrants, those of a file in the order in which it defines them.
@@ -75,6 +85,14 @@ def _entrant(name: str | None, rule: object, place: int = 1) -> Entrant:
         return rule if name is None else rule._replace(name=name)
     if isinstance(rule, optax.GradientTransformation):
         return _fixed(f"rule-{place}" if name is None else name, rule)
+    if isinstance(rule, str):
+        one, *others = _named(rule)
+        if others:
+            raise ValueError(
+                f"race: expected one rule under the name {name}, got {1 + len(others)} in {rule}; "
+                f"try a list, [{rule!r}]"
+            )
+        return _entrant(name, one)
     raise ValueError(
         f"race: expected a rule's name, an Entrant or an optax transformation, got {_said(rule)}; "
         "try Entrant('mine', lambda problem: optax.adam(1e-3))"
@@ -83,7 +101,7 @@ def _entrant(name: str | None, rule: object, place: int = 1) -> Entrant:
 
 def _fixed(name: str, rule: optax.GradientTransformation) -> Entrant:
     """The entrant of a transformation that is there already."""
-    return Entrant(name, lambda _: rule)
+    return Entrant(name, lambda problem: _judged_by_its_average(problem, rule))
 
 
 def _named(name: str) -> list[Entrant]:
@@ -150,13 +168,13 @@ def _made(name: str, factory: Callable[..., Any]) -> Entrant:
             "problem, learning_rate: ..., {'learning_rate': (1e-3, 1e-1)})"
         )
 
-    def make(_: Any, **setting: Any) -> optax.GradientTransformation:
+    def make(problem: Problem, **setting: Any) -> optax.GradientTransformation:
         rule = factory(**setting)
         if not isinstance(rule, optax.GradientTransformation):
             raise TypeError(f"{name}: expected an optax transformation of it, got {_said(rule)}")
-        return rule
+        return _judged_by_its_average(problem, rule)
 
-    if "learning_rate" not in parameters:
+    if "learning_rate" not in parameters or parameters["learning_rate"].default is None:
         return Entrant(name, make)
     # Two decades around the function's own default, as wide as the other spaces are.
     own = parameters["learning_rate"].default
@@ -196,3 +214,54 @@ def _takes_a_rate(thing: object) -> bool:
 def _said(thing: object) -> str:
     """What a thing is."""
     return repr(thing) if isinstance(thing, str) else f"a {type(thing).__name__}"
+
+
+# Schedule-free rules ------------------------------------------------------------------------------
+
+
+class _Averaged(NamedTuple):
+    """The state of a rule that is judged by its average.
+
+    Attributes:
+        state: the rule's own.
+        at: where it takes its gradients.
+    """
+
+    state: Any
+    at: PyTree
+
+
+def _judged_by_its_average(
+    problem: Problem, rule: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """The same rule; a schedule-free one with its average as the parameters, as its authors ask."""
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    if _schedule_free(jax.eval_shape(rule.init, params)) is None:
+        return rule
+    inner = optax.with_extra_args_support(rule)
+
+    def init(params: PyTree) -> _Averaged:
+        return _Averaged(inner.init(params), params)
+
+    def update(
+        updates: PyTree, state: _Averaged, params: PyTree, *, value_fn: Callable, **extra_args: Any
+    ) -> tuple[PyTree, _Averaged]:
+        del updates, extra_args  # they are of the average
+        value, grad = jax.value_and_grad(value_fn)(state.at)
+        about = {"value": value, "grad": grad, "value_fn": value_fn}
+        updates, own = inner.update(grad, state.state, state.at, **about)
+        at = optax.apply_updates(state.at, updates)
+        average = optax.contrib.schedule_free_eval_params(_schedule_free(own), at)
+        return jax.tree.map(lambda new, old: new - old, average, params), _Averaged(own, at)
+
+    bare: Any = init, update
+    return optax.GradientTransformationExtraArgs(*bare)
+
+
+def _schedule_free(state: Any) -> Any:
+    """The part of a rule's state that is a schedule-free one's, or None."""
+
+    def is_one(part: object) -> bool:
+        return isinstance(part, optax.contrib.ScheduleFreeState)
+
+    return next(filter(is_one, jax.tree.leaves(state, is_leaf=is_one)), None)

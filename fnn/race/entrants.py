@@ -39,7 +39,7 @@ class Entrant(NamedTuple):
             save those of static ranges. `problem.budget` says how long the run is: its unit is
             "steps", and its amount may be traced.
         space: the range of each hyperparameter, see `spaces`; a pair is the ends of a logarithmic
-            scale.
+            scale, which a search may widen, so that a share, such as a momentum, needs `Linear`.
         defaults: the setting of races without tuning, from which frameworks and papers start, and
             the first one that is tried where there is tuning. A default may lie outside of its
             range.

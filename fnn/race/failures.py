@@ -21,14 +21,14 @@ class RuleFailedError(Exception):
 
 @contextmanager
 def blaming_the_rule() -> Generator[None]:
-    """Every error inside becomes a `RuleFailedError`; a KeyboardInterrupt is none and passes."""
+    """Every error inside, and an exit, becomes a `RuleFailedError`; a KeyboardInterrupt passes."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RuleFailedError(_in_one_line(error)) from error
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: BaseException) -> str:
     """The kind of an error and its words, of which a table and a list of the report are made."""
     words = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
     if len(words) <= _LONGEST:

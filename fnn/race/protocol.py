@@ -19,6 +19,7 @@ Source: Dahl et al., "Benchmarking neural network training algorithms" (2023), a
 the two tracks.
 """
 
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -60,12 +61,18 @@ def require_possible(protocol: Protocol) -> Protocol:
     if trials < 0:
         raise ValueError(f"race: expected trials of at least 0, got {trials}; try 0 for defaults")
     if not isinstance(budget, Budget) or not budget.unit:
-        amount = budget.amount if isinstance(budget, Budget) else budget
+        amount, *given = budget if isinstance(budget, tuple) else (budget,)
+        named = [unit for unit in given if unit]
         raise ValueError(
-            f"race: expected a budget in one of {', '.join(COSTS)}, got {budget!r} without a unit; "
-            f"try Budget({amount!r}, 'steps')"
+            f"race: expected a budget in one of {', '.join(COSTS)}, got "
+            f"{budget!r}{'' if named else ' without a unit'}; try "
+            f"Budget({amount!r}, {(named or ['steps'])[0]!r})"
         )
     amount, unit = budget
+    if isinstance(amount, bool) or not isinstance(amount, numbers.Real):
+        raise ValueError(
+            f"race: expected a budget of a number, got {amount!r} {unit}; try Budget(10, {unit!r})"
+        )
     if unit not in COSTS:
         raise ValueError(
             f"race: expected a budget in one of {', '.join(COSTS)}, got {unit!r}; try "

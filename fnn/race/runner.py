@@ -187,7 +187,9 @@ def _run(
     for entry in entries:
         go_through(entry, [first])
     racing = [entry for entry in entries if not _is_done(opened, entry.entrant)]
-    pricing.require_ten_steps(protocol.budget, [_plan(entry) for entry in racing])
+    if racing:  # all plans are asked: what a race was begun with, it may also end with
+        plans = [plan for one in entrants for plan in opened.of(Plan, one.name)]
+        pricing.require_ten_steps(protocol.budget, plans)
     works = [functools.partial(go_through, entry, others) for entry in racing]
     if cluster is None:
         for work in works:

@@ -239,10 +239,10 @@ def results(store: Store) -> Race:
         caveats += [f"{rule} was left out: {record.why}" for record in left_out]
         if store.of(Seconds, rule):
             done.append(_result(store, rule))
-            caveats += _caveats_of_seconds(store, rule)
             withheld.update((rule, record.why) for record in store.of(Withheld, rule))
         elif not left_out:
             caveats.append(f"{rule} is not done yet.")
+    caveats += _caveats_of_seconds(store, [result.rule for result in done], withheld)
     return Race(store.header, done, caveats + _caveats(done), withheld)
 
 
@@ -312,16 +312,21 @@ def _losses(runs: Sequence[Run], trials: int, seeds: Sequence[int]) -> np.ndarra
     return losses
 
 
-def _caveats_of_seconds(store: Store, rule: str) -> list[str]:
-    """What is to be said of the seconds of a rule, as sentences."""
-    (seconds,) = store.of(Seconds, rule)
-    sentences = []
-    if seconds.spread > OFF:
-        sentences.append(f"The seconds of {rule} are rough: readings of one run did not agree.")
-    if seconds.waited > OFF:
+def _caveats_of_seconds(
+    store: Store, rules: Sequence[str], withheld: Mapping[str, str]
+) -> list[str]:
+    """What is to be said of the seconds of rules, as sentences."""
+    readings = {rule: store.of(Seconds, rule)[0] for rule in rules}
+    sentences = [
+        f"The seconds of {rule} are rough: readings of one run did not agree."
+        for rule, reading in readings.items()
+        if reading.spread > OFF and rule not in withheld  # of which nothing is said at all
+    ]
+    waited = {rule: reading.waited for rule, reading in readings.items() if reading.waited > OFF}
+    if waited:
         sentences.append(
-            f"Other processes had the processor in {seconds.waited:.0%} of the time while the "
-            f"seconds of {rule} were measured; what {rule} waited is not counted."
+            f"Other processes had the processor in up to {max(waited.values()):.0%} of the time "
+            f"while seconds were measured ({', '.join(waited)}); what a rule waited is not counted."
         )
     return sentences
 
@@ -336,10 +341,10 @@ def _caveats(done: Sequence[Result]) -> list[str]:
         judged = r.finals if r.rungs[1] else r.tuning  # there may have been no final
         if len(r.settings) > 1 and not _came_through(judged):
             sentences.append(
-                f"No setting of {r.rule} came through its longer trials; the best of the shorter "
+                f"No setting of {r.rule} came through its longer runs; the best of the shorter "
                 "ones was taken."
                 if _came_through(r.tuning)
-                else f"No setting of {r.rule} came through its trials; the first was taken."
+                else f"No setting of {r.rule} came through its runs; the first was taken."
             )
     return sentences
 

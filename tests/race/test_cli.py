@@ -1,15 +1,18 @@
 """The command line: thin, and every misuse is a sentence."""
 
+import io
 import json
 import time
 
 import jax
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fnn import commands, problems, race
 from fnn.cli import app
 from fnn.race import runner
+from tests.race import synthetic
 
 CLI = CliRunner()
 COMMANDS = "race", "suite", "report", "trajectories", "plot", "rules", "problems"
@@ -135,7 +138,7 @@ def test_rules_of_ones_own_and_of_others(tmp_path, monkeypatch):
     done = CLI.invoke(app, [*command, "--baseline", "broken"])
     said = " ".join(done.output.replace("│", " ").split())
     assert done.exit_code == 2
-    assert "got broken left out: broken was left out: RuntimeError: no such luck; the" in said
+    assert "got none, broken was left out of xor: RuntimeError: no such luck; the" in said
     for lost, why in (("broken", "(broken was left out: Runtime"), ("adam", "; try one of clip")):
         done = CLI.invoke(app, ["report", str(folder), "--baseline", lost])
         assert done.exit_code == 2
@@ -149,7 +152,10 @@ def test_a_suite_is_a_race_for_each_problem_and_goes_on(tmp_path, monkeypatch):
     command = ["suite", "small", "--rules", "sgd", "--seeds", "1", "--trials", "0"]
     done = CLI.invoke(app, [*command, "--folder", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "those of the first rule" in " ".join(done.output.split())
+    said = " ".join(done.output.split())
+    assert "those of the first rule" in said
+    assert "Over 2 problems sgd has the best score by gradients to the target, " in said
+    assert "- bowl: 1 seed: fewer than 12 give no verdict." in said
     written = {"report.html", "suite-gradients.md", "suite-seconds.csv", "suite-profile.png"}
     assert written | {"xor", "bowl"} <= {path.name for path in tmp_path.iterdir()}
     records = [(tmp_path / name / "runs.jsonl").read_text() for name in ("xor", "bowl")]
@@ -161,6 +167,43 @@ def test_a_suite_is_a_race_for_each_problem_and_goes_on(tmp_path, monkeypatch):
     assert CLI.invoke(app, ["report", *(str(tmp_path / n) for n in ("xor", "bowl"))]).exit_code == 0
     table = (tmp_path / "suite-gradients.md").read_text()
     assert (tmp_path / "xor" / "suite-gradients.md").read_text() == table
+
+
+def test_a_suite_ends_with_a_page_whatever_happens_on_one_problem(tmp_path, monkeypatch):
+    """The race of one problem fails, and the baseline was left out of another one."""
+    held = {
+        "xor": synthetic.race({"adam": 0.9, "kfac": 1.0}, name="xor"),
+        "bowl": synthetic.race({"adam": 0.9}, name="bowl")._replace(
+            caveats=["kfac was left out: it needs [/examples]."]
+        ),
+    }
+
+    def run(problem, *_, **__):
+        if problem.name not in held:
+            raise RuntimeError("race: no [/luck] today")
+        return held[problem.name]
+
+    monkeypatch.setattr(race, "run", run)
+    monkeypatch.setattr(problems, "SUITES", {"small": ("iris", "xor", "bowl")})
+    command = ["suite", "small", "--rules", "adam,kfac", "--baseline", "kfac"]
+    done = CLI.invoke(app, [*command, "--folder", str(tmp_path)])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0, said
+    assert "There is no race of iris: race: no [/luck] today" in said
+    assert "- bowl: kfac was left out: it needs [/examples]." in said
+    assert "for kfac was left out of bowl: it needs [/examples]." in said
+    assert "2 races of 2 problems" in (tmp_path / "report.html").read_text()
+    held.clear()
+    done = CLI.invoke(app, [*command, "--folder", str(tmp_path)])
+    assert done.exit_code != 0
+
+
+def test_a_bar_shows_words_in_brackets(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(commands, "console", Console(file=screen, force_terminal=True, width=80))
+    with commands._bar() as watch:
+        watch("tuning [/tmp]", 0.5)
+    assert "tuning [/tmp]" in screen.getvalue()
 
 
 def test_precision_is_an_option():

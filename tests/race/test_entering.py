@@ -1,5 +1,7 @@
 """How rules enter a race: what names, files and packages stand for, and what is no rule."""
 
+import jax
+import numpy as np
 import optax
 import pytest
 
@@ -70,6 +72,40 @@ def test_all_kinds_of_rules_stand_beside_each_other(my_rules):
     assert [one.name for one in called] == ["one", "two"]
     assert called[0].make(problems.get("xor")) is fixed
     assert called[1].space == ENTRANTS["adam"].space
+    (mine,) = entering({"mine": "optax.contrib.muon"})
+    assert (mine.name, mine.space) == ("mine", ENTRANTS["adam"].space)
+
+
+@pytest.mark.parametrize("name", ["optax.lbfgs", "optax.adafactor"])
+def test_a_rule_that_finds_its_rate_by_itself_has_none_to_tune(name):
+    (one,) = entering([name])
+    assert one.space == {}
+    assert isinstance(one.make(problems.get("xor")), optax.GradientTransformation)
+
+
+@pytest.mark.parametrize("how", ["by name", "as it is", "in a chain"])
+def test_a_schedule_free_rule_races_as_its_average(how):
+    """The parameters are what optax evaluates, step by step, on the way of the bare rule."""
+    bare = optax.contrib.schedule_free_sgd(0.1)
+    if how == "in a chain":
+        bare = optax.chain(optax.clip_by_global_norm(1.0), bare)
+    (one,) = entering(["optax.contrib.schedule_free_sgd"] if how == "by name" else [bare])
+    rate = {"learning_rate": 0.1} if how == "by name" else {}
+    problem = problems.get("rosenbrock")
+    value_fn = problem.train
+    rule = optax.with_extra_args_support(one.make(problem, **rate))
+    y = params = problem.init(jax.random.key(0))
+    theirs, ours = bare.init(y), rule.init(params)
+    for _ in range(5):
+        updates, theirs = bare.update(jax.grad(value_fn)(y), theirs, y)
+        y = optax.apply_updates(y, updates)
+        step, ours = rule.update(jax.grad(value_fn)(params), ours, params, value_fn=value_fn)
+        params = optax.apply_updates(params, step)
+        average = optax.contrib.schedule_free_eval_params(
+            theirs[1] if how == "in a chain" else theirs, y
+        )
+        np.testing.assert_allclose(params, average, rtol=1e-12)
+        assert np.abs(np.asarray(params) - np.asarray(y)).max() > 0
 
 
 @pytest.mark.parametrize(
@@ -84,6 +120,7 @@ def test_all_kinds_of_rules_stand_beside_each_other(my_rules):
         (["no_rules.py"], "no_rules.py: expected a Python file that defines rules, got no file"),
         ([1e-3], "an Entrant or an optax transformation, got a float"),
         ([optax.adam], "an Entrant or an optax transformation, got a function; try Entrant"),
+        ({"a": "adm"}, "did you mean 'adam'"),
         ({"a": 3}, "an Entrant or an optax transformation, got a int"),
         ("adam", r"expected rules in a list, got one, 'adam'; try \[...\]"),
         (optax.adam(0.1), "expected rules in a list, got one, a GradientTransformation"),
@@ -97,10 +134,16 @@ def test_what_is_no_rule_is_said_before_anything_is_run(tmp_path, rules, message
     assert not (tmp_path / "new").exists()
 
 
+def test_a_name_stands_for_one_rule(my_rules):
+    with pytest.raises(ValueError, match=r"one rule under the name mine, got 5 in .*; try a list"):
+        entering({"mine": str(my_rules)})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("x = 3", "expected a file that defines rules by name, .* got none; try mine ="),
+        ("import sys\nsys.exit(3)", r"my_rules\.py, line 2: SystemExit: 3"),
         ("x = 3\ndef (:\n", r"my_rules\.py, line 2: SyntaxError"),
         ("import optax\n\nplain = optax.sdg(0.1)", r"my_rules\.py, line 3: AttributeError"),
         ("def mine(learning_rate, data): ...", "one that needs learning_rate, data"),

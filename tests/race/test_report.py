@@ -84,6 +84,46 @@ def test_without_adam_the_best_is_the_baseline(race):
     )
     unsound = race._replace(withheld={"adam": "it took 3 steps."})
     assert findings.comparison(unsound).baseline == "newton"
+    three = rest._replace(results=rest.results[:3])
+    assert "; both others are worse than it. No" in tables.summary(three)
+    two = rest._replace(results=rest.results[:2])
+    assert "Friedman" not in tables.policy(findings.comparison(two))  # one pair: nothing was chosen
+
+
+def test_the_first_of_several_others_has_no_interval(race):
+    """It was chosen by the share itself; one rule alone was not."""
+    adam = race.results[0]
+    slow = adam._replace(rule="slow", costs={name: 2 * cost for name, cost in adam.costs.items()})
+    twin = adam._replace(rule="twin")
+    text = tables.summary(race._replace(results=[adam, twin, slow]))
+    said = (
+        "The first other rule to reach adam's final validation loss is twin, in 1.00 of its seconds"
+    )
+    assert f"{said}. " in text
+    text = tables.summary(race._replace(results=[adam, slow]))
+    assert (
+        "slow reaches adam's final validation loss in 2.00 (2.00 to 2.00) of its seconds. " in text
+    )
+
+
+def test_what_is_withheld_is_first_in_nothing(race):
+    """Nor is the next one called the best; and without a test there are no words about one."""
+    held = race._replace(withheld={"newton": "it took 1 step.", "adam": "it took 2 steps."})
+    text = tables.summary(held)
+    assert text.count("newton") == 2  # the lowest median, of which there is no verdict
+    assert f"{ODD} has the lowest training loss" in text
+    sheet = tables.standings(held)
+    assert [row[5].text for row in sheet.rows[:3]] == [
+        "withheld",
+        "withheld",
+        "best with a verdict",
+    ]
+    assert sheet.columns[5].title == "beside the best with a verdict"
+    asked = tables.summary(held, "adam")
+    assert "adam's final validation loss" not in asked
+    nobody = race._replace(withheld=dict.fromkeys(RULES, "the machine was not quiet."))
+    assert "Wilcoxon" not in tables.standings(nobody).caption
+    assert "at the target" not in tables.summary(nobody)
 
 
 def test_a_verdict_is_withheld_with_its_reason(race):
@@ -103,16 +143,21 @@ def test_the_summary_claims_no_more_than_the_statistics():
     assert "too few seeds to tell whether the other rule is worse" in tables.summary(few)
     assert "too few seeds to tell whether it is better than sgd" in tables.summary(few, "sgd")
     assert "5 seeds: too few to tell rules apart" in tables.standings(few).caption
+    assert "the lowest and the highest of them" in tables.standings(few).caption
+    assert tables.standings(few).columns[4].title == "lowest, highest"
+    assert re.search(r"validation loss, \S+ \(5 seeds from \S+ to \S+\); ", tables.summary(few))
+    assert "final validation loss" not in tables.summary(few)
     assert findings.ranks([few]).alike == ("adam", "sgd")
     one = synthetic.race({"adam": 0.9})
     assert "too few" not in tables.summary(one)
+    assert "Wilcoxon" not in tables.standings(one).caption  # of one rule there is no test
     assert tables.beside(one).rows == []
     twin = one._replace(results=[one.results[0], one.results[0]._replace(rule="twin")])
     assert "twin is not told apart from it" in tables.summary(twin)
     assert "twin reaches adam's final validation loss in 1.00 (1.00 to 1.00) of its seconds." in (
         tables.summary(twin)
     )
-    assert tables.standings(twin).rows[1][5].text == "tied (p = 1.00)"
+    assert tables.standings(twin).rows[1][5].text == "not told apart (p = 1.00)"
     missed = tables.summary(synthetic.race({"adam": 0.9}, target=1e-9))
     assert "No rule reached the target of 1e-09 with most of its seeds." in missed
 
@@ -124,6 +169,27 @@ def test_optimization_and_generalization_are_apart(race):
         r"newton has the lowest training loss at the end, \S+ \(\S+ to \S+\), and sloppy the "
         r"highest test accuracy, 0.999 \(0.999 to 0.999\)\.", text
     )  # fmt: skip
+
+
+def test_the_first_at_the_target_is_so_by_what_the_budget_counts(race):
+    """The quickest in seconds is not the first in steps; charts open on steps, too."""
+    adam, newton, *_ = race.results
+    steps = dict.fromkeys(["steps"], newton.costs["steps"] * 10)
+    dear = newton._replace(costs=newton.costs | steps)
+    header = race.header | {"protocol": race.header["protocol"] | {"budget": [100, "steps"]}}
+    by_steps = race._replace(results=[adam, dear], header=header)
+    found = {r.rule: [np.median(r.to_target(0.05, c)) for c in ("steps", "seconds")]
+             for r in by_steps.results}  # fmt: skip
+    took = {
+        rule: "{} steps ({} seconds)".format(*map(tables.number, of)) for rule, of in found.items()
+    }
+    assert (
+        f"The first at the target of 0.05 was adam, after {took['adam']} in the median; "
+        f"newton took {took['newton']}." in tables.summary(by_steps)
+    )
+    for chart in (charts.losses(by_steps, train=True), charts.arrivals(by_steps),
+                  charts.profile([by_steps])):  # fmt: skip
+        assert chart["views"][chart["first"]]["name"] == "steps"
 
 
 def test_the_first_at_the_target_may_be_another():
@@ -324,7 +390,25 @@ def test_two_races_are_compared_rule_by_rule(race):
     losses = [np.median(of.results[0].validation[:, -1]) for of in (race, worse)]
     assert [rows["adam"][1].values[0], rows["adam"][2].values[0]] == losses
     same = tables.differences(race, race)
-    assert {row[-1].text for row in same.rows} == {"tied (p = 1.00)"}
+    assert {row[-1].text for row in same.rows} == {"not told apart (p = 1.00)"}
+
+
+def test_a_setting_may_be_a_text_or_nothing(race):
+    """Numbers are swept, and what was chosen may be another kind of value."""
+    adam = race.results[0]
+    for chosen, text, value in ((None, "None", ""), ("auto", "auto", "auto"), (0.1, "0.1", "0.1")):
+        settings = [{"clip": 0.1}, {"clip": 1.0}, *[{"clip": chosen}] * 3]
+        sheet = tables.ranges(race._replace(results=[adam._replace(settings=settings)]))
+        (row,) = csv.DictReader(io.StringIO(tables.to_csv(sheet)))
+        assert (sheet.rows[0][3].text, row["chosen"]) == (text, value)
+
+
+def test_rules_at_their_defaults_are_said_to_be_so():
+    untuned = synthetic.race({"adam": 0.9, "sgd": 0.3}, trials=1)
+    protocol = untuned.header["protocol"] | {"trials": 0}
+    sheet = tables.trials(untuned._replace(header=untuned.header | {"protocol": protocol}))
+    assert sheet.caption.startswith("Nothing was tuned: every rule has its defaults.")
+    assert "final of the better half" in tables.trials(untuned).caption
 
 
 def test_numbers_have_three_digits():
@@ -596,17 +680,21 @@ def test_several_problems_get_a_profile_over_problems(race):
     assert "Performance profile over problems" in words
     assert "rule by rule" not in words
     profile = findings.profile([race, other], "seconds")
-    assert list(profile.ratios) == ["adam", "sgd"]
+    assert set(profile.ratios) == set(RULES)  # of each rule, wherever it takes part
+    assert list(profile.scores.values()) == sorted(profile.scores.values(), reverse=True)
+    gradients = charts.profile([race, other])["series"]
+    assert [series["name"] for series in gradients] == list(profile.ratios)
     times = [np.median(findings.arrivals(of, "seconds")["adam"]) for of in (race, other)]
     assert all(math.isfinite(time) for time in times)
-    np.testing.assert_array_equal(profile.ratios["adam"], [1, 1])
+    fastest = min(np.median(spent) for spent in findings.arrivals(race, "seconds").values())
+    np.testing.assert_array_equal(profile.ratios["adam"], [times[0] / fastest, 1])
 
 
 def test_a_suite_counts_a_rule_that_was_left_out_as_a_miss(race, tmp_path):
     other = synthetic.race({"adam": 0.9}, name="two-moons", random=2)
     never = synthetic.race({"adam": 0.9}, name="iris", target=0.0)
     races = [race, other, never]
-    profile = report.suite.over_problems(races, "gradients")
+    profile = findings.over_problems(races, "gradients")
     medians = {rule: np.median(s) for rule, s in findings.arrivals(race, "gradients").items()}
     fastest = min(medians.values())
     assert set(profile.ratios) == set(RULES)

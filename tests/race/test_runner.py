@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import jax
@@ -22,7 +23,7 @@ import pytest
 from fnn import problems, race
 from fnn.objective import Objective
 from fnn.problems import Budget
-from fnn.race import meter, pricing, protocol, records, report, runner, store
+from fnn.race import failures, meter, pricing, protocol, records, report, runner, store
 from fnn.race.alone import Timing
 from fnn.race.entrants import ENTRANTS, Entrant
 from fnn.race.protocol import TUNING_SEEDS
@@ -288,6 +289,30 @@ def test_an_interrupt_ends_the_race_and_leaves_no_rule_out(tmp_path):
     assert not (tmp_path / "runs.jsonl").exists()
 
 
+def test_a_rule_that_would_end_the_process_is_to_blame():
+    with (
+        pytest.raises(failures.RuleFailedError, match="SystemExit: 3"),
+        failures.blaming_the_rule(),
+    ):
+        sys.exit(3)
+
+
+def test_what_waited_is_one_sentence_and_what_is_withheld_is_not_rough(tmp_path):
+    seconds = {"adam": (0.0, 0.23), "sgd": (0.5, 0.2), "kfac": (0.5, 0.0), "lbfgs": (0.0, 0.0)}
+    kept = [
+        records.Seconds(rule, [1.0], 1.0, spread, waited)
+        for rule, (spread, waited) in seconds.items()
+    ]
+    said = store._caveats_of_seconds(
+        store.Store(tmp_path, {}, kept, threading.Lock()), list(seconds), {"kfac": "not quiet"}
+    )
+    assert said == [
+        "The seconds of sgd are rough: readings of one run did not agree.",
+        "Other processes had the processor in up to 23% of the time while seconds were measured "
+        "(adam, sgd); what a rule waited is not counted.",
+    ]
+
+
 def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
     def burst(problem, learning_rate):
         del problem
@@ -300,7 +325,7 @@ def test_a_rule_that_diverges_is_infinite_from_there_on(tmp_path):
     assert np.isinf(result.validation[:, -1]).all()
     assert np.isinf(result.tuning).all()
     assert "burst diverged from 2 of 2 seeds." in race.read(tmp_path).caveats
-    said = "No setting of burst came through its trials; the first was taken."
+    said = "No setting of burst came through its runs; the first was taken."
     assert said in race.read(tmp_path).caveats
     assert result.chosen == 0
 
@@ -331,7 +356,7 @@ def test_a_copy_ties_and_random_steps_come_last(tmp_path):
     standings = findings.comparison(race.run("iris", racing, **terms)).standings
     assert list(standings)[-1] == "random"
     assert standings["random"].verdict == "worse"
-    (other,) = (s for rule, s in standings.items() if s.verdict == "tied")
+    (other,) = (s for rule, s in standings.items() if s.verdict == "not told apart")
     assert (other.p, other.effect) == (1, 0)
 
 
@@ -505,9 +530,17 @@ def test_too_little_for_ten_steps_is_said_at_once(tmp_path):
             watch=lambda what, _: seen.append(what), **terms,
         )  # fmt: skip
     assert seen == ["compiling", "planning adam", "planning lbfgs"]
-    terms["folder"] = tmp_path / "some"
-    with pytest.warns(UserWarning, match=r"fewer of lbfgs; try .* No verdict on these rules"):
-        found = race.run("xor", ["adam", "lbfgs"], budget=Budget(40 * unit, "flops"), **terms)
+    terms["folder"], budget = tmp_path / "some", Budget(40 * unit, "flops")
+
+    def stopped(what, _):
+        if what == "tuning lbfgs":
+            raise KeyboardInterrupt
+
+    said = r"fewer of lbfgs; try .* No verdict on these rules"
+    with pytest.warns(UserWarning, match=said), pytest.raises(KeyboardInterrupt):
+        race.run("xor", ["adam", "lbfgs"], budget=budget, watch=stopped, **terms)
+    with pytest.warns(UserWarning, match=said):  # the dear rule is not judged alone
+        found = race.run("xor", ["adam", "lbfgs"], budget=budget, **terms)
     assert [result.rule for result in found.results] == ["adam", "lbfgs"]
     assert found.withheld.keys() == {"lbfgs"}
     assert re.match(r"its budget bought \d steps.*try .* flops\.", found.withheld["lbfgs"])
@@ -528,6 +561,8 @@ def test_too_little_for_ten_steps_is_said_at_once(tmp_path):
         ({"budget": Budget(10, "hours")}, "a budget in one of steps, examples"),
         ({"budget": Budget(0.0, "seconds")}, "a budget above 0 seconds"),
         ({"budget": Budget(100)}, r"got Budget.* without a unit; try Budget\(100, 'steps'\)"),
+        ({"budget": (100, "flops")}, r"got \(100, 'flops'\); try Budget\(100, 'flops'\)"),
+        ({"budget": Budget("ten", "steps")}, r"got 'ten' steps; try Budget\(10, 'steps'\)"),
         ({"budget": 100}, r"got 100 without a unit; try Budget\(100, 'steps'\)"),
         ({"problem": "digitz"}, "did you mean 'digits'"),
     ],

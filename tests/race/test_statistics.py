@@ -177,7 +177,7 @@ def test_a_planted_difference_is_found_a_copy_ties_and_the_bad_rule_comes_last()
     assert list(compared.standings)[-1] == "bad"
     assert different(compared) == list(compared.standings)[2:]
     copy, bad = compared.standings["copy"], compared.standings["bad"]
-    assert (copy.p, copy.effect, copy.verdict) == (1, 0, "tied")
+    assert (copy.p, copy.effect, copy.verdict) == (1, 0, "not told apart")
     assert (bad.median, bad.verdict) == (INF, "worse")
     assert bad.effect > 0.5
 
@@ -207,7 +207,11 @@ def test_identical_runs_tie_without_a_warning():
         warnings.simplefilter("error")
         compared = statistics.compare(values)
     assert [s.p for s in compared.standings.values()] == [1, 1, 1]
-    assert [s.verdict for s in compared.standings.values()] == ["lowest median", "tied", "tied"]
+    assert [s.verdict for s in compared.standings.values()] == [
+        "lowest median",
+        "not told apart",
+        "not told apart",
+    ]
     assert compared.mean_ranks == {"a": 2, "b": 2, "c": 2}
     assert compared.alike == ("a", "b", "c")
 
@@ -219,7 +223,7 @@ def test_a_baseline_is_all_that_others_are_tested_against():
     compared = statistics.compare(values, "b")
     verdicts = {name: s.verdict for name, s in compared.standings.items()}
     assert verdicts == {
-        "a": "better", "twin": "tied", "b": "baseline", "c": "worse", "d": "worse"
+        "a": "better", "twin": "not told apart", "b": "baseline", "c": "worse", "d": "worse"
     }  # fmt: skip
     assert (compared.best, compared.baseline, compared.tests) == ("a", "b", 4)
     p = [compared.standings[name].p for name in "acd"]
@@ -237,10 +241,13 @@ def test_who_gets_no_verdict_is_not_tested_and_counts_for_no_correction():
     assert [s.p for s in compared.standings.values()] == [1, 1, pytest.approx(2 / 2**12)]
     assert (compared.best, compared.tests, compared.alike) == ("a", 1, ("a", "b"))
     compared = statistics.compare(values, withheld=["a"])
-    assert (compared.best, compared.baseline) == ("a", "b")
+    assert (compared.best, compared.baseline, compared.chosen) == ("a", "b", True)
+    assert compared.standings["b"].verdict == "best with a verdict"
     nobody = statistics.compare(values, "a", withheld=["a"])
     assert [s.verdict for s in nobody.standings.values()] == ["baseline"] + ["withheld"] * 2
-    assert statistics.compare(values, withheld=values).baseline == "a"
+    nobody = statistics.compare(values, withheld=values)
+    assert (nobody.baseline, nobody.chosen) == ("a", True)
+    assert [s.verdict for s in nobody.standings.values()] == ["withheld"] * 3
 
 
 def test_too_few_seeds_give_no_verdict():

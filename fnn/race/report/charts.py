@@ -22,9 +22,6 @@ from fnn.race.result import Race
 Chart = dict[str, Any]
 """What stands in a page as JSON."""
 
-FIRST = "seconds"
-"""The cost that is shown until another is asked for."""
-
 MIDDLE_HALF = "{y}, middle half of seeds {low} to {high}"
 """What the pointer is told of a median and its band; the script puts the numbers in."""
 
@@ -45,8 +42,9 @@ def losses(race: Race, *, train: bool) -> Chart:
     ]  # fmt: skip
     target = race.header["target"]
     level = {} if train else {"level": {"y": _digits(target), "text": f"target {target:.4g}"}}
-    axis = _loss_axis(panels[FIRST], train=train)
-    return {"height": 400, "x": {"log": True}, "y": axis, **_buttons(LABELS), **level,
+    first = findings.unit(race)
+    axis = _loss_axis(panels[first], train=train)
+    return {"height": 400, "x": {"log": True}, "y": axis, **_buttons(LABELS, first), **level,
             "series": series}  # fmt: skip
 
 
@@ -65,19 +63,22 @@ def arrivals(race: Race) -> Chart:
         }
         for row in rows
     ]  # fmt: skip
-    panel = panels[FIRST]
+    first = findings.unit(race)
+    panel = panels[first]
     beside = {"heading": panel.heading, "texts": [row.reached for row in panel.rows]}
     axis = _rows([row.label for row in panel.rows], panel.limits)
-    return {"height": 30 * len(rows), "x": {"log": True}, "y": axis, **_buttons(LABELS),
+    return {"height": 30 * len(rows), "x": {"log": True}, "y": axis, **_buttons(LABELS, first),
             "beside": beside, "series": series}  # fmt: skip
 
 
 def profile(races: Sequence[Race]) -> Chart:
     """The performance profile of a cost until the target, with buttons for the costs."""
     profiles = {cost: findings.profile(races, cost) for cost in COSTS}
-    looks = findings.looks(races)
+    looks, first = findings.looks(races), findings.unit(races[0])
+    rules = list(profiles[first].ratios)  # the order of their scores is that of the first view
     panels = {
-        cost: plots.profile_panel(of.ratios, of.largest, looks) for cost, of in profiles.items()
+        cost: plots.profile_panel({rule: of.ratios[rule] for rule in rules}, of.largest, looks)
+        for cost, of in profiles.items()
     }
     series = [
         {
@@ -90,11 +91,11 @@ def profile(races: Sequence[Race]) -> Chart:
         }
         for stairs in zip(*(panel.stairs for panel in panels.values()), strict=True)
     ]  # fmt: skip
-    panel = panels[FIRST]
+    panel = panels[first]
     titles = {cost: f"{cost} to the target, over those of the fastest" for cost in COSTS}
     x = {"log": True, "range": _digits(panel.xlim), "ticks": _digits(panel.ticks)}
     y = {"title": share_label(races), "range": _digits(panel.ylim), "percent": True}
-    return {"height": 380, "x": x, "y": y, "heading": "score", **_buttons(titles),
+    return {"height": 380, "x": x, "y": y, "heading": "score", **_buttons(titles, first),
             "series": series}  # fmt: skip
 
 
@@ -160,12 +161,12 @@ def _views(views: Any) -> dict:
     return {**same, "views": [{k: v for k, v in view.items() if k not in same} for view in views]}
 
 
-def _buttons(titles: Mapping[str, str]) -> dict:
-    """A view for each name, with the title of its horizontal axis, and the one that is shown."""
+def _buttons(titles: Mapping[str, str], first: str = "") -> dict:
+    """A view for each name, with the title of its axis, and the one that is shown at first."""
     names = list(titles)
     return {
         "views": [{"name": name, "title": title} for name, title in titles.items()],
-        "first": names.index(FIRST) if FIRST in names else 0,
+        "first": names.index(first),
     }
 
 

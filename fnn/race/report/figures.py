@@ -13,7 +13,7 @@ from fnn.race.result import Race
 LABELS = {
     "steps": "steps",
     "examples": "examples seen",
-    "gradients": "gradients (work of the model)",
+    "gradients": "gradients (the model's work, a tenth of the rest)",
     "flops": "floating-point operations",
     "seconds": "seconds of a run alone",
 }
@@ -83,7 +83,7 @@ def profile(races: Sequence[Race]) -> Figure:
 
 
 def ranks(compared: statistics.Comparison, what: str) -> Figure:
-    """The diagram of mean ranks over units, named in plural; a bar is what the table calls tied."""
+    """The diagram of mean ranks over units, named in plural; a bar joins what is not told apart."""
     numbers = compared.mean_ranks, compared.groups
     panel = plots.rank_panel(*numbers)
     height = 0.9 + 0.3 * (panel.bars + panel.half + 2)
@@ -105,7 +105,7 @@ def sensitivity(race: Race, name: str) -> Figure:
     figure = Figure(figsize=(8, max(4.0, 1.2 + 0.24 * len(sweeps))), layout="constrained")
     axes = figure.subplots()
     plots.sensitivity(axes, sweeps, findings.looks([race]))
-    axes.set(xlabel=name.replace("_", " "), ylabel="lowest validation loss of short trials")
+    axes.set(xlabel=name.replace("_", " "), ylabel="lowest validation loss of short runs")
     figure.legend(loc="outside right center", frameon=False, fontsize="small", handlelength=4)
     figure.suptitle(_title(race))
     return figure

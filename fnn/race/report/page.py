@@ -289,17 +289,15 @@ def _comparisons(race: Race, baseline: str | None) -> list[str]:
 
 
 def _together(races: Sequence[Race], baseline: str | None) -> str:
-    """The part of the page about the rules that take part in the races of all problems."""
-    shared = set.intersection(*({r.rule for r in race.results} for race in races))
-    if not shared:
-        return "<p>No rule takes part in all of them.</p>"
+    """The part of the page about all problems: a profile, and ranks of the rules on all of them."""
     parts = [
         "<h3>Performance profile over problems</h3>",
         _figure(
             charts.profile(races),
             "The share of problems that a rule brings to the target, in the median of its seeds, "
-            "within a multiple of the cost of the fastest rule. The score is AlgoPerf's: the mean "
-            "height up to a multiple of 4.",
+            "within a multiple of the cost of the fastest rule; a rule that was left out of a race "
+            "did not solve its problem. The score is AlgoPerf's: the mean height up to a multiple "
+            "of 4.",
         ),
     ]
     ranks = findings.ranks(races, baseline)

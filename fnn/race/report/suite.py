@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fnn import plots
-from fnn.race.report import findings, statistics, tables
+from fnn.race.report import findings, tables
 from fnn.race.report.figures import LABELS
 from fnn.race.report.tables import Cell, Column, Sheet
 from fnn.race.result import Race
@@ -20,28 +20,21 @@ COSTS = "gradients", "seconds"
 """What is compared: what budgets are counted in, which repeats, and the seconds that it took."""
 
 
-def over_problems(races: Sequence[Race], cost: str) -> statistics.PerformanceProfile:
-    """How often each rule is nearly the first, over the problems; the best score comes first.
+def summary(races: Sequence[Race]) -> str:
+    """The best score by the first of `COSTS` in a sentence.
 
     Args:
         races: a race for each problem.
-        cost: one of `problems.COSTS`.
 
     Returns:
-        Ratios to the first rule and scores, of every rule that takes part in any race.
+        The sentence.
     """
-    medians = [
-        {rule: float(np.median(spent)) for rule, spent in findings.arrivals(race, cost).items()}
-        for race in races
-    ]
-    rules = dict.fromkeys(rule for race in medians for rule in race)
-    profile = statistics.performance_profile({
-        rule: np.array([race.get(rule, np.inf) for race in medians]) for rule in rules
-    })
-    by_score = sorted(rules, key=lambda rule: -profile.scores[rule])
-    return profile._replace(
-        ratios={rule: profile.ratios[rule] for rule in by_score},
-        scores={rule: profile.scores[rule] for rule in by_score},
+    scores = findings.over_problems(races, COSTS[0]).scores
+    (best, first), *others = scores.items()
+    least = ", ".join(f"{rule} {score:.2f}" for rule, score in others[:1])
+    return (
+        f"Over {len(races)} problems {best} has the best score by {COSTS[0]} to the target, "
+        f"{first:.2f}{f'; the next is {least}' if least else ''}."
     )
 
 
@@ -55,7 +48,7 @@ def table(races: Sequence[Race], cost: str) -> Sheet:
     Returns:
         The table, with the best score first.
     """
-    ratios, scores, largest = over_problems(races, cost)
+    ratios, scores, largest = findings.over_problems(races, cost)
     names = [str(race.header["problem"]) for race in races]
     part = [{result.rule for result in race.results} for race in races]
     columns = [
@@ -95,7 +88,7 @@ def figure(races: Sequence[Race]) -> Figure:
     Returns:
         The figure, with the scores of all panels in its legend.
     """
-    profiles = {cost: over_problems(races, cost) for cost in COSTS}
+    profiles = {cost: findings.over_problems(races, cost) for cost in COSTS}
     rules, looks = list(profiles[COSTS[0]].ratios), findings.looks(races)
     drawn = Figure(figsize=(11, max(4.4, 1.2 + 0.24 * len(rules))), layout="constrained")
     for axes, (cost, of) in zip(

@@ -17,6 +17,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fnn.race.protocol import ROUNDS
 from fnn.race.report import findings, statistics
 from fnn.race.result import Race, Result
 
@@ -80,13 +81,17 @@ def standings(race: Race, baseline: str | None = None) -> Sheet:
     """A row for each rule at its chosen setting, from the lowest median validation loss up."""
     compared = findings.comparison(race, baseline)
     results = findings.ordered(race)
-    only = _only(results)
+    only, seeds = _only(results), compared.seeds
     columns = [
         Column("rule", ("rule",), number=False),
         Column((only or "setting").replace("_", " "), ("setting",), number=bool(only)),
         Column("batch", ("batch",), spare=7),
         Column("validation loss", ("validation_loss",)),
-        Column("95 % interval", ("validation_low", "validation_high"), spare=5),
+        Column(
+            "95 % interval" if seeds >= statistics.INTERVAL_SEEDS else "lowest, highest",
+            ("validation_low", "validation_high"),
+            spare=5,
+        ),
         Column(f"beside {_against(compared)}", ("verdict", "p", "effect", "mean_rank"), False),
         Column(f"test {race.header['measure']}", ("test",), spare=2),
         Column("seconds to target", ("seconds_to_target",)),
@@ -97,17 +102,22 @@ def standings(race: Race, baseline: str | None = None) -> Sheet:
         Column("compile seconds", ("compile_seconds",), spare=8),
     ]
     rows = [_row(race, r, compared.standings[r.rule], only) for r in results]
-    seeds = len(race.results[0].seeds)
     return Sheet(
         f"{race.header['problem']}: {race.header['summary']}",
         f"Medians of {seeds} fresh seeds at the setting chosen by validation loss, lowest first, "
-        "with bootstrap intervals of 95 %. A run is worth its lowest validation loss, and the test "
+        f"with {_intervals(seeds)}. A run is worth its lowest validation loss, and the test "
         "measures the parameters that had it. Seconds are those of a run alone, compiled and warm. "
         f"The target is a validation loss of {race.header['target']:.4g}; a seed that misses it "
-        f"counts as infinity in the median. {policy(compared)}",
+        f"counts as infinity in the median. {policy(compared)}".rstrip(),
         columns,
         rows,
     )
+
+
+def _intervals(seeds: int) -> str:
+    """What stands beside medians over so many seeds."""
+    few = seeds < statistics.INTERVAL_SEEDS
+    return "the lowest and the highest of them" if few else "bootstrap intervals of 95 %"
 
 
 def policy(compared: statistics.Comparison, units: str = "seeds") -> str:
@@ -121,26 +131,39 @@ def policy(compared: statistics.Comparison, units: str = "seeds") -> str:
         Some sentences.
     """
     unit = units.removesuffix("s")
+    if not compared.tests:
+        return ""
     if compared.seeds < statistics.MINIMUM_SEEDS:
         return (
             f"{_count(compared.seeds, unit)}: too few to tell rules apart; there are verdicts from "
             f"{statistics.MINIMUM_SEEDS} {units} on."
         )
-    chosen = compared.standings[compared.baseline].verdict == "lowest median"
+    friedman = compared.chosen and compared.tests > 1
     return (
         f"Each rule is tested against {_against(compared)} by the validation loss, and against no "
-        f"other: the hypothesis is that with a {unit} either is as likely to be the lower one, the "
-        f"test Wilcoxon's exact signed-rank test, two-sided, over {compared.seeds} {units}. Holm's "
+        f"other: the hypothesis is that to exchange the two within a {unit} would change nothing, "
+        f"the test {_wilcoxon(compared.seeds)}, two-sided, over {compared.seeds} {units}. Holm's "
         f"correction for {_count(compared.tests, 'test')} keeps the probability of any false "
-        f"verdict at {100 * compared.alpha:.0f} % at most"
-        + ("; Friedman's test corrects for how the best was chosen." if chosen else ".")
+        f"difference at {100 * compared.alpha:.0f} % at most"
+        + ("; Friedman's test corrects for how the best was chosen." if friedman else ".")
+        + (f" {_SCOPE}" if units == "seeds" else "")
     )
+
+
+_SCOPE = "The verdicts are of the settings that were chosen, on this split of the data."
+"""What a test over seeds does not reach beyond."""
+
+
+def _wilcoxon(pairs: int) -> str:
+    """The test's name; of more pairs its distribution is that of the limit."""
+    return f"Wilcoxon's {'exact ' if pairs <= statistics.EXACT else ''}signed-rank test"
 
 
 def _against(compared: statistics.Comparison) -> str:
     """The baseline in words."""
-    chosen = compared.standings[compared.baseline].verdict == "lowest median"
-    return "the best" if chosen else compared.baseline
+    if not compared.chosen:
+        return compared.baseline
+    return "the best" if compared.baseline == compared.best else f"the {statistics.BEST_SOUND}"
 
 
 def _row(race: Race, result: Result, standing: statistics.Standing, only: str | None) -> list[Cell]:
@@ -185,7 +208,7 @@ def verdict(standing: statistics.Standing) -> str:
     """A verdict in a word or two, with the p-value of a test."""
     if standing.verdict == "lowest median":
         return "best"
-    if standing.verdict in ("better", "worse", "tied", "differs"):
+    if standing.verdict in ("better", "worse", "not told apart", "differs"):
         return f"{standing.verdict} ({_p(standing.p)})"
     return standing.verdict
 
@@ -217,10 +240,10 @@ def _value(value: Any) -> str:
 
 
 def trials(race: Race) -> Sheet:
-    """A row for each trial of each rule."""
+    """A row for each setting that was tried of each rule."""
     columns = [
         Column("rule", ("rule",), number=False),
-        Column("trial", ("trial",)),
+        Column("no.", ("number",)),
         Column("setting", ("setting",), number=False),
         Column("steps", ("steps", "steps_in_final")),
         Column("validation loss", ("validation_loss",)),
@@ -247,6 +270,14 @@ def trials(race: Race) -> Sheet:
                 Cell("chosen" if i == result.chosen else "", (str(i == result.chosen).lower(),)),
             ])  # fmt: skip
     spent = race.header["protocol"]["trials"]
+    if not spent:
+        return Sheet(
+            "The settings",
+            "Nothing was tuned: every rule has its defaults. The validation loss is that of the "
+            "first seed. A seed that diverged did not end, and counts as infinity.",
+            columns,
+            rows,
+        )
     return Sheet(
         "Every setting that was tried",
         f"Medians of the validation loss over the tuning seeds. The search of each rule may spend "
@@ -275,12 +306,12 @@ def ranges(race: Race) -> Sheet:
         for rule, sweep in sweeps.items():
             good = findings.good_range(sweep, name)
             low, high = float(np.min(sweep.setting)), float(np.max(sweep.setting))
-            value = chosen[rule].get(name, math.nan)
+            value = chosen[rule].get(name)
             rows.append([
                 Cell(rule, (rule,)),
                 Cell(name, (name,)),
                 Cell(f"{low:.3g} to {high:.3g}", (low, high)),
-                Cell(f"{value:.3g}", (value,)),
+                Cell(_value(value), ("" if value is None else value,)),
                 Cell(f"{good.decades:.2f}", (good.decades,)),
                 Cell(f"{100 * good.share:.0f} %", (good.share,)),
             ])  # fmt: skip
@@ -323,14 +354,14 @@ def beside(race: Race, baseline: str | None = None) -> Sheet:
         ])  # fmt: skip
     return Sheet(
         f"Beside {other}",
-        f"Medians over {_count(compared.seeds, 'seed')} with bootstrap intervals of 95 %, each of "
+        f"Medians over {_count(compared.seeds, 'seed')} with {_intervals(compared.seeds)}, each of "
         f"a rule and {other} with the same seed. Losses and {measure} are the rule's less those of "
         f"{other}: the lowest validation loss, the training loss at the end (optimization), and "
         f"the test's {measure} (generalization). Costs are those of the rule over those of "
         f"{other}, until the validation loss is as low as the lowest of {other} with that seed, "
         f"or at the target: below 1 the rule is cheaper; ∞ where the rule alone misses, 0 where "
-        f"{other} alone does. The verdict is of the validation loss; intervals are not corrected "
-        "for their number.",
+        f"{other} alone does. They are costs at the end of one of up to {ROUNDS} rounds of a run. "
+        "The verdict is of the validation loss; intervals are not corrected for their number.",
         columns,
         rows,
     )
@@ -391,12 +422,13 @@ def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) 
         sides = _side(before, first.get(rule)), _side(after, second.get(rule))
         pairs = [cell for pair in zip(*sides, strict=True) for cell in pair]
         rows.append([Cell(rule, (rule,)), *pairs, change])
+    pairs = max(len(result.seeds) for result in [*before.results, *after.results])
     return Sheet(
         f"{a} and {b}, rule by rule",
-        "Medians over seeds, each race's own. The hypothesis is that with a seed, a rule is as "
-        "likely to be lower in either race; the test is Wilcoxon's exact signed-rank test, "
-        "two-sided, over the seeds that both have in common, with Holm's correction for the number "
-        "of rules that are tested.",
+        "Medians over seeds, each race's own. The hypothesis is that to exchange the two races "
+        f"within a seed would change nothing; the test is {_wilcoxon(pairs)}, two-sided, over the "
+        "seeds that both have in common, with Holm's correction for the number of rules that are "
+        f"tested. {_SCOPE}",
         columns,
         rows,
     )
@@ -439,8 +471,8 @@ def _changes(
         )
         told = p <= 0.05
         cells[rule] = Cell(
-            f"{f'lower in {lower}' if told else 'tied'} ({_p(p)})",
-            (verdict if told else "tied", p),
+            f"{f'lower in {lower}' if told else 'not told apart'} ({_p(p)})",
+            (verdict if told else "not told apart", p),
         )
     return cells
 
@@ -461,9 +493,13 @@ def summary(race: Race, baseline: str | None = None) -> str:
     """
     compared = findings.comparison(race, baseline)
     sentences = [_answer(race, compared)]
-    if len(compared.standings) > 1:
-        sentences += [_share_of_its_cost(race, compared), *_others(compared), _apart(race)]
-    sentences.append(_first_at_the_target(race, compared.best))
+    sound = [rule for rule in compared.standings if rule not in race.withheld]
+    if len(sound) > 1:
+        if compared.baseline in sound and compared.seeds >= statistics.MINIMUM_SEEDS:
+            sentences.append(_share_of_its_cost(race, compared.baseline, sound))
+        sentences += [*_others(compared), _apart(race, sound)]
+    if sound:
+        sentences.append(_first_at_the_target(race, sound))
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
@@ -472,10 +508,12 @@ def _answer(race: Race, compared: statistics.Comparison) -> str:
     best, other = compared.best, compared.baseline
     others = [rule for rule in compared.standings if rule != best]
     low, middle, high = map(number, _interval(race, best))
+    seeds = _count(compared.seeds, "seed")
+    few = compared.seeds < statistics.INTERVAL_SEEDS
+    between = f"{seeds} from {low} to {high}" if few else f"95 % interval {low} to {high}, {seeds}"
     said = (
         f"On {race.header['problem']}, at equal {findings.unit(race)}, {best} ended with the "
-        f"lowest median validation loss, {middle} (95 % interval {low} to {high}, "
-        f"{_count(compared.seeds, 'seed')})"
+        f"lowest median validation loss, {middle} ({between})"
     )
     if not others:
         return said
@@ -494,8 +532,11 @@ def _answer(race: Race, compared: statistics.Comparison) -> str:
 
 _SAID = {
     "better": ("is better than", "are better than"),
-    "tied": ("is not told apart from", "are not told apart from"),
-    "differs": ("differs in most pairs from", "differ in most pairs from"),
+    "not told apart": ("is not told apart from", "are not told apart from"),
+    "differs": (
+        "differs, by its ranks and against its median, from",
+        "differ, by their ranks and against their medians, from",
+    ),
     "worse": ("is worse than", "are worse than"),
     "withheld": ("has no verdict beside", "have no verdict beside"),
 }
@@ -510,27 +551,33 @@ def _clauses(compared: statistics.Comparison, rules: Sequence[str], other: str) 
     for i, (verdict, alike) in enumerate(named.items()):
         subject, several = _list(alike), len(alike) > 1
         if several and i == len(named) - 1:
-            subject = f"the other {len(alike)}" if i else f"all {len(alike)} others"
+            every = "both" if len(alike) == 2 else f"all {len(alike)}"
+            subject = f"the other {len(alike)}" if i else f"{every} others"
         clauses.append(f"{subject} {_SAID[verdict][several]} {other}")
     return clauses
 
 
-def _share_of_its_cost(race: Race, compared: statistics.Comparison) -> str:
+def _share_of_its_cost(race: Race, baseline: str, sound: Sequence[str]) -> str:
     """The share of the baseline's cost at which the best, or else the first, has its loss."""
-    unit, other = findings.unit(race), compared.baseline
-    found = {
-        rule: beside.to_its_loss
-        for rule, beside in findings.beside(race, other).items()
-        if compared.best in (rule, other)
-    }
-    rule = min(found, key=lambda rule: float(found[rule][unit].median))
-    if not math.isfinite(found[rule][unit].median):
-        who = "No other rule" if compared.best == other else rule
-        return f"{who} reaches {other}'s final validation loss with most of its seeds"
-    shares = [
-        f"{_spelled(found[rule][cost])} of its {cost}" for cost in dict.fromkeys([unit, "seconds"])
+    unit, apart = findings.unit(race), findings.beside(race, baseline)
+    shares = {rule: apart[rule].to_its_loss for rule in sound if rule != baseline}
+    leads = sound[0] == baseline
+    rule = min(shares, key=lambda rule: float(shares[rule][unit].median)) if leads else sound[0]
+    reaches = f"{baseline}'s final validation loss"
+    if not math.isfinite(shares[rule][unit].median):
+        who = "No other rule reaches" if leads else f"{rule} does not reach"
+        return f"{who} {reaches} with most of its seeds"
+    # The first of several was chosen by this very share: an interval would be too narrow for it.
+    chosen = leads and len(shares) > 1
+    of = [
+        f"{number(float(share.median)) if chosen else _spelled(share)} of its {cost}"
+        for cost, share in shares[rule].items()
+        if cost in (unit, "seconds")
     ]
-    return f"{rule} reaches {other}'s final validation loss in {' and '.join(shares)}"
+    said = f"in {' and '.join(of)}"
+    if chosen:
+        return f"The first other rule to reach {reaches} is {rule}, {said}"
+    return f"{rule} reaches {reaches} {said}"
 
 
 def _others(compared: statistics.Comparison) -> list[str]:
@@ -540,14 +587,19 @@ def _others(compared: statistics.Comparison) -> list[str]:
     if compared.best == compared.baseline or not rules:
         return []
     said = ", ".join(_clauses(compared, rules, compared.baseline))
-    return [f"A{said[1:]}" if said.startswith("all ") else said] if said else []
+    said = said[:1].upper() + said[1:] if said.startswith(("all ", "both ")) else said
+    return [said] if said else []
 
 
-def _apart(race: Race) -> str:
+def _apart(race: Race, sound: Sequence[str]) -> str:
     """Who is best in training, and who on test data: optimization apart from generalization."""
     highest, measure = race.header["highest"], race.header["measure"]
     trained, tested = (
-        {r.rule: statistics.median_interval(of(r)) for r in findings.ordered(race)}
+        {
+            r.rule: statistics.median_interval(of(r))
+            for r in findings.ordered(race)
+            if r.rule in sound
+        }
         for of in (
             lambda r: findings.or_infinity(r.train[:, -1]),
             lambda r: findings.measures(race, r),
@@ -563,24 +615,29 @@ def _apart(race: Race) -> str:
     )
 
 
-def _first_at_the_target(race: Race, best: str) -> str:
-    """Who reached the target first, in seconds."""
-    spent = {rule: float(np.median(s)) for rule, s in findings.arrivals(race, "seconds").items()}
-    first = min(spent, key=lambda rule: spent[rule])
+def _first_at_the_target(race: Race, sound: Sequence[str]) -> str:
+    """Who reached the target first, in what the budget is counted in."""
+    best, costs = sound[0], dict.fromkeys([findings.unit(race), "seconds"])
+    spent = {
+        cost: {rule: float(np.median(s)) for rule, s in findings.arrivals(race, cost).items()}
+        for cost in costs
+    }
+    ranking = spent[findings.unit(race)]
+    first = min(sound, key=lambda rule: ranking[rule])
     target = f"{race.header['target']:.4g}"
-    if not math.isfinite(spent[first]):
+    if not math.isfinite(ranking[first]):
         return f"No rule reached the target of {target} with most of its seeds"
+
+    def after(rule: str) -> str:
+        unit, *others = (f"{number(spent[cost][rule])} {cost}" for cost in costs)
+        return f"{unit} ({', '.join(others)})" if others else unit
+
+    too = f"{best}, too" if first == best else first
+    said = f"The first at the target of {target} was {too}, after {after(first)} in the median"
     if first == best:
-        return (
-            f"The first at the target of {target} was {best}, too, after {number(spent[first])} "
-            "seconds in the median"
-        )
-    missed = not math.isfinite(spent[best])
-    other = "missed it with most seeds" if missed else f"took {number(spent[best])}"
-    return (
-        f"The first at the target of {target} was {first}, after {number(spent[first])} seconds in "
-        f"the median; {best} {other}"
-    )
+        return said
+    missed = not math.isfinite(ranking[best])
+    return f"{said}; {best} {'missed it with most seeds' if missed else f'took {after(best)}'}"
 
 
 def _spelled(interval: statistics.Interval) -> str:
@@ -624,8 +681,7 @@ def caveats(race: Race) -> list[str]:
                 ends.append(f"{rule} ({end}, {value:.3g})")
         if ends:
             sentences.append(
-                f"The chosen {name} is at an end of what was tried, and the best may lie beyond: "
-                f"{', '.join(ends)}."
+                f"The chosen {name} is at an end of what was tried: {', '.join(ends)}."
             )
     return sentences
 
