@@ -31,7 +31,6 @@ class Step(NamedTuple):
         grad: There.
         is_flat: Whether both conditions hold; else the trials came to an end.
         trials: How many.
-        whole: The gradient at the first of them, of size 1; the first gradient if there was none.
     """
 
     size: Float[Array, ""]
@@ -39,7 +38,6 @@ class Step(NamedTuple):
     grad: Float[Array, " P"]
     is_flat: Bool[Array, ""]
     trials: Int[Array, ""]
-    whole: Float[Array, " P"]
 
 
 class _Place(NamedTuple):
@@ -110,14 +108,13 @@ def strong_wolfe(
         is_flat = is_lower & (jnp.abs(here.slope) <= flatness * jnp.abs(slope))
         turned = here.slope * (high.size - low.size) >= 0
         high = _where(is_lower, _where(turned, low, high), here)
-        whole = jnp.where(best.trials == 0, uphill, best.whole)
-        new = Step(here.size, here.value, uphill, is_flat, best.trials, whole)
-        best = _where(is_lower, new, best)._replace(trials=best.trials + 1, whole=whole)
+        new = Step(here.size, here.value, uphill, is_flat, best.trials)
+        best = _where(is_lower, new, best)._replace(trials=best.trials + 1)
         low = _where(is_lower, here, low)
         trial = jnp.where(jnp.isinf(high.size), 2 * size, _between(low, high))
         return _Search(best, low, high, trial)
 
-    begin = Step(none, value, grad, jnp.zeros((), bool), jnp.zeros((), jnp.int32), grad)
+    begin = Step(none, value, grad, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
     first = _Search(begin, _Place(none, value, slope), high, none + 1)
     return jax.lax.while_loop(is_searching, advance, first).best
 

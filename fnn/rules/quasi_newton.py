@@ -13,8 +13,8 @@ parameters.
 
 A search that does not lower the value is a rejected step: the update is zero, and the next one
 starts over from the identity. If that is rejected too, `info.stalled` says so: along the very
-gradient no step lowers the value, up to rounding. What a matrix promises counts, in `info.outlook`,
-where at least half of the gradient was gone at the end of its step, as it had promised, too.
+gradient no step lowers the value, up to rounding. What the matrix promises is no ground to claim a
+minimum, because it knows nothing of a direction that it has not learned: there is no outlook.
 """
 
 import functools
@@ -44,8 +44,6 @@ from fnn.rules.trials import (
     info_after,
     is_lower,
     no_info,
-    outlook_along,
-    outlook_like,
     where_accepted,
 )
 
@@ -248,7 +246,7 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
             is_new=jnp.ones((), bool),
             skipped=jnp.zeros((), jnp.int32),
             trials=jnp.zeros((), jnp.int32),
-            info=no_info(dtype, gain=False, outlook=True, counts=False),
+            info=no_info(dtype, gain=False, counts=False),
         )
 
     def update(
@@ -274,19 +272,11 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
         step = (search.size * direction).astype(dtype)
         accepted = is_lower(search.value, before) & jnp.any(start + step != start)
         is_finite = jnp.isfinite(before) & jnp.all(jnp.isfinite(asked))
-        downhill = -_dot(slope, direction)  # the learned model is the identity along its own step
-        # A matrix that was right has hardly any gradient left at the end of its own step. One that
-        # has not learned a direction (it is the inverse of the largest curvature there) promises
-        # nothing along it.
-        is_right = ~state.is_new & (2 * jnp.linalg.norm(search.whole) <= jnp.linalg.norm(slope))
-        is_told = is_finite & (is_right | (downhill == 0))
-        outlook = outlook_along(params, unravel(direction), downhill, downhill, is_told)
         info = info_after(
             state.info,
             accepted,
             value=jnp.where(accepted, search.value, before).astype(state.info.value.dtype),
             stalled=~accepted & state.is_new & is_finite,
-            outlook=outlook_like(state.info.outlook, outlook),
         )
         state = _learned(learn, state, accepted, step, search.grad - slope)
         state = state._replace(trials=state.trials + search.trials, info=info)
