@@ -68,6 +68,8 @@ def _of_leaf(leaf: Any) -> Any:
         return _Refusal("a masked array", "; try .filled(0), and weights of 0 for what is masked")
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | int | float | complex):
         return leaf
+    if hasattr(leaf, "__jax_array__"):  # a variable of another package, perhaps traced
+        return leaf.__jax_array__()
     if not isinstance(leaf, np.ndarray | np.generic):
         if not hasattr(leaf, "__array__"):
             kind = type(leaf).__name__
@@ -130,6 +132,8 @@ def _is_list_of_numbers(tree: Any) -> bool:
     )
 
 
+_SCALAR = int | float | complex | str | np.generic | None
+
+
 def _is_scalar(entry: Any) -> bool:
-    number = int | float | complex | str | np.generic | None
-    return isinstance(entry, number) or getattr(entry, "shape", None) == ()
+    return isinstance(entry, _SCALAR) or getattr(entry, "shape", None) == ()

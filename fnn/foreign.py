@@ -66,7 +66,7 @@ def model_error(error: Exception, x: Any) -> TypeError | None:
             "between calls",
             f"to return all that it computes; with flax's nnx, {_MERGE}",
         )
-    if isinstance(x, list) and isinstance(error, _OF_KIND):
+    if isinstance(x, list) and _is_of_kind(error):
         return _refusal_of_list(error, "inputs", x, "the model")
     return None
 
@@ -82,7 +82,7 @@ def loss_error(error: Exception, outputs: Any, target: Any) -> TypeError | None:
     Returns:
         An error to be raised from that one, or None.
     """
-    if not isinstance(error, _OF_KIND):
+    if not _is_of_kind(error):
         return None
     if target is None:
         return _refusal(
@@ -92,13 +92,19 @@ def loss_error(error: Exception, outputs: Any, target: Any) -> TypeError | None:
     if type(outputs) is tuple:
         kinds = ", ".join(type(part).__name__ for part in outputs)
         return _refusal(
-            f"outputs that the loss takes, got a tuple ({kinds}): a model returns its outputs "
-            "alone, no state and nothing auxiliary beside them",
+            f"outputs that the loss takes, got a tuple ({kinds}; {type(error).__name__}: "
+            f"{error}); a model returns its outputs alone, no state and nothing auxiliary beside "
+            "them",
             "lambda params, x: model(params, x)[0] as the model",
         )
     if isinstance(target, list):
         return _refusal_of_list(error, "targets", target, "the loss")
     return None
+
+
+def _is_of_kind(error: Exception) -> bool:
+    """Whether an error is what the wrong kind of argument raises, and not JAX about a trace."""
+    return isinstance(error, _OF_KIND) and not isinstance(error, jax.errors.JAXTypeError)
 
 
 def _refusal_of_list(error: Exception, name: str, arrays: list, who: str) -> TypeError:

@@ -65,6 +65,25 @@ def test_what_is_left_alone_and_what_is_read():
         assert as_arrays("fit", "x", read).dtype == np.dtype(float)
 
 
+class Variable:
+    """Holds an array of JAX, which may be traced, so that NumPy cannot read it."""
+
+    def __init__(self, value):
+        self.value, self.shape = value, value.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.value, dtype)
+
+    def __jax_array__(self):
+        return self.value
+
+
+def test_a_variable_that_holds_an_array():
+    variable = Variable(jnp.ones(2))
+    assert as_arrays("fit", "x", {"a": variable})["a"] is variable.value
+    assert jax.jit(lambda x: as_arrays("fit", "x", Variable(x)))(jnp.ones(2)).tolist() == [1, 1]
+
+
 NORMALIZED = layers.serial(layers.dense(3), layers.batch_norm())
 DOORS = {
     "on": lambda inputs: OBJECTIVE.on((inputs, TARGETS)),

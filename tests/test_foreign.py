@@ -141,3 +141,30 @@ def test_a_model_that_keeps_traced_values():
     jax.eval_shape(value_fn, jnp.zeros((2, 1), jnp.float32))
     with pytest.raises(TypeError, match="keeps traced values"):
         objective(lambda p, x: model(p, x) + 1).on(DATA)(jnp.zeros((2, 1), jnp.float32))
+
+
+def test_what_jax_says_about_traced_values_is_left_alone():
+    """A condition on a number is no affair of lists and tuples."""
+
+    def branching(p, x):
+        return (x @ p, 1.0)
+
+    def of_pair(outputs, target):
+        return outputs[0] if outputs[0] > 0 else target
+
+    def of_list(p, x):
+        return x[0] @ p if x[0][0] > 0 else x[0] @ -p
+
+    start = jnp.zeros(2, jnp.float32)
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        Objective(branching, of_pair).on((INPUTS, INPUTS[:, 0]))(start)
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        Objective(of_list).on([INPUTS])(start)
+
+
+def test_a_tuple_that_the_loss_takes_says_what_failed():
+    def loss(*_):
+        raise ValueError("of another cause")
+
+    with pytest.raises(TypeError, match=r"tuple .*ValueError: of another cause"):
+        Objective(lambda p, x: (x @ p, p), loss).on(DATA)(jnp.zeros((2, 1)))

@@ -307,9 +307,9 @@ def calibrate(model: Layer, params: PyTree, inputs: PyTree) -> PyTree:
         [4.0]
     """
     require_layers("calibrate", model)
+    inputs = as_arrays("calibrate", "inputs", inputs)
     if (0,) in {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}:
         raise ValueError("calibrate: expected at least one example, got an empty batch")
-    inputs = as_arrays("calibrate", "inputs", inputs)
 
     def visit(layer: Layer, params: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         if layer.through is not None:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core as jex
 from jaxtyping import PyTree
 
 from fnn import devices
@@ -68,38 +69,58 @@ def reason(job: Job, here: Snapshot, stopped: Stop) -> tuple[Stop, str]:
         return stopped, str(stopped)
     if stopped == Stop.NON_FINITE:
         return stopped, f"{stopped} {_culprit(job, here)}"
-    if stopped in (Stop.CONVERGED, Stop.STALLED) and (vanished := _vanished(job, here)):
-        return Stop.STALLED, vanished
+    if stopped in (Stop.CONVERGED, Stop.STALLED) and (sentence := _underflow(job, here)):
+        return Stop.STALLED, sentence
     return stopped, str(stopped)
 
 
-def _vanished(job: Job, here: Snapshot) -> str | None:
+def _underflow(job: Job, here: Snapshot) -> str | None:
     """What is 0 at the end because its dtype holds nothing so small, as a sentence."""
     steepest = [float(most) for most in jax.tree.leaves(here.progress.steepest)]
-    if all(steepest) and here.history.value[-1] != 0:
+    is_zero = here.history.value[-1] == 0
+    if all(steepest) and not is_zero:
         return None
     value_fn, params = _value_fn_at(job, here), here.progress.params
-    value, grad = _derivatives(value_fn, params)
-    dtype = value.dtype
-    factor = _factor(dtype)
-    _, magnified = _derivatives(factor * value_fn, params)
-    largest = max(float(jnp.max(jnp.abs(leaf), initial=0)) for leaf in jax.tree.leaves(magnified))
+    if not is_zero and not any(
+        most == 0 and is_read
+        for most, is_read in zip(steepest, _read(value_fn, params), strict=True)
+    ):
+        return None
+    value, sizes = _steepness(value_fn, params)
+    dtype, factor = value.dtype, _factor(value.dtype)
+    _, magnified = _steepness(factor * value_fn, params)
+    magnified = jax.tree.leaves(magnified)
     # As in `loop.judge`: at a minimum, the gradient is a small part of the largest on the way.
-    is_small = largest / factor <= float(np.finfo(np.float32).eps) ** 0.5 * max(steepest)
+    rounding = float(np.finfo(np.float32).eps) ** 0.5
+    is_small = max(map(float, magnified)) / factor <= rounding * max(steepest)
     if value == 0 and not is_small:
         return (
             f"The value underflows in {dtype}: it is 0, and its gradient is not, so that "
             f"this is no minimum. {_UNITS}"
         )
-    pairs = zip(jax.tree.leaves_with_path(grad), jax.tree.leaves(magnified), strict=True)
-    for (path, leaf), other in pairs:
-        if not leaf.any() and other.any():
+    leaves = jax.tree.leaves_with_path(sizes)
+    for most, (path, size), other in zip(steepest, leaves, magnified, strict=True):
+        if most == 0 and not size.any() and other > 0:  # one that vanished on the way is small
             return (
-                f"The gradient at params{jax.tree_util.keystr(path)} underflows in {leaf.dtype}: "
+                f"The gradient at params{jax.tree_util.keystr(path)} underflows in {size.dtype}: "
                 f"it is 0, and {factor:.2g} times as large it is not, so that this is no minimum. "
                 f"{_UNITS}"
             )
     return None
+
+
+def _read(value_fn: Any, params: PyTree) -> list[bool]:
+    """Of each leaf, whether a derivative reaches it: nothing is compiled to know it."""
+    program = jax.make_jaxpr(jax.grad(value_fn))(params).jaxpr
+    made_of_numbers = {
+        id(v)
+        for eqn in program.eqns
+        if all(isinstance(number, jex.Literal) for number in eqn.invars)
+        for v in eqn.outvars
+    }
+    return [
+        not isinstance(v, jex.Literal) and id(v) not in made_of_numbers for v in program.outvars
+    ]
 
 
 _UNITS = (
@@ -109,8 +130,8 @@ _UNITS = (
 
 
 def _factor(dtype: Any) -> float:
-    """What carries the square of a number of such a dtype into its range."""
-    return float(jnp.finfo(dtype).max) ** 0.5
+    """What carries the square of a number of such a dtype into its range, without rounding."""
+    return 2.0 ** (jnp.finfo(dtype).maxexp // 2)
 
 
 def _value_fn_at(job: Job, here: Snapshot) -> Any:
@@ -158,6 +179,13 @@ def _overflow(value_fn: Any, params: PyTree, dtype: Any) -> str:
 @devices.jit
 def _derivatives(value_fn, params):
     return jax.value_and_grad(value_fn)(params)
+
+
+@devices.jit
+def _steepness(value_fn, params):
+    """The value, and of each leaf the largest entry of the gradient."""
+    value, grad = jax.value_and_grad(value_fn)(params)
+    return value, jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0), grad)
 
 
 @devices.jit

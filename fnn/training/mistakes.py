@@ -6,8 +6,10 @@ program of the model for one example (kept for the next call), and the labels.
 
 import functools
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,7 @@ _OF_LABELS = {
     optax.losses.softmax_cross_entropy_with_integer_labels,
 }
 _OF_LOGITS = _OF_LABELS | {losses.kl, optax.losses.softmax_cross_entropy}
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _BATCH_NORM = {"scale", "bias", "mean", "var"}  # the leaves of a `layers.batch_norm`
 
 
@@ -43,9 +46,9 @@ def warn_of_mistakes(
     inputs, targets = (examples, None) if objective.loss is None else examples
     count = len(jax.tree.leaves(examples)[0])
     if batch_size is not None and batch_size > count:
-        _warn(f"batch_size = {batch_size} is above the number of examples, {count}, and cuts none")
+        warn(f"batch_size = {batch_size} is above the number of examples, {count}, and cuts none")
     elif batch_size is not None and key is None:
-        _warn(
+        warn(
             "without a key the mini-batches are the same in every epoch; pass "
             "key=jax.random.key(0), which shuffles them"
         )
@@ -129,6 +132,18 @@ def require_prepared(
         )
 
 
+def warn(what: str) -> None:
+    """Warns of something at the line outside of fnn from which it was called, however far that is.
+
+    Args:
+        what: a sentence without its period.
+    """
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"fit: {what}.", stacklevel=level)
+
+
 # What is looked at --------------------------------------------------------------------------------
 
 
@@ -137,21 +152,21 @@ def _look_at_keys(
 ) -> None:
     """A model that draws and gets no key, and a key that nothing reads."""
     if key is None and model.draws:
-        _warn(
+        warn(
             "the model draws random numbers and gets no key, so that dropout and the like are off; "
             "pass key=jax.random.key(0)"
         )
     if key is not None and batch_size is None and not objective.takes_key:
         names = set(_parameters(objective.model)) & {"rng", "rngs", "prng", "rng_key"}
         other = f"; the model calls it {names.pop()!r}, and has to call it 'key'" if names else ""
-        _warn(f"nothing reads the key: there are no mini-batches, and the model takes none{other}")
+        warn(f"nothing reads the key: there are no mini-batches, and the model takes none{other}")
 
 
 def _look_at_statistics(params: PyTree) -> None:
     """Statistics that flax keeps beside the parameters would be trained, down gradients."""
     is_linen = isinstance(params, Mapping) and {"params", "batch_stats"} <= set(params)
     if is_linen or any(map(_is_statistic, jax.tree.leaves(params, is_leaf=_is_statistic))):
-        _warn(
+        warn(
             "params hold the statistics of batch normalization, which would be trained like "
             "weights; close over them, and pass variables['params'] or nnx.state(module, nnx.Param)"
         )
@@ -171,7 +186,7 @@ def _look_at_residual(outputs: PyTree) -> None:
                 "the squares of all outputs, so return what is auxiliary elsewhere"
             )
     if type(outputs) is tuple and len(outputs) == 2:
-        _warn(
+        warn(
             "the model returns a pair, and an objective without a loss sums the squares of both; "
             "if the second is auxiliary, leave it out; if both are residuals, return a dictionary"
         )
@@ -181,7 +196,7 @@ def _look_at_loss(objective: Objective, model: "_Traced", targets: PyTree) -> No
     """Logits that are probabilities already, and shapes that broadcast against each other."""
     loss: Any = objective.loss
     if loss in _OF_LOGITS and model.ends_in_softmax:
-        _warn(
+        warn(
             f"the model ends in a softmax, and {loss.__name__} takes logits: it would be taken "
             "twice; leave it out of the model"
         )
@@ -193,7 +208,7 @@ def _look_at_loss(objective: Objective, model: "_Traced", targets: PyTree) -> No
     except ValueError:
         return
     if np.prod(together) > max(map(np.prod, shapes)):
-        _warn(
+        warn(
             f"outputs of shape {list(shapes[0])} and targets of shape {list(shapes[1])} broadcast "
             f"to {list(together)}: every output meets every target; give them one shape"
         )
@@ -283,7 +298,3 @@ def _parameters(model: Any) -> list[str]:
         return list(inspect.signature(model).parameters)
     except (TypeError, ValueError):  # built-in callables have no signature
         return []
-
-
-def _warn(what: str) -> None:
-    warnings.warn(f"fit: {what}.", stacklevel=5)

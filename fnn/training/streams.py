@@ -54,17 +54,16 @@ _BATCHES = 32  # stacked together, at most: then a look at each stack costs next
 
 def stacked(batches: Iterator[PyTree], examples: int = 0) -> Iterator[Batches]:
     """Stacks batches of at most so many examples, or as many as the first, to one shape."""
+    batches = (as_arrays("fit", "batch", batch) for batch in batches)
     first = next(batches, None)
     if first is None:
         return
-    first = as_arrays("fit", "batch", first)
     leaves = jax.tree.leaves(first)
     n = examples or len(leaves[0])
     size = sum(np.asarray(leaf).nbytes for leaf in leaves) // max(len(leaves[0]), 1) * n
     size = min(_BATCHES, max(1, _BYTES // max(size, 1)))
     batches = itertools.chain([first], batches)
     while group := list(itertools.islice(batches, size)):
-        group = [as_arrays("fit", "batch", batch) for batch in group]
         lengths = [_length(batch, n) for batch in group]
         used = len(group)
         group += group[-1:] * (size - used)

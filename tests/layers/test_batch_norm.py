@@ -163,6 +163,8 @@ def test_calibrate_refuses_what_it_cannot_see_into(random):
         layers.calibrate(inner.apply, params, inputs)
     with pytest.raises(ValueError, match="at least one example"):
         layers.calibrate(inner, inner.init(jax.random.key(0), inputs[0]), inputs[:0])
+    with pytest.raises(TypeError, match="calibrate: expected arrays, got range"):
+        layers.calibrate(inner, params, range(3))
 
 
 def test_a_layer_of_ones_own_can_let_calibrate_in(random):

@@ -11,7 +11,7 @@ import pytest
 
 from fnn import Objective, fit, losses, rules
 from fnn.differential import forward
-from fnn.training import Stop
+from fnn.training import Stop, account
 
 X = jnp.zeros(1)  # a residual of the parameters alone
 
@@ -336,6 +336,28 @@ def test_what_underflows_is_no_minimum(dtype, size, unit, what):
     assert trained.stopped == Stop.STALLED
     assert what in str(trained.stopped)
     assert "Try other units" in str(trained.stopped)
+
+
+@pytest.mark.parametrize(("size", "unit"), [(1e-20, 1e-12), (1e-19, 1e-13)])
+def test_a_gradient_that_vanishes_on_the_way_is_a_minimum(size, unit):
+    trained = ending_of_a_line(NEWTON, "float32", size, unit)
+    np.testing.assert_allclose(trained.params, 3 * size / unit, rtol=1e-6)
+    assert trained.stopped == Stop.CONVERGED
+
+
+def test_a_leaf_that_nothing_reads_asks_for_no_second_look(monkeypatch):
+    def value(p):
+        return (p["read"] - 3) ** 2 + 1 + 0 * jax.lax.stop_gradient(p["held"]).sum()
+
+    monkeypatch.delattr(account, "_steepness")
+    start = {
+        "held": jnp.ones(2),
+        "not": jnp.ones((2, 3)),
+        "read": jnp.ones(()),
+        "zero": jnp.ones(()),
+    }
+    trained = fit(rules.newton(damping=1e-3), value, start, steps=20)
+    assert trained.stopped == Stop.CONVERGED
 
 
 @pytest.mark.parametrize("rule", [rules.adam(1e-2), GIVEN, NEWTON])

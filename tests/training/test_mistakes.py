@@ -10,6 +10,7 @@ import pytest
 
 import fnn
 from fnn import Objective, fit, layers, losses, rules
+from fnn.training.convexity import warn_of_negative_curvature
 
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(KEY, (12, 4))
@@ -84,24 +85,72 @@ def quartic(outputs, target):
 
 def test_a_loss_that_is_not_convex_in_a_rule_that_reads_its_factor():
     params, data = PLAIN_PARAMS, (INPUTS, 5 + INPUTS[:, :3])
-    robust = Objective(PLAIN.apply, cauchy)
+    robust = Objective(PLAIN.apply, cauchy).on(data)
     structure = fnn.curvature.structure(PLAIN.apply, params, INPUTS[0])
+    lm = rules.levenberg_marquardt()
     match = "(?s)the loss cauchy is not convex.*first 12 examples.*zero in the place.*rules.newton"
-    for rule in (
-        rules.gauss_newton(damping=1.0),
-        optax.chain(rules.spring(0.1), optax.scale(0.5)),
-        rules.kfac(structure),
+    for rule, value_fn in (
+        (rules.gauss_newton(damping=1.0), robust),
+        (optax.chain(rules.spring(0.1), optax.scale(0.5)), robust),
+        (rules.kfac(structure), robust),
+        (lm, robust + fnn.l2(1e-3)),
     ):
         with pytest.warns(UserWarning, match=match):
-            fit(rule, robust, params, data, steps=1)
-    lm = rules.levenberg_marquardt()
-    with pytest.warns(UserWarning, match=match):  # of value functions
-        fit(lm, robust.on(data) + fnn.l2(1e-3), params, steps=1)
-    with pytest.warns(UserWarning, match=match):  # and of streams
-        fit(lm, robust, params, [data], steps=1)
+            warn_of_negative_curvature(rule, value_fn, params)
     for rule in (rules.newton(damping=9.0), RULE):  # no word
-        fit(rule, robust, params, data, steps=1)
-    fit(lm, Objective(PLAIN.apply, quartic), params, data, steps=1)
+        warn_of_negative_curvature(rule, robust, params)
+    warn_of_negative_curvature(lm, Objective(PLAIN.apply, quartic).on(data), params)
+
+
+def theirs(outputs, label):
+    return optax.losses.softmax_cross_entropy_with_integer_labels(outputs, label)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap"), [("bfloat16", 0.0), ("bfloat16", 50.0), ("float32", 50.0), ("float64", 50.0)]
+)
+def test_rounding_is_no_negative_curvature(dtype, gap):
+    """In half precision there are few digits, and far apart logits leave nothing of p - p^2."""
+    logits = (INPUTS[:, :3] + gap * jnp.array([0, 1, -1])).astype(dtype)
+    value_fn = Objective(lambda p, x: p * x, theirs).on((logits, LABELS))
+    warn_of_negative_curvature(rules.gauss_newton(damping=1.0), value_fn, jnp.ones((), dtype))
+
+
+@pytest.mark.parametrize("error", [None, MemoryError])
+def test_a_rule_is_traced_once_and_on_few_examples(error):
+    """What fails there is no error: the step that follows may do with less."""
+    counts = []
+
+    def update(updates, state, params=None, **given):
+        del params
+        counts.append(given["value_fn"].terms[0].block.count)
+        if error is not None:
+            raise error
+        return updates, state
+
+    rule = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    data = jnp.ones((1000, 4)), jnp.ones((1000, 3))
+    for _ in range(1 if error else 2):
+        value_fn = Objective(PLAIN.apply, cauchy).on(data)
+        warn_of_negative_curvature(rule, value_fn, PLAIN_PARAMS)
+    assert counts == [64]
+
+
+def test_outputs_without_end_are_not_looked_at():
+    wide = Objective(lambda p, x: p * x, cauchy).on((jnp.ones((2, 1500)), jnp.full((2, 1500), 9.0)))
+    warn_of_negative_curvature(rules.gauss_newton(damping=1.0), wide, jnp.ones(1500))  # no word
+
+
+def test_a_warning_is_of_the_line_that_called():
+    data = INPUTS, 5 + INPUTS[:, :3]
+    robust, rule = Objective(PLAIN.apply, cauchy), rules.levenberg_marquardt()
+    for given in (data, [data]):
+        with pytest.warns(UserWarning, match="is not convex") as caught:
+            fit(rule, robust, PLAIN_PARAMS, given, steps=1)
+        assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UserWarning, match="the same in every epoch") as caught:
+        fit(RULE, CLASSES, PLAIN_PARAMS, (INPUTS, LABELS), batch_size=5, steps=2)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 # Labels, losses and shapes ------------------------------------------------------------------------
