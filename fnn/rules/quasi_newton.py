@@ -13,8 +13,8 @@ parameters.
 
 A search that does not lower the value is a rejected step: the update is zero, and the next one
 starts over from the identity. If that is rejected too, `info.stalled` says so: along the very
-gradient no step lowers the value, up to rounding. What a matrix promises counts, in `info.outlook`,
-where at least half of the gradient was gone at the end of its step, as it had promised, too.
+gradient no step lowers the value, up to rounding. What the matrix promises is believed (in
+`info.outlook`) only where its full step removed at least half of the gradient.
 """
 
 import functools
@@ -40,6 +40,7 @@ from fnn.rules.contract import (
 )
 from fnn.rules.line_search import strong_wolfe
 from fnn.rules.trials import (
+    UNREACHED,
     Info,
     info_after,
     is_lower,
@@ -278,7 +279,8 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
         # A matrix that was right has hardly any gradient left at the end of its own step. One that
         # has not learned a direction (it is the inverse of the largest curvature there) promises
         # nothing along it.
-        is_right = ~state.is_new & (2 * jnp.linalg.norm(search.whole) <= jnp.linalg.norm(slope))
+        unreached = jnp.linalg.norm(search.whole)
+        is_right = ~state.is_new & (unreached <= UNREACHED * jnp.linalg.norm(slope))
         is_told = is_finite & (is_right | (downhill == 0))
         outlook = outlook_along(params, unravel(direction), downhill, downhill, is_told)
         info = info_after(
