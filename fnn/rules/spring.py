@@ -159,8 +159,11 @@ def spring(
             length = rate * optax.tree.norm(step)
             shortened = rate * max_norm / jnp.where(length > 0, length, 1)
             rate = jnp.where(length > max_norm, shortened, rate)
-        updates, rest = optax.tree.scale(rate, step), state.rest
-        if rest is not None:
+        rest = state.rest
+        if rest is None:
+            updates = optax.tree.scale(rate, step)
+        else:
+            updates = optax.tree.scale(rate, jax.tree.map(wide, step))
             updates, rest = _rounded(params, updates, rest)
             updates = where_accepted(ok, updates)
         counts = jax.tree.map(jnp.add, state.info.counts, counts)
@@ -187,7 +190,7 @@ def _rounded(params: PyTree, updates: PyTree, rest: PyTree) -> tuple[PyTree, PyT
     """The updates with what was left of earlier ones, and what rounding leaves of them now."""
 
     def whole(update: Array, left: Array) -> Array:
-        return (wide(update) + left).astype(left.dtype)  # rates may be wider
+        return (update + left).astype(left.dtype)  # rates may be wider
 
     def left_of(leaf: Array, wanted: Array) -> Array:
         before = wide(leaf)
