@@ -248,6 +248,17 @@ def test_half_of_every_step_leads_to_the_minimum_and_the_damping_follows(rule):
     assert int(halved.state[0].info.rejected) <= 1
 
 
+def test_a_change_of_one_step_in_a_hundred_is_no_word_worth():
+    """The rule accepts every step of its 100th; two of them are halved."""
+    rule = rules.levenberg_marquardt(100.0, rules.damping.constant())
+    half = optax.scale_by_schedule(lambda count: jnp.where((count == 5) | (count == 9), 0.5, 1))
+    options = {"rule": optax.chain(rule, half), "residual": lambda p, _: p, "tolerance": 0}
+    with pytest.warns(UserWarning, match="of 100 steps that the rule accepted, 2 were changed"):
+        ending(start=[3.0], steps=100, **options)
+    some = ending(start=[3.0], steps=300, **options)  # no word
+    assert int(some.state[0].info.changed) == 2
+
+
 @pytest.mark.parametrize("exponent", [-12, -6, 0, 6, 12])
 def test_endings_do_not_depend_on_units(exponent):
     """Parameters and values in units of 10^k: the same steps, the same ending."""
