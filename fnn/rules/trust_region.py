@@ -66,8 +66,8 @@ fell as far in the step before; it falls at least by half. Quadratic functions w
 bent valleys slow ones: of 1/2, 1/4 and 1/10, squared or not, this took the fewest steps."""
 
 RISE, LEAP, BLIND = 2.0, 1000.0, 10.0
-"""After a rejection the weight rises to what explains the value, by a factor from 2 to 1000; with 10
-for the 1000 walks took half as many steps again. Where the value is not finite it rises by 10, to a
+"""After a rejection the weight rises to what explains the value, from 2 to 1000 times: with 10 for
+the 1000 walks took half as many steps again. Where the value is not finite it rises by 10, to a
 step of a third of the length. It may always take back its last fall as well."""
 
 
