@@ -250,9 +250,13 @@ def _verdict(
     """The verdict on a step that leads to some parameters, from the damping that proposed it."""
     if damping.verdict is None:
         return None
+
+    def known(number: Array) -> Array:
+        return jnp.where(accepted, number, 0).astype(damping.value.dtype)
+
     mark, _ = mark_of(after)
-    numbers = (number.astype(damping.value.dtype) for number in (start, reached, mark))
-    return Verdict(damping._replace(verdict=None), *numbers, accepted)
+    before = damping._replace(verdict=None)
+    return Verdict(before, known(start), known(reached), known(mark), accepted)
 
 
 def mark_of(params: PyTree) -> tuple[Array, Array]:
