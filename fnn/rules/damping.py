@@ -53,12 +53,16 @@ class Verdict(NamedTuple):
     """What a rule remembers of the last step that it accepted, to see whether it was taken.
 
     Attributes:
-        before: Value, growth and failed of the damping that proposed the step.
+        before: The damping that proposed the step, a `DampingState` without a verdict.
+        start: The value that the step began at, and
+        reached: the one that it led to, as the rule judged it.
         mark: A number by which the parameters are told that the step led to.
-        is_known: Whether there was one in the last update.
+        is_known: Whether there was such a step in the last update.
     """
 
-    before: tuple
+    before: Any  # a DampingState, which holds verdicts
+    start: Float[Array, ""]
+    reached: Float[Array, ""]
     mark: Float[Array, ""]
     is_known: Bool[Array, ""]
 
@@ -72,7 +76,7 @@ class DampingState(NamedTuple):
         unit: What its bounds are measured in; 0 until a finite one is measured.
         failed: The damping of the last step that promised a visible decrease and was rejected; 0
             after an accepted step, None for a rule that does not ask.
-        verdict: On the last step that was accepted.
+        verdict: On the last step that was accepted; with None steps are not looked at again.
     """
 
     value: Float[Array, ""]
@@ -81,11 +85,10 @@ class DampingState(NamedTuple):
     failed: Any = None  # a number or None
     verdict: Any = None  # a Verdict in the state of a rule
 
-    def unjudged(self) -> "DampingState":
-        """The same damping with no step behind it."""
-        verdict = Verdict(
-            (self.value, self.growth, self.failed), jnp.zeros_like(self.value), jnp.zeros((), bool)
-        )
+    def awaiting_verdict(self) -> "DampingState":
+        """The same damping, which will look at steps again and has none behind it."""
+        none = jnp.zeros_like(self.value)
+        verdict = Verdict(self._replace(verdict=None), none, none, none, jnp.zeros((), bool))
         return self._replace(verdict=verdict)
 
 

@@ -36,9 +36,7 @@ from fnn.rules.contract import (
     was_transformed,
 )
 from fnn.rules.newton import CurvatureState, first_state, solved
-
-UNREACHED = 1e-3
-"""The share of the gradient that a step may leave out and still tell what is left to gain."""
+from fnn.rules.trials import is_whole
 
 
 @interned_rule
@@ -101,9 +99,8 @@ def gauss_newton(
         del extra_args
         _, system, rhs = quadratic(value_fn, params, updates, grad, memory_budget)
         solution = solve.solve(system, rhs, now(damping, state.info.steps))
-        is_told = jnp.ones((), bool)
-        if rhs.h is not None:  # of which an undamped step leaves out what the rows do not reach
-            is_told = (solution.counts.eigen == 0) | (solution.residual < UNREACHED)
+        # Rows that are singular reach their own gradient; not so that of a penalty or an arm.
+        is_told = solution.ok if rhs.h is None else is_whole(solution)
         return solved(solution, is_told, state, params, now(learning_rate, state.info.steps))
 
     return second_order(first_state, update)

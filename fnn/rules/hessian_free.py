@@ -34,6 +34,7 @@ from fnn.rules.trials import (
     info_after_trial,
     no_info,
     outlook_along,
+    unlearned,
     where_accepted,
 )
 
@@ -170,7 +171,7 @@ def _init(params: PyTree) -> HessianFreeState:
     dtype = state_dtype(params)
     zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
     return HessianFreeState(
-        damping=DampingState(zero, zero, zero).unjudged(),
+        damping=DampingState(zero, zero, zero).awaiting_verdict(),
         last=optax.tree.zeros_like(params),
         products=count,
         evaluations=count,
@@ -190,7 +191,9 @@ def _step_on(
     value, system, _ = model
     unit = _measure(system, grad, state.damping.unit)
     given = None if options.damping is None else now(options.damping, state.info.steps)
-    damping = options.policy.init(given, state.damping, unit)
+    policy = by_gain(options.policy)
+    before, changed = unlearned(state.damping, params, value, policy)
+    damping = options.policy.init(given, before, unit)
     start = jax.tree.map(lambda leaf: (options.decay * leaf).astype(leaf.dtype), state.last)
     rhs = solvers.RightHandSide(None, grad)
     path = solvers.descend(system, rhs, damping.value, start, options.iterations, options.improve)
@@ -200,14 +203,13 @@ def _step_on(
         return jnp.where(jnp.isfinite(value_there), value_there, jnp.inf)
 
     proposal, evaluations = _search(path, reached, params, value, grad, damping.value)
-    policy = by_gain(options.policy)
     trial = first_accepted(lambda _: proposal, policy, params, value, damping, state.info.counts)
     return trial.step, HessianFreeState(
         damping=trial.damping,
         last=where_accepted(path.ok, _iterate(path, path.last)),
         products=state.products + path.iterations + 1 + (state.damping.unit == 0).astype(jnp.int32),
         evaluations=state.evaluations + evaluations,
-        info=info_after_trial(state.info, trial, policy),
+        info=info_after_trial(state.info, trial, policy, changed),
     )
 
 

@@ -48,8 +48,10 @@ from fnn.rules.trials import (
     by_gain,
     first_accepted,
     info_after_trial,
+    is_whole,
     no_info,
     outlook_of,
+    unlearned,
 )
 
 FEW = 100
@@ -233,7 +235,7 @@ def first_state(method: Method, params: PyTree) -> LevenbergMarquardtState:
     zero = jnp.zeros((), dtype)
     scale = None if method.scaling.scale is None else jax.tree.map(_wide_zeros, params)
     # A unit of 0 is not measured yet.
-    damping = DampingState(value=zero, growth=zero, unit=zero, failed=zero).unjudged()
+    damping = DampingState(value=zero, growth=zero, unit=zero, failed=zero).awaiting_verdict()
     return LevenbergMarquardtState(damping, scale, no_info(dtype, outlook=True))
 
 
@@ -252,10 +254,9 @@ def step_on(
     def propose(damping: DampingState) -> Proposal:
         shift = _scaled(damping.value, scale)
         solution = solution_for(rhs, shift)
-        # A singular system says nothing of the directions that its solver leaves out.
-        is_whole = solution.ok & (solution.counts.eigen == 0)
-        outlook = outlook_of(params, solution._replace(ok=is_whole))
-        promise = jnp.where(is_whole, solution.reduction, jnp.inf)
+        is_told = is_whole(solution)
+        outlook = outlook_of(params, solution._replace(ok=is_told))
+        promise = jnp.where(is_told, solution.reduction, jnp.inf)
         bends = None if rhs.s is None else _bends(method, value_fn, params, solution.step)
         if bends is not None:
             # Both are solved with one matrix, and the compiler merges their factorizations. The
@@ -276,12 +277,13 @@ def step_on(
         )
 
     given = None if method.damping is None else now(method.damping, state.info.steps)
-    damping = method.policy.init(given, state.damping, unit)
     policy = by_gain(method.policy)
+    before, changed = unlearned(state.damping, params, value, policy)
+    damping = method.policy.init(given, before, unit)
     trial = first_accepted(
         propose, policy, params, value, damping, state.info.counts, method.trials
     )
-    info = info_after_trial(state.info, trial, policy)
+    info = info_after_trial(state.info, trial, policy, changed)
     return trial.step, LevenbergMarquardtState(trial.damping, scale, info)
 
 

@@ -34,7 +34,7 @@ from fnn.rules.contract import (
     second_order,
     state_dtype,
 )
-from fnn.rules.trials import Info, info_after, no_info, outlook_like, outlook_of
+from fnn.rules.trials import UNREACHED, Info, info_after, no_info, outlook_like, outlook_of
 
 
 class CurvatureState(NamedTuple):
@@ -60,8 +60,8 @@ def newton(
     stationary point of the quadratic model, be it a minimum, a saddle or a maximum: close to a
     saddle Newton's method converges to it. Where the Hessian is singular and the gradient has a
     slope along directions without curvature, the model has no stationary point: along these the
-    step is that of gradient descent, with the largest curvatures in the place of none (see
-    `solvers.primal`; conjugate gradients reject such a step). `searched(newton())` looks how far
+    step is that of gradient descent, with a bound on all curvatures in the place of none (conjugate
+    gradients reject such a step). `searched(newton())` looks how far
     it leads downhill.
 
     Args:
@@ -76,8 +76,8 @@ def newton(
         `learning_rate` is 1, `damping` loss / params^2.
 
     Invariant:
-        Undamped, the path does not change under any invertible affine map of the parameters, nor
-        when the loss is scaled.
+        Undamped, and where the Hessian is regular, the path does not change under any invertible
+        affine map of the parameters, nor when the loss is scaled.
 
     Returns:
         A rule; its state has the field `info`.
@@ -85,6 +85,11 @@ def newton(
     Source:
         Nocedal and Wright, Numerical Optimization (2006), section 3.3. Goodfellow, Bengio and
         Courville, Deep Learning (2016), algorithm 8.8 with the damping of equation 8.28.
+
+    Differs:
+        In the sources a singular Hessian has no step. Here the slope r along directions without
+        curvature is gone down by -r / c, c being the root of the sum of squares of the curvatures;
+        where there is no curvature at all it is 1, in units of loss / params^2.
 
     Example:
         >>> rule = newton()
@@ -112,7 +117,7 @@ def newton(
         solution = solve.solve(system, rhs, now(damping, state.info.steps))
         # What a singular Hessian leaves out may lead downhill, and negative curvature does: at the
         # end of such a step there may be a saddle, and no minimum is promised.
-        is_told = (solution.residual <= 0.5) & (solution.counts.negative == 0)
+        is_told = (solution.residual <= UNREACHED) & (solution.counts.negative == 0)
         return solved(solution, is_told, state, params, now(learning_rate, state.info.steps))
 
     return second_order(first_state, update)

@@ -21,7 +21,7 @@ def saddle_free_newton(
     from a saddle, the distance doubling in every step. It is taken whether or not it lowers the
     value; where a curvature changes its sign it can be long, and damping shortens it. Where a
     curvature is 0 up to rounding and nothing dampens it, the step is that of gradient descent, with
-    the largest curvatures in the place of none (see `solvers.absolute`).
+    a bound on all curvatures in the place of none.
 
     Args:
         learning_rate: 1 is the whole step; at least 0; or a schedule.
@@ -35,8 +35,9 @@ def saddle_free_newton(
         `learning_rate` is 1, `damping` loss / params^2.
 
     Invariant:
-        The path does not change under rotations of the parameters; undamped, neither when the loss
-        is scaled, nor when all parameters are measured in another unit.
+        The path does not change under rotations of the parameters; undamped, and where there is any
+        curvature, neither when the loss is scaled, nor when all parameters are measured in another
+        unit.
 
     Returns:
         A rule; its state has the field `info`.
@@ -47,7 +48,9 @@ def saddle_free_newton(
 
     Differs:
         The source chooses the best of several dampings in every step by the value that they lead
-        to; here it is a number or a schedule.
+        to; here it is a number or a schedule. Along directions without curvature, where its step
+        has no length, the slope r is gone down by -r / c, c being the root of the sum of squares of
+        the curvatures; where there is no curvature at all it is 1, in units of loss / params^2.
 
     Example:
         >>> import jax, jax.numpy as jnp

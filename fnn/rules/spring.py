@@ -22,7 +22,7 @@ from fnn.rules.contract import (
     second_order,
 )
 from fnn.rules.gauss_newton import quadratic
-from fnn.rules.trials import Info, info_after, no_info
+from fnn.rules.trials import Info, info_after, no_info, where_accepted
 
 
 class SpringState(NamedTuple):
@@ -30,14 +30,14 @@ class SpringState(NamedTuple):
 
     Attributes:
         last: The last step that was solved, before the learning rate.
-        untaken: What rounding kept from the parameters, to be taken with a later step; None for
-            parameters of single precision or more.
         info: What came of the steps; rejected are those that are not finite.
+        rest: What rounding kept from the parameters, to be taken with a later step; None for
+            parameters of single precision or more.
     """
 
     last: PyTree
     info: Info
-    untaken: PyTree = None
+    rest: PyTree = None
 
 
 LONGEST = 0.3
@@ -78,8 +78,9 @@ def spring(
         max_norm: the longest update, at least 0: longer ones are shortened to it. None leaves them
             as they are; then a batch that says little of a direction, and the memory of it, can
             lead far away: equations of second order diverged so at every rate from 0.02. The
-            default suits networks whose parameters are of order 1; where the value falls by steps
-            that are all shortened, more may be faster, and where it jumps, less.
+            default suits networks whose parameters are of order 1. Steps are shortened where the
+            norm of the updates equals `max_norm`: if all are and the value falls, more may be
+            faster; if it jumps, try less.
         solver: None chooses by counted cost, `solvers.automatic`.
         memory_budget: bytes that the automatic choice may use, and, whatever the solver, a tile of
             the Gram matrix or a block of the Jacobian; at least 1.
@@ -88,7 +89,8 @@ def spring(
         `learning_rate` is 1, `damping` loss / params^2, `max_norm` params.
 
     Invariant:
-        The path does not change under rotations of the parameters.
+        The path does not change under rotations of the parameters. When all parameters are measured
+        in another unit it does, unless `damping` and `max_norm` are measured in it, too.
 
     Returns:
         A rule; its state is a `SpringState`.
@@ -100,8 +102,8 @@ def spring(
     Differs:
         The source is about wave functions: its rows are centered, and its Gram matrix is made
         regular along the constant row; here the rows are those of any loss. Penalties and
-        transformed gradients are added to what is minimized. `max_norm` is the root of the source's
-        norm constraint, 1e-3 there (0.03 here).
+        transformed gradients are added to what is minimized. The source bounds the squared norm,
+        by 1e-3; its root is 0.03, and the default of `max_norm` is ten times that (see `LONGEST`).
 
     Example:
         >>> import fnn
@@ -126,9 +128,10 @@ def spring(
 
     def init(params: PyTree) -> SpringState:
         info = no_info(jnp.float32, looks=False, gain=False)
-        is_half = any(jnp.finfo(leaf.dtype).bits < 32 for leaf in jax.tree.leaves(params))
-        untaken = jax.tree.map(_wide_zeros, params) if is_half else None
-        return SpringState(optax.tree.zeros_like(params), info, untaken)
+        dtypes = map(jnp.result_type, jax.tree.leaves(params))
+        is_half = any(jnp.finfo(dtype).bits < 32 for dtype in dtypes)
+        rest = jax.tree.map(_wide_zeros, params) if is_half else None
+        return SpringState(optax.tree.zeros_like(params), info, rest)
 
     def update(
         updates: PyTree,
@@ -148,7 +151,7 @@ def spring(
         )
         step = optax.tree.add(last, solution.step)
         ok = solution.ok & jnp.isfinite(optax.tree.norm(step))
-        step = jax.tree.map(lambda leaf: jnp.where(ok, leaf, 0), step)
+        step = where_accepted(ok, step)
         counts = solution.counts._replace(rejected=(~ok).astype(jnp.int32))
 
         rate = now(learning_rate, state.info.steps)
@@ -156,18 +159,26 @@ def spring(
             length = rate * optax.tree.norm(step)
             shortened = rate * max_norm / jnp.where(length > 0, length, 1)
             rate = jnp.where(length > max_norm, shortened, rate)
-        updates, untaken = optax.tree.scale(rate, step), state.untaken
-        if untaken is not None:
-            updates, untaken = _rounded(params, updates, untaken)
+        rest = state.rest
+        if rest is None:
+            updates = optax.tree.scale(rate, step)
+        else:
+            updates = optax.tree.scale(rate, jax.tree.map(wide, step))
+            updates, rest = _rounded(params, updates, rest)
+            updates = where_accepted(ok, updates)
+        counts = jax.tree.map(jnp.add, state.info.counts, counts)
         return updates, SpringState(
-            untaken=untaken,
-            last=jax.tree.map(lambda new, old: jnp.where(ok, new, old), step, state.last),
-            info=info_after(
-                state.info, ok, counts=jax.tree.map(jnp.add, state.info.counts, counts)
-            ),
+            last=_either(ok, step, state.last),
+            info=info_after(state.info, ok, counts=counts),
+            rest=_either(ok, rest, state.rest),
         )
 
     return second_order(init, update)
+
+
+def _either(ok: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The new tree where a step is taken, else the old one."""
+    return jax.tree.map(lambda one, other: jnp.where(ok, one, other), new, old)
 
 
 def _wide_zeros(leaf: Array) -> Array:
@@ -175,25 +186,32 @@ def _wide_zeros(leaf: Array) -> Array:
     return wide(jnp.zeros_like(leaf))
 
 
-def _rounded(params: PyTree, updates: PyTree, untaken: PyTree) -> tuple[PyTree, PyTree]:
+def _rounded(params: PyTree, updates: PyTree, rest: PyTree) -> tuple[PyTree, PyTree]:
     """The updates with what was left of earlier ones, and what rounding leaves of them now."""
 
-    def rounded(number: Array, dtype: Any) -> Array:
-        kind = jnp.finfo(dtype)
-        # A cast there and back is one that the compiler may leave out.
-        return jax.lax.reduce_precision(number, kind.nexp, kind.nmant)
+    def whole(update: Array, left: Array) -> Array:
+        return (update + left).astype(left.dtype)  # rates may be wider
 
-    def whole(update: Array, rest: Array) -> Array:
-        return (wide(update) + rest).astype(rest.dtype)  # rates may be wider
-
-    def left(leaf: Array, wanted: Array) -> Array:
+    def left_of(leaf: Array, wanted: Array) -> Array:
         before = wide(leaf)
-        after = rounded(before + rounded(wanted, leaf.dtype), leaf.dtype)
+        after = _as_if(before + _as_if(wanted, leaf.dtype), leaf.dtype)
         return wanted - (after - before)
 
-    wanted = jax.tree.map(whole, updates, untaken)
-    cast = jax.tree.map(lambda number, leaf: number.astype(leaf.dtype), wanted, params)
-    return cast, jax.tree.map(left, params, wanted)
+    wanted = jax.tree.map(whole, updates, rest)
+    taken = jax.tree.map(lambda number, leaf: number.astype(leaf.dtype), wanted, params)
+    return taken, jax.tree.map(left_of, params, wanted)
+
+
+def _as_if(number: Array, dtype: Any) -> Array:
+    """A number rounded to a dtype, in its own: the compiler may leave out a cast there and back."""
+    kind = jnp.finfo(dtype)
+    normal = jax.lax.reduce_precision(number, kind.nexp, kind.nmant)
+    if kind.nexp == jnp.finfo(number.dtype).nexp:
+        return normal
+    # A dtype of fewer exponents has numbers below its least normal one, which are taken for 0 here.
+    quantum = float(kind.smallest_subnormal)
+    small = jnp.round(number / quantum) * quantum
+    return jnp.where(jnp.abs(number) < float(kind.tiny), small, normal)
 
 
 def _with_origin(

@@ -9,9 +9,11 @@ their damping follows the gain ratio. What came of all this stands in the `Info`
 
 A rule sees no more than its own step. What follows it in a chain, or wraps it, may change the step
 after it was judged: bounds (`optax.keep_params_nonnegative`), a factor, noise. The next update sees
-by the parameters that they are not those that the accepted step led to, counts it in
-`info.changed`, and takes the damping from before that step: nothing was learned about it. Only
-rejections, which say that a step was too long, then move the damping.
+by the parameters that they are not those that the accepted step led to, unless the change is within
+the rounding of all parameters together (in half precision some percent), and counts it in
+`info.changed`. Where the step that was taken brought little of what the accepted one had, nothing
+was learned about it, and the damping is that from before; only rejections, which say that a step
+was too long, then move it.
 """
 
 import functools
@@ -26,6 +28,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from fnn import solvers
 from fnn.dtypes import wide, widest
 from fnn.rules.damping import Damping, DampingState, Verdict
+
+SHARE = 1 / 4
+"""A changed step teaches if it brought so much of what the accepted one had: half of a step to the
+minimum brings 3/4. Were nothing learned of it, the damping could only rise, by rejections."""
 
 VISIBLE = 16
 """A promise is visible above so many roundings of the value, which is a sum and has several."""
@@ -55,12 +61,12 @@ class Info(NamedTuple):
             that does not look.
         gain: Gain ratio of the last trial, the decrease that came over the decrease that the model
             promised; 0 where nothing was compared, None for a rule without one.
-        changed: Accepted steps that the next update found not to be those that were taken; None for
-            a rule without a gain ratio.
         stalled: Whether the rule cannot go on: no step that it knows of lowers the value.
         outlook: What its model still promised; infinite where it promised without bound, and None
             for a rule that does not know.
         counts: What the solver did; None for a rule that has none.
+        changed: Accepted steps that the next update found not to be those that were taken; None for
+            a rule without a gain ratio.
     """
 
     steps: Int[Array, ""]
@@ -68,10 +74,10 @@ class Info(NamedTuple):
     rejected: Int[Array, ""]
     value: Any  # a number or None
     gain: Any  # a number or None
-    changed: Any  # a count or None
     stalled: Bool[Array, ""]
     outlook: Outlook | None
     counts: solvers.Counts | None
+    changed: Any  # a count or None
 
 
 class Proposal(NamedTuple):
@@ -139,7 +145,6 @@ class Trial(NamedTuple):
         trials: How many there were in the update.
         counts: What the solver did, ever.
         outlook: The least of the update's trials; further trials are more damped and see less.
-        changed: Whether the step before was changed after it was accepted.
     """
 
     step: PyTree
@@ -150,7 +155,6 @@ class Trial(NamedTuple):
     trials: Int[Array, ""]
     counts: solvers.Counts | None
     outlook: Outlook
-    changed: Bool[Array, ""]
 
 
 def first_accepted(
@@ -170,22 +174,15 @@ def first_accepted(
     def undecided(last: Trial) -> Array:
         return ~last.accepted & (last.trials < most) & ~policy.is_spent(last.damping)
 
-    changed = was_changed(damping.verdict, params)
-    if policy.follows:
-        value_of, growth, failed = damping.verdict.before
-        unlearned = damping._replace(value=value_of, growth=growth, failed=failed)
-        damping = jax.tree.map(lambda a, b: jnp.where(changed, a, b), unlearned, damping)
-    none = damping.verdict._replace(is_known=jnp.zeros((), bool))
     start = Trial(
         step=optax.tree.zeros_like(params),
         value=value,
         gain=jnp.zeros_like(value),
         accepted=jnp.zeros((), bool),
-        damping=damping._replace(verdict=none),
+        damping=damping,
         trials=jnp.zeros((), jnp.int32),
         counts=counts,
         outlook=no_outlook(value.dtype),
-        changed=changed,
     )
     return attempt(start) if most == 1 else jax.lax.while_loop(undecided, attempt, start)
 
@@ -199,7 +196,7 @@ def judge(
         after = optax.apply_updates(params, proposal.step)
         accepted &= is_lower(proposal.value, value) & differ(after, params)
         reached = jnp.where(accepted, proposal.value, value)
-        verdict = _verdict(last.damping, after, accepted)
+        verdict = _verdict(last.damping, after, accepted, value, reached)
     counts = last.counts
     if counts is not None:
         counts = jax.tree.map(jnp.add, counts, proposal.counts)
@@ -213,21 +210,53 @@ def judge(
         trials=last.trials + 1,
         counts=counts,
         outlook=_nearer(last.outlook, _trusted(proposal, value)),
-        changed=last.changed,
     )
 
 
-def _verdict(damping: DampingState, after: PyTree, accepted: Array) -> Verdict:
-    """The verdict on a step that leads to some parameters, from the damping that proposed it."""
-    mark, _ = mark_of(after)
-    before = damping.value, damping.growth, damping.failed
-    return Verdict(before, mark.astype(damping.value.dtype), accepted)
+# Whether the step was taken -----------------------------------------------------------------------
 
 
-def was_changed(verdict: Verdict, params: PyTree) -> Bool[Array, ""]:
-    """Whether parameters are others, by more than rounding, than the last step had led to."""
+def unlearned(
+    damping: DampingState, params: PyTree, value: Float[Array, ""], policy: Policy
+) -> tuple[DampingState, Bool[Array, ""]]:
+    """The damping without what a changed step has taught in vain, and whether there was one.
+
+    Args:
+        damping: After the last update.
+        params: Of this one.
+        value: Theirs.
+        policy: Says whether the damping follows the trials.
+
+    Returns:
+        The damping to begin this update with, and whether the last accepted step was changed.
+    """
+    verdict = damping.verdict
+    if verdict is None:
+        return damping, jnp.zeros((), bool)
     mark, rounding = mark_of(params)
-    return verdict.is_known & (jnp.abs(mark - verdict.mark) > rounding)
+    changed = verdict.is_known & (jnp.abs(mark - verdict.mark) > rounding)
+    known = damping._replace(verdict=None)
+    if policy.follows:
+        brought = verdict.start - value >= SHARE * (verdict.start - verdict.reached)
+        in_vain = changed & ~brought
+        known = jax.tree.map(lambda old, new: jnp.where(in_vain, old, new), verdict.before, known)
+    none = verdict._replace(is_known=jnp.zeros((), bool))
+    return known._replace(verdict=none), changed
+
+
+def _verdict(
+    damping: DampingState, after: PyTree, accepted: Array, start: Array, reached: Array
+) -> Verdict | None:
+    """The verdict on a step that leads to some parameters, from the damping that proposed it."""
+    if damping.verdict is None:
+        return None
+
+    def known(number: Array) -> Array:
+        return jnp.where(accepted, number, 0).astype(damping.value.dtype)
+
+    mark, _ = mark_of(after)
+    before = damping._replace(verdict=None)
+    return Verdict(before, known(start), known(reached), known(mark), accepted)
 
 
 def mark_of(params: PyTree) -> tuple[Array, Array]:
@@ -237,12 +266,16 @@ def mark_of(params: PyTree) -> tuple[Array, Array]:
         numbers = wide(leaf).ravel()
         # Weights of 1 to 2, so that entries that change by turns do not cancel.
         weighted = numbers * (1 + jnp.arange(leaf.size, dtype=numbers.dtype) / leaf.size)
-        # The sums of two programs differ by roundings; those of half a dtype are in the entries.
-        rounding = 4 * float(jnp.finfo(leaf.dtype).eps)
+        # The sums of two programs differ by roundings, and where they add many entries of one sign
+        # in other orders, by more; those of half a dtype are in the entries.
+        rounding = 4 * float(jnp.finfo(leaf.dtype).eps) * max(1, leaf.size**0.5 / 64)
         return jnp.sum(weighted), rounding * jnp.sum(jnp.abs(weighted))
 
     marks, roundings = zip(*map(sums, jax.tree.leaves(params)), strict=True)
     return functools.reduce(jnp.add, marks), functools.reduce(jnp.add, roundings)
+
+
+# Judgments ----------------------------------------------------------------------------------------
 
 
 def where_accepted(accepted: Bool[Array, ""], tree: PyTree) -> PyTree:
@@ -272,6 +305,15 @@ def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
 
 
 # What the model still promises --------------------------------------------------------------------
+
+
+UNREACHED = 1 / 2
+"""A step that was to leave no gradient tells what is left to gain where it left at most so much."""
+
+
+def is_whole(solution: solvers.Solution) -> Bool[Array, ""]:
+    """Whether a solver reached all directions: of those that it cuts off a step says nothing."""
+    return solution.ok & (solution.counts.eigen == 0)
 
 
 def no_outlook(dtype: Any) -> Outlook:
@@ -355,10 +397,10 @@ def no_info(
         rejected=count,
         value=number,
         gain=number if gain else None,
-        changed=count if gain and looks else None,
         stalled=jnp.zeros((), bool),
         outlook=no_outlook(dtype) if outlook else None,
         counts=solvers.Counts.of() if counts else None,
+        changed=count if gain and looks else None,
     )
 
 
@@ -375,19 +417,19 @@ def info_after(
     )
 
 
-def info_after_trial(info: Info, trial: Trial, policy: Policy) -> Info:
-    """The info after an update's last trial."""
-    value, gain, changed = info.value, info.gain, info.changed
+def info_after_trial(info: Info, trial: Trial, policy: Policy, changed: Bool[Array, ""]) -> Info:
+    """The info after an update's last trial, the step before it changed or not."""
+    value, gain = info.value, info.gain
     return info_after(
         info,
         trial.accepted,
         trial.trials,
         value=None if value is None else trial.value.astype(value.dtype),
         gain=None if gain is None else trial.gain.astype(gain.dtype),
-        changed=None if changed is None else changed + trial.changed.astype(jnp.int32),
         stalled=~trial.accepted & (trial.damping.unit > 0) & policy.is_spent(trial.damping),
         outlook=outlook_like(info.outlook, trial.outlook),
         counts=trial.counts,
+        changed=None if info.changed is None else info.changed + changed.astype(jnp.int32),
     )
 
 

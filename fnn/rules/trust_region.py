@@ -47,6 +47,7 @@ from fnn.rules.trials import (
     is_visible,
     no_info,
     outlook_of,
+    unlearned,
 )
 
 LEAST = 0.1
@@ -65,9 +66,9 @@ fell as far in the step before; it falls at least by half. Quadratic functions w
 bent valleys slow ones: of 1/2, 1/4 and 1/10, squared or not, this took the fewest steps."""
 
 RISE, LEAP, BLIND = 2.0, 1000.0, 10.0
-"""After a rejection the weight rises by what explains the value, from 2 to 1000 times (at most 10
-times: half as many steps again), and where the value is not finite by 10: a step a third as long.
-It may always take back its last fall as well."""
+"""After a rejection the weight rises to what explains the value, from 2 to 1000 times: with 10 for
+the 1000 walks took half as many steps again. Where the value is not finite it rises by 10, to a
+step of a third of the length. It may always take back its last fall as well."""
 
 
 class TrustState(NamedTuple):
@@ -245,7 +246,7 @@ def _next_radius(damping: DampingState, proposal: Proposal, accepted: Array) -> 
 def _next_weight(damping: DampingState, proposal: Proposal, accepted: Array) -> tuple[Array, Array]:
     weight, gain = damping.value, proposal.gain
     # The weight that explains the value, in units of this one: value - promise + kept was told.
-    kept = _kept(weight, proposal.length)
+    kept = _cubic_term(weight, proposal.length)
     explains = 1 + (1 - gain) * solvers.over(proposal.promise, kept)
     back = 1 / damping.growth  # after a fall, all of it; after a descent, see `damping`, as well
     leap, blind = jnp.maximum(LEAP, back), jnp.maximum(BLIND, back)
@@ -257,7 +258,7 @@ def _next_weight(damping: DampingState, proposal: Proposal, accepted: Array) -> 
     return weight * jnp.where(accepted, less, more), growth.astype(damping.growth.dtype)
 
 
-def _kept(weight: Array, length: Array) -> Array:
+def _cubic_term(weight: Array, length: Array) -> Array:
     """The cubic term, which is kept back of what the quadratic model promises."""
     return weight * length**3 / 3
 
@@ -280,7 +281,7 @@ _RADIUS = _Method(
 _WEIGHT = _Method(
     unit=lambda length, largest: jnp.where(largest > 0, largest, 1) / length,
     weights=solvers.cubic,
-    penalty=_kept,
+    penalty=_cubic_term,
     next=_next_weight,
     bounds=_weights,
     is_spent=lambda weight, unit: weight >= unit * RANGE,
@@ -305,7 +306,7 @@ def _rule(method: _Method, arguments: _Arguments) -> optax.GradientTransformatio
     def init(params: PyTree) -> TrustState:
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
-        damping = DampingState(zero, zero + 1, zero, zero).unjudged()
+        damping = DampingState(zero, zero + 1, zero, zero).awaiting_verdict()
         return TrustState(damping, no_info(dtype, outlook=True))
 
     def update(
@@ -335,7 +336,12 @@ def _step(
     value, system, _ = hessian_system(value_fn, params, memory_budget=budget)
     rhs = solvers.RightHandSide(None, updates)
     basis = solvers.eigenbasis(system, rhs, arguments.subspace, budget)
-    damping = _first_damping(method, arguments.damping, state.damping, basis)
+    policy = Policy(
+        update=functools.partial(_next_damping, method),
+        is_spent=lambda damping: method.is_spent(damping.value, damping.unit),
+    )
+    before, changed = unlearned(state.damping, params, value, policy)
+    damping = _first_damping(method, arguments.damping, before, basis)
 
     def propose(damping: DampingState) -> Proposal:
         weights = method.weights(basis, damping.value)
@@ -349,14 +355,11 @@ def _step(
         promise = jnp.where(solution.ok, promise, jnp.inf)
         return Proposal(solution.step, reached, gain, ok, solution.counts, length, promise, outlook)
 
-    policy = Policy(
-        update=functools.partial(_next_damping, method),
-        is_spent=lambda damping: method.is_spent(damping.value, damping.unit),
-    )
     trial = first_accepted(
         propose, policy, params, value, damping, state.info.counts, arguments.trials
     )
-    return trial.step, TrustState(trial.damping, info_after_trial(state.info, trial, policy))
+    info = info_after_trial(state.info, trial, policy, changed)
+    return trial.step, TrustState(trial.damping, info)
 
 
 def _first_damping(
@@ -389,7 +392,13 @@ def _next_damping(
     after = jax.tree.map(functools.partial(jnp.where, is_known), after, lost)
     number = jnp.clip(after.value, *bounds)
     number = jnp.where(jnp.isfinite(number), number, damping.value)
-    return after._replace(value=number.astype(damping.value.dtype))
+    # A fall counts as far as the bounds let it: its square would come to 0, and its inverse, which
+    # takes it back, to infinity.
+    fall = jnp.maximum(method.strength(number) / strength, after.growth)
+    fall = jnp.clip(fall, jnp.finfo(fall.dtype).tiny, 1)
+    growth = jnp.where((after.growth < 1) & jnp.isfinite(fall), fall, after.growth)
+    dtype = damping.value.dtype
+    return after._replace(value=number.astype(dtype), growth=growth.astype(dtype))
 
 
 def _unit(method: _Method, basis: solvers.Eigenbasis) -> Array:

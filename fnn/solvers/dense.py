@@ -18,9 +18,9 @@ from fnn.solvers.system import (
     System,
     cast,
     conclude,
+    curvature_bound,
     flat_shift,
     gradient,
-    greatest_curvature,
     inner,
     is_number,
     needs,
@@ -73,7 +73,7 @@ def _primal(spectrum: Spectrum, system: System) -> Callable[[RightHandSide, PyTr
         if spectrum is not positive:
             unreached = jnp.matmul(matrix, step, precision=_HIGHEST) + grad
             is_singular = solved.counts.eigen > 0
-            step -= jnp.where(is_singular, unreached, 0) / greatest_curvature(matrix)
+            step -= jnp.where(is_singular, unreached, 0) / curvature_bound(matrix)
         image = jnp.matmul(curvature, step, precision=_HIGHEST)
         return conclude(
             system,

@@ -45,10 +45,10 @@ from fnn.solvers.system import (
     System,
     cast,
     conclude,
+    curvature_bound,
     entries,
     flat_shift,
     gradient,
-    greatest_curvature,
     is_number,
     over,
     require_matching,
@@ -207,7 +207,7 @@ def absolute(subspace: int | None = None, memory_budget: float = 2**30) -> Solve
             )
             sizes = jnp.abs(basis.values) + damping
             flat = sizes <= basis.cut
-            sizes = jnp.where(flat, greatest_curvature(basis.values), sizes)
+            sizes = jnp.where(flat, curvature_bound(basis.values), sizes)
             return basis.solution(-basis.slopes / sizes, damping)
 
         return trial

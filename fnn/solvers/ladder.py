@@ -214,8 +214,15 @@ def _eigen(
     pseudo_inverse = functools.partial(_pseudo_inverse, spectrum, eps, matrix, rhs, damping, metric)
     if spectrum is not signed or metric is not None:
         return pseudo_inverse()
-    # A positive matrix that is regular in some units has passed the first rung.
-    solved, is_regular = _regular(eps, matrix, rhs, damping)
+    # A positive matrix that is regular in some units has passed the first rung; one with a row of
+    # zeros, as of a dead unit, is so in none.
+    no, none = jnp.zeros((), bool), jnp.zeros_like(rhs)
+    rows = jnp.max(jnp.abs(_damped(matrix, damping)), axis=1)
+    solved, is_regular = jax.lax.cond(
+        jnp.all(rows > 0),
+        lambda: _regular(eps, matrix, rhs, damping),
+        lambda: (((none, none, none), no), no),
+    )
     return jax.lax.cond(is_regular, lambda: solved, pseudo_inverse)
 
 
@@ -224,7 +231,7 @@ def _regular(
 ) -> tuple[tuple[tuple[Array, Array, Array], Array], Array]:
     """What `_pseudo_inverse` gives if nothing is cut off, and whether that is so in some units."""
     # In the units in which the largest entry of every row is near 1 (Ruiz, 2001).
-    full = _symmetric(matrix) + damping * jnp.eye(len(matrix), dtype=matrix.dtype)
+    full = _damped(matrix, damping)
 
     def advance(_: Any, scale: Array) -> Array:
         largest = jnp.max(jnp.abs(full * scale * scale.T), axis=1, keepdims=True)
@@ -269,6 +276,11 @@ def _pseudo_inverse(
     factors = inverse, inverse**2, unreached
     inverse, square, remainder = (outward(vectors @ (factor * parts)) for factor in factors)
     return (inverse, square, remainder), jnp.min(total) < -cut
+
+
+def _damped(matrix: Array, damping: Array) -> Array:
+    """The symmetric part of a matrix, damped."""
+    return _symmetric(matrix) + damping * jnp.eye(len(matrix), dtype=matrix.dtype)
 
 
 def _symmetric(matrix: Array) -> Array:

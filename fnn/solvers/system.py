@@ -297,7 +297,7 @@ def over(number: Array, divisor: Array) -> Array:
     return jnp.where(known, number / jnp.where(known, divisor, 1), 0)
 
 
-def greatest_curvature(numbers: Array) -> Float[Array, ""]:
+def curvature_bound(numbers: Array) -> Float[Array, ""]:
     """A bound on all curvatures from a matrix or its eigenvalues; 1 where there is no curvature.
 
     Args:
@@ -307,7 +307,7 @@ def greatest_curvature(numbers: Array) -> Float[Array, ""]:
         The root of the sum of squares.
 
     Example:
-        >>> print(greatest_curvature(jnp.array([3.0, -4.0])), greatest_curvature(jnp.zeros(2)))
+        >>> print(curvature_bound(jnp.array([3.0, -4.0])), curvature_bound(jnp.zeros(2)))
         5.0 1.0
     """
     largest = jnp.max(jnp.abs(numbers))

@@ -226,18 +226,19 @@ def _warn_of_a_rise(job: Job, here: Snapshot) -> None:
 
 
 def _warn_of_changes(here: Snapshot) -> None:
-    """Warns where steps were changed after their rule had judged them; one is a state from before.
+    """Warns where steps were changed after their rule had judged them: by more than one.
 
-    What makes such a step is legal, and the rule sees it only afterwards, by the parameters.
+    What makes such a step is legal, and the rule sees it only afterwards, by the parameters. One
+    may come with a state from before, and one in a hundred may be rounding.
     """
     changed, accepted = (total(here.progress.state, name) or 0 for name in ("changed", "accepted"))
-    if changed > 1:
+    if changed > max(1, accepted // 100):
         warnings.warn(
             f"fit: of {accepted} steps that the rule accepted, {changed} were changed before they "
             "were taken, by what follows the rule in a chain or wraps it: it judged other steps, "
-            "and its damping learned nothing from them. Try the transformation before the rule; "
-            "rules.only for leaves that stay; for bounds a change of variables, as exp(params); or "
-            "a rule that judges nothing, as rules.gauss_newton.",
+            "and where these brought much more its damping learned nothing. Try the "
+            "transformation before the rule; rules.only for leaves that stay; for bounds a change "
+            "of variables, as exp(params); or a rule that judges nothing, as rules.gauss_newton.",
             stacklevel=3,
         )
 

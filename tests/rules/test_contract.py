@@ -510,3 +510,31 @@ def test_static_arguments_of_bare_functions_are_refused():
 
     with pytest.raises(TypeError, match=r"expected annotated arguments, got learning_rate"):
         rules.static_arguments(bare)
+
+
+JUDGES = [
+    "ekfac",
+    "hessian_free",
+    "kfac",
+    "levenberg_marquardt",
+    "cubic_newton",
+    "trust_region_newton",
+]
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_changed_step_teaches_where_it_brought_as_much_and_else_the_next_forgets_it(name):
+    """Of the accepted step a half is taken, and nearly nothing."""
+    rule, value_fn, start = shared(RULES[name]), OBJECTIVE.on(data()), initial()
+    updates, state = update(rule, start, value_fn)
+    assert int(state.info.accepted) == 1
+    learned = state.damping
+    assert learned.value != learned.verdict.before.value
+    for share, known in ((0.5, learned), (0.01, learned.verdict.before)):
+        params = optax.apply_updates(start, optax.tree.scale(share, updates))
+        step, after = update(rule, params, value_fn, state)
+        told = state._replace(damping=known.awaiting_verdict())
+        expected, after_told = update(rule, params, value_fn, told)
+        assert_close(step, expected)
+        assert_close(after.damping, after_told.damping)
+        assert (int(after.info.changed), int(after_told.info.changed)) == (1, 0)

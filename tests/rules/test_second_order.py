@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import fnn
-from fnn import Objective, flops, losses, rules, solvers
+from fnn import Objective, flops, l2, losses, rules, solvers
 from fnn.rules import damping, scaling
 from fnn.training import Stop
 from tests import loop
@@ -526,3 +526,19 @@ def test_misuse_is_named():
         bound.update(start, bound.init(start), start)
     with pytest.raises(ValueError, match="bind: expected params"):
         rules.bind(rules.newton(), LINEAR, (np.ones((2, 3)), np.zeros(2))).update(start, None)
+
+
+def test_what_a_gauss_newton_step_tells_costs_no_product():
+    """Beside a penalty it asks which rung of the ladder held, and measures no residual."""
+    params, value_fn = network(16)
+    rule, value_fn = rules.gauss_newton(damping=0.1, solver=solvers.dual()), value_fn + l2(1e-3)
+    state = rule.init(params)
+
+    def whole(params):
+        return loop.update(rule, params, value_fn, state)
+
+    def step_alone(params):
+        return whole(params)[0]
+
+    product = flops.count(jax.grad(value_fn), params)
+    assert flops.count(whole, params) < flops.count(step_alone, params) + 0.1 * product

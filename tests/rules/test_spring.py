@@ -180,3 +180,55 @@ def test_misuse_is_named():
     state = rules.spring(0.1).init(jnp.ones(3))
     with pytest.raises(ValueError, match=r"(?s)updates and state of one shape.*try"):
         rules.spring(0.1).update(START, state, START, grad=START, value_fn=l2(1.0))
+
+
+# Half precision -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [1e-3, 1.0])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_small_updates_in_half_precision_are_taken_once(dtype, start):
+    """Updates of -2e-5, which float16 holds beside 1e-3 and loses beside 1."""
+    rule = rules.spring(2e-5, damping=0.0, decay=0.0, max_norm=None)
+    inputs = jnp.ones((1, 1), dtype)
+
+    @jax.jit
+    def walk(w):
+        def step(carry, _):
+            w, state = carry
+            # The residual is 1 at every step, whatever the parameter.
+            value_fn = Objective(lambda p, x: (p - jax.lax.stop_gradient(p)) * x[0] + x[0])
+            grad = jax.grad(value_fn.on(inputs))(w)
+            updates, state = rule.update(grad, state, w, grad=grad, value_fn=value_fn.on(inputs))
+            return (optax.apply_updates(w, updates), state), None
+
+        return jax.lax.scan(step, (w, rule.init(w)), length=1000)[0]
+
+    start = jnp.array(start, dtype)
+    last, state = walk(start)
+    whole = float(last) - float(start) + float(state.rest)
+    assert last.dtype == dtype
+    assert whole == pytest.approx(-1000 * 2e-5, rel=1e-3)
+    assert abs(state.rest) <= float(jnp.finfo(dtype).eps) * max(abs(float(start)), abs(float(last)))
+
+
+def test_a_rejected_step_in_half_precision_moves_nothing_and_keeps_the_rest():
+    rule, w = rules.spring(1e-3, max_norm=None), jnp.ones(N, "bfloat16")
+
+    @jax.jit
+    def step(state, batch):
+        value_fn = OBJECTIVE.on(batch)
+        grad = jax.grad(value_fn)(w)
+        return rule.update(grad, state, w, grad=grad, value_fn=value_fn)
+
+    batch = jnp.asarray(BATCHES[0], "bfloat16")
+    _, before = step(rule.init(w), batch)
+    assert np.any(before.rest)
+    updates, after = step(before, batch.at[1, 2].set(jnp.nan))
+    assert not np.any(updates)
+    np.testing.assert_array_equal(after.rest, before.rest)
+
+
+def test_the_state_begins_with_any_numbers():
+    assert rules.spring(0.1).init({"w": 1.0}).rest is None
+    assert rules.spring(0.1).init({"w": np.float16(1)}).rest["w"].dtype == jnp.float32

@@ -315,3 +315,27 @@ def test_misuse_is_named(make):
             make(trials=0)
     with pytest.raises(TypeError, match="expected value_fn= beside"):
         make().update(jnp.ones(2), make().init(jnp.ones(2)), jnp.ones(2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_falls_of_the_weight_in_a_row_can_be_taken_back(dtype):
+    """A quadratic function lets the weight fall by squares, a wall behind it asks it back."""
+    rule = rules.cubic_newton(1e-3)
+
+    @jax.jit
+    def step(p, state, wall):
+        return loop.step(rule, p, lambda p: jnp.sum((p - 1) ** 2) + wall * jnp.sum(p**4), state)
+
+    start = jnp.full(2, 50.0, dtype)
+    state = rule.init(start)
+    for _ in range(12):
+        _, state = step(start, state, jnp.zeros((), dtype))
+        state = state._replace(damping=state.damping.awaiting_verdict())
+        assert 0 < state.damping.growth <= 1
+    weights = [state.damping.value]
+    for _ in range(12):
+        _, state = step(start, state, jnp.ones((), dtype))
+        weights.append(state.damping.value)
+    assert not state.info.stalled
+    assert jnp.all(jnp.isfinite(jnp.array(weights)))
+    assert max(weights) < 1e10

@@ -680,3 +680,13 @@ def test_an_indefinite_matrix_that_is_singular_in_all_units_is_cut():
     matrix, rhs = jnp.array([[1.0, 1.0, 0], [1.0, 1.0, 0], [0, 0, -2.0]]), jnp.ones((3, 1))
     solution = solvers.ladder(matrix, rhs, spectrum=solvers.signed)
     np.testing.assert_allclose(solution.inverse.ravel(), [0.5, 0.5, -0.5], rtol=1e-12)
+
+
+def test_a_row_of_zeros_is_known_without_a_second_eigendecomposition():
+    """As of a dead unit: in no units is such a matrix regular, and it is not tried in others."""
+    matrix, rhs = jnp.diag(jnp.array([4.0, 0.0, -2.0])), jnp.ones((3, 1))
+    solution = solvers.ladder(matrix, rhs, spectrum=solvers.signed)
+    np.testing.assert_allclose(solution.inverse.ravel(), [0.25, 0, -0.5], rtol=1e-12)
+    assert int(solution.counts.eigen) == int(solution.counts.negative) == 1
+    damped = solvers.ladder(matrix, rhs, 1.0, spectrum=solvers.signed)
+    np.testing.assert_allclose(damped.inverse.ravel(), [0.2, 1, -1], rtol=1e-12)

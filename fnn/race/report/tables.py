@@ -17,7 +17,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fnn.race.protocol import ROUNDS
+from fnn.race.protocol import LAPS
 from fnn.race.report import findings, statistics
 from fnn.race.result import Race, Result
 
@@ -360,7 +360,7 @@ def beside(race: Race, baseline: str | None = None) -> Sheet:
         f"the test's {measure} (generalization). Costs are those of the rule over those of "
         f"{other}, until the validation loss is as low as the lowest of {other} with that seed, "
         f"or at the target: below 1 the rule is cheaper; ∞ where the rule alone misses, 0 where "
-        f"{other} alone does. They are costs at the end of one of up to {ROUNDS} rounds of a run. "
+        f"{other} alone does. They are costs at the end of one of up to {LAPS} rounds of a run. "
         "The verdict is of the validation loss; intervals are not corrected for their number.",
         columns,
         rows,

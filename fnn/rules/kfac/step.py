@@ -41,6 +41,7 @@ from fnn.rules.trials import (
     first_accepted,
     info_after_trial,
     no_info,
+    unlearned,
     where_accepted,
 )
 
@@ -88,6 +89,7 @@ def kronecker(
     _require_options(name, options)
     # A damping that is nothing beside rounding would leave the model to stale directions.
     policy = options.policy or trust_ratio(1.5, 2 / 3, minimum=1e-6)
+    follow = by_gain(policy)
 
     def init(params: PyTree) -> KroneckerState:
         dtype = state_dtype(params)
@@ -95,7 +97,7 @@ def kronecker(
         blocks, diagonals = first_blocks(measure, options.structure, dtype)
         is_judged = policy.shrink is not None
         return KroneckerState(
-            damping=DampingState(zero, zero, zero).unjudged(),
+            damping=DampingState(zero, zero, zero).awaiting_verdict(),
             velocity=jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), dtype), params),
             batches=jnp.zeros((), jnp.int32),
             blocks=blocks,
@@ -120,7 +122,8 @@ def kronecker(
         norm = jnp.where(is_finite, largest_norm(sampled), 0)
         unit = jnp.where(state.damping.unit > 0, state.damping.unit, norm)
         given = None if options.damping is None else now(options.damping, state.info.steps)
-        damping = policy.init(given, state.damping, unit)
+        before, changed = unlearned(state.damping, params, value, follow)
+        damping = policy.init(given, before, unit)
         direction = steps_apart(
             measure, sampled, state.blocks, state.diagonals, updates, damping.value
         )
@@ -129,12 +132,11 @@ def kronecker(
         )
         proposal = _proposal(value_fn, params, value, updates, velocity, promised)
         proposal = proposal._replace(ok=is_finite & proposal.ok)
-        follow = by_gain(policy)
         trial = first_accepted(lambda _: proposal, follow, params, value, damping, None)
         return trial.step, state._replace(
             damping=trial.damping,
             velocity=where_accepted(trial.accepted, velocity),  # a rejected step ends it, too
-            info=info_after_trial(state.info, trial, follow),
+            info=info_after_trial(state.info, trial, follow, changed),
         )
 
     return second_order(init, update)
