@@ -267,9 +267,10 @@ def judge(
     steepest, slope = _slope(progress, grad)
     highest = jnp.maximum(progress.highest, jnp.abs(value))
     rounding = jnp.finfo(slope.dtype).eps
-    is_flat = slope <= _flat(value, highest, jnp.maximum(limits.tolerance, rounding))
-    converged = _is_converged(progress, params, state, value, is_flat, limits.tolerance)
-    stop = jnp.where(is_flat, Stop.CONVERGED, Stop.STALLED)
+    flat = _flat(value, highest, jnp.maximum(limits.tolerance, rounding))
+    converged = _is_converged(progress, params, state, value, slope <= flat, limits.tolerance)
+    # No step lowers the value: as a decrease by its last digits is not seen, eight times is flat.
+    stop = jnp.where(slope <= 8 * flat, Stop.CONVERGED, Stop.STALLED)
     verdict = jnp.where(is_stalled(state), stop, Stop.RUNNING)
     verdict = jnp.where(converged, Stop.CONVERGED, verdict)
     verdict = jnp.where(value <= limits.goal, Stop.GOAL, verdict)
