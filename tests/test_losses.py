@@ -86,7 +86,8 @@ def products(factor):
 def test_the_table_above_is_complete():
     functions = inspect.getmembers(losses, inspect.isfunction)
     public = {n for n, f in functions if f.__module__ == losses.__name__ and n[0] != "_"}
-    assert public == set(TARGETS) | {"with_curvature", "curvature", "is_complete", "sampler"}
+    about = {"with_curvature", "curvature", "is_complete", "has_factor", "sampler"}
+    assert public == set(TARGETS) | about
 
 
 # --- the definitions ---
