@@ -360,7 +360,7 @@ def beside(race: Race, baseline: str | None = None) -> Sheet:
         f"the test's {measure} (generalization). Costs are those of the rule over those of "
         f"{other}, until the validation loss is as low as the lowest of {other} with that seed, "
         f"or at the target: below 1 the rule is cheaper; ∞ where the rule alone misses, 0 where "
-        f"{other} alone does. They are read where the losses were, at up to {LAPS} places of a run. "
+        f"{other} alone does. They are read where losses are, at up to {LAPS} places. "
         "The verdict is of the validation loss; intervals are not corrected for their number.",
         columns,
         rows,
