@@ -345,7 +345,7 @@ def test_where_all_diverge_in_the_final_the_best_of_the_rounds_is_taken(tmp_path
     assert short < 30 <= long
     assert np.isfinite(result.tuning).all()
     assert result.chosen == 0  # All settings tie in the rounds.
-    said = "No setting of late came through its longer trials; the best of the shorter ones was "
+    said = "No setting of late came through its longer runs; the best of the shorter ones was "
     assert f"{said}taken." in race_of_one.caveats
 
 
