@@ -49,7 +49,7 @@ def _legend(axes: Axes, handles: Sequence, labels: Sequence[str]) -> None:
             title="median, band: middle half of seeds",
         )  # fmt: skip
         legend.set_in_layout(False)  # the panels stay equally wide
-        if legend.get_window_extent().width < axes.figure.bbox.width / 3.2:
+        if legend.get_window_extent().width < axes.figure.bbox.width / 3.5:
             return
 
 
