@@ -34,7 +34,10 @@ from fnn.rules.contract import (
     second_order,
     state_dtype,
 )
-from fnn.rules.trials import UNREACHED, Info, info_after, no_info, outlook_like, outlook_of
+from fnn.rules.trials import Info, info_after, no_info, outlook_like, outlook_of
+
+UNREACHED = 1 / 2
+"""A step that was to leave no gradient tells what is left to gain where it left at most so much."""
 
 
 class CurvatureState(NamedTuple):

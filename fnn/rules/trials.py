@@ -307,10 +307,6 @@ def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
 # What the model still promises --------------------------------------------------------------------
 
 
-UNREACHED = 1 / 2
-"""A step that was to leave no gradient tells what is left to gain where it left at most so much."""
-
-
 def is_whole(solution: solvers.Solution) -> Bool[Array, ""]:
     """Whether a solver reached all directions: of those that it cuts off a step says nothing."""
     return solution.ok & (solution.counts.eigen == 0)
