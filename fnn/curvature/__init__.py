@@ -3,7 +3,8 @@
 `capture` a batch, then ask it: `gram`, `product`, `transpose_product`, `diagonal`, `kronecker`,
 `norms`, `jacobian`. `explain` tells what the capture of a model will cost, leaf by leaf.
 `gauss_newton_system` and `hessian_system` turn a value function into the system that `solvers`
-solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps on trees;
+solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps on trees, and
+`operator_of` makes one of a system;
 `accelerations` are what its models lack to be linear along a direction.
 `spectrum` has their eigenvalues, and tells minima from saddles.
 `structure` reads which leaves have Kronecker factors, `kronecker_blocks` makes them.
@@ -31,6 +32,7 @@ from fnn.curvature.operators import Operator as Operator
 from fnn.curvature.operators import fisher as fisher
 from fnn.curvature.operators import gauss_newton as gauss_newton
 from fnn.curvature.operators import hessian as hessian
+from fnn.curvature.operators import operator_of as operator_of
 from fnn.curvature.quadratic import Quadratic as Quadratic
 from fnn.curvature.quadratic import accelerations as accelerations
 from fnn.curvature.quadratic import gauss_newton_system as gauss_newton_system
@@ -66,6 +68,7 @@ __all__ = [
     "kronecker_blocks",
     "laplace",
     "norms",
+    "operator_of",
     "product",
     "spectrum",
     "structure",

@@ -62,6 +62,45 @@ class Operator(NamedTuple):
         return jnp.asarray(optax.tree.sum(self.diagonal()))
 
 
+def operator_of(quadratic: Quadratic) -> Operator:
+    """The curvature of a quadratic, that of its penalties included, with its value and gradient.
+
+    Args:
+        quadratic: made by `gauss_newton_system` or `hessian_system`.
+
+    Returns:
+        The operator.
+
+    Example:
+        >>> from fnn.objective import Objective, l2
+        >>> line = Objective(lambda w, x: w * x, losses.half_squared_error)
+        >>> value_fn = line.on((jnp.array([1.0]), jnp.array([2.0]))) + l2(0.5)
+        >>> operator = operator_of(gauss_newton_system(value_fn, jnp.array(1.0)))
+        >>> print(operator.value, operator.grad, operator.diagonal())
+        0.75 -0.5 1.5
+    """
+    value, system, rhs = quadratic
+    normal, diagonal = solvers.needs(system, "operator", "normal", "diagonal")
+    grad = rhs.h
+    if rhs.s is not None and system.transpose is not None:
+        in_range = system.transpose(rhs.s) if rhs.inside is None else rhs.inside
+        grad = in_range if rhs.h is None else optax.tree.add(in_range, rhs.h)
+    if system.penalty is None:
+        return Operator(value, grad, system.multiply, normal, diagonal)
+    weights = jax.tree.map(
+        lambda number, leaf: jnp.broadcast_to(number, leaf.shape).astype(leaf.dtype),
+        solvers.spread(system, system.penalty),
+        system.like,
+    )
+    return Operator(
+        value,
+        grad,
+        product=lambda v: optax.tree.add(system.multiply(v), optax.tree.mul(weights, v)),
+        dense=lambda: normal() + jnp.diag(ravel_pytree(weights)[0]),
+        diagonal=lambda: optax.tree.add(diagonal(), weights),
+    )
+
+
 def hessian(
     fn: Callable[[PyTree], Scalar], params: PyTree, *, memory_budget: int = 2**30
 ) -> Operator:
@@ -80,7 +119,7 @@ def hessian(
         >>> print(value, grad, product(jnp.array([1.0, 1.0])))
         9.0 [ 3. 12.] [ 6. 12.]
     """
-    return _operator(hessian_system(fn, params, memory_budget=memory_budget))
+    return operator_of(hessian_system(fn, params, memory_budget=memory_budget))
 
 
 def gauss_newton(
@@ -104,7 +143,7 @@ def gauss_newton(
         >>> print(gauss_newton(value_fn, jnp.array(0.0)).trace())
         1.0
     """
-    return _operator(gauss_newton_system(value_fn, params, memory_budget=memory_budget))
+    return operator_of(gauss_newton_system(value_fn, params, memory_budget=memory_budget))
 
 
 def fisher(
@@ -154,13 +193,13 @@ def fisher(
                 f"{getattr(block.loss, '__name__', block.loss)}; try "
                 "curvature.gauss_newton, or losses.with_curvature(loss, factor, sample=sample)"
             )
-    operator = _operator(quadratic)
+    operator = operator_of(quadratic)
     if key is None:
         return operator
     keys = iter(keys_of_blocks(value_fn, key))
     sample_fn = value_fn.map_blocks(lambda block: _block_of_draws(block, next(keys), samples))
     estimate = gauss_newton_system(sample_fn, params, memory_budget=memory_budget)
-    return _operator(estimate)._replace(value=operator.value, grad=operator.grad)
+    return operator_of(estimate)._replace(value=operator.value, grad=operator.grad)
 
 
 def _block_of_draws(block: Block, key: Array, samples: int) -> Block:
@@ -180,27 +219,3 @@ def _block_of_draws(block: Block, key: Array, samples: int) -> Block:
 
     loss_of_draws = losses.with_curvature(no_loss, factor, complete=True)
     return replace(block, targets=jax.random.split(key, block.count), loss=loss_of_draws)
-
-
-def _operator(quadratic: Quadratic) -> Operator:
-    """The operator of a quadratic's curvature, that of its penalty included."""
-    value, system, rhs = quadratic
-    normal, diagonal = solvers.needs(system, "operator", "normal", "diagonal")
-    grad = rhs.h
-    if rhs.s is not None and system.transpose is not None:
-        in_range = system.transpose(rhs.s) if rhs.inside is None else rhs.inside
-        grad = in_range if rhs.h is None else optax.tree.add(in_range, rhs.h)
-    if system.penalty is None:
-        return Operator(value, grad, system.multiply, normal, diagonal)
-    weights = jax.tree.map(
-        lambda number, leaf: jnp.broadcast_to(number, leaf.shape).astype(leaf.dtype),
-        solvers.spread(system, system.penalty),
-        system.like,
-    )
-    return Operator(
-        value,
-        grad,
-        product=lambda v: optax.tree.add(system.multiply(v), optax.tree.mul(weights, v)),
-        dense=lambda: normal() + jnp.diag(ravel_pytree(weights)[0]),
-        diagonal=lambda: optax.tree.add(diagonal(), weights),
-    )

@@ -24,7 +24,7 @@ from jaxtyping import Array, PyTree
 
 from fnn import solvers
 from fnn.branches import where_due
-from fnn.curvature import Quadratic, accelerations
+from fnn.curvature import Quadratic, accelerations, operator_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction
 from fnn.rules import scaling as scalings
@@ -51,6 +51,7 @@ from fnn.rules.trials import (
     is_whole,
     no_info,
     outlook_of,
+    outlook_of_each,
     unlearned,
 )
 
@@ -283,8 +284,15 @@ def step_on(
     trial = first_accepted(
         propose, policy, params, value, damping, state.info.counts, method.trials
     )
-    info = info_after_trial(state.info, trial, policy, changed)
+    outlook = outlook_of_each(params, trial.outlook, value, lambda: _slopes(model))
+    info = info_after_trial(state.info, trial._replace(outlook=outlook), policy, changed)
     return trial.step, LevenbergMarquardtState(trial.damping, scale, info)
+
+
+def _slopes(model: Quadratic) -> tuple[PyTree, PyTree]:
+    """The gradient and the diagonal of the curvature."""
+    operator = operator_of(model)
+    return operator.grad, operator.diagonal()
 
 
 def _bends(method: Method, value_fn: ValueFunction, params: PyTree, step: PyTree) -> Array | None:

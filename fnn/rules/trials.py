@@ -26,6 +26,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
+from fnn.branches import where_due
 from fnn.dtypes import wide, widest
 from fnn.rules.damping import Damping, DampingState, Verdict
 
@@ -342,6 +343,35 @@ def outlook_along(
         promise=jnp.where(is_still, 0, jnp.where(is_told, promise, most)),
         reach=jnp.where(is_still, 0, jnp.where(is_whole, reach, most)),
     )
+
+
+def outlook_of_each(
+    params: PyTree,
+    outlook: Outlook,
+    value: Float[Array, ""],
+    gradient_and_diagonal: Callable[[], tuple[PyTree, PyTree]],
+) -> Outlook:
+    """An outlook; where next to nothing is left in it, no less than each parameter has alone."""
+    # Damping keeps a step away from directions of little curvature, and what a model has along the
+    # step says nothing of what it has there. MINPACK's cosine of each column does.
+    share = jnp.sqrt(jnp.finfo(value.dtype).eps)
+    is_near = (outlook.promise <= share * jnp.abs(value)) | (outlook.reach <= share)
+
+    def of_each() -> Outlook:
+        grad, diagonal = gradient_and_diagonal()
+        step = jax.tree.map(_to_the_lowest, grad, diagonal)
+        promises = jax.tree.map(lambda g, d: jnp.max(jnp.abs(g * d), initial=0) / 2, grad, step)
+        promise = functools.reduce(jnp.maximum, jax.tree.leaves(promises))
+        alone = Outlook(promise, relative_length(params, step))
+        return jax.tree.map(lambda a, b: jnp.maximum(a, b.astype(a.dtype)), outlook, alone)
+
+    return where_due(is_near, of_each, outlook)
+
+
+def _to_the_lowest(slope: Array, curvature: Array) -> Array:
+    """The step of each parameter alone to the lowest point of its parabola, or very far."""
+    flattest = jnp.finfo(curvature.dtype).tiny * jnp.maximum(jnp.abs(slope), 1)
+    return jnp.where(slope == 0, 0, slope / jnp.maximum(curvature, flattest))
 
 
 def relative_length(params: PyTree, step: PyTree) -> Array:
