@@ -27,6 +27,11 @@ from fnn.branches import in_any_lane
 from fnn.dtypes import widest
 from fnn.rules import relative_length
 
+EACH = 10_000
+"""A gradient is judged entry by entry in leaves of up to so many entries, whose units may differ as
+they do in a vector of a model's constants. The weights of a layer, of which there may be millions,
+share a unit, and would cost the memory of a moment of Adam."""
+
 
 class Stop(enum.IntEnum):
     """Why training stopped; `str` gives a sentence."""
@@ -81,7 +86,7 @@ class Progress(NamedTuple):
     best_loss: Float[Array, ""]
     waited: Int[Array, ""]
     mean: Float[Array, ""]  # of the values over the last round
-    steepest: PyTree  # of each leaf, the largest entry of a gradient so far
+    steepest: PyTree  # the largest magnitude so far of each entry of a gradient, or of each leaf
     slope: Float[Array, ""]  # the largest entry of the last gradient, relative to these
     highest: Float[Array, ""]  # the largest magnitude of the mean of a round so far
 
@@ -146,7 +151,7 @@ def start(rule: optax.GradientTransformation, params: PyTree, *, keep_best: bool
     state = rule.init(params)
     best = (params, state) if keep_best else None
     most = jnp.array(jnp.finfo(jnp.result_type(float)).max)  # infinity is an error to debug_infs
-    steepest = jax.tree.map(lambda leaf: jnp.zeros((), _wide(leaf)), params)
+    steepest = jax.tree.map(lambda leaf: jnp.zeros_like(_sizes(leaf)), params)
     slope = jnp.ones((), widest(*jax.tree.leaves(steepest)))
     mean, highest = jnp.copy(most), jnp.zeros_like(most)
     return Progress(params, state, zero, zero, best, most, zero, mean, steepest, slope, highest)
@@ -289,11 +294,25 @@ def judge(
 
 
 def _slope(progress: Progress, grad: PyTree) -> tuple[PyTree, Array]:
-    """Of each leaf the largest entry of a gradient so far, and the relative gradient now."""
-    largest = jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0).astype(_wide(leaf)), grad)
-    steepest = jax.tree.map(jnp.maximum, progress.steepest, largest)
-    ratios = jax.tree.map(lambda now, most: now / jnp.where(most > 0, most, 1), largest, steepest)
+    """The largest magnitudes of a gradient so far, and the relative gradient now."""
+    sizes = jax.tree.map(_sizes, grad)
+    steepest = jax.tree.map(jnp.maximum, progress.steepest, sizes)
+    ratios = jax.tree.map(_relative, sizes, steepest)
     return steepest, functools.reduce(jnp.maximum, jax.tree.leaves(ratios))
+
+
+def _sizes(leaf: Array) -> Array:
+    """The magnitude of each entry of a leaf, or the largest of a leaf with many."""
+    sizes = jnp.abs(leaf).astype(_wide(leaf))
+    return sizes if leaf.size <= EACH else jnp.max(sizes, initial=0)
+
+
+def _relative(sizes: Array, steepest: Array) -> Array:
+    """The largest ratio of a leaf's entries to what they were; of mere rounding, to all of them."""
+    highest = jnp.max(steepest, initial=0)
+    is_rounding = sizes <= 16 * jnp.finfo(sizes.dtype).eps * highest
+    most = jnp.where(is_rounding, highest, steepest)
+    return jnp.max(sizes / jnp.where(most > 0, most, 1), initial=0)
 
 
 def _flat(value: Array, highest: Array, tolerance: Array) -> Array:
