@@ -254,8 +254,9 @@ def _measure(system: solvers.System, grad: PyTree, unit: Array) -> Array:
     """The curvature along the gradient, measured until it is finite."""
 
     def curvature_along() -> Array:
-        square = optax.tree.norm(grad, squared=True)
-        curved = optax.tree.vdot(grad, system.multiply(grad))
+        direction = optax.tree.scale(1 / solvers.largest_entry(grad), grad)
+        square = optax.tree.norm(direction, squared=True)
+        curved = optax.tree.vdot(direction, system.multiply(direction))
         curvature = curved / jnp.where(square > 0, square, 1)
         positive = jnp.where(curvature > 0, curvature, 1)
         return jnp.where(jnp.isfinite(curvature), positive, 0).astype(unit.dtype)

@@ -19,6 +19,7 @@ from fnn.solvers.system import (
     conclude,
     gradient,
     inner,
+    largest_entry,
     needs,
     require_matching,
     shift_of,
@@ -139,6 +140,8 @@ def _iterate(
 ) -> Solution:
     """The step of conjugate gradients from zero."""
     grad = gradient(system, require_matching(system, rhs, damping))
+    unit = largest_entry(grad)  # in float32 the square of a residual of 1e-20 is 0
+    grad = optax.tree.scale(1 / unit, grad)
     shift = shift_of(system, damping)
     improve = precondition(system, shift) if precondition else lambda residual: residual
     size = optax.tree.norm(grad)
@@ -157,11 +160,12 @@ def _iterate(
     end = jax.lax.while_loop(going, functools.partial(following, image, improve), start)
     product = undamped(end.step)
     imbalance = optax.tree.add(product, optax.tree.mul(shift, end.step), grad)
+    step, slope = optax.tree.scale(unit, end.step), unit * inner(grad, end.step)
     return conclude(
         system,
-        end.step,
-        slope=inner(grad, end.step),
-        curvature_along=inner(end.step, product),
+        step,
+        slope=unit * slope,
+        curvature_along=inner(step, optax.tree.scale(unit, product)),
         residual=optax.tree.norm(imbalance),
         scale=size,
         counts=Counts.of(

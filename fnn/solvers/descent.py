@@ -16,6 +16,7 @@ from fnn.solvers.system import (
     cast,
     gradient,
     inner,
+    largest_entry,
     require_matching,
     shift_of,
     widen,
@@ -94,6 +95,8 @@ def descend(
     if iterations < 1:
         raise ValueError(f"descend: expected iterations >= 1, got {iterations}; try 250")
     grad = gradient(system, require_matching(system, rhs, damping))
+    unit = largest_entry(grad)  # in float32 the square of a residual of 1e-20 is 0
+    grad = optax.tree.scale(1 / unit, grad)
     shift = shift_of(system, damping)
     improve = precondition(system, shift) if precondition else lambda residual: residual
     stored = _stored(iterations)
@@ -124,7 +127,7 @@ def descend(
             walk.history.at[now.steps].set(reached),
         )
 
-    start = widen(system, start)
+    start = optax.tree.scale(1 / unit, widen(system, start))
     now = begin(start, optax.tree.scale(-1, optax.tree.add(grad, image(start))), improve)
     size, zero = optax.tree.norm(grad), model(now)
 
@@ -139,10 +142,10 @@ def descend(
     )
     end = jax.lax.while_loop(going, walk_on, first)
     last = jnp.searchsorted(stored, end.now.steps)
-    steps = cast(end.steps, system.like)
-    step, reached = jax.tree.map(lambda leaf: leaf[last], (steps, end.models))
+    steps, models = cast(optax.tree.scale(unit, end.steps), system.like), unit * end.models * unit
+    step, reached = jax.tree.map(lambda leaf: leaf[last], (steps, models))
     ok = all_finite((step, reached)) & (reached < 0)
-    return Descent(steps, end.models, last, end.now.steps, ok)
+    return Descent(steps, models, last, end.now.steps, ok)
 
 
 def _stored(iterations: int) -> np.ndarray:

@@ -279,6 +279,24 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
     return functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
 
 
+def largest_entry(tree: PyTree) -> Float[Array, ""]:
+    """The largest magnitude in a tree, 1 for a tree of zeros: what is divided by it can be squared.
+
+    Args:
+        tree: Tree of arrays.
+
+    Returns:
+        A positive number, or NaN.
+
+    Example:
+        >>> print(largest_entry({"a": jnp.array([1.0, -3.0]), "b": jnp.zeros(2)}))
+        3.0
+    """
+    entries = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    largest = functools.reduce(jnp.maximum, entries)
+    return jnp.where(largest == 0, 1, largest)
+
+
 def over(number: Array, divisor: Array) -> Array:
     """A quotient, 0 where the divisor is not positive: the gain ratio of a step, by its promise.
 

@@ -199,3 +199,22 @@ def test_misuse_is_named():
     rule, start = rules.hessian_free(), jnp.ones(2)
     with pytest.raises(TypeError, match=r"got function <lambda>.*try fnn\.Objective"):
         rule.update(start, rule.init(start), start, value_fn=lambda p: p @ p)
+
+
+@pytest.mark.parametrize("unit", [2.0**-50, 2.0**50])
+def test_a_small_or_a_large_gradient_has_the_same_path(unit):
+    """In float32, where its square is 0 or infinite."""
+    rows = jnp.asarray(RNG.normal(size=(20, 20)) * np.logspace(0, -1, 20), jnp.float32)
+    grad = jnp.asarray(RNG.normal(size=20), jnp.float32)
+    system = solvers.from_rows(rows, jnp.zeros(20, jnp.float32))
+    alone = solvers.conjugate_gradients(iterations=30)
+
+    @jax.jit
+    def steps(size):
+        rhs = solvers.RightHandSide(None, size * grad)
+        path = solvers.descend(system, rhs, 0.1, jnp.zeros(20, jnp.float32), 30)
+        return path.steps[path.last] / size, alone.solve(system, rhs, 0.1).step / size
+
+    for step, expected in zip(steps(jnp.float32(unit)), steps(jnp.float32(1)), strict=True):
+        assert jnp.any(expected != 0)
+        np.testing.assert_allclose(step, expected, rtol=1e-3, atol=1e-5)
