@@ -103,16 +103,23 @@ def _seconds_a_step(measure: RunAlone, setting: Setting, seed: int) -> float:
 
 
 def price_of_a_step(
-    problem: Problem, entrant: Entrant, run: RunLanes, setting: Setting, unit: str
+    problem: Problem, entrant: Entrant, run: RunLanes, setting: Setting, budget: Budget
 ) -> float:
-    """About what a step of a rule costs in a unit that is counted, by its first steps."""
+    """About what a step of a rule costs in the unit of a budget, by the first steps."""
+    unit = budget.unit
     if unit == "steps":
         return 1.0
     if unit == "examples":
         return float(entrant.examples(problem))
-    seen = run([setting], [TUNING_SEED], Budget(_PROBE, "steps"))
-    flops, model = (float(spent[0, -1]) / _PROBE for spent in (seen.flops, seen.model))
-    return flops if unit == "flops" else in_gradients(flops, model, gradient_flops(problem) or 1.0)
+    price = math.inf
+    for steps in (1, _PROBE):  # of a rule that has few steps, one is as much as it should cost
+        seen = run([setting], [TUNING_SEED], Budget(steps, "steps"))
+        flops, model = (float(spent[0, -1]) / steps for spent in (seen.flops, seen.model))
+        gradient = gradient_flops(problem) or 1.0
+        price = flops if unit == "flops" else in_gradients(flops, model, gradient)
+        if expected_steps(budget, price) < _PROBE:
+            break
+    return price
 
 
 def expected_steps(budget: Budget, price: float) -> int:

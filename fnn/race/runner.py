@@ -266,7 +266,7 @@ def _plan(entry: Entry) -> Plan:
         trials = entry.protocol.trials
         usual, *_ = search.settings(entrant, trials)
         budget = pricing.counted_budget(entry.protocol.budget, programs.alone, usual, [TUNING_SEED])
-        price = pricing.price_of_a_step(problem, entrant, programs.run, usual, budget.unit)
+        price = pricing.price_of_a_step(problem, entrant, programs.run, usual, budget)
         first = search.settings(entrant, trials, pricing.expected_steps(budget, price))
         unit = gradient_flops(problem) or 1.0
         plans = [Plan(name, first, entrant.examples(problem), unit, list(budget), price)]

@@ -50,6 +50,7 @@ from fnn.rules.trials import (
     info_after_trial,
     is_whole,
     no_info,
+    outlook_like,
     outlook_of,
     outlook_of_each,
     unlearned,
@@ -284,8 +285,9 @@ def step_on(
     trial = first_accepted(
         propose, policy, params, value, damping, state.info.counts, method.trials
     )
-    outlook = outlook_of_each(params, trial.outlook, value, lambda: _slopes(model))
-    info = info_after_trial(state.info, trial._replace(outlook=outlook), policy, changed)
+    info = info_after_trial(state.info, trial, policy, changed)
+    outlook = outlook_of_each(params, trial.outlook, info.stalled, value, lambda: _slopes(model))
+    info = info._replace(outlook=outlook_like(info.outlook, outlook))
     return trial.step, LevenbergMarquardtState(trial.damping, scale, info)
 
 

@@ -347,15 +347,17 @@ def outlook_along(
 
 def outlook_of_each(
     params: PyTree,
-    outlook: Outlook,
+    along: Outlook,
+    stalled: Bool[Array, ""],
     value: Float[Array, ""],
     gradient_and_diagonal: Callable[[], tuple[PyTree, PyTree]],
 ) -> Outlook:
-    """An outlook; where next to nothing is left in it, no less than each parameter has alone."""
+    """The outlook along a step; where it has next to nothing, that of each parameter alone, too."""
     # Damping keeps a step away from directions of little curvature, and what a model has along the
-    # step says nothing of what it has there. MINPACK's cosine of each column does.
+    # step says nothing of what it has there; along the last step of a stall it says nothing at all.
+    # MINPACK's cosine of each column does.
     share = jnp.sqrt(jnp.finfo(value.dtype).eps)
-    is_near = (outlook.promise <= share * jnp.abs(value)) | (outlook.reach <= share)
+    is_near = (along.promise <= share * jnp.abs(value)) | (along.reach <= share)
 
     def of_each() -> Outlook:
         grad, diagonal = gradient_and_diagonal()
@@ -363,9 +365,11 @@ def outlook_of_each(
         promises = jax.tree.map(lambda g, d: jnp.max(jnp.abs(g * d), initial=0) / 2, grad, step)
         promise = functools.reduce(jnp.maximum, jax.tree.leaves(promises))
         alone = Outlook(promise, relative_length(params, step))
-        return jax.tree.map(lambda a, b: jnp.maximum(a, b.astype(a.dtype)), outlook, alone)
+        return jax.tree.map(
+            lambda a, b: jnp.where(stalled, b, jnp.maximum(a, b)).astype(a.dtype), along, alone
+        )
 
-    return where_due(is_near, of_each, outlook)
+    return where_due(is_near | stalled, of_each, along)
 
 
 def _to_the_lowest(slope: Array, curvature: Array) -> Array:

@@ -275,7 +275,8 @@ def judge(
     flat = _flat(value, highest, jnp.maximum(limits.tolerance, rounding))
     converged = _is_converged(progress, params, state, value, slope <= flat, limits.tolerance)
     # No step lowers the value: as a decrease by its last digits is not seen, eight times is flat.
-    stop = jnp.where(slope <= 8 * flat, Stop.CONVERGED, Stop.STALLED)
+    is_flat = (slope <= 8 * flat) & ~_is_promised(state, 8 * rounding * highest)
+    stop = jnp.where(is_flat, Stop.CONVERGED, Stop.STALLED)
     verdict = jnp.where(is_stalled(state), stop, Stop.RUNNING)
     verdict = jnp.where(converged, Stop.CONVERGED, verdict)
     verdict = jnp.where(value <= limits.goal, Stop.GOAL, verdict)
@@ -343,6 +344,14 @@ def _is_converged(
         & (relative_length(progress.params, step) <= last_digits)
         & (decrease <= last_digits * jnp.abs(value))
     )
+
+
+def _is_promised(state: PyTree, decrease: Array) -> Array:
+    """Whether a rule's model promises more than a decrease, of which rounding may be a part."""
+    promise = _greatest(state, "promise")
+    if promise is None:
+        return jnp.zeros((), bool)
+    return (promise > decrease) & (promise < jnp.finfo(promise.dtype).max)
 
 
 def has_outlook(state: PyTree) -> bool:

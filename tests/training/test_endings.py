@@ -165,6 +165,38 @@ def test_no_minimum_is_claimed_where_the_gradient_is_large():
         assert "rejected)" in str(trained.stopped)
 
 
+def test_no_minimum_is_claimed_of_a_parameter_that_has_died_away():
+    """Damping keeps steps away from its column, and MINPACK's cosine of that column is 0.86."""
+    times = jnp.arange(4.0)
+
+    def decay(p, _):
+        return p[0] * jnp.exp(-p[1] * times) - jnp.exp(-times / 2)
+
+    trained = ending(rules.levenberg_marquardt(), decay, [0.5, 40.0], steps=60)
+    assert trained.stopped != Stop.CONVERGED or trained.history.value[-1] < 1e-20
+
+
+def test_no_minimum_is_claimed_while_one_entry_of_a_vector_is_as_steep_as_ever():
+    """A quasi-Newton rule does not see the second, whose gradient is a 10^9th of the first."""
+
+    def fn(p):
+        return 1e9 * (jnp.cosh(p[0]) - 1) + p[1]
+
+    trained = fit(rules.sr1(), fn, jnp.array([1.0, 0.0]), steps=60)
+    assert trained.stopped != Stop.CONVERGED
+
+
+def test_rounding_in_one_entry_of_a_vector_is_no_slope():
+    """By symmetry the gradient in the second is 0, but for what the sum is rounded by."""
+    x = jnp.linspace(-1, 1, 21)
+    noise = jnp.sin(7 * x)
+
+    def fn(p):
+        return jnp.mean((p[0] * x + p[1] - x - 0.1 * noise) ** 2)
+
+    assert fit(rules.bfgs(), fn, jnp.array([3.0, 0.0]), steps=60).stopped == Stop.CONVERGED
+
+
 @pytest.mark.parametrize("make", [rules.trust_region_newton, rules.cubic_newton])
 def test_a_saddle_is_no_minimum(make):
     def saddle(p):
