@@ -21,14 +21,10 @@ from rich.table import Table
 
 from fnn import names, plots, problems, race, rules, training
 from fnn.problems import COSTS, Budget
+from fnn.progress import EVERY, line
 from fnn.race import entering, new_folder, report, trajectories
 
 console = Console(markup=False, emoji=False)  # foreign words, such as errors, are no markup
-
-EVERY = 5.0
-"""The seconds between lines of progress where there is no terminal: a log of a race of minutes
-stays short, and nobody thinks that it stands still."""
-
 
 Watch = Callable[[str, float], None]
 
@@ -290,7 +286,7 @@ def _lines() -> Generator[Watch]:
     def say() -> None:
         while not over.wait(EVERY):
             seconds = time.monotonic() - began
-            typer.echo(f"{seconds:6.0f} s {going_on['share']:4.0%}  {going_on['what']}", err=True)
+            typer.echo(line(seconds, going_on["share"], going_on["what"]), err=True)
 
     speaker = threading.Thread(target=say, daemon=True)
     speaker.start()
