@@ -115,7 +115,7 @@ def shown(progress: bool | None, what: str) -> Generator[Say]:
         )
     place = surroundings() if progress is not False else None
     if place is None or not (progress or place.is_rewritten):
-        yield lambda share, more: None
+        yield lambda *_: None
         return
     painter = _Painter(place, what, 0.0 if progress else _PATIENCE)
     try:

@@ -226,14 +226,15 @@ class _Watch:
 
     def __init__(self, callback: Callback | None, begin: Snapshot) -> None:
         self.callback, self.seen = callback, begin.steps
-        self.is_due = due_of(callback) if callback is not None else lambda here: False
+        self.is_due = due_of(callback) if callback is not None else lambda _: False
 
     def stops(self, here: Snapshot) -> bool:
         """Calls the callback if it is due, and returns whether it asks to stop."""
         if self.callback is None or not (here.steps and self.is_due(here)):
             return False
         self.seen = here.steps
-        if self.callback.steps is not None:  # in its turn it sees the parameters as they are
+        if self.callback.steps is not None and here.progress.best is not None:
+            # In its turn it sees the parameters as they are.
             here = here._replace(progress=here.progress._replace(best=None))
         return bool(self.callback.call(_seen(here)))
 

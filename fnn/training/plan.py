@@ -72,10 +72,7 @@ start = devices.jit(loop.start, static_argnames=("rule", "keep_best"))
 
 @functools.partial(devices.jit, static_argnames=("plan", "capacity"))
 def advance(plan, capacity, data, validation, key, progress, first, limits):
-    """Trains for some rounds; batches of a stream are part of a round, after which none ends.
-
-    `capacity` counts the steps, rounds and marks that the records can hold.
-    """
+    """Trains for some rounds; batches of a stream are part of a round, after which none ends."""
     source, every = plan.source(data, key, first), plan.every
     is_part = isinstance(data, Batches)
     if is_part:

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from fnn.training.history import History
 from fnn.training.loop import Progress, Records, Stop
 from fnn.training.snapshot import Snapshot
 
-# One mark of the digits network with Adam has 29 kB. With 1 MiB of them in a segment, which stays
-# in a core's cache, a callback at every step costs less than what the loop takes to write them;
-# with 16 MiB it costs 20 % of the loop (benchmarks/watching.py, two busy cores).
+# One mark of the digits network with Adam has 29 kB. A MiB of them stays in a core's cache, and is
+# enough for segments of a millisecond, begun one ahead (benchmarks/watching.py).
 _BYTES = 2**20
+_UNKNOWN = np.float32(np.nan)
 _MOST_BYTES = 2**30  # of marks that a segment cannot do without: as much as other budgets
 
 
@@ -66,33 +67,39 @@ def passed(
     if after.progress.stopped == Stop.NON_FINITE:  # its last round was not taken
         end = int(after.history.steps[-2]) + 1 if len(after.history.steps) > 1 else 0
     numbers = range((first // marks.steps + 1) * marks.steps, end, marks.steps)
-    leaves, structure = jax.tree.flatten(records.trail)
-    seen = zip(numbers, zip(*map(_rows, leaves), strict=True), strict=False) if numbers else ()
-    round_ends = [*map(int, after.history.steps), np.inf]
+    history, losses = after.history, after.history.validation.get("loss", ())
     best, lowest = before.progress.best, float(before.progress.best_loss)
-    losses = after.history.validation.get("loss", ())
     is_ranked = marks.are_rounds and best is not None and len(losses)
-    rounds = len(before.history.steps)
-    unknown = np.float32(np.nan)
-    progress = before.progress._replace(stopped=Stop.RUNNING, slope=unknown, best=None)
-    for number, kept in seen:
-        params, state = structure.unflatten(kept)
+    best = best if marks.are_rounds else None
+    round_ends, rounds = [*map(int, history.steps), np.inf], len(before.history.steps)
+    leaves, structure = jax.tree.flatten((before.progress.params, before.progress.state))
+    rows = zip(*_rows(records.trail, leaves), strict=True) if numbers else ()
+    progress = before.progress._replace(slope=_UNKNOWN)
+    for number, row in zip(numbers, rows, strict=False):
+        params, state = structure.unflatten(row)
         while round_ends[rounds] <= number:
             rounds += 1
         if is_ranked and losses[rounds - 1] < lowest:
             best, lowest = (params, state), float(losses[rounds - 1])
-        yield before._replace(
-            progress=progress._replace(
-                params=params, state=state, step=number, best=best if marks.are_rounds else None
-            ),
-            history=_until(after.history, number, rounds),
-        )
+        here = Progress(params, state, number, Stop.RUNNING, best, *progress[5:])
+        seen = _until(history, number, rounds)
+        yield Snapshot(here, seen, before.position, before.fraction)
 
 
-def _rows(leaf: Any) -> list:
-    """The entries of a leaf along its first axis; those of NumPy's are views, made in no time."""
-    typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return list(leaf if typed else np.asarray(leaf))
+def _rows(trail: list[Array], leaves: list[Array]) -> list[list[Any]]:
+    """For each leaf what it was at each mark: views of the rows, made in no time."""
+    used, listed = {leaf.dtype: 0 for leaf in leaves}, []
+    arrays = dict(zip(used, map(_of_numpy, trail), strict=True))
+    for leaf in leaves:
+        array, first = arrays[leaf.dtype], used[leaf.dtype]
+        used[leaf.dtype] = last = first + leaf.size
+        listed.append(list(array[:, first:last].reshape(len(array), *leaf.shape)))
+    return listed
+
+
+def _of_numpy(array: Array) -> Any:
+    """The same as an array of NumPy, unless it holds keys."""
+    return array if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else np.asarray(array)
 
 
 def _until(history: History, steps: int, rounds: int) -> History:
