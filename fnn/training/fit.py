@@ -188,7 +188,7 @@ def fit(
         checkpointed(checkpoint, job) as (begin, save),
         shown(progress, "fit") as say,
     ):
-        here, watch = begin, _Watch(asked, begin)
+        here, watch = begin, _Watch(asked)
         try:
             # Killed between saving and the callback, it is asked again.
             if watch.stops(here):
@@ -224,13 +224,13 @@ def fit(
 class _Watch:
     """Calls a callback when it is due, and once more at the end."""
 
-    def __init__(self, callback: Callback | None, begin: Snapshot) -> None:
-        self.callback, self.seen = callback, begin.steps
+    def __init__(self, callback: Callback | None) -> None:
+        self.callback, self.seen = callback, -1
         self.is_due = due_of(callback) if callback is not None else lambda _: False
 
     def stops(self, here: Snapshot) -> bool:
         """Calls the callback if it is due, and returns whether it asks to stop."""
-        if self.callback is None or not (here.steps and self.is_due(here)):
+        if self.callback is None or here.steps in (0, self.seen) or not self.is_due(here):
             return False
         self.seen = here.steps
         if self.callback.steps is not None and here.progress.best is not None:
