@@ -24,7 +24,7 @@ from fnn.training.job import Job, Request, job_of
 from fnn.training.loop import Stop
 from fnn.training.snapshot import Snapshot
 from fnn.training.sources import Metric
-from fnn.training.stretches import stretches
+from fnn.training.stretches import Stretch, stretches
 
 
 class Fit(NamedTuple):
@@ -195,10 +195,12 @@ def fit(
                 return _result(here, Stop.CALLBACK)
             for stretch in stretches(job, begin):
                 for here in stretch.passed:
-                    if watch.stops(here):
-                        if stretch.until is not None:
-                            here = stretch.until(here.steps)
-                            save(here)
+                    stops = True
+                    try:
+                        stops = watch.stops(here)
+                    finally:
+                        here = _kept(stretch, here, save) if stops else here
+                    if stops:
                         return _result(here, Stop.CALLBACK)
                 here = stretch.end
                 save(here)
@@ -219,6 +221,15 @@ def fit(
         _warn_of_a_rise(job, here)
     _warn_of_changes(here)
     return _result(here, *reason(job, here, stopped))
+
+
+def _kept(stretch: Stretch, here: Snapshot, save: Callable[[Snapshot], None]) -> Snapshot:
+    """What a callback saw amid a segment and ended there, as a snapshot to go on from."""
+    if stretch.until is None:  # of a stream nobody knows how to go back in it
+        return here
+    here = stretch.until(here.steps)
+    save(here)
+    return here
 
 
 class _Watch:
@@ -254,7 +265,9 @@ def _words(here: Snapshot) -> str:
 
 def _result(here: Snapshot, stopped: Stop, sentence: str | None = None) -> Fit:
     """The fit of a snapshot, of the best parameters if they are held."""
-    return _fit(here, Ending(stopped, f"{sentence or stopped} {account(here)}"))
+    fit = _fit(here, Ending(stopped, f"{sentence or stopped} {account(here)}"))
+    params, state = jax.tree.map(jnp.asarray, (fit.params, fit.state))
+    return fit._replace(params=params, state=state)
 
 
 def _seen(here: Snapshot) -> Fit:
@@ -271,9 +284,7 @@ def _fit(here: Snapshot, ending: Ending) -> Fit:
 
 def _hand_over(error: Any, here: Snapshot) -> None:
     """What was trained before an error, of the callback or of a full disk, goes with the error."""
-    fit = _result(here, Stop.RUNNING)
-    params, state = jax.tree.map(jnp.asarray, (fit.params, fit.state))
-    error.fit = fit._replace(params=params, state=state)
+    error.fit = _result(here, Stop.RUNNING)
     error.add_note(f"fit: what was trained, {here.steps} steps, is this error's attribute `fit`")
 
 

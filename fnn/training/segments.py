@@ -32,7 +32,7 @@ class Segment(NamedTuple):
     data: PyTree | Batches
     first: int  # the number of steps before it
     limits: Limits
-    capacity: tuple[int, int]  # the steps and the rounds that the records can hold
+    capacity: tuple[int, int, int]  # the steps and the rounds that the records can hold
     position: Position  # in a stream, after it
     fraction: float  # of the run, after it
     meanwhile: Callable[[], Any]  # is called while the device computes
@@ -62,17 +62,17 @@ def segments_of_arrays(job: Job, here: Snapshot) -> Segments:
     """Segments of as many rounds as take `SECONDS`, on data that the device holds."""
     total, done, rounds = job.limits.steps, here.steps, 1
     round_steps = job.round_steps
-    most, marks = max(1, _STEPS // round_steps), 0
-    if job.keeps_marks:
+    most, room = max(1, _STEPS // round_steps), 0
+    if job.marks is not None and job.marks.room:
         most = max(1, min(most, job.marks.room * job.marks.steps // round_steps))
-        marks = math.ceil(most * round_steps / job.marks.steps) + 1
+        room = math.ceil(most * round_steps / job.marks.steps) + 1
     while done < total:
-        if job.marks is not None and not marks:  # a segment ends where a callback looks
+        if job.marks is not None and not room:  # a segment ends where a callback looks
             to_mark = job.marks.steps - done % job.marks.steps
             rounds = min(rounds, math.ceil(to_mark / round_steps))
         limits = job.limits._replace(steps=total - done, rounds=rounds)
         end = min((done // round_steps + rounds) * round_steps, total)
-        capacity = most * round_steps, most, marks
+        capacity = most * round_steps, most, room
         seconds = yield Segment(
             job.data, done, limits, capacity, here.position, end / total, lambda: None
         )

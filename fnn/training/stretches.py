@@ -125,7 +125,7 @@ def _begin_next(
         progress, _ = turn.run(plan)
     except Exception:  # who waits for it meets the error again
         return None
-    if (segment := _sent(segments, seconds)) is None:
+    if not isinstance(segment := _sent(segments, seconds), Segment):
         return None
     ahead = _turn(job, segment, progress)
     with contextlib.suppress(Exception):

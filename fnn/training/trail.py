@@ -75,13 +75,15 @@ def passed(
     leaves, structure = jax.tree.flatten((before.progress.params, before.progress.state))
     rows = zip(*_rows(records.trail, leaves), strict=True) if numbers else ()
     progress = before.progress._replace(slope=_UNKNOWN)
+    number: Any
+    running: Any = Stop.RUNNING
     for number, row in zip(numbers, rows, strict=False):
         params, state = structure.unflatten(row)
         while round_ends[rounds] <= number:
             rounds += 1
         if is_ranked and losses[rounds - 1] < lowest:
             best, lowest = (params, state), float(losses[rounds - 1])
-        here = Progress(params, state, number, Stop.RUNNING, best, *progress[5:])
+        here = Progress(params, state, number, running, best, *progress[5:])
         seen = _until(history, number, rounds)
         yield Snapshot(here, seen, before.position, before.fraction)
 
