@@ -267,7 +267,7 @@ def _kept(room: list[Array], place: Array, tree: PyTree) -> list[Array]:
 def _rows(tree: PyTree) -> list[Array]:
     """All leaves of a dtype, one after the other, in the order in which dtypes are met."""
     # A write costs XLA as much as what it writes: one for each of 13 leaves took 20 % of a step of
-    # the digits network, in place of 8 % (benchmarks/watching.py).
+    # the digits network, in place of 8 % (processor time, two busy cores).
     groups: dict[Any, list[Array]] = {}
     for leaf in jax.tree.leaves(tree):
         groups.setdefault(leaf.dtype, []).append(leaf.ravel())

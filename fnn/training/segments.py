@@ -32,7 +32,7 @@ class Segment(NamedTuple):
     data: PyTree | Batches
     first: int  # the number of steps before it
     limits: Limits
-    capacity: tuple[int, int, int]  # the steps and the rounds that the records can hold
+    capacity: tuple[int, int, int]  # the steps, rounds and marks that the records can hold
     position: Position  # in a stream, after it
     fraction: float  # of the run, after it
     meanwhile: Callable[[], Any]  # is called while the device computes
