@@ -10,6 +10,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     rules                       SGD to Levenberg-Marquardt: optax transformations
     curvature                   the quadratic of a value function, and what is read off it
     perturbations compression   inputs changed while training; smaller networks
+    prediction                  outputs of many examples
     diagnostics backprop        signals and gradients by layer; a step worked by hand
     capture objective           a model's Jacobian, never formed; value functions
     solvers batches             linear systems of curvature; the mean over examples
@@ -23,6 +24,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     interned names dtypes       equal calls as one object; names; dtypes of several numbers
     arrays foreign              what is no array, and no pure function, and what to try
     requirements locks version  extras that are not installed; files of one process; this release
+    progress                    how far a work has come, in words
 
 `import fnn` is enough: a module is imported when it is first asked for, `fnn.exchange.save`. What
 `dir` shows of the package and of each of these modules is all that is public, their `__all__`; the
@@ -61,6 +63,7 @@ if TYPE_CHECKING:  # for type checkers, which do not follow __getattr__
     from fnn.objective import l1 as l1
     from fnn.objective import l2 as l2
     from fnn.objective import penalty as penalty
+    from fnn.prediction import predict as predict
     from fnn.training import fit as fit
     from fnn.version import __version__ as __version__
 
@@ -88,6 +91,7 @@ __all__ = [
     "perturbations",
     "plots",
     "precision",
+    "predict",
     "problems",
     "race",
     "rules",
@@ -106,5 +110,6 @@ __getattr__: Any = lazily(
         "l1": "objective",
         "l2": "objective",
         "penalty": "objective",
+        "predict": "prediction",
     },
 )

@@ -21,14 +21,10 @@ from rich.table import Table
 
 from fnn import names, plots, problems, race, rules, training
 from fnn.problems import COSTS, Budget
+from fnn.progress import EVERY, line
 from fnn.race import entering, new_folder, report, trajectories
 
 console = Console(markup=False, emoji=False)  # foreign words, such as errors, are no markup
-
-EVERY = 5.0
-"""The seconds between lines of progress where there is no terminal: a log of a race of minutes
-stays short, and nobody thinks that it stands still."""
-
 
 Watch = Callable[[str, float], None]
 
@@ -212,7 +208,7 @@ def draw_training(
     value_fn = objective.on(whole) if objective else whole
     pair = shown.validation if objective and objective.loss is not None else None
     figures = {
-        "learning": _learning(trained.history),
+        "learning": _learning(trained),
         **plots.portraits(value_fn, trained.params, objective, pair, key=draws),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -290,7 +286,7 @@ def _lines() -> Generator[Watch]:
     def say() -> None:
         while not over.wait(EVERY):
             seconds = time.monotonic() - began
-            typer.echo(f"{seconds:6.0f} s {going_on['share']:4.0%}  {going_on['what']}", err=True)
+            typer.echo(line(seconds, going_on["share"], going_on["what"]), err=True)
 
     speaker = threading.Thread(target=say, daemon=True)
     speaker.start()
@@ -310,16 +306,10 @@ def _show_together(found: Sequence[race.Race], folder: Path) -> None:
     report.suite.export(found, folder)
 
 
-def _learning(history: training.History) -> Figure:
+def _learning(trained: training.Fit) -> Figure:
     """The value of each step, and the loss on the validation data after each epoch."""
     figure = Figure(figsize=(5.2, 4), layout="constrained")
-    seen = {
-        "training, each step": (1 + np.arange(len(history.value)), history.value),
-        "validation": (history.steps, history.validation["loss"]),
-    }
-    named = {label: plots.Curve(x[None].astype(float), y[None]) for label, (x, y) in seen.items()}
-    axes = plots.curves(figure.subplots(), named)
-    axes.set(xlabel="steps", ylabel="loss")
+    axes = plots.history(figure.subplots(), trained)
     axes.legend(frameon=False)
     return figure
 

@@ -18,6 +18,12 @@ SCOPE = "fnn.model"
 """The `jax.named_scope` of models and penalties: profiles and `flops` tell them by it."""
 
 
+def name_of(fn: Any) -> str:
+    """What a function is called, without where it is defined; its type if it has no name."""
+    name = getattr(fn, "__qualname__", type(fn).__name__)
+    return name.replace(".<locals>", "").lstrip("_")
+
+
 def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
     """The entry of a table, or a ValueError that names the nearest match."""
     if name in table:

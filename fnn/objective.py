@@ -41,6 +41,7 @@ from fnn.dtypes import wide as wide
 from fnn.layers import without_key
 from fnn.names import EXAMPLES as EXAMPLES
 from fnn.names import SCOPE as SCOPE
+from fnn.names import name_of
 
 __all__ = [
     "EXAMPLES",
@@ -168,6 +169,11 @@ class Objective:
             return NotImplemented
         return replace(self, penalty=penalty if self.penalty is None else self.penalty + penalty)
 
+    def __repr__(self) -> str:
+        """The objective by the names of its functions."""
+        penalty = "" if self.penalty is None else f" + {_described(self.penalty)}"
+        return f"<objective: {_judged(self.model, self.loss)}{penalty}>"
+
     def _split(self, data: PyTree) -> tuple[PyTree, PyTree]:
         if self.loss is None:
             return data, None
@@ -268,6 +274,10 @@ class ValueFunction:
             )
         held = jax.tree.map(lambda p, m: p if m else None, params, mask)
         return ValueFunction(tuple(t._replace(held=merge(held, t.held)) for t in self.terms))
+
+    def __repr__(self) -> str:
+        """The sum in words, without its arrays."""
+        return f"<value function: {_described(self)}>"
 
     @property
     def blocks(self) -> "list[Block]":
@@ -509,6 +519,27 @@ def _require_weights(weights: Any, n: int) -> Array:
             "leave an example out"
         )
     return array
+
+
+def _described(value_fn: ValueFunction) -> str:
+    """The terms of a sum in words, each behind its scale if that is not 1."""
+    terms = []
+    for scale, block, _ in value_fn.terms:
+        number = isinstance(scale, int | float | np.number)
+        factor = f"{scale:.3g} * " if number and scale != 1 else "" if number else "(array) * "
+        if isinstance(block, Block):
+            count = f"{block.count:,} example{'' if block.count == 1 else 's'}"
+            terms.append(f"{factor}mean over {count} of {_judged(block.model, block.loss)}")
+        else:
+            terms.append(f"{factor}penalty {name_of(block.fn)}")
+    return " + ".join(terms)
+
+
+def _judged(model: Model, loss: Loss | None) -> str:
+    """A model and its loss by their names."""
+    if loss is None:
+        return f"half the squares of {name_of(model)}"
+    return f"{name_of(loss)} of {name_of(model)}"
 
 
 def _describe(data: PyTree) -> str:

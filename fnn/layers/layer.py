@@ -60,6 +60,10 @@ class Layer(NamedTuple):
     name: str = "layer"
     through: Callable[..., tuple[PyTree, Any]] | None = None
 
+    def __repr__(self) -> str:
+        """The layer by its name; `summary` says what is in it."""
+        return f"<layer {self.name}>"
+
 
 def without_key(apply: Callable[[PyTree, Any], Any]) -> Callable[..., Any]:
     """The `apply` of a layer that does the same in training and in inference."""

@@ -3,6 +3,7 @@
 style        the color, dashes and marker of each label
 panels       what a figure of measurements shows, as data, for matplotlib and a race's page alike
 curves       what was measured of several things, under labels: curves, arrivals, ranks
+history      how a training went
 landscape    surfaces over the plane and paths on them, still and moving
 networks     what a network does: regions, fits, features, mistakes, the loss around it
 portraits    all of these that a trained model allows
@@ -17,6 +18,7 @@ from fnn.plots.curves import curves as curves
 from fnn.plots.curves import profile as profile
 from fnn.plots.curves import ranks as ranks
 from fnn.plots.curves import sensitivity as sensitivity
+from fnn.plots.history import history as history
 from fnn.plots.landscape import Landscape as Landscape
 from fnn.plots.landscape import animate as animate
 from fnn.plots.landscape import contours as contours
@@ -69,6 +71,7 @@ __all__ = [
     "decision_regions",
     "features",
     "function_fit",
+    "history",
     "jitter",
     "landscape_figure",
     "loss_slice",

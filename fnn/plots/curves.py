@@ -61,7 +61,7 @@ def curves(
     if panel.logarithmic:
         axes.set_yscale("log")
     axes.set_ylim(panel.limits)
-    return _plain(axes)
+    return plain(axes)
 
 
 def arrivals(
@@ -105,7 +105,7 @@ def arrivals(
     axes.set_yticks(range(len(panel.rows)), [_literal(row.label) for row in panel.rows])
     axes.set_ylim(panel.limits)
     axes.tick_params(axis="y", length=0)
-    _plain(axes).spines["left"].set_visible(False)
+    plain(axes).spines["left"].set_visible(False)
     return axes
 
 
@@ -144,7 +144,7 @@ def profile(
     axes.set(xlim=panel.xlim, ylim=panel.ylim)
     axes.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
     axes.set_xticks([], minor=True)
-    return _plain(axes)
+    return plain(axes)
 
 
 def ranks(
@@ -227,7 +227,7 @@ def sensitivity(axes: Axes, named: Mapping[str, Sweep], looks: Styles | None = N
     if panel.logarithmic:
         axes.set_yscale("log")
     axes.set_ylim(panel.limits)
-    return _plain(axes)
+    return plain(axes)
 
 
 def stroke(look: Style) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _literal(label: str) -> str:
     return label.replace("$", r"\$")
 
 
-def _plain(axes: Axes) -> Axes:
+def plain(axes: Axes) -> Axes:
     """The axes with a faint grid and without the frame's upper and right side."""
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,10 @@
 """`fit`, the one training loop, and `advance`, the pure function behind it."""
 
+from fnn.training.callbacks import Callback as Callback
 from fnn.training.checkpoints import Checkpoints as Checkpoints
 from fnn.training.fit import Fit as Fit
 from fnn.training.fit import fit as fit
-from fnn.training.loop import History as History
+from fnn.training.history import History as History
 from fnn.training.loop import Limits as Limits
 from fnn.training.loop import Progress as Progress
 from fnn.training.loop import Records as Records
@@ -17,6 +18,7 @@ from fnn.training.sources import evaluation_of as evaluation_of
 from fnn.training.sources import source_of as source_of
 
 __all__ = [
+    "Callback",
     "Checkpoints",
     "Fit",
     "History",

@@ -1,5 +1,6 @@
 """What is said of a training that has ended: the reason, the numbers, and what to try."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,13 +19,20 @@ class Ending(int):
     """Why a training ended: a number equal to its `Stop`, that says more as a string."""
 
     reason: Stop
-    text: str
+    _text: str | Callable[[], str]
 
-    def __new__(cls, reason: Stop, text: str) -> "Ending":
-        """The reason, and all that there is to say."""
+    def __new__(cls, reason: Stop, text: str | Callable[[], str]) -> "Ending":
+        """The reason, and all that there is to say, or what says it when it is asked."""
         ending = super().__new__(cls, reason)
-        ending.reason, ending.text = reason, text
+        ending.reason, ending._text = reason, text
         return ending
+
+    @property
+    def text(self) -> str:
+        """The reason and the numbers, in sentences."""
+        if not isinstance(self._text, str):
+            self._text = self._text()
+        return self._text
 
     def __reduce__(self) -> tuple:
         """A copy says the same."""
@@ -57,10 +65,10 @@ def account(here: Snapshot) -> str:
         steps += f" ({accepted} accepted, {rejected} rejected)"
     if not len(values):
         return f"After {steps}."
-    return (
-        f"After {steps} the value was {values[-1]:.6g} (at first {values[0]:.6g}), the largest "
-        f"entry of the gradient {float(progress.slope):.2g} of the largest on the way."
-    )
+    said = f"After {steps} the value was {values[-1]:.6g} (at first {values[0]:.6g})"
+    if np.isnan(slope := float(progress.slope)):  # between two looks nobody knows it
+        return f"{said}."
+    return f"{said}, the largest entry of the gradient {slope:.2g} of the largest on the way."
 
 
 def reason(job: Job, here: Snapshot, stopped: Stop) -> tuple[Stop, str]:

@@ -37,10 +37,11 @@ from jaxtyping import Array
 
 from fnn import requirements
 from fnn.training.folder import agreed, delete, numbers_in, opened
+from fnn.training.history import History
 from fnn.training.identity import identity_of
 from fnn.training.job import Job
 from fnn.training.leaves import leaves_by_path, plain
-from fnn.training.loop import History, Progress
+from fnn.training.loop import Progress
 from fnn.training.snapshot import Position, Snapshot
 from fnn.training.sums import sums_of
 

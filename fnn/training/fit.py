@@ -1,4 +1,4 @@
-"""`fit`: the loop with budgets, checkpoints, a progress bar and a callback."""
+"""`fit`: the loop with budgets, checkpoints, progress in words and a callback."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -14,14 +14,17 @@ from jaxtyping import Array, Key, PyTree
 
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
+from fnn.progress import shown
+from fnn.training import glance
 from fnn.training.account import Ending, account, reason, total
+from fnn.training.callbacks import Callback, callback_of, due_of
 from fnn.training.checkpoints import Checkpoints, checkpointed
+from fnn.training.history import History
 from fnn.training.job import Job, Request, job_of
-from fnn.training.loop import History, Stop
-from fnn.training.progress import progress_bar
-from fnn.training.segments import snapshots
+from fnn.training.loop import Stop
 from fnn.training.snapshot import Snapshot
 from fnn.training.sources import Metric
+from fnn.training.stretches import Stretch, stretches
 
 
 class Fit(NamedTuple):
@@ -39,6 +42,14 @@ class Fit(NamedTuple):
     state: PyTree
     history: History
     stopped: Ending
+
+    def __repr__(self) -> str:
+        """The fit in a few lines, without its arrays."""
+        return glance.line(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same, and the value against the steps."""
+        return glance.html(self)
 
 
 def fit(
@@ -59,7 +70,8 @@ def fit(
     every: int = 1,
     prepare: Callable[[PyTree], PyTree] | None = None,
     state: PyTree = None,
-    callback: Callable[[Fit], bool | None] | None = None,
+    callback: Callable[[Fit], bool | None] | Callback | None = None,
+    progress: bool | None = None,
     checkpoint: str | Path | Checkpoints | None = None,
     sharding: NamedSharding | None = None,
 ) -> Fit:
@@ -75,7 +87,7 @@ def fit(
     folder that cannot be written or holds anything but checkpoints of this job; for batches that
     the devices cannot share equally, and devices of different kinds. It raises a TypeError for
     parameters that are not real numbers of floating point, and for a rule that is not a
-    transformation or a sharding that is none.
+    transformation, a sharding that is none, or a callback that cannot be called.
 
     Args:
         rule: an optax transformation, of fnn or of optax.
@@ -108,9 +120,16 @@ def fit(
             `lambda params: layers.calibrate(model, params, inputs)` for batch normalization. The
             parameters returned are those that were trained: prepare them once more.
         state: the rule's state to continue with, from an earlier `Fit`.
-        callback: called with the fit so far after each round; returning True stops. An error that
-            it raises (or a full disk, or Ctrl-C) ends training and has the fit so far as its
-            attribute `fit`.
+        callback: called with the fit so far after each round; returning True stops. A `Callback`
+            is called every few seconds or steps instead. Rounds, or steps, that take no time are
+            trained together, and their fits handed out one by one while training goes on: so a
+            callback costs little, and may see a fit a quarter of a second late, its parameters and
+            state as arrays of NumPy. Where it stops, later steps are dropped. An error that it
+            raises (or a full disk, or Ctrl-C) ends training and has the fit so far as its attribute
+            `fit`.
+        progress: whether to show how far training has come: on a terminal and in a notebook in a
+            line that is rewritten, elsewhere on standard error in a line every five seconds. None
+            shows what takes longer than a second, but nothing in a pipe or a file.
         checkpoint: a folder, new or of this very job, in which the training is kept: killed at any
             instant and called again with the same arguments, it goes on and ends with the same
             bits; asked for more steps, it goes on with those. (Batches of an iterable must come in
@@ -143,6 +162,7 @@ def fit(
         >>> round(float(trained.params), 6), trained.stopped == Stop.BUDGET
         (3.0, True)
     """
+    asked = callback_of(callback)
     request = Request(
         rule,
         objective,
@@ -161,22 +181,33 @@ def fit(
         prepare=prepare,
         state=state,
         sharding=sharding,
-        has_callback=callback is not None,
+        callback=asked,
     )
     job = job_of(request)
     with (
         checkpointed(checkpoint, job) as (begin, save),
-        progress_bar() as move,
+        shown(progress, "fit") as say,
     ):
-        here = begin  # killed between saving and the callback, it is asked again
+        here, watch = begin, _Watch(asked)
         try:
-            if _callback_stops(callback, here):
+            # Killed between saving and the callback, it is asked again.
+            if watch.stops(here):
                 return _result(here, Stop.CALLBACK)
-            for here in snapshots(job, begin):
+            for stretch in stretches(job, begin):
+                for here in stretch.passed:
+                    stops = True
+                    try:
+                        stops = watch.stops(here)
+                    finally:
+                        here = _kept(stretch, here, save) if stops else here
+                    if stops:
+                        return _result(here, Stop.CALLBACK)
+                here = stretch.end
                 save(here)
-                move(here.fraction, here.history.value)
-                if _callback_stops(callback, here):
+                say(here.fraction, _words(here))
+                if watch.stops(here):
                     return _result(here, Stop.CALLBACK)
+            watch.ends(here)
         except BaseException as error:
             if here.steps:
                 _hand_over(error, here)
@@ -192,26 +223,69 @@ def fit(
     return _result(here, *reason(job, here, stopped))
 
 
+def _kept(stretch: Stretch, here: Snapshot, save: Callable[[Snapshot], None]) -> Snapshot:
+    """What a callback saw amid a segment and ended there, as a snapshot to go on from."""
+    if stretch.until is None:  # of a stream nobody knows how to go back in it
+        return here
+    here = stretch.until(here.steps)
+    save(here)
+    return here
+
+
+class _Watch:
+    """Calls a callback when it is due, and once more at the end."""
+
+    def __init__(self, callback: Callback | None) -> None:
+        self.callback, self.seen = callback, -1
+        self.is_due = due_of(callback) if callback is not None else lambda _: False
+
+    def stops(self, here: Snapshot) -> bool:
+        """Calls the callback if it is due, and returns whether it asks to stop."""
+        if self.callback is None or here.steps in (0, self.seen) or not self.is_due(here):
+            return False
+        self.seen = here.steps
+        if self.callback.steps is not None and here.progress.best is not None:
+            # In its turn it sees the parameters as they are.
+            here = here._replace(progress=here.progress._replace(best=None))
+        return bool(self.callback.call(_seen(here)))
+
+    def ends(self, here: Snapshot) -> None:
+        """Calls it where it has not seen the last steps."""
+        if self.callback is not None and self.seen < here.steps:
+            self.callback.call(_seen(here))
+
+
+def _words(here: Snapshot) -> str:
+    """The last value, and the last validation loss."""
+    history = here.history
+    said = [f"value {values[-1]:.4g}" for values in [history.value] if len(values)]
+    losses = history.validation.get("loss", ())
+    return ", ".join([*said, *(f"validation loss {loss:.4g}" for loss in losses[-1:])])
+
+
 def _result(here: Snapshot, stopped: Stop, sentence: str | None = None) -> Fit:
     """The fit of a snapshot, of the best parameters if they are held."""
+    fit = _fit(here, Ending(stopped, f"{sentence or stopped} {account(here)}"))
+    params, state = jax.tree.map(jnp.asarray, (fit.params, fit.state))
+    return fit._replace(params=params, state=state)
+
+
+def _seen(here: Snapshot) -> Fit:
+    """The fit of a snapshot for a callback, whose sentences are made when they are read."""
+    stopped = Stop(int(here.progress.stopped))
+    return _fit(here, Ending(stopped, lambda: f"{stopped} {account(here)}"))
+
+
+def _fit(here: Snapshot, ending: Ending) -> Fit:
     progress = here.progress
     params, state = progress.best or (progress.params, progress.state)
-    return Fit(
-        params, state, here.history, Ending(stopped, f"{sentence or stopped} {account(here)}")
-    )
+    return Fit(params, state, here.history, ending)
 
 
 def _hand_over(error: Any, here: Snapshot) -> None:
     """What was trained before an error, of the callback or of a full disk, goes with the error."""
     error.fit = _result(here, Stop.RUNNING)
     error.add_note(f"fit: what was trained, {here.steps} steps, is this error's attribute `fit`")
-
-
-def _callback_stops(callback: Callable[[Fit], bool | None] | None, here: Snapshot) -> bool:
-    """Calls the callback if this is the end of a round, and returns whether it asks to stop."""
-    if callback is None or not here.is_round_end:
-        return False
-    return bool(callback(_result(here, Stop(int(here.progress.stopped)))))
 
 
 def _warn_of_a_rise(job: Job, here: Snapshot) -> None:

@@ -14,15 +14,18 @@ from jaxtyping import Array, Key, PyTree
 from fnn import devices
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
+from fnn.training.callbacks import Callback
 from fnn.training.convexity import warn_of_negative_curvature
+from fnn.training.history import History
 from fnn.training.leaves import leaves_by_path
-from fnn.training.loop import History, Limits, Progress, has_outlook
+from fnn.training.loop import Limits, Progress, has_outlook
 from fnn.training.mistakes import require_labels, require_prepared, warn_of_mistakes
 from fnn.training.placement import everywhere, placed, placed_for_fit, sharding_of_examples
 from fnn.training.plan import Plan, start
 from fnn.training.snapshot import Position, Snapshot
 from fnn.training.sources import Metric
-from fnn.training.streams import is_stream
+from fnn.training.streams import MOST, is_stream
+from fnn.training.trail import Marks, marks_of
 
 _UNLIMITED = np.iinfo(np.int32).max
 
@@ -37,11 +40,22 @@ class Job(NamedTuple):
     progress: Progress  # before the first step
     limits: Limits
     epochs: int | None  # of a stream, whose length nobody knows
+    marks: Marks | None = None  # where a callback looks between two segments; None if it does not
 
     @property
     def is_stream(self) -> bool:
         """Whether the data come as batches one after the other."""
         return is_stream(self.data)
+
+    @property
+    def keeps_marks(self) -> bool:
+        """Whether the loop keeps what a callback is to see within segments."""
+        return self.marks is not None and self.marks.room > 0
+
+    @property
+    def round_steps(self) -> int:
+        """The steps in a round, of data that are no stream."""
+        return self.plan.every * self.plan.source(self.data, self.key, 0).steps
 
     @property
     def is_noisy(self) -> bool:
@@ -100,7 +114,7 @@ class Request(NamedTuple):
     prepare: Callable[[PyTree], PyTree] | None = None
     state: PyTree = None
     sharding: NamedSharding | None = None
-    has_callback: bool = False
+    callback: Callback | None = None
 
 
 def job_of(request: Request) -> Job:
@@ -129,12 +143,26 @@ def job_of(request: Request) -> Job:
     epochs = None if request.epochs is None else int(request.epochs)
     limits = Limits(
         steps=_most_steps(request, plan, data, key),
-        rounds=1 if request.has_callback else _UNLIMITED,
+        rounds=_UNLIMITED,
         goal=float(request.goal),
         patience=_UNLIMITED if request.patience is None else int(request.patience),
         tolerance=_tolerance(request, progress),
     )
-    return Job(plan, data, arrays["validation"], key, progress, limits, epochs)
+    job = Job(plan, data, arrays["validation"], key, progress, limits, epochs)
+    marks = _marks(request.callback, job)
+    limits = limits if marks is None else limits._replace(mark=min(marks.steps, _UNLIMITED))
+    return job._replace(marks=marks, limits=limits)
+
+
+def _marks(callback: Callback | None, job: Job) -> Marks | None:
+    """The marks at which a callback looks, other than at the ends of segments."""
+    if callback is None or callback.seconds is not None:
+        return None
+    if not job.is_stream:
+        return marks_of(callback.steps, job.round_steps, False, job.progress)
+    if callback.steps is None:  # rounds of a stream end where segments do
+        return None
+    return marks_of(callback.steps, MOST, True, job.progress)
 
 
 def _checked(request: Request) -> Request:

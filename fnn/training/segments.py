@@ -1,13 +1,11 @@
-"""The one loop of `fit`: segment after segment of a run, whatever its data are.
+"""What compiled code runs without Python: segments of a run, one after the other.
 
-Compiled code runs a *segment*, as many rounds as take a quarter of a second or some batches of a
-stream; between segments, and only there, Python looks at the result.
+A segment is as many rounds as take a quarter of a second, or some batches of a stream.
 """
 
-import contextlib
 import functools
 import itertools
-import time
+import math
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
@@ -17,17 +15,14 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from fnn.training.convexity import warn_of_negative_curvature
-from fnn.training.history import Columns
 from fnn.training.job import Job
-from fnn.training.loop import Limits, Progress, Records, Stop
-from fnn.training.memory import within_memory
+from fnn.training.loop import Limits
 from fnn.training.mistakes import require_labels_of_batches
 from fnn.training.placement import placed_batches
-from fnn.training.plan import Plan, advance, look
 from fnn.training.snapshot import Position, Snapshot
 from fnn.training.streams import Batches, Reading, iterator_at, read, stacked
 
-_SECONDS = 0.25  # between two looks, saving included: a bar moving four times a second is smooth
+SECONDS = 0.25  # between two looks, saving included: a bar moving four times a second is smooth
 _STEPS = 4096  # at most, in a segment of several rounds: the size of its records
 
 
@@ -37,7 +32,7 @@ class Segment(NamedTuple):
     data: PyTree | Batches
     first: int  # the number of steps before it
     limits: Limits
-    capacity: tuple[int, int]  # the steps and the rounds that the records can hold
+    capacity: tuple[int, int, int]  # the steps, rounds and marks that the records can hold
     position: Position  # in a stream, after it
     fraction: float  # of the run, after it
     meanwhile: Callable[[], Any]  # is called while the device computes
@@ -50,84 +45,40 @@ class RoundEnd(NamedTuple):
     fraction: float
 
 
-def snapshots(job: Job, here: Snapshot) -> Iterator[Snapshot]:
-    """Trains from a snapshot on, and yields the next one after each segment."""
-    _require_no_less(job.limits.steps, here.steps, "steps")
-    if job.is_stream and job.epochs is not None:
-        _require_no_less(job.epochs, here.position.passes + (here.position.batches > 0), "epochs")
-    plan, columns = job.plan, Columns(here.history)
-    segments = _segments_of_stream(job, here) if job.is_stream else _segments_of_arrays(job, here)
-    while (segment := _next(segments, here)) is not None:
-        if isinstance(segment, RoundEnd):
-            progress, records = _look(job, plan, here)
-        else:
-            plan, (progress, records) = _advance(job, plan, segment, here.progress)
-        history = columns.append(records, int(progress.step) - here.steps)
-        position = segment.position
-        if not int(records.rounds):  # the round goes on
-            value = here.position.value + float(np.nansum(records.value))
-            position = position._replace(value=value)
-        here = Snapshot(progress, history, position, segment.fraction)
-        yield here
+Segments = Generator[Segment | RoundEnd, float | None]
+"""Segments in turn; each is asked for with the seconds that the one before took, saving included.
+Those of a run that has just begun took None."""
 
 
-def _next(segments: Iterator[Segment | RoundEnd], here: Snapshot) -> Segment | RoundEnd | None:
-    """The next segment; a training that has stopped ends its round and has no more of them."""
-    if here.progress.stopped == Stop.RUNNING:
-        return next(segments, None)
-    return RoundEnd(_looked_at(here.position), 1.0) if here.position.steps else None
-
-
-def _looked_at(position: Position) -> Position:
+def looked_at(position: Position) -> Position:
     """The position after a look, from which value and steps are counted anew."""
     return position._replace(value=0.0, steps=0)
-
-
-def _advance(
-    job: Job, plan: Plan, segment: Segment, progress: Progress
-) -> tuple[Plan, tuple[Progress, Records]]:
-    """Takes the steps of a segment, perhaps by another plan, of fewer examples at a time."""
-
-    def run(plan: Plan) -> tuple[Progress, Records]:
-        return advance(
-            plan, segment.capacity, segment.data, job.validation, job.key, progress, segment.first,
-            segment.limits,
-        )  # fmt: skip
-
-    examples = segment.data.examples if isinstance(segment.data, Batches) else segment.data
-    with _explained(progress.params, examples):
-        return within_memory(
-            run,
-            plan,
-            lambda plan: plan.source(segment.data, job.key, segment.first),
-            segment.meanwhile,
-        )
-
-
-def _look(job: Job, plan: Plan, here: Snapshot) -> tuple[Progress, Records]:
-    """Ends a round of a stream: judges the goal by the mean value and looks at the validation."""
-    is_goal = here.position.value / here.position.steps <= job.limits.goal
-    return look(plan, job.validation, here.progress, is_goal, job.limits.patience)
 
 
 # Arrays -------------------------------------------------------------------------------------------
 
 
-def _segments_of_arrays(job: Job, here: Snapshot) -> Iterator[Segment]:
-    """Segments of as many rounds as take `_SECONDS`, on data that the device holds."""
+def segments_of_arrays(job: Job, here: Snapshot) -> Segments:
+    """Segments of as many rounds as take `SECONDS`, on data that the device holds."""
     total, done, rounds = job.limits.steps, here.steps, 1
-    round_steps = job.plan.every * job.plan.source(job.data, job.key, done).steps
-    most = max(1, min(_STEPS // round_steps, job.limits.rounds))
+    round_steps = job.round_steps
+    most, room = max(1, _STEPS // round_steps), 0
+    if job.marks is not None and job.marks.room:
+        most = max(1, min(most, job.marks.room * job.marks.steps // round_steps))
+        room = math.ceil(most * round_steps / job.marks.steps) + 1
     while done < total:
-        begin = time.perf_counter()
+        if job.marks is not None and not room:  # a segment ends where a callback looks
+            to_mark = job.marks.steps - done % job.marks.steps
+            rounds = min(rounds, math.ceil(to_mark / round_steps))
         limits = job.limits._replace(steps=total - done, rounds=rounds)
         end = min((done // round_steps + rounds) * round_steps, total)
-        capacity = most * round_steps, most
-        yield Segment(job.data, done, limits, capacity, here.position, end / total, lambda: None)
+        capacity = most * round_steps, most, room
+        seconds = yield Segment(
+            job.data, done, limits, capacity, here.position, end / total, lambda: None
+        )
         done = end
-        # We are asked again when the segment was run and saved. The first time includes compiling,
-        # so that the next ones grow by at most 8.
-        wanted = rounds * _SECONDS / (time.perf_counter() - begin)
+        # The first time includes compiling, so that the next ones grow by at most 8.
+        wanted = rounds * SECONDS / (seconds or SECONDS)
         rounds = int(max(1, min(wanted, 8 * rounds, most)))
         if job.plan.is_shared:  # clocks differ, but all processes run the same program
             rounds = int(multihost_utils.broadcast_one_to_all(np.int32(rounds)))
@@ -136,7 +87,7 @@ def _segments_of_arrays(job: Job, here: Snapshot) -> Iterator[Segment]:
 # Streams ------------------------------------------------------------------------------------------
 
 
-def _segments_of_stream(job: Job, here: Snapshot) -> Iterator[Segment | RoundEnd]:
+def segments_of_stream(job: Job, here: Snapshot) -> Segments:
     """Segments of batches as they come, and the ends of rounds; an epoch is one pass."""
     at, done, part = here.position, here.steps, 0.0
     if not at.steps and (done >= job.limits.steps or at.passes == job.epochs):
@@ -154,7 +105,7 @@ def _segments_of_stream(job: Job, here: Snapshot) -> Iterator[Segment | RoundEnd
             state = at.state if iterator is job.data else None
             at = at._replace(passes=at.passes + 1, batches=0, examples=0, state=state)
         if is_round_end:
-            at = _looked_at(at)
+            at = looked_at(at)
             yield RoundEnd(at, 1.0 if is_last else part)
         if is_last:
             return
@@ -187,7 +138,7 @@ def _segments_of_pass(
         # with fewer examples, and we call it below: the cache makes it one read.
         ahead = functools.cache(functools.partial(read, stacks, iterator))
         # No round ends here, at which the goal would be judged, over all of its batches.
-        limits = Limits(steps=batches.used, rounds=1)
+        limits = Limits(steps=batches.used, rounds=1, mark=job.limits.mark)
         first, done = done, done + batches.used
         at = at._replace(
             batches=at.batches + batches.used,
@@ -196,30 +147,6 @@ def _segments_of_pass(
             state=reading.state,
         )
         part = done / job.limits.steps if job.epochs is None else at.passes / job.epochs
-        yield Segment(batches, first, limits, (size, 1), at, part, ahead)
+        capacity = size, 1, 0 if job.marks is None else math.ceil(size / job.marks.steps) + 1
+        yield Segment(batches, first, limits, capacity, at, part, ahead)
         reading = ahead()
-
-
-def _require_no_less(asked: int, done: int, unit: str) -> None:
-    """Raises if a resumed training has come further than is asked for."""
-    if asked < done:
-        raise ValueError(
-            f"fit: expected {unit} to be at least {done}, which is how far the training in the "
-            f"folder has come, got {asked}; try a new folder"
-        )
-
-
-@contextlib.contextmanager
-def _explained(params: PyTree, examples: PyTree) -> Generator[None]:
-    """Adds to an error of the model or the loss what they were given."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", (params, examples))
-        error.add_note(
-            f"fit: the step was being compiled with params {shapes[0]} and data, examples first, "
-            f"{shapes[1]}; the model sees one example"
-        )
-        if "Reverse-mode" in str(error):
-            error.add_note("fit: try fnn.differential.forward(model), which needs no reverse mode")
-        raise

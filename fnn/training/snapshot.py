@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fnn.training.loop import History, Progress
+from fnn.training.history import History
+from fnn.training.loop import Progress
 
 
 class Position(NamedTuple):

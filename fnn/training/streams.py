@@ -49,7 +49,7 @@ class Batches(NamedTuple):
 
 
 _BYTES = 2**26  # of batches stacked together: little beside what a device holds
-_BATCHES = 32  # stacked together, at most: then a look at each stack costs next to nothing
+MOST = 32  # batches stacked together, at most: then a look at each stack costs next to nothing
 
 
 def stacked(batches: Iterator[PyTree], examples: int = 0) -> Iterator[Batches]:
@@ -61,7 +61,7 @@ def stacked(batches: Iterator[PyTree], examples: int = 0) -> Iterator[Batches]:
     leaves = jax.tree.leaves(first)
     n = examples or len(leaves[0])
     size = sum(np.asarray(leaf).nbytes for leaf in leaves) // max(len(leaves[0]), 1) * n
-    size = min(_BATCHES, max(1, _BYTES // max(size, 1)))
+    size = min(MOST, max(1, _BYTES // max(size, 1)))
     batches = itertools.chain([first], batches)
     while group := list(itertools.islice(batches, size)):
         lengths = [_length(batch, n) for batch in group]

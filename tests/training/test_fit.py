@@ -1,7 +1,6 @@
 """`fit` against loops written out, its stop reasons, its compilations, and its lanes."""
 
 import functools
-import io
 import itertools
 
 import jax
@@ -15,8 +14,8 @@ import fnn
 from fnn import rules, training
 from fnn.training import Stop, fit
 from fnn.training.job import Request, job_of
-from fnn.training.segments import snapshots
 from fnn.training.sources import shuffled
+from fnn.training.stretches import stretches
 from tests.line import loss, model
 
 KEY = jax.random.key(0)
@@ -357,7 +356,7 @@ def test_ten_calls_with_rules_made_anew_compile_once(compilations, make):
 
 def test_python_looks_in_between_segments_only():
     job = job_of(Request(RULE, OBJECTIVE, START, DATA, steps=4000, tolerance=0))
-    looks = [here.steps for here in snapshots(job, job.begin)]
+    looks = [stretch.end.steps for stretch in stretches(job, job.begin)]
     assert looks[-1] == 4000
     assert len(looks) < 40
 
@@ -419,32 +418,6 @@ def test_rounds_may_end_within_epochs_and_calls_within_rounds():
         jnp.concatenate([first.evaluated["loss"][:2], second.evaluated["loss"][:1]]),
         records.evaluated["loss"],
     )
-
-
-# The progress bar ---------------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
-
-    def isatty(self):
-        return True
-
-
-def test_the_bar_shows_on_a_terminal_only(monkeypatch):
-    for stream, shows in ((Terminal(), True), (io.StringIO(), False)):
-        monkeypatch.setattr("sys.stderr", stream)
-        monkeypatch.setenv("TERM", "xterm")
-        fit(RULE, OBJECTIVE, START, DATA, steps=20)
-        assert ("100%" in stream.getvalue()) == shows
-
-
-def test_the_bar_needs_rich(monkeypatch):
-    stream = Terminal()
-    monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    fit(RULE, OBJECTIVE, START, DATA, steps=20)
-    assert stream.getvalue() == ""
 
 
 # Misuse -------------------------------------------------------------------------------------------
