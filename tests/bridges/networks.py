@@ -33,7 +33,7 @@ class Network(NamedTuple):
     train: Callable[..., Any]  # (params, rule, batches) -> own parameters, values
     infer: Callable[..., Any]  # (what the bridge gives back, inputs) -> outputs
     update: Callable[..., Any]  # (params, statistics, inputs) -> the next running averages
-    dropped: Callable[..., Any]  # (params, inputs, keys) -> outputs of training with dropout
+    dropped: Callable[..., Any] | None  # (params, inputs, keys) -> outputs with dropout
     wide: bool = False  # whether it computes in float64
 
 
@@ -285,7 +285,6 @@ def haiku_update(params, statistics, inputs):
 
 def haiku_dropped(variables, inputs, keys):
     net = haiku_own(0.5, AXIS)
-    state = net.init(jax.random.key(0), inputs[:1], is_training=False)[1] if False else None
     counter = jnp.array(0, jnp.int32)
     state = {name: {"counter": counter, **own} for name, own in variables.statistics.items()}
 
