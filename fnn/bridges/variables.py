@@ -59,7 +59,7 @@ def layer_of(
     """The layer of a module, from its first variables and from how it is run."""
 
     def init(key: PRNGKeyArray, x: PyTree) -> Variables:
-        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), x)
+        example = jax.tree.map(_zeros, x)
         with_reason = _told_by(who, example, hint)
         variables = with_reason(start, key, example)
         for way in (INFERENCE, TRAINING, CALIBRATING):
@@ -75,7 +75,11 @@ def layer_of(
 
     def through(visit: Any, variables: PyTree, inputs: PyTree) -> tuple[Variables, PyTree]:
         del visit
-        variables = _settled(run, _require_variables(who, variables), inputs)
+        return settle(_require_variables(who, variables), inputs)
+
+    @jax.jit
+    def settle(variables: Variables, inputs: PyTree) -> tuple[Variables, PyTree]:
+        variables = _settled(run, variables, inputs)
         return variables, jax.vmap(apply, (None, 0))(variables, inputs)
 
     return Layer(init, apply, who, through)
@@ -116,6 +120,10 @@ def _over_one(run: Run, way: Way) -> Callable[..., PyTree]:
         return jax.vmap(one, axis_name=EXAMPLES)(jax.tree.map(lambda leaf: leaf[None], x))
 
     return traced
+
+
+def _zeros(leaf: Any) -> Array:
+    return jnp.zeros(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 # Errors -------------------------------------------------------------------------------------------
