@@ -23,7 +23,10 @@ from fnn.names import EXAMPLES
 from fnn.requirements import load
 
 _WHO = "from_nnx"
-_HINT = "to give dropout its rngs, and init one example"
+_HINT = (
+    "a module that is called as module(x) and told training from inference by train() and eval(), "
+    "with rngs for its dropout; and one example for init"
+)
 
 
 def from_nnx(module: Any) -> Bridge:

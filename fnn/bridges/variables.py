@@ -95,9 +95,9 @@ def _settled(run: Run, variables: Variables, inputs: PyTree) -> Variables:
         updated = jax.vmap(one, axis_name=EXAMPLES)(inputs)
         return jax.tree.map(lambda leaf: leaf[0], updated)  # the same for each example
 
-    def fixed_point(part: Array, probe: Array, updated: Array) -> Array:
+    def fixed_point(statistic: Array, part: Array, probe: Array, updated: Array) -> Array:
         rate = (updated - part) / probe
-        return part / (1 - rate)
+        return (part / (1 - rate)).astype(statistic.dtype)
 
     if not jax.tree.leaves(variables.statistics):
         return variables
@@ -106,7 +106,7 @@ def _settled(run: Run, variables: Variables, inputs: PyTree) -> Variables:
     # as nnx stops it.
     part = update(jax.tree.map(jnp.zeros_like, variables.statistics))
     probe = jax.tree.map(lambda leaf: 1024 * jnp.maximum(jnp.abs(leaf), 1), part)
-    settled = jax.tree.map(fixed_point, part, probe, update(probe))
+    settled = jax.tree.map(fixed_point, variables.statistics, part, probe, update(probe))
     return Variables(variables.params, settled)
 
 

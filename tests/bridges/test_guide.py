@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
 GUIDE = Path(__file__).parents[2] / "examples" / "guides" / "frameworks.md"
 
 
+@pytest.mark.gate
 def test_the_guide_runs_from_top_to_bottom(capsys):
     page = GUIDE.read_text()
     names = {"__name__": "page"}

@@ -8,10 +8,11 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from fnn import Objective, bridges, fit, layers, losses, rules
+from fnn import Objective, bridges, fit, layers, losses, rules, solvers
 
 KEY = jax.random.key(0)
 INPUTS = jax.random.normal(KEY, (8, 2), jnp.float32)
@@ -120,6 +121,47 @@ def test_fit_asks_for_prepare_and_says_nothing_of_statistics():
     options = {"steps": 1, "key": KEY, "batch_size": 4, "validation": DATA}  # warnings are errors
     trained = fit(*arguments, **options, prepare=lambda p: layers.calibrate(model, p, INPUTS))
     assert np.isfinite(trained.history.value).all()
+
+
+class Line(eqx.Module):
+    dense: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+
+    def __init__(self):
+        self.dense = eqx.nn.Linear(2, 1, key=KEY)
+        self.norm = eqx.nn.BatchNorm(1, "examples", mode="batch")
+
+    def __call__(self, x, state):
+        return self.norm(self.dense(x), state)
+
+
+def test_in_inference_least_squares_solves_a_module():
+    """Statistics stay, and have nodes that are equal to none but themselves."""
+    model, back = bridges.from_equinox(*eqx.nn.make_with_state(Line)())
+    x = np.asarray(INPUTS, float)
+    params = layers.calibrate(model, model.init(KEY, x[0]), x)
+    value_fn = Objective(model.apply, losses.half_squared_error).on((x, x @ [[1.0], [2.0]] + 3.0))
+    rule = rules.gauss_newton(damping=1e-8, solver=solvers.dual())
+
+    @jax.jit
+    def step(params, state):
+        grad = jax.grad(value_fn)(params)
+        updates, state = rule.update(grad, state, params, grad=grad, value_fn=value_fn)
+        return optax.apply_updates(params, updates), state
+
+    state = rule.init(params)
+    stepped, state = step(params, state)
+    for _ in range(5):  # scale times weight is no linear function of both
+        stepped, state = step(stepped, state)
+    before, after = value_fn(params), value_fn(stepped)
+    assert after < 1e-12 < before
+    for one, two in zip(
+        *map(jax.tree.leaves, (params.statistics, stepped.statistics)), strict=True
+    ):
+        np.testing.assert_array_equal(one, two)
+    module, state = back(stepped)
+    own = eqx.nn.inference_mode(module)(x[0], state)[0]
+    np.testing.assert_allclose(own, x[0] @ [1.0, 2.0] + 3.0, atol=1e-5)
 
 
 def test_a_key_outside_of_the_examples():
@@ -234,6 +276,19 @@ class Drawing(eqx.Module):
         return self.dropout(x)
 
 
+class Flat(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(x.reshape(x.shape[0], -1))
+
+
+def test_variables_of_a_batch_are_refused_where_one_example_meets_them():
+    model = bridges.from_flax(Flat()).model
+    params = model.init(KEY, INPUTS)
+    with pytest.raises(TypeError, match=r"Objective: expected .*to initialize it by one example"):
+        Objective(model.apply, losses.half_squared_error).on(DATA)(params)
+
+
 def test_modules_that_cannot_be_called_say_why_at_init():
     flattening = bridges.from_flax(Flattening()).model
     with pytest.raises(TypeError, match=r"shape \(2,\), .*'train'; try from_flax\(module, lambda"):
@@ -248,7 +303,7 @@ def test_modules_that_cannot_be_called_say_why_at_init():
         flattening.init(KEY, INPUTS[0])
     undrawn = bridges.from_nnx(nnx.Dropout(0.5)).model
     with pytest.raises(
-        TypeError, match=r"(?s)from_nnx: .* in training .*; try to give dropout its rngs"
+        TypeError, match=r"(?s)from_nnx: .* in training .*; try .* with rngs for its dropout"
     ):
         undrawn.init(KEY, INPUTS[0])
     drawing = bridges.from_equinox(Drawing()).model
