@@ -97,7 +97,8 @@ def _settled(run: Run, variables: Variables, inputs: PyTree) -> Variables:
 
     def fixed_point(statistic: Array, part: Array, probe: Array, updated: Array) -> Array:
         rate = (updated - part) / probe
-        return (part / (1 - rate)).astype(statistic.dtype)
+        settled = jnp.where(rate < 1, part / (1 - rate), statistic)  # at 1 nothing ever changes
+        return settled.astype(statistic.dtype)
 
     if not jax.tree.leaves(variables.statistics):
         return variables
