@@ -123,7 +123,7 @@ def test_a_second_order_rule_goes_on_in_inference(name, second):
     if second == "kfac":
         rule = rules.kfac(curvature.structure(fixed, calibrated, inputs[0]))
     before = objective.on((inputs, labels))(calibrated)
-    result = fit(rule, objective, calibrated, (inputs, labels), steps=8)
+    result = fit(rule, objective, calibrated, (inputs, labels), steps=20)
     assert objective.on((inputs, labels))(result.params) < before / 2
     close(result.params.statistics, calibrated.statistics, atol=0)
     own = NETWORKS[name].infer(back(result.params), jnp.asarray(inputs))
