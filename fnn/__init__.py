@@ -13,6 +13,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     prediction                  outputs of many examples
     diagnostics backprop        signals and gradients by layer; a step worked by hand
     capture objective           a model's Jacobian, never formed; value functions
+    bridges                     modules of flax, equinox and haiku as layers
     solvers batches             linear systems of curvature; the mean over examples
     layers losses data          networks as pairs of pure functions, and what judges them
     activations initializers    what jax.nn lacks
@@ -39,6 +40,7 @@ from fnn.requirements import require
 if TYPE_CHECKING:  # for type checkers, which do not follow __getattr__
     from fnn import activations as activations
     from fnn import backprop as backprop
+    from fnn import bridges as bridges
     from fnn import compression as compression
     from fnn import curvature as curvature
     from fnn import data as data
@@ -72,6 +74,7 @@ __all__ = [
     "__version__",
     "activations",
     "backprop",
+    "bridges",
     "compression",
     "curvature",
     "data",

@@ -19,11 +19,16 @@ _CHANGED = (
     "(batch statistics, the counter of its keys)"
 )
 _IN_FLAX = {
-    "TraceContextError": (_CHANGED, f"{_MERGE}, or module.eval(), which changes none"),
+    "TraceContextError": (
+        _CHANGED,
+        f"bridges.from_nnx(module), whose batch normalization sees all examples; or {_MERGE}; or "
+        "module.eval(), which changes none",
+    ),
     "ModifyScopeVariableError": (
         _CHANGED,
-        "model.apply(variables, x, mutable=['batch_stats'])[0] as the model, or "
-        "use_running_average=True",
+        "bridges.from_flax(module, ...), whose batch normalization sees all examples; or "
+        "model.apply(variables, x, mutable=['batch_stats'])[0] as the model, of normalizations "
+        "over axis_name='examples'; or use_running_average=True",
     ),
     "InvalidRngError": (
         "a model that draws from the key it is given, got a module without one",

@@ -22,6 +22,9 @@ EXTRAS = {
 }
 """Modules that are not needed everywhere: their package, and the extra that brings it."""
 
+FRAMEWORKS = {"equinox": "equinox", "flax": "flax", "haiku": "dm-haiku"}
+"""Modules of those who bring networks of their own: their package, which no extra brings."""
+
 
 def require(door: str, *modules: str) -> tuple[str, ...]:
     """Refuses what is missing, and a JAX that is too old; nothing is imported."""
@@ -38,7 +41,8 @@ def load(door: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        home = next(name for name in EXTRAS if f"{module}.".startswith(f"{name}."))
+        known = (*EXTRAS, *FRAMEWORKS)
+        home = next(name for name in known if f"{module}.".startswith(f"{name}."))
         got = str(error) if _is_there(home) else "none installed"
         raise ImportError(f"{door}: {_sentence(home, got)}") from error
 
@@ -66,5 +70,8 @@ def _release(version: str) -> tuple[int, ...]:
 def _sentence(module: str, got: str) -> str:
     if module == "jax":
         return f"expected jax {JAX} or newer, got {got}; try pip install 'jax>={JAX}'"
+    if module in FRAMEWORKS:
+        package = FRAMEWORKS[module]
+        return f"expected {package}, got {got}; try pip install {package}"
     package, extra = EXTRAS[module]
     return f"expected {package}, got {got}; try pip install 'fnn[{extra}]'"

@@ -219,8 +219,10 @@ def gram(
     """
     two = captured if other is None else other
     n, r = captured.shape
-    shapes = [jax.tree.map(jnp.shape, one.params) for one in (captured, two)]
-    if shapes[0] != shapes[1]:
+    trees = [jax.tree.flatten(one.params) for one in (captured, two)]  # nodes have their own "=="
+    kinds = [(structure, [*map(jnp.shape, leaves)]) for leaves, structure in trees]
+    if kinds[0] != kinds[1]:
+        shapes = [jax.tree.map(jnp.shape, one.params) for one in (captured, two)]
         raise ValueError(
             f"gram: expected two captures at the same parameters, got shapes {shapes[0]} and "
             f"{shapes[1]}; try the same params for both"

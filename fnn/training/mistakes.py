@@ -20,6 +20,7 @@ from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
 from fnn import losses
+from fnn.bridges import Variables
 from fnn.objective import Objective
 
 _OF_LABELS = {
@@ -124,7 +125,9 @@ def require_prepared(
     """
     if key is None or validation is None or prepare is not None:
         return
-    if any(set(node) >= _BATCH_NORM for node in _dictionaries(params)):
+    bridged = filter(_is_bridged, jax.tree.leaves(params, is_leaf=_is_bridged))
+    is_normalized = any(set(node) >= _BATCH_NORM for node in _dictionaries(params))
+    if is_normalized or any(jax.tree.leaves(node.statistics) for node in bridged):
         raise ValueError(
             "fit: expected prepare= with validation data and batch normalization, got none: the "
             "statistics for inference would be those before training; try prepare=lambda params: "
@@ -154,7 +157,8 @@ def _look_at_keys(
     if key is None and model.draws:
         warn(
             "the model draws random numbers and gets no key, so that dropout and the like are off; "
-            "pass key=jax.random.key(0)"
+            "pass key=jax.random.key(0); or, where they are meant to be off, the model "
+            "lambda params, x: model(params, x)"
         )
     if key is not None and batch_size is None and not objective.takes_key:
         names = set(_parameters(objective.model)) & {"rng", "rngs", "prng", "rng_key"}
@@ -164,16 +168,25 @@ def _look_at_keys(
 
 def _look_at_statistics(params: PyTree) -> None:
     """Statistics that flax keeps beside the parameters would be trained, down gradients."""
+
+    def is_whole(node: Any) -> bool:
+        return _is_bridged(node) or _is_statistic(node)
+
     is_linen = isinstance(params, Mapping) and {"params", "batch_stats"} <= set(params)
-    if is_linen or any(map(_is_statistic, jax.tree.leaves(params, is_leaf=_is_statistic))):
+    if is_linen or any(map(_is_statistic, jax.tree.leaves(params, is_leaf=is_whole))):
         warn(
             "params hold the statistics of batch normalization, which would be trained like "
-            "weights; close over them, and pass variables['params'] or nnx.state(module, nnx.Param)"
+            "weights; try bridges.from_flax or bridges.from_nnx, or close over them, and pass "
+            "variables['params'] or nnx.state(module, nnx.Param)"
         )
 
 
 def _is_statistic(node: Any) -> bool:
     return type(node).__name__ == "BatchStat"
+
+
+def _is_bridged(node: Any) -> bool:
+    return isinstance(node, Variables)
 
 
 def _look_at_residual(outputs: PyTree) -> None:
