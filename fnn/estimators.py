@@ -16,6 +16,7 @@ not; its name, or `functools.partial(rules.adam, 1e-2)`, goes everywhere.
 
 import functools
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ __all__ = ["FNNClassifier", "FNNRegressor"]
 __dir__ = __all__.copy
 
 DEAR = 1e9
-"""Products in a step of Levenberg-Marquardt above which "auto" is adam: about 0.1 s on two cores."""
+"""Products in a step of Levenberg-Marquardt above which "auto" is adam: some 0.1 s of a core."""
 
 BATCH = 64
 """Examples in a batch of a rule that "auto" gives mini-batches."""
@@ -53,7 +54,7 @@ Factory = Callable[[int], layers.Layer]
 Rule = str | optax.GradientTransformation | Callable[[], optax.GradientTransformation]
 
 
-# What is trained: equal arguments give the same objects, so that nothing is compiled twice ---------
+# What is trained: equal arguments give the same objects, so that nothing is compiled twice --------
 
 
 @interned
@@ -178,7 +179,8 @@ class _Network(bases.BaseEstimator):
         checks = {"dtype": [np.float64, np.float32], **checks}
         if hasattr(validation, "validate_data"):
             return validation.validate_data(self, X, **checks)
-        return self._validate_data(X, **checks)  # before scikit-learn 1.6
+        older: Any = self  # scikit-learn before 1.6
+        return older._validate_data(X, **checks)
 
     def _weights(self, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
         """One number >= 0 for each example, not all 0."""
@@ -200,8 +202,7 @@ class _Network(bases.BaseEstimator):
                 rule = "levenberg_marquardt" if rows * size * min(rows, size) <= DEAR else "adam"
             make: Any = look_up("rule", rule, _known_rules())
             return (make(self.learning_rate), True) if _takes_rate(make) else (make(), False)
-        is_rule = hasattr(rule, "init") and hasattr(rule, "update")
-        return (rule if is_rule or not callable(rule) else rule()), False
+        return rule() if callable(rule) else rule, False
 
     def _train(
         self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None, loss: Callable, k: int
@@ -212,8 +213,8 @@ class _Network(bases.BaseEstimator):
         inputs, targets = self.scale_.apply(X), y
         if weights is not None:
             targets = (y, (weights / weights.mean()).astype(X.dtype))
-        self._network = (tuple(np.atleast_1d(self.hidden_sizes).tolist()), self.activation)
-        self._network += (self.model, k)
+        hidden = tuple(int(n) for n in np.atleast_1d(self.hidden_sizes))
+        self._network: Any = (hidden, self.activation, self.model, k)
         model = _model(*self._network)
         data, validation_data = (inputs, targets), None
         if self.patience is not None:
@@ -223,7 +224,7 @@ class _Network(bases.BaseEstimator):
             params = model.init(key, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
             rows, size = len(data[0]), sum(leaf.size for leaf in jax.tree.leaves(params))
             rule, in_batches = self._rule(rows * k, size)
-            batch_size = self.batch_size
+            batch_size: Any = self.batch_size
             if batch_size == "auto":
                 batch_size = BATCH if in_batches else None
             batch_size = None if batch_size is None or batch_size >= rows else batch_size
@@ -259,7 +260,7 @@ class _Network(bases.BaseEstimator):
             random_state=random,
             stratify=labels if bases.is_classifier(self) else None,
         )
-        return tuple(jax.tree.map(lambda a: a[rows], data) for rows in (train, rest))
+        return tuple(jax.tree.map(operator.itemgetter(rows), data) for rows in (train, rest))
 
     def _predicted(self, X: Any) -> np.ndarray:
         """The network's outputs for each row."""
@@ -275,7 +276,11 @@ class _Network(bases.BaseEstimator):
         return np.asarray(outputs)[: len(inputs)]
 
 
-_ARGUMENTS = """
+class FNNRegressor(bases.MultiOutputMixin, bases.RegressorMixin, _Network):
+    """A network for numbers, as an estimator of scikit-learn.
+
+    It minimizes half the mean squared error of standardized targets, so that units do not matter.
+
     Args:
         hidden_sizes: the units of each hidden layer; `()` is a linear model.
         activation: of the hidden units: the name of one of `jax.nn` or of `fnn.activations`, or a
@@ -304,15 +309,10 @@ _ARGUMENTS = """
         validation_curve_: the validation loss after each epoch, where there is `patience`.
         n_iter_: epochs that were begun.
         stopped_: why training ended, in a sentence.
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
-"""
+        target_scale_: means and deviations of the targets.
+        n_features_in_: the number of columns of X.
+        feature_names_in_: their names, where X is a frame of strings for names.
 
-
-class FNNRegressor(bases.MultiOutputMixin, bases.RegressorMixin, _Network):
-    __doc__ = f"""A network for numbers, as an estimator of scikit-learn.
-
-    It minimizes half the mean squared error of standardized targets, so that units do not matter.
-{_ARGUMENTS}
     Example:
         >>> import numpy as np
         >>> X = np.linspace(-1, 1, 40)[:, None]
@@ -361,11 +361,16 @@ class FNNRegressor(bases.MultiOutputMixin, bases.RegressorMixin, _Network):
 
 
 class FNNClassifier(bases.ClassifierMixin, _Network):
-    __doc__ = f"""A network for classes, as an estimator of scikit-learn.
+    """A network for classes, as an estimator of scikit-learn.
 
     It minimizes the mean cross-entropy: of one logistic output for two classes, of a softmax over K
     outputs for K.
-{_ARGUMENTS}        classes_: the labels in order, those of `predict_proba`'s columns.
+
+    Its arguments are those of `FNNRegressor`; validation data hold the classes in equal shares.
+
+    Attributes:
+        classes_: the labels in order, those of `predict_proba`'s columns. The others
+            are those of `FNNRegressor`.
 
     Example:
         >>> import numpy as np
