@@ -448,4 +448,5 @@ class FNNClassifier(bases.ClassifierMixin, _Network):
         Returns:
             (n,) labels of `classes_`.
         """
-        return self.classes_[self.predict_log_proba(X).argmax(axis=1)]
+        likeliest = self.predict_log_proba(X).argmax(axis=1)
+        return self.classes_[likeliest]
