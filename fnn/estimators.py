@@ -96,7 +96,7 @@ def _outputs(apply: Callable, params: PyTree, inputs: jax.Array) -> jax.Array:
     return jax.vmap(apply, (None, 0))(params, inputs)
 
 
-class Scale(NamedTuple):
+class _Scale(NamedTuple):
     """Numbers of mean 0 and deviation 1, and back."""
 
     mean: Float[np.ndarray, " features"]
@@ -107,7 +107,7 @@ class Scale(NamedTuple):
         return ((x - self.mean) / self.deviation).astype(x.dtype)
 
 
-def _scale(x: np.ndarray, weights: np.ndarray | None) -> Scale:
+def _scale(x: np.ndarray, weights: np.ndarray | None) -> _Scale:
     """Means and deviations of columns; a constant column's deviation is 1."""
     wide = x.astype(np.float64)
     mean = np.average(wide, axis=0, weights=weights)
@@ -115,7 +115,7 @@ def _scale(x: np.ndarray, weights: np.ndarray | None) -> Scale:
     flat = largest <= 16 * np.finfo(x.dtype).eps * np.abs(mean)
     unit = np.where(flat, 1.0, largest)  # no square of it overflows, or vanishes
     spread = unit * np.sqrt(np.average(((wide - mean) / unit) ** 2, axis=0, weights=weights))
-    return Scale(mean, np.where(flat, 1.0, spread))
+    return _Scale(mean, np.where(flat, 1.0, spread))
 
 
 def _known_rules() -> dict[str, Callable[..., optax.GradientTransformation]]:
