@@ -221,7 +221,8 @@ class _Network(bases.BaseEstimator):
             data, validation_data = self._split(data, random, weights is not None)
         with jax.enable_x64(bool(X.dtype == np.float64)):
             key = jax.random.key(random.randint(2**31 - 1))
-            params = model.init(key, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
+            start = model.init(key, jax.ShapeDtypeStruct(inputs.shape[1:], np.float32))
+            params = jax.tree.map(lambda leaf: leaf.astype(X.dtype), start)  # one of all dtypes
             rows, size = len(data[0]), sum(leaf.size for leaf in jax.tree.leaves(params))
             rule, in_batches = self._rule(rows * k, size)
             batch_size: Any = self.batch_size
