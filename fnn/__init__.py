@@ -6,6 +6,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     cli                         its words
     commands                    what it does
     race                        a fair comparison of rules, and its report
+    estimators                  `fit` as an estimator of scikit-learn
     training problems plots     `fit`, the one loop; what can be raced; figures
     rules                       SGD to Levenberg-Marquardt: optax transformations
     curvature                   the quadratic of a value function, and what is read off it
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # for type checkers, which do not follow __getattr__
     from fnn import devices as devices
     from fnn import diagnostics as diagnostics
     from fnn import differential as differential
+    from fnn import estimators as estimators
     from fnn import exchange as exchange
     from fnn import flops as flops
     from fnn import initializers as initializers
@@ -81,6 +83,7 @@ __all__ = [
     "devices",
     "diagnostics",
     "differential",
+    "estimators",
     "exchange",
     "fit",
     "flops",

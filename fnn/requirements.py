@@ -17,7 +17,7 @@ EXTRAS = {
     "rich": ("rich", "race"),
     "safetensors": ("safetensors", "checkpoint"),
     "scipy": ("scipy", "race"),
-    "sklearn": ("scikit-learn", "race"),
+    "sklearn": ("scikit-learn", "sklearn"),
     "typer": ("typer", "race"),
 }
 """Modules that are not needed everywhere: their package, and the extra that brings it."""
