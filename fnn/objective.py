@@ -37,6 +37,7 @@ from fnn.batches import Loss as Loss
 from fnn.batches import Model as Model
 from fnn.batches import accumulate as accumulate
 from fnn.batches import count_examples, guarded
+from fnn.box import Box
 from fnn.dtypes import wide as wide
 from fnn.layers import without_key
 from fnn.names import EXAMPLES as EXAMPLES
@@ -274,6 +275,30 @@ class ValueFunction:
         """The blocks of examples, without the penalties."""
         return [term.block for term in self.terms if isinstance(term.block, Block)]
 
+    def within(self, box: Box) -> "ValueFunction":
+        """The same function of the parameters' projection onto a box, what is held being constant.
+
+        Args:
+            box: bounds of the parameters, with what is held.
+
+        Returns:
+            A value function of the same parameters; `box` says that it is confined.
+
+        Raises:
+            ValueError: if it is confined already.
+        """
+        if self.box is not None:
+            raise ValueError(
+                "within: expected a value function without bounds, got one with; try one "
+                "rules.bounded with all of them"
+            )
+        return ValueFunction(tuple(t._replace(box=box) for t in self.terms))
+
+    @property
+    def box(self) -> Box | None:
+        """The box that the parameters are projected onto, if there is one."""
+        return self.terms[0].box if self.terms else None
+
     def map_blocks(self, fn: Callable[[Block], "Block | Penalty"]) -> "ValueFunction":
         """The same sum with another block in place of each block of examples.
 
@@ -327,15 +352,35 @@ class ValueFunction:
 
 
 class Term(NamedTuple):
-    """One summand of a value function: `scale * block(params)`, some leaves perhaps held."""
+    """One summand of a value function: `scale * block(params)`, some leaves perhaps held.
+
+    Attributes:
+        scale: its factor.
+        block: what is a function of the parameters.
+        held: the leaves that the parameters lack.
+        box: what the parameters are projected onto.
+    """
 
     scale: float | Scalar
     block: "Block | Penalty"
     held: PyTree = None
+    box: Box | None = None
 
     def __call__(self, params: PyTree) -> Scalar:
         """The value at `params`, which lack the held leaves."""
-        return self.scale * self.block(merge(params, self.held))
+        return self.scale * self.block(self.whole(params))
+
+    def whole(self, params: PyTree) -> PyTree:
+        """The parameters that the block sees.
+
+        Args:
+            params: parameters without the held leaves, perhaps out of bounds.
+
+        Returns:
+            All of them, within the box.
+        """
+        params = merge(params, self.held)
+        return params if self.box is None else self.box.hold(params)
 
 
 @jax.tree_util.register_static

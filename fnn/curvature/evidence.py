@@ -46,7 +46,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Scalar
 from fnn import losses, solvers
 from fnn.capture import HIGHEST
 from fnn.curvature.quadratic import Quadratic
-from fnn.objective import EXAMPLES, Block, Term, ValueFunction, merge, wide
+from fnn.objective import EXAMPLES, Block, Term, ValueFunction, wide
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
 
@@ -264,7 +264,7 @@ def outputs_of(term: Term, params: PyTree) -> int:
     block = cast("Block", term.block)
 
     def answer(x: PyTree, key: Array | None) -> PyTree:
-        return block.answer(merge(params, term.held), x, key)
+        return block.answer(term.whole(params), x, key)
 
     answers = jax.vmap(answer, axis_size=block.count, axis_name=EXAMPLES)
     leaves = jax.tree.leaves(jax.eval_shape(answers, block.inputs, block.keys))

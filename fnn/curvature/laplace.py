@@ -51,7 +51,7 @@ from fnn.curvature.intervals import around
 from fnn.curvature.quadratic import Quadratic, quadratic_of
 from fnn.curvature.rows import Stack
 from fnn.curvature.terms import terms_of
-from fnn.objective import Block, Term, ValueFunction, merge
+from fnn.objective import Block, Term, ValueFunction
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
 
@@ -531,7 +531,7 @@ class _Predictor(NamedTuple):
     def _answer(self, params: PyTree, x: PyTree) -> PyTree:
         """The model's outputs for one example, without a key."""
         block = cast("Block", self.term.block)
-        return block.answer(merge(params, self.term.held), x, None)
+        return block.answer(self.term.whole(params), x, None)
 
 
 def _warn_if_lost(name: str, is_lost: Bool[Array, " n"], dtype: jnp.dtype) -> None:

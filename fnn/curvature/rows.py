@@ -32,7 +32,7 @@ from fnn.capture import (
     transpose_product,
 )
 from fnn.dtypes import widest
-from fnn.objective import EXAMPLES, Block, Term, accumulate, merge, wide
+from fnn.objective import EXAMPLES, Block, Term, accumulate, wide
 
 # --- how rows are made --------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class Source(NamedTuple):
     def outputs(self, part: Block, params: PyTree) -> PyTree:
         """The model's outputs for each example of a part."""
         return jax.vmap(
-            lambda x, key: part.answer(merge(params, self.term.held), x, key),
+            lambda x, key: part.answer(self.term.whole(params), x, key),
             axis_size=part.count,
             axis_name=EXAMPLES,
         )(part.inputs, part.keys)
@@ -109,7 +109,7 @@ class Source(NamedTuple):
         """The captured rows of a part."""
 
         def model(params: PyTree, x: tuple[PyTree, Array | None]) -> Array:
-            return ravel_pytree(part.answer(merge(params, self.term.held), *x))[0]
+            return ravel_pytree(part.answer(self.term.whole(params), *x))[0]
 
         def factor(outputs: Array, target: tuple[PyTree, Array]) -> tuple[Array, Array]:
             target, root = target

@@ -14,6 +14,7 @@ from jaxtyping import Array, Key, PyTree
 from fnn import devices
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
+from fnn.rules import require_inside
 from fnn.training.convexity import warn_of_negative_curvature
 from fnn.training.leaves import leaves_by_path
 from fnn.training.loop import History, Limits, Progress, has_outlook
@@ -110,6 +111,7 @@ def job_of(request: Request) -> Job:
     _require_finite(arrays)
     keeps_best = request.patience is not None
     progress = start(request.rule, arrays["params"], keep_best=keeps_best)
+    require_inside(progress.state, progress.params)
     progress = _with_state(progress, request.state)
     layout = None
     if sharding is not None:
