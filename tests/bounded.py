@@ -13,14 +13,38 @@ import numpy as np
 WIDTH, ROWS = 4, 20
 GRID = np.linspace(0.1, 3, ROWS)
 TARGETS = 2 * np.exp(-1.3 * GRID) + 0.05 * np.sin(17 * GRID)
-BARD = np.array(
-    [0.14, 0.18, 0.22, 0.25, 0.29, 0.32, 0.35, 0.39, 0.37, 0.58, 0.73, 0.96, 1.34, 2.1, 4.39]
-)
+BARD = np.array([
+    0.14,
+    0.18,
+    0.22,
+    0.25,
+    0.29,
+    0.32,
+    0.35,
+    0.39,
+    0.37,
+    0.58,
+    0.73,
+    0.96,
+    1.34,
+    2.1,
+    4.39,
+])
 KOWALIK = (
     np.array([4, 2, 1, 0.5, 0.25, 0.167, 0.125, 0.1, 0.0833, 0.0714, 0.0625]),
-    np.array(
-        [0.1957, 0.1947, 0.1735, 0.16, 0.0844, 0.0627, 0.0456, 0.0342, 0.0323, 0.0235, 0.0246]
-    ),
+    np.array([
+        0.1957,
+        0.1947,
+        0.1735,
+        0.16,
+        0.0844,
+        0.0627,
+        0.0456,
+        0.0342,
+        0.0323,
+        0.0235,
+        0.0246,
+    ]),
 )
 MISRA = (
     np.array([77.6, 114.9, 141.1, 190.8, 239.9, 289, 332.8, 378.4, 434.8, 477.3, 536.8, 593.1,
@@ -136,7 +160,9 @@ PROBLEMS = {
     "kowalik": Problem(kowalik, (0.25, 0.39, 0.415, 0.39), (0, 0, 0, 0.2), (0.42, 0.42, 1, 1)),
     "box, cut off": Problem(box, (0.0, 10, 20), (0, 5, 0), (2, 9.5, 20)),
     "jennrich": Problem(jennrich, (0.3, 0.4), (0, 0.26), (OPEN, OPEN)),
-    "brown and dennis": Problem(brown_dennis, (25.0, 5, -5, -1), (-10, 0, -100, -20), (100, 15, 0, 0.2)),
+    "brown and dennis": Problem(
+        brown_dennis, (25.0, 5, -5, -1), (-10, 0, -100, -20), (100, 15, 0, 0.2)
+    ),
     "wood, cut off": Problem(wood, (0.0, -1, 0, -1), (-OPEN,) * 4, (OPEN, OPEN, 0.7, OPEN)),
     "misra, positive": Problem(misra, (5.0, 0.1), (0, 0), (OPEN, OPEN)),
     "decay, no offset": Problem(decay, (1.0, 1, 0.5), (0, 0, 0), (OPEN, 1.2, OPEN)),
@@ -149,9 +175,19 @@ def filled(numbers, rest):
     return np.array([*numbers, *[rest] * (WIDTH - len(numbers))], float)
 
 
-def _of(problem):
+MODELS = [*dict.fromkeys(problem.residuals for problem in PROBLEMS.values())]
+
+
+def index_of(name):
+    """The number of the residuals of a problem."""
+    return MODELS.index(PROBLEMS[name].residuals)
+
+
+def _padded(model):
+    size = next(len(p.start) for p in PROBLEMS.values() if p.residuals is model)
+
     def padded(p):
-        r = problem.residuals(p[: len(problem.start)])
+        r = model(p[:size])
         return jnp.concatenate([r, jnp.zeros(ROWS - len(r))])
 
     return padded
@@ -159,4 +195,13 @@ def _of(problem):
 
 def residuals(params, index):
     """The residuals of a problem, as many of each."""
-    return jax.lax.switch(index, [_of(p) for p in PROBLEMS.values()], params)
+    return jax.lax.switch(index, [_padded(model) for model in MODELS], params)
+
+
+residuals_of = jax.jit(residuals)
+
+
+@jax.jit
+def rows_of(params, index):
+    """Their derivatives."""
+    return jax.jacfwd(residuals)(params, index)

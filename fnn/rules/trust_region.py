@@ -350,12 +350,12 @@ def _step(
         length = jnp.linalg.norm(weights)
         solution = basis.solution(weights)
         outlook = outlook_of(params, solution)
+        kept = method.penalty(damping.value, length)
+        promise = jnp.where(solution.ok, solution.reduction - kept, jnp.inf)
         solution = confined(solution, value_fn, params, lambda: operator_of(model))
-        promise = solution.reduction - method.penalty(damping.value, length)
         reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
-        gain = solvers.over(value - reached, promise).astype(value.dtype)
+        gain = solvers.over(value - reached, solution.reduction - kept).astype(value.dtype)
         ok = solution.ok & (gain >= LEAST)
-        promise = jnp.where(solution.ok, promise, jnp.inf)
         return Proposal(solution.step, reached, gain, ok, solution.counts, length, promise, outlook)
 
     trial = first_accepted(

@@ -50,6 +50,10 @@ def bounded(
     Parameters stay within the box to the last bit. A minimum on the boundary is one where the
     gradient of what is not held is small, and `fit` says so.
 
+    Its `init` raises a ValueError if a lower bound is above an upper one or one of them is NaN, if
+    bounds do not fit the parameters, or if these start out of bounds. (Traced, it cannot see where
+    they start, and the first step leads into the box; `fit` raises all the same.)
+
     Put it around everything that changes the step, `bounded(optax.chain(...), ...)`, and around
     `only` and `phases`. Leaves without bounds keep their factored curvature; a bounded leaf has the
     cost of an explicit Jacobian.
@@ -68,11 +72,6 @@ def bounded(
     Returns:
         A rule; its state is a `BoundedState`. Made of numbers, equal calls give the same object;
         of arrays, make it once.
-
-    Raises:
-        ValueError: from `init`, if a lower bound is above an upper one or one of them is NaN, if
-            bounds do not fit the parameters, or if these start out of bounds. (Traced, as in `fit`,
-            it cannot see where they start; `fit` raises for it.)
 
     Source:
         Bertsekas (1982), "Projected Newton methods for optimization problems with simple
@@ -123,6 +122,9 @@ def bounded(
                 "rule.update(updates, state, params, ...)"
             )
         sides, params = sides_for(params), jax.tree.map(jnp.asarray, params)
+        if not any(own is not None for own in sides):
+            step, after = inner.update(updates, state.rule, params, **extra_args)
+            return step, state._replace(rule=after)
         grad = extra_args.get("grad", updates)
         box = Box(sides, held_at(sides, params, grad, state.slack))
         updates, grad = _without_held(box, updates, grad)
