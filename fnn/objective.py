@@ -36,7 +36,7 @@ from fnn.batches import Block as Block
 from fnn.batches import Loss as Loss
 from fnn.batches import Model as Model
 from fnn.batches import accumulate as accumulate
-from fnn.batches import count_examples, guarded
+from fnn.batches import count_examples, guarded, require_weights
 from fnn.box import Box
 from fnn.dtypes import wide as wide
 from fnn.layers import without_key
@@ -122,8 +122,8 @@ class Objective:
 
         Raises:
             ValueError: if data is not a pair, arrays disagree on the number of examples, there are
-                none, `weights` has another shape or a negative number (where it is not traced), or
-                `chunk` is not positive.
+                none, `weights` has another shape or (where it is not traced) a number that is
+                negative or not finite or nothing but zeros, or `chunk` is not positive.
         """
         inputs, targets = self._split(data)
         inputs = as_arrays("Objective.on", "inputs", inputs)
@@ -135,7 +135,7 @@ class Objective:
             )
         keys = None if key is None else jax.random.split(key, n)
         if weights is not None:  # a NaN in the padding would pass through a product with 0
-            weights = _require_weights(weights, n)
+            weights = require_weights("Objective.on", weights, n)
             inputs, targets = jax.tree.map(guarded(weights > 0), (inputs, targets))
         block = Block(inputs, targets, weights, keys, self.model, self.loss, chunk)
         value_fn = ValueFunction((Term(1.0, block),))
@@ -534,26 +534,6 @@ def _half_squared_norm(params: PyTree) -> Scalar:
 
 def _sum_of_absolute_values(params: PyTree) -> Scalar:
     return optax.tree.norm(params, ord=1)
-
-
-def _require_weights(weights: Any, n: int) -> Array:
-    """The weights as an array of length n, none of them negative where they are known."""
-    array = jnp.asarray(weights)
-    if array.shape != (n,):
-        raise ValueError(
-            f"Objective.on: expected weights of shape ({n},), one for each example, got "
-            f"{array.shape}; try jnp.ones({n}), or None"
-        )
-    try:
-        known = np.asarray(weights)
-    except jax.errors.TracerArrayConversionError:  # traced values are not checked
-        return array
-    if not np.all(known >= 0):
-        raise ValueError(
-            f"Objective.on: expected weights >= 0, got one of {known[~(known >= 0)][0]}; try 0 to "
-            "leave an example out"
-        )
-    return array
 
 
 def _describe(data: PyTree) -> str:

@@ -158,7 +158,7 @@ PROBLEMS = {
     "bard, free": Problem(bard, (1.0, 1, 1), (0, 0, 0), (OPEN,) * 3),
     "bard, cut off": Problem(bard, (1.0, 1, 1), (0.1, 0, 0), (50, 1, 50)),
     "kowalik": Problem(kowalik, (0.25, 0.39, 0.415, 0.39), (0, 0, 0, 0.2), (0.42, 0.42, 1, 1)),
-    "box, cut off": Problem(box, (0.0, 10, 20), (0, 5, 0), (2, 9.5, 20)),
+    "box, cut off": Problem(box, (0.0, 9, 20), (0, 5, 0), (2, 9.5, 20)),
     "jennrich": Problem(jennrich, (0.3, 0.4), (0, 0.26), (OPEN, OPEN)),
     "brown and dennis": Problem(
         brown_dennis, (25.0, 5, -5, -1), (-10, 0, -100, -20), (100, 15, 0, 0.2)

@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import flops, losses
+from fnn.batches import share
 from fnn.capture import (
     HIGHEST,
     Captured,
@@ -95,7 +96,8 @@ class Source(NamedTuple):
     def shares(self, part: Block) -> Float[Array, " n"]:
         """The share scale * w / sum(w) of each example of a part in the value function."""
         weights = 1.0 if part.weights is None else part.weights
-        return jnp.broadcast_to(self.term.scale * weights / self.total_weight, (part.count,))
+        shares = share(self.term.scale * weights, self.total_weight)
+        return jnp.broadcast_to(shares, (part.count,))
 
     def outputs(self, part: Block, params: PyTree) -> PyTree:
         """The model's outputs for each example of a part."""
