@@ -297,7 +297,7 @@ def require_weights(name: str, weights: Any, n: int) -> Array:
     return array
 
 
-def share(number: Array, total: Array | int) -> Array:
+def share(number: Any, total: Array | int) -> Array:
     """A part of a total; 0 where the total is 0, as of a batch whose examples are all left out.
 
     Args:
@@ -307,7 +307,7 @@ def share(number: Array, total: Array | int) -> Array:
     Returns:
         The quotient.
     """
-    return number / total if isinstance(total, int) else number / jnp.where(total > 0, total, 1)
+    return number / (total if isinstance(total, int) else jnp.where(total > 0, total, 1))
 
 
 def count_examples(inputs: PyTree, targets: PyTree) -> int:

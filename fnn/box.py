@@ -109,7 +109,7 @@ def held_at(
 
     leaves, slopes = (jax.tree.leaves(tree, is_leaf=_is_none) for tree in (params, grad))
     return tuple(
-        None if own is None else of_leaf(own, leaf, slope, near)
+        None if own is None or near is None else of_leaf(own, leaf, slope, near)
         for own, leaf, slope, near in zip(sides, leaves, slopes, slack, strict=True)
     )
 
@@ -158,7 +158,6 @@ def _sides(name: str, path: str, leaf: Any, lower: Any, upper: Any) -> Sides | N
     given |= {"upper": math.inf if upper is None else upper}
     for which, bound in given.items():
         try:
-            np.broadcast_shapes(jnp.shape(bound), shape)
             is_spread = np.broadcast_shapes(jnp.shape(bound), shape) == shape
         except ValueError:
             is_spread = False
@@ -167,11 +166,18 @@ def _sides(name: str, path: str, leaf: Any, lower: Any, upper: Any) -> Sides | N
                 f"{name}: expected {which} bounds that broadcast to {path} of shape {shape}, got "
                 f"shape {jnp.shape(bound)}; try one number, or an array of that shape"
             )
-    if not any(isinstance(bound, jax.core.Tracer) for bound in given.values()):
-        low, high = (np.broadcast_to(np.asarray(b, dtype), shape) for b in given.values())
-        _require_order(name, path, low, high)
-        if np.isneginf(low).all() and np.isposinf(high).all():
-            return None
+    try:
+        low, high = (np.broadcast_to(np.asarray(b).astype(dtype), shape) for b in given.values())
+    except jax.errors.TracerArrayConversionError:  # traced bounds are not checked
+        return _sides_from(given, shape, dtype)
+    _require_order(name, path, low, high)
+    if np.isneginf(low).all() and np.isposinf(high).all():
+        return None
+    return _sides_from(given, shape, dtype)
+
+
+def _sides_from(given: dict[str, Any], shape: tuple[int, ...], dtype: Any) -> Sides:
+    """The bounds of one leaf as arrays of its shape."""
     return Sides(*(jnp.broadcast_to(jnp.asarray(b, dtype), shape) for b in given.values()))
 
 

@@ -140,7 +140,8 @@ def bounded(
             slack=_slack(sides, params, step),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    bare: Any = init, update
+    return optax.GradientTransformationExtraArgs(*bare)
 
 
 def require_inside(state: Any, params: PyTree) -> None:

@@ -17,7 +17,8 @@ from tests import bounded, loop
 
 CLASSICS = Objective(bounded.residuals)
 EPS = float(np.finfo(float).eps)
-LM = rules.levenberg_marquardt
+LM = functools.partial(rules.levenberg_marquardt, solver=solvers.primal(), acceleration=0)
+"""Straight steps compile in half the time; the example of `bounded` takes bent ones."""
 close = np.testing.assert_allclose
 same = functools.partial(jax.tree.map, np.testing.assert_array_equal)
 
@@ -45,7 +46,7 @@ def classic():
 
     @jax.jit
     def solve(index, start, lower, upper):
-        rule = rules.bounded(LM(acceleration=0), lower, upper)
+        rule = rules.bounded(LM(), lower, upper)
         return solved(rule, CLASSICS.on(index[None]), start, steps=100)
 
     return solve
