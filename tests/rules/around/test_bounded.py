@@ -52,6 +52,7 @@ def classic():
     return solve
 
 
+@pytest.mark.gate  # their one program compiles for 15 seconds
 @pytest.mark.parametrize("name", bounded.PROBLEMS)
 def test_it_arrives_where_scipy_does(name):
     problem = bounded.PROBLEMS[name]
@@ -85,6 +86,7 @@ VALUE_FN = VALLEY.on(jnp.zeros(1))
 FROM = {"x": jnp.array(-0.5), "y": jnp.array(1.0)}
 UPPER = {"x": 0.5, "y": None}  # the minimum is at (0.5, 0.25)
 OTHERS = {
+    "levenberg_marquardt": (LM(), 100),
     "adam": (rules.adam(optax.exponential_decay(0.1, 100, 0.5)), 1500),
     "sgd": (rules.sgd(0.04), 1500),
     "newton": (rules.newton(damping=1.0), 500),
@@ -97,7 +99,12 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+FEW = ("adam", "bfgs", "lbfgs", "levenberg_marquardt", "newton", "trust_region_newton")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FEW else pytest.param(n, marks=pytest.mark.gate) for n in OTHERS]
+)
 def test_other_rules_arrive_on_the_bound(name):
     rule, steps = OTHERS[name]
     found = fnn.fit(rules.bounded(rule, upper=UPPER), VALUE_FN, FROM, steps=steps)
@@ -108,29 +115,27 @@ def test_other_rules_arrive_on_the_bound(name):
     )
 
 
-def test_a_minimum_within_is_the_one_without_bounds():
-    free = fnn.fit(LM(), VALUE_FN, FROM, steps=50)
-    found = fnn.fit(rules.bounded(LM(), -9.0, 9.0), VALUE_FN, FROM, steps=50)
-    same(found.params, free.params)
-    same(found.history.value, free.history.value)
-    assert found.state.rule.info.changed == 0
+WALK = jax.jit(loop.walk, static_argnames=("rule", "steps"))
 
 
-def test_open_bounds_leave_the_path_to_the_bit():
-    for rule in (rules.adam(0.1), LM()):
-        wide = rules.bounded(rule, {"x": -np.inf, "y": None}, None)
-        walk = jax.jit(loop.walk, static_argnames=("rule", "steps"))
-        (params, states), (others, own) = (walk(r, FROM, VALUE_FN, 5) for r in (rule, wide))
-        same(params, others)
-        same(states, own.rule)
-        assert jax.tree.leaves(own.held) == []
+@pytest.mark.parametrize("rule", [rules.adam(0.1), LM()], ids=["adam", "levenberg_marquardt"])
+def test_open_bounds_leave_the_path_to_the_bit(rule):
+    """And those that nothing meets leave it but for rounding."""
+    params, states = WALK(rule, FROM, VALUE_FN, 8)
+    others, own = WALK(rules.bounded(rule, {"x": -np.inf, "y": None}, None), FROM, VALUE_FN, 8)
+    same(params, others)
+    same(states, own.rule)
+    assert jax.tree.leaves(own.held) == []
+    others, own = WALK(rules.bounded(rule, -9.0, 9.0), FROM, VALUE_FN, 8)
+    jax.tree.map(functools.partial(close, rtol=1e-9), params, others)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(own.held))
 
 
 def test_from_a_bound_it_goes_where_the_gradient_leads():
     """The start is on three bounds, of which one is right, one is wrong and one fixes an entry."""
     bowl = Objective(lambda p, x: p - x)
     value_fn, start = bowl.on(jnp.array([[-1.0, 2.0, 5.0]])), jnp.zeros(3)
-    rule = rules.bounded(LM(), jnp.zeros(3), jnp.array([jnp.inf, jnp.inf, 0.0]))
+    rule = rules.bounded(rules.sgd(1.0), jnp.zeros(3), jnp.array([jnp.inf, jnp.inf, 0.0]))
     found = fnn.fit(rule, value_fn, start, steps=30)
     close(found.params, [0, 2, 0], atol=1e-7)
     assert (found.params[0], found.params[2]) == (0, 0)
@@ -175,7 +180,7 @@ def test_what_rounding_left_short_of_a_bound_is_there():
     """From 3 no number leads to 1e-12; the entry counts as held, and is led there next."""
     bowl = Objective(lambda p, x: p + x)
     value_fn, start = bowl.on(jnp.array([[1.0]])), jnp.array([3.0])
-    rule = rules.bounded(LM(), lower=1e-12)
+    rule = rules.bounded(rules.sgd(1.0), lower=1e-12)
     found = fnn.fit(rule, value_fn, start, steps=30)
     same(found.params[0], 1e-12)
     assert found.stopped == Stop.CONVERGED
@@ -183,9 +188,8 @@ def test_what_rounding_left_short_of_a_bound_is_there():
 
 def test_a_step_changed_inside_is_seen_and_its_own_projection_is_not():
     halved = optax.chain(LM(), optax.scale(0.5))
-    walk = jax.jit(loop.walk, static_argnames=("rule", "steps"))
     for rule, changed in ((LM(), 0), (halved, 7)):
-        _, states = walk(rules.bounded(rule, upper=UPPER), FROM, VALUE_FN, 8)
+        _, states = WALK(rules.bounded(rule, upper=UPPER), FROM, VALUE_FN, 8)
         info = states.rule.info if changed == 0 else states.rule[0].info
         assert info.accepted[-1] > 1
         assert bool(info.changed[-1]) == bool(changed)
@@ -228,8 +232,8 @@ def test_a_plain_function_and_frozen_leaves_and_none():
         rules.bounded(rules.only(inner, mask), lower),
         rules.bounded(inner, lower),
     )
+    walk = jax.jit(loop.walk, static_argnames=("rule", "value_fn", "steps"))
     for rule in (around, rules.only(within, mask)):
-        walk = jax.jit(loop.walk, static_argnames=("rule", "value_fn", "steps"))
         path, _ = walk(rule, params, value_fn, 12)
         same(path["x"][-1], -0.7)
         assert (path["y"] == 1).all()
@@ -239,12 +243,12 @@ def test_lanes_of_bounds_and_derivatives_of_a_step():
     @jax.jit
     @jax.vmap
     def end(upper):
-        rule = rules.bounded(LM(), upper={"x": upper, "y": None})
-        progress, _ = solved(rule, VALUE_FN, FROM, steps=40)
+        rule = rules.bounded(rules.sgd(0.04), upper={"x": upper, "y": None})
+        progress, _ = solved(rule, VALUE_FN, FROM, steps=1500)
         return progress.params["x"]
 
     uppers = jnp.array([0.2, 0.5, 7.0])
-    close(end(uppers), jnp.minimum(uppers, 1), rtol=1e-6)
+    close(end(uppers), jnp.minimum(uppers, 1), rtol=1e-4)
     rule = rules.bounded(rules.sgd(0.1), lower=0.0)
 
     def step(w):
@@ -324,10 +328,9 @@ def test_errors_of_a_curve_at_a_bound_leave_the_held_parameter_out():
     line = Objective(lambda p, x: p["slope"] * x + p["rest"], losses.half_squared_error)
     x = np.linspace(0, 1, 9)
     value_fn = line.on((x, 2 * x - 0.1 + 0.05 * np.cos(20 * x)))
-    start = {"slope": jnp.array(1.0), "rest": jnp.array(0.5)}
-    found = fnn.fit(rules.bounded(LM(), lower=0.0), value_fn, start, steps=50)
-    assert found.params["rest"] == 0
-    free = value_fn.freeze(found.params, {"slope": False, "rest": True})
-    error = curvature.uncertainty(free, found.params | {"rest": None}).standard_errors()["slope"]
-    rest = value_fn.terms[0].block.targets - found.params["slope"] * x
+    targets = value_fn.blocks[0].targets
+    params = {"slope": jnp.sum(targets * x) / np.sum(x**2), "rest": jnp.array(0.0)}
+    free = value_fn.freeze(params, {"slope": False, "rest": True})
+    error = curvature.uncertainty(free, params | {"rest": None}).standard_errors()["slope"]
+    rest = targets - params["slope"] * x
     close(error, np.sqrt(np.sum(rest**2) / 8 / np.sum(x**2)), rtol=1e-6)
