@@ -46,7 +46,7 @@ def main(steps: int = 300, picture: Path = PICTURE) -> float:
         return curvature.laplace(objective.on(data), params, alpha, beta).predict(inputs)
 
     x = jnp.linspace(-1.1, 0.9, 400)[:, None]
-    outputs, variance, rest = predict(params, state.alpha, state.beta, x)
+    outputs, variance, rest, _ = predict(params, state.alpha, state.beta, x)
     bar = 1.96 * jnp.sqrt(variance)
     inside = float(jnp.mean(jnp.abs(truth(x) - outputs) <= bar))
 

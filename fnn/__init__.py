@@ -22,7 +22,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     exchange                    parameters in a file that other programs read
     devices                     meshes of devices, threads of LAPACK
     flops                       what a program costs
-    programs branches           jaxprs: read, counted, metered; work that is seldom due
+    programs branches box       jaxprs: read, counted, metered; work that is seldom due; bounds
     interned names dtypes       equal calls as one object; names; dtypes of several numbers
     arrays foreign              what is no array, and no pure function, and what to try
     requirements locks version  extras that are not installed; files of one process; this release

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree, Scalar
 
 from fnn import devices, foreign
@@ -52,7 +53,7 @@ class Block:
             return *part._sums(losses), jnp.zeros((), losses.dtype)
 
         total, weight, like = accumulate(sums, self.chunks())
-        return (total / weight).astype(like.dtype)
+        return share(total, weight).astype(like.dtype)
 
     @property
     def count(self) -> int:
@@ -62,6 +63,8 @@ class Block:
     def mean(self, losses: Array) -> Scalar:
         """The mean sum(w l) / sum(w) of the examples' losses, summed in at least single precision.
 
+        It is 0 where all weights are 0, as they may be in a mini-batch.
+
         Args:
             losses: one for each example; in a block of `chunks`, for each chunk and example.
 
@@ -69,7 +72,7 @@ class Block:
             The mean, in the dtype of the losses.
         """
         total, weight = self._sums(losses)
-        return (total / weight).astype(losses.dtype)
+        return share(total, weight).astype(losses.dtype)
 
     def chunks(self) -> "Block":
         """The block cut into parts of `chunk` examples.
@@ -254,6 +257,57 @@ def guarded(is_real: Bool[Array, " n"]) -> Callable[[Any], Array]:
         return where(is_real, example)
 
     return fill
+
+
+def require_weights(name: str, weights: Any, n: int) -> Array:
+    """Weights as an array of length n; where known, finite and none negative nor all 0.
+
+    Args:
+        name: of who asks, for the error.
+        weights: one number for each example.
+        n: how many examples there are.
+
+    Returns:
+        The array.
+
+    Raises:
+        ValueError: if they have another shape, or other numbers.
+    """
+    array = jnp.asarray(weights)
+    if array.shape != (n,):
+        raise ValueError(
+            f"{name}: expected weights of shape ({n},), one for each example, got "
+            f"{array.shape}; try jnp.ones({n}), or None"
+        )
+    try:
+        known = np.asarray(weights)
+    except jax.errors.TracerArrayConversionError:  # traced values are not checked
+        return array
+    is_good = (known >= 0) & np.isfinite(known)
+    if not np.all(is_good):
+        raise ValueError(
+            f"{name}: expected finite weights >= 0, got one of {known[~is_good][0]} at index "
+            f"{int(np.argmin(is_good))}; try 0 to leave an example out"
+        )
+    if not known.any():
+        raise ValueError(
+            f"{name}: expected a weight above 0, got {n} that are all 0; try None, for examples "
+            "that count alike"
+        )
+    return array
+
+
+def share(number: Any, total: Array | int) -> Array:
+    """A part of a total; 0 where the total is 0, as of a batch whose examples are all left out.
+
+    Args:
+        number: the part.
+        total: a number, at least 0.
+
+    Returns:
+        The quotient.
+    """
+    return number / (total if isinstance(total, int) else jnp.where(total > 0, total, 1))
 
 
 def count_examples(inputs: PyTree, targets: PyTree) -> int:

@@ -202,7 +202,8 @@ class _Network(bases.BaseEstimator):
                 rule = "levenberg_marquardt" if rows * size * min(rows, size) <= DEAR else "adam"
             make: Any = look_up("rule", rule, _known_rules())
             return (make(self.learning_rate), True) if _takes_rate(make) else (make(), False)
-        return rule() if callable(rule) else rule, False
+        made: Any = rule() if callable(rule) else rule
+        return made, False
 
     def _train(
         self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None, loss: Callable, k: int

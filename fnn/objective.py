@@ -36,7 +36,8 @@ from fnn.batches import Block as Block
 from fnn.batches import Loss as Loss
 from fnn.batches import Model as Model
 from fnn.batches import accumulate as accumulate
-from fnn.batches import count_examples, guarded
+from fnn.batches import count_examples, guarded, require_weights
+from fnn.box import Box
 from fnn.dtypes import wide as wide
 from fnn.layers import without_key
 from fnn.names import EXAMPLES as EXAMPLES
@@ -122,8 +123,8 @@ class Objective:
 
         Raises:
             ValueError: if data is not a pair, arrays disagree on the number of examples, there are
-                none, `weights` has another shape or a negative number (where it is not traced), or
-                `chunk` is not positive.
+                none, `weights` has another shape or (where it is not traced) a number that is
+                negative or not finite or nothing but zeros, or `chunk` is not positive.
         """
         inputs, targets = self._split(data)
         inputs = as_arrays("Objective.on", "inputs", inputs)
@@ -135,7 +136,7 @@ class Objective:
             )
         keys = None if key is None else jax.random.split(key, n)
         if weights is not None:  # a NaN in the padding would pass through a product with 0
-            weights = _require_weights(weights, n)
+            weights = require_weights("Objective.on", weights, n)
             inputs, targets = jax.tree.map(guarded(weights > 0), (inputs, targets))
         block = Block(inputs, targets, weights, keys, self.model, self.loss, chunk)
         value_fn = ValueFunction((Term(1.0, block),))
@@ -284,6 +285,30 @@ class ValueFunction:
         """The blocks of examples, without the penalties."""
         return [term.block for term in self.terms if isinstance(term.block, Block)]
 
+    def within(self, box: Box) -> "ValueFunction":
+        """The same function of the parameters' projection onto a box, what is held being constant.
+
+        Args:
+            box: bounds of the parameters, with what is held.
+
+        Returns:
+            A value function of the same parameters; `box` says that it is confined.
+
+        Raises:
+            ValueError: if it is confined already.
+        """
+        if self.box is not None:
+            raise ValueError(
+                "within: expected a value function without bounds, got one with; try one "
+                "rules.bounded with all of them"
+            )
+        return ValueFunction(tuple(t._replace(box=box) for t in self.terms))
+
+    @property
+    def box(self) -> Box | None:
+        """The box that the parameters are projected onto, if there is one."""
+        return self.terms[0].box if self.terms else None
+
     def map_blocks(self, fn: Callable[[Block], "Block | Penalty"]) -> "ValueFunction":
         """The same sum with another block in place of each block of examples.
 
@@ -337,15 +362,35 @@ class ValueFunction:
 
 
 class Term(NamedTuple):
-    """One summand of a value function: `scale * block(params)`, some leaves perhaps held."""
+    """One summand of a value function: `scale * block(params)`, some leaves perhaps held.
+
+    Attributes:
+        scale: its factor.
+        block: what is a function of the parameters.
+        held: the leaves that the parameters lack.
+        box: what the parameters are projected onto.
+    """
 
     scale: float | Scalar
     block: "Block | Penalty"
     held: PyTree = None
+    box: Box | None = None
 
     def __call__(self, params: PyTree) -> Scalar:
         """The value at `params`, which lack the held leaves."""
-        return self.scale * self.block(merge(params, self.held))
+        return self.scale * self.block(self.whole(params))
+
+    def whole(self, params: PyTree) -> PyTree:
+        """The parameters that the block sees.
+
+        Args:
+            params: parameters without the held leaves, perhaps out of bounds.
+
+        Returns:
+            All of them, within the box.
+        """
+        params = merge(params, self.held)
+        return params if self.box is None else self.box.hold(params)
 
 
 @jax.tree_util.register_static
@@ -501,30 +546,10 @@ def _sum_of_absolute_values(params: PyTree) -> Scalar:
     return optax.tree.norm(params, ord=1)
 
 
-def _require_weights(weights: Any, n: int) -> Array:
-    """The weights as an array of length n, none of them negative where they are known."""
-    array = jnp.asarray(weights)
-    if array.shape != (n,):
-        raise ValueError(
-            f"Objective.on: expected weights of shape ({n},), one for each example, got "
-            f"{array.shape}; try jnp.ones({n}), or None"
-        )
-    try:
-        known = np.asarray(weights)
-    except jax.errors.TracerArrayConversionError:  # traced values are not checked
-        return array
-    if not np.all(known >= 0):
-        raise ValueError(
-            f"Objective.on: expected weights >= 0, got one of {known[~(known >= 0)][0]}; try 0 to "
-            "leave an example out"
-        )
-    return array
-
-
 def _described(value_fn: ValueFunction) -> str:
     """The terms of a sum in words, each behind its scale if that is not 1."""
     terms = []
-    for scale, block, _ in value_fn.terms:
+    for scale, block, *_ in value_fn.terms:
         number = isinstance(scale, int | float | np.number)
         factor = f"{scale:.3g} * " if number and scale != 1 else "" if number else "(array) * "
         if isinstance(block, Block):

@@ -245,10 +245,13 @@ def test_takes_key():
         (lambda: OBJECTIVE.on((INPUTS, jnp.array(1.0))), r"scalar targets; .* x\[None\]"),
         (lambda: OBJECTIVE.on((None, None)), "expected arrays of examples, got none"),
         (lambda: OBJECTIVE.on(DATA, weights=jnp.ones(3)), r"shape \(7,\).* got \(3,\); try"),
-        (lambda: OBJECTIVE.on(DATA, weights=-jnp.ones(7)), "weights >= 0, got one of -1.0; try"),
+        (
+            lambda: OBJECTIVE.on(DATA, weights=-jnp.ones(7)),
+            "weights >= 0, got one of -1.0 at index 0; try",
+        ),
         (
             lambda: OBJECTIVE.on(DATA, weights=np.full(7, np.nan)),
-            "weights >= 0, got one of nan; try",
+            "weights >= 0, got one of nan at index 0; try",
         ),
         (lambda: OBJECTIVE.on(DATA, chunk=0), "chunk >= 1, got 0; try"),
         (lambda: fnn.Objective(model, lambda o, t: o - t).on(DATA)(PARAMS), r"scalar, got shape"),

@@ -67,7 +67,7 @@ def run(key, updates=UPDATES):
     plain, _ = train(rules.levenberg_marquardt(), value_fn, params, updates)
     params, state = train(rules.bayesian_levenberg_marquardt(), value_fn, params, updates)
     posterior = curvature.laplace(value_fn, params, state.alpha, state.beta)
-    outputs, variance, noise = posterior.predict(inputs)
+    outputs, variance, noise, _ = posterior.predict(inputs)
     inside = jnp.abs(targets - outputs) <= 1.96 * jnp.sqrt(variance + noise)
     row = {
         "plain error": error(plain, (inputs, targets)),

@@ -8,7 +8,8 @@ solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps o
 `accelerations` are what its models lack to be linear along a direction.
 `spectrum` has their eigenvalues, and tells minima from saddles.
 `structure` reads which leaves have Kronecker factors, `kronecker_blocks` makes them.
-`laplace` turns the curvature into error bars, of parameters and of predictions.
+`laplace` turns the curvature into error bars, of parameters and of predictions; `uncertainty` does
+for a fit of few parameters, without a prior.
 """
 
 from fnn.capture import Captured as Captured
@@ -23,11 +24,12 @@ from fnn.capture import norms as norms
 from fnn.capture import product as product
 from fnn.capture import transpose_product as transpose_product
 from fnn.curvature import spectrum as spectrum
+from fnn.curvature.evidence import evidence as evidence
+from fnn.curvature.evidence import half_squared_norm as half_squared_norm
 from fnn.curvature.laplace import Laplace as Laplace
 from fnn.curvature.laplace import Prediction as Prediction
-from fnn.curvature.laplace import evidence as evidence
-from fnn.curvature.laplace import half_squared_norm as half_squared_norm
 from fnn.curvature.laplace import laplace as laplace
+from fnn.curvature.laplace import uncertainty as uncertainty
 from fnn.curvature.operators import Operator as Operator
 from fnn.curvature.operators import fisher as fisher
 from fnn.curvature.operators import gauss_newton as gauss_newton
@@ -73,5 +75,6 @@ __all__ = [
     "spectrum",
     "structure",
     "transpose_product",
+    "uncertainty",
 ]
 __dir__ = __all__.copy

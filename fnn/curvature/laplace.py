@@ -14,37 +14,14 @@ A value function is a *mean* over N examples, so that E_D = N value, and F / (be
 with `l2(alpha / (beta N))` added: weight decay is a statement about noise. Weights count as
 repetitions: N is their sum.
 
-How probable the data are under alpha and beta, whatever the parameters, is their *evidence*. With
-l for the eigenvalues of N C, of P parameters and R residuals,
+How probable the data are under alpha and beta, and which of both make them most so, stands in
+`evidence`.
 
-    log evidence = -F - 1/2 sum log(1 + beta l / alpha) + R/2 log(beta / 2 pi)
-    gamma = sum beta l / (beta l + alpha),        the effective number of parameters, 0 .. P
-
-and it is largest where alpha = gamma / (2 E_W) and beta = (R - gamma) / (2 E_D): the prior's
-variance is that of the parameters that the data determine, the noise's that of the residuals that
-are left when each of those has used up one.
-
-The matrix M = N C is that of the parameters (P x P) or N A A^T of the rows (R x R), which has the
-same eigenvalues but for zeros, whichever is smaller: nothing P x P is formed for a large network on
-few data. Parameters have units, and beside a curvature of 1e24 the eigenvalues of M lose one of 1
-to rounding. So the sum beta M + alpha, to which a prior that is the same for all parameters belongs
-as it is, is scaled to a unit diagonal before it is diagonalized,
-
-    D = diag(beta M + alpha),     D^-1/2 (beta M + alpha) D^-1/2 = V S V^T,     W = D^-1/2 V
-
-and with m = W^T M W and p = W^T W, of each column of W,
-
-    S = beta m + alpha p,      (beta M + alpha)^-1 = W S^-1 W^T,      gamma = sum beta m / S
-    sum log(1 + beta l / alpha) = sum log(D / alpha) + sum log S.
-
-None of these depends on the units of the parameters. The ratios m / p take the place of the
-eigenvalues l: they are the same at other alpha and beta where D is a multiple of 1, and close to
-that elsewhere, so that the largest evidence is found with few decompositions. A direction is lost
-where S is 0 up to rounding: nothing is known of it but the prior.
-
-A loss that is itself a negative log-likelihood (logistic, cross-entropy) has no noise to estimate:
-there beta is 1 and the terms in R are absent. A loss that is not known as a likelihood is taken for
-squares.
+A fit of few parameters to many data needs no prior: alpha is 0, weights are 1 / sigma^2 of each
+target, and beta = (n - P) / (2 E_D) of n numbers that were measured. That is what is left of
+(R - gamma) / (2 E_D), the beta of the largest evidence, where data determine all parameters (gamma
+is P) and each example counts as one, whatever its weight (R is n): a weight there says how sure an
+example is, and not how often it was seen. `uncertainty` does this.
 """
 
 import math
@@ -55,232 +32,28 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
-from fnn import losses, solvers
+from fnn import devices, solvers
 from fnn.capture import HIGHEST, Captured, capture, gram, jacobian
+from fnn.curvature.evidence import (
+    Directions,
+    Evidence,
+    are_squares,
+    evidence,
+    measurements,
+    most_evident,
+    outputs_of,
+    require_blocks,
+)
+from fnn.curvature.intervals import around
 from fnn.curvature.quadratic import Quadratic, quadratic_of
 from fnn.curvature.rows import Stack
 from fnn.curvature.terms import terms_of
-from fnn.objective import EXAMPLES, Block, Term, ValueFunction, merge, wide
+from fnn.objective import Block, Term, ValueFunction
 
 _dot = partial(jnp.matmul, precision=HIGHEST)
-
-
-# --- evidence -----------------------------------------------------------------------------------
-
-
-class Directions(NamedTuple):
-    """Directions in which beta M + alpha falls apart, for one alpha and beta.
-
-    Attributes:
-        vectors: W, in columns.
-        data: m, the curvature along each; what is 0 up to rounding is 0.
-        prior: p, the squared length of each.
-        is_lost: whether data and prior along a direction are 0 up to rounding.
-    """
-
-    vectors: Float[Array, "n n"]
-    data: Float[Array, " n"]
-    prior: Float[Array, " n"]
-    is_lost: Bool[Array, " n"]
-
-    def precisions(self, alpha: Scalar, beta: Scalar) -> Float[Array, " n"]:
-        """S, the precision along each direction."""
-        return beta * self.data + alpha * self.prior
-
-    def gamma(self, alpha: Scalar, beta: Scalar) -> Scalar:
-        """The effective number of parameters, exact at the alpha and beta of the directions."""
-        precisions = jnp.where(self.data > 0, self.precisions(alpha, beta), 1)
-        return jnp.sum(jnp.where(self.data > 0, beta * self.data / precisions, 0))
-
-    def root(self, alpha: Scalar, beta: Scalar) -> Float[Array, "n n"]:
-        """W S^-1/2, a square root of (beta M + alpha)^-1."""
-        return self.vectors / jnp.sqrt(self.precisions(alpha, beta))[None, :]
-
-
-class Evidence(NamedTuple):
-    """What the evidence of alpha and beta depends on, at fixed parameters.
-
-    Attributes:
-        matrix: M, the Hessian of E_D (Gauss-Newton), or the smaller matrix of its rows.
-        data: E_D.
-        weights: E_W.
-        examples: N.
-        residuals: R; 0 for a likelihood, whose beta is 1.
-        offset: a number that blocks of different scales add to the logarithm.
-    """
-
-    matrix: Float[Array, "n n"]
-    data: Scalar
-    weights: Scalar
-    examples: Scalar
-    residuals: Scalar
-    offset: Scalar
-
-    def directions(self, alpha: Scalar, beta: Scalar) -> Directions:
-        """The eigenvectors of beta M + alpha, scaled to a unit diagonal; NaN if M is not finite."""
-        size, eps = len(self.matrix), jnp.finfo(self.matrix.dtype).eps
-        diagonal = beta * jnp.diagonal(self.matrix) + alpha
-        scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1))
-        scaled = scale[:, None] * self.matrix * scale[None, :]
-        values, vectors, is_finite = solvers.diagonalize(beta * scaled + jnp.diag(alpha * scale**2))
-        is_lost = is_finite & (values <= size * eps * jnp.max(values))
-        # What rounding puts into a lost direction would be multiplied by a variance without bound.
-        is_noise = is_lost[None, :] & (jnp.abs(vectors) <= size * eps)
-        vectors = jnp.where(is_noise, 0, vectors)
-        # Along a vector the curvature is found better than as a difference of an eigenvalue.
-        data = jnp.sum(vectors * _dot(scaled, vectors), axis=0)
-        rounding = size * eps * jnp.max(jnp.diagonal(scaled))
-        data = jnp.where((data > rounding) & ~is_lost, data, 0)
-        vectors = scale[:, None] * vectors
-        data = jnp.where(is_finite, data, jnp.nan)
-        return Directions(vectors, data, jnp.sum(vectors**2, axis=0), is_lost)
-
-    def gamma(self, alpha: Scalar, beta: Scalar) -> Scalar:
-        """The effective number of parameters: how many of them the data determine.
-
-        Args:
-            alpha: precision of the prior.
-            beta: precision of the noise.
-
-        Returns:
-            A number between 0 and the smaller of P and R.
-        """
-        return self.directions(alpha, beta).gamma(alpha, beta)
-
-    def log(self, alpha: Scalar, beta: Scalar, directions: Directions | None = None) -> Scalar:
-        """The logarithm of the evidence, log p(data | alpha, beta).
-
-        Args:
-            alpha: precision of the prior, > 0.
-            beta: precision of the noise, > 0.
-            directions: those at alpha and beta, where they are known.
-
-        Returns:
-            A number; comparable between networks on the same data.
-        """
-        directions = self.directions(alpha, beta) if directions is None else directions
-        logarithms = jnp.log1p(beta * jnp.diagonal(self.matrix) / alpha)
-        logarithms += jnp.log(directions.precisions(alpha, beta))
-        occam = jnp.where(alpha > 0, jnp.sum(logarithms) / 2, jnp.inf)
-        noise = self.residuals * jnp.log(beta / (2 * math.pi)) / 2
-        return noise + self.offset - occam - beta * self.data - alpha * self.weights
-
-    def start(self, noise: float = 1.0) -> tuple[Scalar, Scalar]:
-        """The alpha and beta to start from, as if the data determined every direction.
-
-        Args:
-            noise: the share of E_D that is taken for noise.
-
-        Returns:
-            alpha, 0 where all parameters are 0, and beta, 1 where there are no residuals.
-        """
-        count = jnp.asarray(len(self.matrix), self.weights.dtype)
-        alpha = _ratio(count, 2 * self.weights, jnp.zeros_like(self.weights))
-        return alpha, _ratio(self.residuals, 2 * noise * self.data, jnp.ones_like(self.data))
-
-    def reestimate(
-        self, alpha: Scalar, beta: Scalar, directions: Directions
-    ) -> tuple[Scalar, Scalar]:
-        """One step towards the alpha and beta of the largest evidence.
-
-        Args:
-            alpha: precision of the prior.
-            beta: precision of the noise.
-            directions: those at alpha and beta, or at others close to them.
-
-        Returns:
-            gamma / (2 E_W) and (R - gamma) / (2 E_D), or the number given where one of them is not
-            positive.
-        """
-        gamma = directions.gamma(alpha, beta)
-        return (
-            _ratio(gamma, 2 * self.weights, alpha),
-            _ratio(self.residuals - gamma, 2 * self.data, beta),
-        )
-
-
-def _ratio(above: Array, below: Array, otherwise: Array) -> Array:
-    """The ratio of two positive numbers where it is one too, and `otherwise` elsewhere."""
-    ratio = above / jnp.where(below > 0, below, 1)
-    return jnp.where((below > 0) & (ratio > 0) & jnp.isfinite(ratio), ratio, otherwise)
-
-
-def evidence(
-    name: str, value_fn: ValueFunction, params: PyTree, model: Quadratic, memory_budget: int
-) -> tuple[Evidence, solvers.Formed]:
-    """The evidence of `model`, and its matrix; errors name the caller `name`."""
-    blocks = _require_blocks(name, value_fn)
-    are_squares = _are_squares(name, blocks)
-    dense = solvers.formed(model.system, memory_budget)
-    dtype = dense.matrix.dtype
-    totals = [
-        jnp.asarray(b.count, dtype) if b.weights is None else jnp.sum(b.weights, dtype=dtype)
-        for b in blocks
-    ]
-    examples = sum(totals, jnp.zeros((), dtype))
-    residuals = offset = jnp.zeros((), dtype)
-    if are_squares:
-        for term, total in zip(value_fn.terms, totals, strict=True):
-            count = total * _outputs(term, params)
-            residuals += count
-            offset += count * jnp.log(examples * term.scale / total) / 2
-    facts = Evidence(
-        matrix=examples * dense.matrix,
-        data=examples * model.value.astype(dtype),
-        weights=half_squared_norm(params).astype(dtype),
-        examples=examples,
-        residuals=residuals,
-        offset=offset.astype(dtype),
-    )
-    return facts, dense
-
-
-def half_squared_norm(params: PyTree) -> Scalar:
-    """E_W, in at least single precision."""
-    return optax.tree.norm(jax.tree.map(wide, params), squared=True) / 2
-
-
-def _require_blocks(name: str, value_fn: ValueFunction) -> list[Block]:
-    """The blocks of a value function that has no penalties."""
-    if len(value_fn.blocks) < len(value_fn.terms):
-        raise ValueError(
-            f"{name}: expected a value function without penalties, because the prior is alpha's "
-            "alone; try objective.on(data) of the bare objective: l2(decay) is alpha = decay * "
-            "beta * N"
-        )
-    return value_fn.blocks
-
-
-def _are_squares(name: str, blocks: list[Block]) -> bool:
-    """Whether all losses count as squares, as unknown ones do; if not, all are likelihoods."""
-    gaussian = losses.sampler(losses.half_squared_error)
-    samplers = [losses.sampler(block.loss or losses.half_squared_error) for block in blocks]
-    kinds = {sampler in (None, gaussian) for sampler in samplers}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"{name}: expected blocks that are all of squares or all of likelihoods, got both; "
-            "try one of them alone"
-        )
-    return kinds == {True}
-
-
-def _outputs(term: Term, params: PyTree) -> int:
-    """The number of outputs for one example."""
-    block = cast("Block", term.block)
-
-    def answer(x: PyTree, key: Array | None) -> PyTree:
-        return block.answer(merge(params, term.held), x, key)
-
-    answers = jax.vmap(answer, axis_size=block.count, axis_name=EXAMPLES)
-    leaves = jax.tree.leaves(jax.eval_shape(answers, block.inputs, block.keys))
-    return sum(leaf.size for leaf in leaves) // block.count
-
-
-# --- the posterior ------------------------------------------------------------------------------
 
 
 class Prediction(NamedTuple):
@@ -293,11 +66,43 @@ class Prediction(NamedTuple):
         outputs: the outputs of the model, examples first.
         variance: the variance of the outputs that comes from the parameters', a tree like them.
         noise: 1 / beta, the variance of a target around the outputs.
+        freedom: degrees of freedom of the noise's estimate; infinite where it is known.
     """
 
     outputs: PyTree
     variance: PyTree
     noise: Scalar
+    freedom: Scalar
+
+    def confidence_band(self, level: Scalar | float = 0.95) -> tuple[PyTree, PyTree]:
+        """Where the model's outputs lie, as far as the data tell.
+
+        Args:
+            level: the probability, in (0, 1), of the band at each input alone.
+
+        Returns:
+            The lower and the upper ends, trees like the outputs.
+        """
+        return around(self.outputs, jax.tree.map(jnp.sqrt, self.variance), level, self.freedom)
+
+    def prediction_band(
+        self, level: Scalar | float = 0.95, *, weights: Float[Array, " n"] | float = 1.0
+    ) -> tuple[PyTree, PyTree]:
+        """Where new targets lie: the variance of the outputs and that of the noise together.
+
+        Args:
+            level: the probability, in (0, 1), of the band at each input alone.
+            weights: of the new targets, whose variances are noise / weights.
+
+        Returns:
+            The lower and the upper ends, trees like the outputs.
+        """
+
+        def error(variance: Array) -> Array:
+            noise = jnp.broadcast_to(self.noise / jnp.asarray(weights), variance.shape[:1])
+            return jnp.sqrt(variance + noise.reshape(-1, *[1] * (variance.ndim - 1)))
+
+        return around(self.outputs, jax.tree.map(error, self.variance), level, self.freedom)
 
 
 class Laplace(NamedTuple):
@@ -312,6 +117,12 @@ class Laplace(NamedTuple):
         covariance: `v -> Sigma v`, tree to tree.
         predict: `inputs -> Prediction`, examples first, by the first block's model without a key.
         directions: those in which data and prior fall apart at alpha and beta.
+        params: the parameters, around which it lies.
+        freedom: degrees of freedom of the noise's estimate, for Student's distribution; infinite,
+            for a normal one, where the noise is known or a prior makes up for what is not.
+        variances: `() -> ` the diagonal of Sigma, a tree like the parameters.
+        dense: `() -> Sigma` (P, P), rows and columns in the order of
+            `jax.flatten_util.ravel_pytree`.
     """
 
     alpha: Scalar
@@ -320,6 +131,10 @@ class Laplace(NamedTuple):
     covariance: Callable[[PyTree], PyTree]
     predict: Callable[[PyTree], Prediction]
     directions: Directions
+    params: PyTree
+    freedom: Scalar
+    variances: Callable[[], PyTree]
+    dense: Callable[[], Float[Array, "P P"]]
 
     @property
     def gamma(self) -> Scalar:
@@ -330,6 +145,42 @@ class Laplace(NamedTuple):
     def log_evidence(self) -> Scalar:
         """The logarithm of the evidence."""
         return self.evidence.log(self.alpha, self.beta, self.directions)
+
+    @property
+    def noise(self) -> Scalar:
+        """1 / beta, the variance of a target of weight 1."""
+        return 1 / self.beta
+
+    def standard_errors(self) -> PyTree:
+        """The standard deviation of every parameter, a tree like them.
+
+        Returns:
+            The roots of the diagonal of Sigma; infinite where the data say nothing and there is no
+            prior.
+        """
+        return jax.tree.map(jnp.sqrt, self.variances())
+
+    def intervals(self, level: Scalar | float = 0.95) -> tuple[PyTree, PyTree]:
+        """Where every parameter lies.
+
+        Args:
+            level: the probability, in (0, 1), of each interval alone.
+
+        Returns:
+            The lower and the upper ends, trees like the parameters.
+        """
+        return around(self.params, self.standard_errors(), level, self.freedom)
+
+    def correlations(self) -> Float[Array, "P P"]:
+        """Sigma with its diagonal scaled to 1, ordered as `dense`.
+
+        Returns:
+            Numbers from -1 to 1; those near either end belong to parameters of which the data tell
+            a combination alone.
+        """
+        sigma = self.dense()
+        errors = jnp.sqrt(jnp.diagonal(sigma))
+        return sigma / jnp.outer(errors, errors)
 
 
 def laplace(
@@ -388,19 +239,10 @@ def laplace(
             raise ValueError(
                 f"laplace: expected {name} > 0, got {number}; try None, for the largest evidence"
             )
-    params = jax.tree.map(jnp.asarray, params)
-    terms = terms_of(value_fn, params)
-    stacks = [source.stack() for source in terms.sources]
-    model = quadratic_of(terms, stacks, memory_budget)
-    if not _are_squares("laplace", _require_blocks("laplace", value_fn)):
-        if isinstance(beta, int | float) and beta != 1:
-            raise ValueError(
-                f"laplace: expected beta = 1 of a likelihood, got {beta}; try None, or scale the "
-                "value function"
-            )
-        beta = None
+    params, stacks, model = _model_at(value_fn, params, memory_budget)
+    beta = _beta_of("laplace", value_fn, beta)
     facts, dense = evidence("laplace", value_fn, params, model, memory_budget)
-    alpha, beta = _most_evident(facts, alpha, beta)
+    alpha, beta = most_evident(facts, alpha, beta)
     directions = facts.directions(alpha, beta)
     root = directions.root(alpha, beta)
     is_lost = directions.is_lost
@@ -412,9 +254,170 @@ def laplace(
         posterior = _AmongRows(dense.system, stacks, root, alpha)
     else:
         posterior = _AmongParams(params, root)
-    _warn_if_lost(is_lost, root.dtype)
-    predict = _Predictor(value_fn.terms[0], params, posterior, 1 / beta, memory_budget)
-    return Laplace(alpha, beta, facts, posterior.covariance, predict.predict, directions)
+    _warn_if_lost("laplace", is_lost, root.dtype)
+    found = _Found(alpha, beta, facts, directions, params, jnp.full_like(beta, jnp.inf))
+    return _around(found, value_fn, posterior, memory_budget)
+
+
+def uncertainty(
+    value_fn: ValueFunction,
+    params: PyTree,
+    noise: Scalar | float | None = None,
+    *,
+    memory_budget: int = 2**30,
+) -> Laplace:
+    """What a fit leaves unknown: standard errors, intervals, correlations and bands, by the data.
+
+    Laplace's approximation without a prior, for fits of fewer parameters than data. Put on the data
+    with `weights = 1 / sigma^2`, each example counts as one measurement, with the variance
+    noise / weight. Only ratios of weights matter where the noise is estimated.
+
+    Args:
+        value_fn: made by `Objective.on` of the data, without penalties; of half squares, such as
+            `losses.half_squared_error` or a residual, or of likelihoods. In a sum of several
+            blocks, those examples have the same noise whose shares in the value are the same.
+        params: the fitted parameters, a minimum of the value. Parameters that bounds or a mask hold
+            should be left out, by `value_fn.freeze`, for they are not estimated.
+        noise: variance of a target of weight 1, > 0: `1.0` where sigma is known and the weights are
+            1 / sigma^2, `sigma**2` of one that is the same for all examples, without weights. None
+            estimates it from the residuals, 2 E_D / (n - P) for n measured numbers and P
+            parameters. It is 1 for a likelihood.
+        memory_budget: bytes that matrices and a batch of predictions may take.
+
+    Units:
+        `noise` is targets^2.
+
+    Returns:
+        The posterior; `freedom` is n - P where the noise was estimated. Its evidence is that of an
+        improper prior, minus infinity.
+
+    Raises:
+        ValueError: if there are penalties, blocks of both kinds, a noise that is not positive, one
+            other than 1 of a likelihood, no more data than parameters to estimate it from, or no
+            room for the P x P matrix.
+
+    Warns:
+        UserWarning: if the data say nothing along a direction: the errors of the parameters in it
+            are infinite. Not while it is traced.
+
+    Source:
+        Seber and Wild, Nonlinear Regression (1989), sections 2.1.2 and 5.1, doi:10.1002/0471725315.
+        The errors are those of `scipy.optimize.curve_fit`, of `absolute_sigma=False` where `noise`
+        is None and of `absolute_sigma=True` where it is 1.
+
+    Example:
+        >>> from fnn import losses
+        >>> from fnn.objective import Objective
+        >>> line = Objective(lambda w, x: w * x, losses.half_squared_error)
+        >>> value_fn = line.on((jnp.array([1.0, 2.0]), jnp.array([1.1, 1.9])))
+        >>> fitted = uncertainty(value_fn, jnp.array(0.98))
+        >>> round(float(fitted.standard_errors()), 4), int(fitted.freedom)
+        (0.06, 1)
+        >>> low, high = fitted.intervals(0.95)
+        >>> print(f"{low:.3f} {high:.3f}")
+        0.218 1.742
+        >>> low, high = fitted.predict(jnp.array([4.0])).prediction_band(0.95)
+        >>> print((high - low).round(2))
+        [6.99]
+    """
+    if isinstance(noise, int | float) and not 0 < noise < math.inf:
+        raise ValueError(
+            f"uncertainty: expected noise > 0, got {noise}; try None, to estimate it, or 1.0 with "
+            "weights = 1 / sigma**2"
+        )
+    inverse = 1 / noise if isinstance(noise, int | float) else noise
+    is_estimated = _beta_of("uncertainty", value_fn, inverse) is None and noise is None
+    is_estimated &= are_squares("uncertainty", value_fn.blocks)
+    size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
+    freedom = measurements(value_fn, params) - size
+    if is_estimated and not devices.is_traced(freedom) and freedom <= 0:
+        raise ValueError(
+            f"uncertainty: expected more data than parameters, to estimate the noise, got {size} "
+            f"parameters and {int(freedom) + size} numbers; try noise=, the variance of a target"
+        )
+    found, root = _of_data(value_fn, params, noise, freedom, is_estimated, memory_budget)
+    _warn_if_lost("uncertainty", found.directions.is_lost, root.dtype)
+    return _around(found, value_fn, _AmongParams(found.params, root), memory_budget)
+
+
+class _Found(NamedTuple):
+    """What is known of a posterior but for its square root; of arrays alone."""
+
+    alpha: Scalar
+    beta: Scalar
+    facts: Evidence
+    directions: Directions
+    params: PyTree
+    freedom: Scalar
+
+
+@partial(devices.jit, static_argnames=("is_estimated", "memory_budget"))
+def _of_data(value_fn, params, noise, freedom, is_estimated, memory_budget):
+    """What data without a prior tell, and a square root of its Sigma."""
+    params, _, model = _model_at(value_fn, params, memory_budget)
+    system = model.system
+    if system.costs is not None:  # among the rows there would have to be a prior
+        system = system._replace(gram=None, costs=system.costs._replace(gram=None))
+    model = model._replace(system=system)
+    facts, _ = evidence("uncertainty", value_fn, params, model, memory_budget)
+    dtype = facts.data.dtype
+    beta = jnp.ones((), dtype) if noise is None else 1 / jnp.asarray(noise, dtype)
+    freedom = jnp.asarray(freedom, dtype)
+    if is_estimated:
+        beta = freedom / (2 * facts.data)
+    alpha = jnp.zeros_like(beta)
+    # Beta is no part of the directions, and infinite where the residuals are 0.
+    directions = facts.directions(alpha, jnp.ones_like(beta))
+    root = directions.root(alpha, jnp.ones_like(beta)) / jnp.sqrt(beta)
+    freedom = freedom if is_estimated else jnp.full_like(beta, jnp.inf)
+    return _Found(alpha, beta, facts, directions, params, freedom), root
+
+
+def _model_at(
+    value_fn: ValueFunction, params: PyTree, memory_budget: int
+) -> tuple[PyTree, Sequence[Stack], Quadratic]:
+    """The parameters as arrays, the rows there, and the quadratic that they make."""
+    params = jax.tree.map(jnp.asarray, params)
+    terms = terms_of(value_fn, params)
+    stacks = [source.stack() for source in terms.sources]
+    return params, stacks, quadratic_of(terms, stacks, memory_budget)
+
+
+def _beta_of(
+    name: str, value_fn: ValueFunction, beta: Scalar | float | None
+) -> Scalar | float | None:
+    """The beta that is asked for; None, which is 1, of a likelihood."""
+    if are_squares(name, require_blocks(name, value_fn)):
+        return beta
+    if isinstance(beta, int | float) and beta != 1:
+        raise ValueError(
+            f"{name}: expected beta = 1 of a likelihood, got {beta}; try None, or scale the "
+            "value function"
+        )
+    return None
+
+
+def _around(
+    found: _Found,
+    value_fn: ValueFunction,
+    posterior: "_AmongRows | _AmongParams",
+    memory_budget: int,
+) -> Laplace:
+    """The posterior with its callables."""
+    term, freedom = value_fn.terms[0], found.freedom
+    predictor = _Predictor(term, found.params, posterior, 1 / found.beta, freedom, memory_budget)
+    return Laplace(
+        found.alpha,
+        found.beta,
+        found.facts,
+        posterior.covariance,
+        predictor.predict,
+        found.directions,
+        found.params,
+        freedom,
+        posterior.variances,
+        posterior.dense,
+    )
 
 
 class _AmongRows(NamedTuple):
@@ -438,6 +441,28 @@ class _AmongRows(NamedTuple):
         reduction = back(_dot(self.root, _dot(self.root.T, forward(v))))
         return jax.tree.map(lambda leaf, less: (leaf - less) / self.alpha, v, reduction)
 
+    def variances(self) -> PyTree:
+        """The diagonal of Sigma, the reduction summed over the rows, one after another."""
+        (back,) = solvers.needs(self.system, "laplace", "transpose")
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, self.root.dtype), self.system.like)
+
+        def add(total: PyTree, column: Array) -> tuple[PyTree, None]:
+            return jax.tree.map(lambda t, a: t + jnp.square(a), total, back(column)), None
+
+        reduction, _ = jax.lax.scan(add, zeros, self.root.T)
+        return jax.tree.map(lambda less: jnp.maximum(1 - less, 0) / self.alpha, reduction)
+
+    def dense(self) -> Float[Array, "P P"]:
+        """Sigma, column by column."""
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), self.system.like)
+        flat, unravel = ravel_pytree(zeros)
+
+        def column(index: Array) -> Array:
+            return ravel_pytree(self.covariance(unravel(flat.at[index].set(1))))[0]
+
+        sigma = jax.lax.map(column, jnp.arange(flat.size))
+        return (sigma + sigma.T) / 2
+
     def variance(self, captured: Captured) -> Float[Array, " outputs"]:
         """The variances of the outputs of one captured example."""
         crosses = [stack.map(partial(gram, captured)) for stack in self.stacks]
@@ -459,6 +484,15 @@ class _AmongParams(NamedTuple):
         flat, _ = ravel_pytree(v)
         return unravel(_dot(self.root, _dot(self.root.T, flat)))
 
+    def variances(self) -> PyTree:
+        """The diagonal of Sigma."""
+        _, unravel = ravel_pytree(self.params)
+        return unravel(jnp.sum(self.root**2, axis=1))
+
+    def dense(self) -> Float[Array, "P P"]:
+        """Sigma."""
+        return _dot(self.root, self.root.T)
+
     def variance(self, captured: Captured) -> Float[Array, " outputs"]:
         """The variances of the outputs of one captured example."""
         rows = captured.shape[1]
@@ -474,16 +508,17 @@ class _Predictor(NamedTuple):
     params: PyTree
     posterior: _AmongRows | _AmongParams
     noise: Scalar
+    freedom: Scalar
     memory_budget: int
 
     def predict(self, inputs: PyTree) -> Prediction:
         """The outputs for inputs, examples first, and their variances."""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        width = _outputs(self.term, self.params) * max(len(self.posterior.root), size)
+        width = outputs_of(self.term, self.params) * max(len(self.posterior.root), size)
         entry = 32  # bytes of four float64: an estimate for a row, its components and temporaries
         at_once = max(1, int(self.memory_budget // (entry * width)))
         pairs = jax.lax.map(self._predict_one, inputs, batch_size=at_once)
-        return Prediction(*pairs, noise=self.noise)
+        return Prediction(*pairs, noise=self.noise, freedom=self.freedom)
 
     def _predict_one(self, x: PyTree) -> tuple[PyTree, PyTree]:
         """The outputs for one example, and their variances."""
@@ -496,57 +531,15 @@ class _Predictor(NamedTuple):
     def _answer(self, params: PyTree, x: PyTree) -> PyTree:
         """The model's outputs for one example, without a key."""
         block = cast("Block", self.term.block)
-        return block.answer(merge(params, self.term.held), x, None)
+        return block.answer(self.term.whole(params), x, None)
 
 
-def _most_evident(
-    facts: Evidence, alpha: Scalar | float | None, beta: Scalar | float | None
-) -> tuple[Scalar, Scalar]:
-    """Alpha and beta as they are given, and where they are None those of the largest evidence."""
-    dtype = facts.weights.dtype
-
-    def with_given(pair: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
-        a, b = (
-            estimate if number is None else jnp.asarray(number, dtype)
-            for estimate, number in zip(pair, (alpha, beta), strict=True)
-        )
-        return a, b
-
-    def along_directions(pair: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
-        directions = facts.directions(*pair)
-        return _fixed_point(lambda p: with_given(facts.reestimate(*p, directions)), pair)
-
-    start = with_given(facts.start())
-    if alpha is not None and beta is not None:
-        return start
-    return _fixed_point(along_directions, start)
-
-
-def _fixed_point(
-    step: Callable[[tuple[Scalar, Scalar]], tuple[Scalar, Scalar]], start: tuple[Scalar, Scalar]
-) -> tuple[Scalar, Scalar]:
-    """Where a step that converges linearly no longer changes two numbers, both at least 0."""
-    tolerance = jnp.sqrt(jnp.finfo(start[0].dtype).eps)
-    limit = 1000  # a bound that nothing should reach
-
-    def is_changing(loop: tuple) -> Array:
-        now, before, count = loop
-        changes = [abs(a - a0) > tolerance * a0 for a, a0 in zip(now, before, strict=True)]
-        return (count < limit) & (changes[0] | changes[1])
-
-    def advance(loop: tuple) -> tuple:
-        now, _, count = loop
-        return step(now), now, count + 1
-
-    return jax.lax.while_loop(is_changing, advance, (step(start), start, 0))[0]
-
-
-def _warn_if_lost(is_lost: Bool[Array, " n"], dtype: jnp.dtype) -> None:
+def _warn_if_lost(name: str, is_lost: Bool[Array, " n"], dtype: jnp.dtype) -> None:
     """Warns, but not in a trace, of directions whose variance is lost to rounding."""
     is_concrete = hasattr(is_lost, "is_ready")  # which a traced array alone has not
     if is_concrete and (count := int(jnp.sum(is_lost))):
         warnings.warn(
-            "laplace: expected data and prior to fix the variance along every direction, got "
+            f"{name}: expected data and prior to fix the variance along every direction, got "
             f"{count} of {len(is_lost)} directions where it is lost to rounding in {dtype}; error "
             "bars along these are not to be trusted. Try a larger alpha, fewer parameters, more "
             "examples, or float64",

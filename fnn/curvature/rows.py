@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import flops, losses
+from fnn.batches import share
 from fnn.capture import (
     HIGHEST,
     Captured,
@@ -32,7 +33,7 @@ from fnn.capture import (
     transpose_product,
 )
 from fnn.dtypes import widest
-from fnn.objective import EXAMPLES, Block, Term, accumulate, merge, wide
+from fnn.objective import EXAMPLES, Block, Term, accumulate, wide
 
 # --- how rows are made --------------------------------------------------------------------------
 
@@ -95,12 +96,13 @@ class Source(NamedTuple):
     def shares(self, part: Block) -> Float[Array, " n"]:
         """The share scale * w / sum(w) of each example of a part in the value function."""
         weights = 1.0 if part.weights is None else part.weights
-        return jnp.broadcast_to(self.term.scale * weights / self.total_weight, (part.count,))
+        shares = share(self.term.scale * weights, self.total_weight)
+        return jnp.broadcast_to(shares, (part.count,))
 
     def outputs(self, part: Block, params: PyTree) -> PyTree:
         """The model's outputs for each example of a part."""
         return jax.vmap(
-            lambda x, key: part.answer(merge(params, self.term.held), x, key),
+            lambda x, key: part.answer(self.term.whole(params), x, key),
             axis_size=part.count,
             axis_name=EXAMPLES,
         )(part.inputs, part.keys)
@@ -109,7 +111,7 @@ class Source(NamedTuple):
         """The captured rows of a part."""
 
         def model(params: PyTree, x: tuple[PyTree, Array | None]) -> Array:
-            return ravel_pytree(part.answer(merge(params, self.term.held), *x))[0]
+            return ravel_pytree(part.answer(self.term.whole(params), *x))[0]
 
         def factor(outputs: Array, target: tuple[PyTree, Array]) -> tuple[Array, Array]:
             target, root = target

@@ -36,7 +36,7 @@ def terms_of(value_fn: ValueFunction, params: PyTree) -> Terms:
             f"{name}; its model and loss are hidden in it: try fnn.Objective(model, loss).on(data),"
             " or rules.newton, which needs only a function"
         )
-    for scale, block, _ in value_fn.terms:
+    for scale, block, *_ in value_fn.terms:
         if _is_curved(block) and isinstance(scale, int | float) and scale < 0:
             raise ValueError(
                 f"gauss_newton_system: expected blocks and l2 with a scale of at least 0, got "
@@ -90,7 +90,7 @@ def _penalty(terms: Sequence[Term], params: PyTree) -> PyTree:
     structure = jax.tree.structure(params)
     sums: dict[tuple, Any] = {(): 0.0}
     keys: list[tuple] = [()] * structure.num_leaves
-    for index, (scale, block, _) in enumerate(terms):
+    for index, (scale, block, *_) in enumerate(terms):
         if not (isinstance(block, Penalty) and block.is_half_squared_norm):
             continue
         if not isinstance(scale, int | float):  # A NaN makes a solver reject a negative scale.

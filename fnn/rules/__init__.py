@@ -40,6 +40,7 @@ Several rules or batches, some of the leaves, step sizes, frameworks without ext
     phases      one rule after another, `until` a number of steps or a `plateau`
     accumulate  the Gauss-Newton step of `k` batches
     only        a rule for the leaves that a mask selects
+    bounded     a rule within bounds, lower <= params <= upper
     searched    a rule's step, halved until the value is least
     bind        a rule that makes value, gradient and value function itself
 
@@ -52,9 +53,12 @@ from fnn.rules import scaling as scaling
 from fnn.rules.around import Until as Until
 from fnn.rules.around import accumulate as accumulate
 from fnn.rules.around import bind as bind
+from fnn.rules.around import bounded as bounded
 from fnn.rules.around import only as only
 from fnn.rules.around import phases as phases
 from fnn.rules.around import plateau as plateau
+from fnn.rules.around import projected as projected
+from fnn.rules.around import require_inside as require_inside
 from fnn.rules.around import searched as searched
 from fnn.rules.bayesian import bayesian_levenberg_marquardt as bayesian_levenberg_marquardt
 from fnn.rules.contract import static_arguments as static_arguments
@@ -89,6 +93,7 @@ __all__ = [
     "bayesian_levenberg_marquardt",
     "bfgs",
     "bind",
+    "bounded",
     "cubic_newton",
     "damping",
     "ekfac",

@@ -32,6 +32,7 @@ from fnn.rules.trials import (
     by_gain,
     first_accepted,
     info_after_trial,
+    landed,
     no_info,
     outlook_along,
     unlearned,
@@ -203,6 +204,7 @@ def _step_on(
         return jnp.where(jnp.isfinite(value_there), value_there, jnp.inf)
 
     proposal, evaluations = _search(path, reached, params, value, grad, damping.value)
+    proposal = proposal._replace(step=landed(value_fn, params, proposal.step))
     trial = first_accepted(lambda _: proposal, policy, params, value, damping, state.info.counts)
     return trial.step, HessianFreeState(
         damping=trial.damping,

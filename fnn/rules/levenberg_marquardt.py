@@ -46,9 +46,11 @@ from fnn.rules.trials import (
     Info,
     Proposal,
     by_gain,
+    confined,
     first_accepted,
     info_after_trial,
     is_whole,
+    landed,
     no_info,
     outlook_like,
     outlook_of,
@@ -260,16 +262,18 @@ def step_on(
         outlook = outlook_of(params, solution._replace(ok=is_told))
         promise = jnp.where(is_told, solution.reduction, jnp.inf)
         bends = None if rhs.s is None else _bends(method, value_fn, params, solution.step)
+        promised = confined(solution, value_fn, params, lambda: operator_of(model)).reduction
         if bends is not None:
             # Both are solved with one matrix, and the compiler merges their factorizations. The
             # solver returns -(A^T A + damping scale)^-1 A^T s, from which the minus of a comes.
             acceleration = solution_for(solvers.RightHandSide(bends), shift)
             bound = BEND if method.acceleration is None else method.acceleration
             solution = _accelerated(solution, acceleration, bound)
-        reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
-        gain = solvers.over(value - reached, solution.reduction).astype(value.dtype)
+        step = landed(value_fn, params, solution.step)
+        reached = value_fn(optax.apply_updates(params, step)).astype(value.dtype)
+        gain = solvers.over(value - reached, promised).astype(value.dtype)
         return Proposal(
-            solution.step,
+            step,
             reached,
             gain,
             solution.ok,

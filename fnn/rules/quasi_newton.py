@@ -43,6 +43,7 @@ from fnn.rules.trials import (
     Info,
     info_after,
     is_lower,
+    landed,
     no_info,
     where_accepted,
 )
@@ -270,6 +271,7 @@ def _rule(name: str, learn: _Learn, options: _Options) -> optax.GradientTransfor
         direction = _downhill(state, asked, options.first_step)
         search = strong_wolfe(value_at, start, direction, before, slope, decrease, flatness, trials)
         step = (search.size * direction).astype(dtype)
+        step = ravel_pytree(landed(value_fn, params, unravel(step)))[0].astype(dtype)
         accepted = is_lower(search.value, before) & jnp.any(start + step != start)
         is_finite = jnp.isfinite(before) & jnp.all(jnp.isfinite(asked))
         info = info_after(

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn import solvers
 from fnn.branches import where_due
+from fnn.curvature import Operator
 from fnn.dtypes import wide, widest
 from fnn.rules.damping import Damping, DampingState, Verdict
 
@@ -211,6 +212,32 @@ def judge(
         trials=last.trials + 1,
         counts=counts,
         outlook=_nearer(last.outlook, _trusted(proposal, value)),
+    )
+
+
+# Steps within bounds ------------------------------------------------------------------------------
+
+
+def landed(value_fn: Any, params: PyTree, step: PyTree) -> PyTree:
+    """The step that will be taken: within bounds its projection, see `rules.bounded`."""
+    box = getattr(value_fn, "box", None)
+    return step if box is None else box.landing(params, step)
+
+
+def confined(
+    solution: solvers.Solution, value_fn: Any, params: PyTree, operator: Callable[[], Operator]
+) -> solvers.Solution:
+    """A solution whose step is the one that will be taken, with what the model promises for it."""
+    if getattr(value_fn, "box", None) is None:
+        return solution
+    step, model = landed(value_fn, params, solution.step), operator()
+    slope = -jnp.asarray(optax.tree.vdot(model.grad, step))
+    curvature = jnp.asarray(optax.tree.vdot(step, model.product(step)))
+    dtype = solution.reduction.dtype
+    return solution._replace(
+        step=step,
+        reduction=(slope - curvature / 2).astype(dtype),
+        curvature_along=curvature.astype(dtype),
     )
 
 

@@ -35,13 +35,14 @@ import optax
 from jaxtyping import Array, PyTree
 
 from fnn import solvers
-from fnn.curvature import hessian_system
+from fnn.curvature import hessian_system, operator_of
 from fnn.rules.contract import Scalar, interned_rule, require_within, second_order, state_dtype
 from fnn.rules.damping import DampingState, descended_damping
 from fnn.rules.trials import (
     Info,
     Policy,
     Proposal,
+    confined,
     first_accepted,
     info_after_trial,
     is_visible,
@@ -333,7 +334,8 @@ def _step(
 ) -> tuple[PyTree, TrustState]:
     """The step of a method and the state after it."""
     budget = arguments.memory_budget
-    value, system, _ = hessian_system(value_fn, params, memory_budget=budget)
+    model = hessian_system(value_fn, params, memory_budget=budget)
+    value, system, _ = model
     rhs = solvers.RightHandSide(None, updates)
     basis = solvers.eigenbasis(system, rhs, arguments.subspace, budget)
     policy = Policy(
@@ -347,12 +349,13 @@ def _step(
         weights = method.weights(basis, damping.value)
         length = jnp.linalg.norm(weights)
         solution = basis.solution(weights)
-        promise = solution.reduction - method.penalty(damping.value, length)
-        reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
-        gain = solvers.over(value - reached, promise).astype(value.dtype)
-        ok = solution.ok & (gain >= LEAST)
         outlook = outlook_of(params, solution)
-        promise = jnp.where(solution.ok, promise, jnp.inf)
+        kept = method.penalty(damping.value, length)
+        promise = jnp.where(solution.ok, solution.reduction - kept, jnp.inf)
+        solution = confined(solution, value_fn, params, lambda: operator_of(model))
+        reached = value_fn(optax.apply_updates(params, solution.step)).astype(value.dtype)
+        gain = solvers.over(value - reached, solution.reduction - kept).astype(value.dtype)
+        ok = solution.ok & (gain >= LEAST)
         return Proposal(solution.step, reached, gain, ok, solution.counts, length, promise, outlook)
 
     trial = first_accepted(

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 from fnn import devices, losses
 from fnn.dtypes import wide
 from fnn.names import EXAMPLES
-from fnn.objective import Block, Term, ValueFunction, merge
+from fnn.objective import Block, Term, ValueFunction
 from fnn.training.mistakes import warn
 
 _FEW, _ENTRIES = 64, 10**6
@@ -77,7 +77,7 @@ def _first(term: Term, cut: Any) -> Term:
 
 def _found(term: Term, params: PyTree) -> str:
     """What is negative among the curvatures of a term's loss, in words, if anything is."""
-    hessians = _hessians(term.block, merge(params, term.held))
+    hessians = _hessians(term.block, term.whole(params))
     noise = _SATURATED * float(jnp.finfo(hessians.dtype).eps)
     hessians = np.asarray(hessians, float)  # NumPy compiles nothing for their eigenvalues
     eigenvalues = np.linalg.eigvalsh(hessians[np.isfinite(hessians).all(axis=(1, 2))])

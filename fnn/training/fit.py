@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
@@ -58,6 +58,7 @@ def fit(
     params: PyTree,
     data: PyTree | Iterable[PyTree] = None,
     *,
+    weights: Float[Array, " n"] | None = None,
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -83,7 +84,8 @@ def fit(
     where it has changed.
 
     Before anything runs it raises a ValueError for budgets that are missing or not positive, no
-    parameters, data that are not finite or empty, keys or validation data that are missing, and a
+    parameters, data that are not finite or empty, weights that are negative, not finite, all 0 or
+    of another length, keys or validation data that are missing, and a
     folder that cannot be written or holds anything but checkpoints of this job; for batches that
     the devices cannot share equally, and devices of different kinds. It raises a TypeError for
     parameters that are not real numbers of floating point, and for a rule that is not a
@@ -97,6 +99,10 @@ def fit(
         data: what `objective.on` takes: `(inputs, targets)`, or the inputs alone for an objective
             without a loss. Or a list or another iterable of such batches, gone through once per
             epoch; one that never ends is looked at when the steps are done.
+        weights: w >= 0 of each example of arrays, such as 1 / sigma^2 of its target; the value of a
+            step is sum(w l) / sum(w) over the examples that it sees, 0 where all of these weigh 0.
+            Weight 2 is an example given twice, weight 0 one that is left out, whatever it holds.
+            (Validation data are weighted by `validation=objective.on(data, weights=...)`.)
         steps: the number of steps; this or `epochs`.
         epochs: the number of passes through the data. Without mini-batches an epoch is a step.
         batch_size: examples in a mini-batch; all of them by default.
@@ -168,6 +174,7 @@ def fit(
         objective,
         params,
         data,
+        weights=weights,
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,

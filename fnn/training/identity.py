@@ -26,6 +26,7 @@ from fnn.programs import digest
 from fnn.training.job import Job
 from fnn.training.leaves import leaves_by_path, plain
 from fnn.training.plan import Plan
+from fnn.training.sources import Weighted
 from fnn.training.sums import digests_of
 from fnn.version import __version__
 
@@ -94,7 +95,7 @@ def _programs(job: Job) -> dict[str, tuple]:
         computed["value function"] = _slope_of(objective), params, job.key
     elif (examples := _some_examples(job)) is not None:
         key = job.key if objective.takes_key else None
-        slope = _slope_of(lambda data, key: objective.on(data, key=key))
+        slope = _slope_of(lambda data, key: _value_fn(objective, data, key))
         computed["value function"] = slope, params, examples, key
     if job.validation is not None:
         computed["look"] = _look(plan), job.validation, job.progress
@@ -104,6 +105,13 @@ def _programs(job: Job) -> dict[str, tuple]:
 def _slope_of(make: Callable[..., Any]) -> Callable[..., PyTree]:
     """Value and gradient of the value function that is made of arrays."""
     return lambda params, *arrays: jax.value_and_grad(make(*arrays))(params)
+
+
+def _value_fn(objective: Objective, data: PyTree, key: Any) -> ValueFunction:
+    """The value function of arrays of examples, weighted or not."""
+    if isinstance(data, Weighted):
+        return objective.on(data.examples, weights=data.weights, key=key)
+    return objective.on(data, key=key)
 
 
 def _look(plan: Plan) -> Callable[..., PyTree]:

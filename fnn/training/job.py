@@ -12,8 +12,11 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from fnn import devices
+from fnn.arrays import as_arrays
+from fnn.batches import guarded, require_weights
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
+from fnn.rules import require_inside
 from fnn.training.callbacks import Callback
 from fnn.training.convexity import warn_of_negative_curvature
 from fnn.training.history import History
@@ -23,7 +26,7 @@ from fnn.training.mistakes import require_labels, require_prepared, warn_of_mist
 from fnn.training.placement import everywhere, placed, placed_for_fit, sharding_of_examples
 from fnn.training.plan import Plan, start
 from fnn.training.snapshot import Position, Snapshot
-from fnn.training.sources import Metric
+from fnn.training.sources import Metric, Weighted
 from fnn.training.streams import MOST, is_stream
 from fnn.training.trail import Marks, marks_of
 
@@ -101,6 +104,7 @@ class Request(NamedTuple):
     objective: Objective | ValueFunction | Callable[[Array], ValueFunction] | None
     params: PyTree
     data: PyTree | Iterable[PyTree] = None
+    weights: Any = None
     steps: int | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -124,6 +128,7 @@ def job_of(request: Request) -> Job:
     _require_finite(arrays)
     keeps_best = request.patience is not None
     progress = start(request.rule, arrays["params"], keep_best=keeps_best)
+    require_inside(progress.state, progress.params)
     progress = _with_state(progress, request.state)
     layout = None
     if sharding is not None:
@@ -184,17 +189,20 @@ def _checked(request: Request) -> Request:
         request = request._replace(objective=None, data=request.objective)
     objective, data, validation = request.objective, request.data, request.validation
     _require_data(objective, data, validation, request.batch_size)
+    weights = _weights(request)
     _require_validation(validation, request.metrics, request.patience)
     _require_real(request.params)
     _require_key(request.key)
     given = {"params": request.params, "data": None if is_stream(data) else data}
-    given |= {"validation": validation}
+    given |= {"validation": validation, "weights": weights}
     _require_concrete(given)
     _require_range(given)
     if isinstance(objective, Objective):
         _require_meaning(request, objective)
+        if weights is not None:
+            request = request._replace(data=_weighted(data, weights))
         if not is_stream(data):
-            data = objective.on(data)
+            data = objective.on(data, weights=weights)
     if isinstance(data, ValueFunction):
         warn_of_negative_curvature(request.rule, data, request.params)
     return request
@@ -224,6 +232,27 @@ def _arrays(objective: Objective, examples: Any) -> Any:
         return examples
     (block,) = Objective(objective.model, objective.loss).on(examples).blocks
     return block.inputs if objective.loss is None else (block.inputs, block.targets)
+
+
+def _weights(request: Request) -> Array | None:
+    """The weights of the examples, or the error that they deserve."""
+    if request.weights is None:
+        return None
+    if not isinstance(request.objective, Objective) or is_stream(request.data):
+        what = "a stream of batches" if is_stream(request.data) else "a value function"
+        raise ValueError(
+            f"fit: expected weights with an Objective and arrays, got weights with {what}; try "
+            "objective.on(batch, weights=...), for several blocks, or for a loop over rule.update"
+        )
+    weights = as_arrays("fit", "weights", request.weights)
+    return require_weights("fit", weights, len(jax.tree.leaves(request.data)[0]))
+
+
+def _weighted(data: PyTree, weights: Array) -> Weighted:
+    """Data with weights, another example in the place of what weighs nothing."""
+    if devices.is_traced((data, weights)) or bool(jnp.all(weights > 0)):
+        return Weighted(data, weights)
+    return Weighted(jax.tree.map(guarded(weights > 0), data), weights)
 
 
 def _is_value(fn: Callable[[PyTree], Any], params: PyTree) -> bool:

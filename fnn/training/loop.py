@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from fnn.branches import in_any_lane
 from fnn.dtypes import widest
-from fnn.rules import relative_length
+from fnn.rules import projected, relative_length
 
 EACH = 10_000
 """A gradient is judged entry by entry in leaves of up to so many entries, whose units may differ as
@@ -307,7 +307,7 @@ def judge(
     for leaf in jax.tree.leaves((params, grad)):
         finite &= jnp.isfinite(leaf).all()
     value = value.astype(progress.mean.dtype)
-    steepest, slope = _slope(progress, grad)
+    steepest, slope = _slope(progress, projected(state, grad))  # within bounds, as far as it leads
     highest = jnp.maximum(progress.highest, jnp.abs(value))
     rounding = jnp.finfo(slope.dtype).eps
     flat = _flat(value, highest, jnp.maximum(limits.tolerance, rounding))

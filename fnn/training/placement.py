@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from fnn.objective import Block, ValueFunction
+from fnn.training.sources import Weighted
 from fnn.training.streams import Batches
 
 
@@ -98,7 +99,8 @@ def _value_fn(data: PyTree, objective: Any) -> ValueFunction:
     """What data are to an objective; None are nothing."""
     if isinstance(data, ValueFunction):
         return data
-    return ValueFunction(()) if data is None else objective.on(data)
+    examples = data.examples if isinstance(data, Weighted) else data
+    return ValueFunction(()) if examples is None else objective.on(examples)
 
 
 def _shardings(data: PyTree, value_fn: ValueFunction, sharding: NamedSharding) -> PyTree:

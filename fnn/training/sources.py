@@ -2,17 +2,24 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key, PyTree, Scalar
+from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 
 from fnn.objective import Block, Objective, ValueFunction
 from fnn.training.loop import Progress, Source
 from fnn.training.streams import Batches
 
 Metric = Callable[[PyTree, PyTree], Scalar]
+
+
+class Weighted(NamedTuple):
+    """Arrays of examples, each with a weight; in place of those of weight 0 there are others."""
+
+    examples: PyTree
+    weights: Float[Array, " n"]
 
 
 def source_of(
@@ -27,7 +34,7 @@ def source_of(
     Args:
         objective: an `Objective`; a function of a key that returns a value function; or None, the
             data being a value function.
-        data: arrays of examples, a value function, or None.
+        data: arrays of examples, perhaps `Weighted`, a value function, or None.
         batch_size: examples in a batch; None is all of them. The last batch of an epoch is filled
             up with examples of weight 0.
         key: shuffles the examples anew in each epoch, and goes to the model if it takes a key.
@@ -46,8 +53,13 @@ def source_of(
         return Source(1, lambda epoch: lambda _: objective(jax.random.fold_in(key, epoch)))
     model_key = key if objective.takes_key else None
     n = len(jax.tree.leaves(data)[0])
+    examples, weights = data if isinstance(data, Weighted) else (data, None)
     if batch_size is None or batch_size >= n:
-        return Source(1, lambda epoch: lambda _: objective.on(data, key=_fold(model_key, epoch)))
+
+        def whole(epoch: Array) -> ValueFunction:
+            return _weighted(objective.on(examples, key=_fold(model_key, epoch)), weights)
+
+        return Source(1, lambda epoch: lambda _: whole(epoch))
     steps = -(-n // batch_size)
 
     def epoch(number: Array) -> Callable[[Array], ValueFunction]:
@@ -59,12 +71,14 @@ def source_of(
         def value_fn_at(position: Array) -> ValueFunction:
             first = position * batch_size
             rows = jax.lax.dynamic_slice(order, (first,), (batch_size,))
-            batch = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), data)
-            weights = None
+            batch, own = jax.tree.map(
+                lambda a: a.at[rows].get(mode="promise_in_bounds"), (examples, weights)
+            )
             if n % batch_size:
-                weights = jnp.where(first + jnp.arange(batch_size, dtype=jnp.int32) < n, 1.0, 0.0)
+                is_real = first + jnp.arange(batch_size, dtype=jnp.int32) < n
+                own = jnp.where(is_real, 1.0 if own is None else own, 0.0)
             step_key = _fold(_fold(model_key, number), position)
-            return _weighted(objective.on(batch, key=step_key), weights)
+            return _weighted(objective.on(batch, key=step_key), own)
 
         return value_fn_at
 
@@ -92,6 +106,8 @@ def _fold(key: Array | None, number: int | Array) -> Array | None:
 
 def _weighted(value_fn: ValueFunction, weights: Array | None) -> ValueFunction:
     """As `Objective.on` would with weights, less its guard: here padding is a real example."""
+    if weights is None:
+        return value_fn
     term, *penalties = value_fn.terms
     block = dataclasses.replace(term.block, weights=weights)
     return ValueFunction((term._replace(block=block), *penalties))

@@ -49,7 +49,12 @@ def explicit(params, inputs):
 def laplace(value_fn, params, alpha, beta, v, new):
     """All that there is to know, of lanes of v."""
     found = curvature.laplace(value_fn, params, alpha, beta)
-    return found._replace(covariance=jax.vmap(found.covariance)(v), predict=found.predict(new)), (
+    return found._replace(
+        covariance=jax.vmap(found.covariance)(v),
+        predict=found.predict(new),
+        variances=found.variances(),
+        dense=found.dense(),
+    ), (
         found.gamma,
         found.log_evidence,
     )
@@ -81,12 +86,14 @@ def test_covariance_and_variance_are_those_of_the_dense_hessian(examples, chunk)
     found, (gamma, _) = laplace(
         value_fn, params, ALPHA, BETA, jax.vmap(unravel)(jnp.asarray(v)), new
     )
-    (outputs, variance, noise), evidence = found.predict, found.evidence
+    (outputs, variance, noise, _), evidence = found.predict, found.evidence
     close(jax.vmap(lambda tree: ravel_pytree(tree)[0])(found.covariance), v @ sigma)
     expected = np.einsum("nkp,pq,nkq->nk", along, sigma, along)
     close(np.column_stack([variance["mean"], variance["sum"]]), expected)
     jax.tree.map(close, outputs, NETWORK.outputs(params, new))
     close(noise, 1 / BETA)
+    close(found.dense, sigma)
+    close(ravel_pytree(found.variances)[0], np.diag(sigma))
     close(gamma, len(flat) - ALPHA * np.trace(sigma))
     close(evidence.residuals, 3 * weights.sum())
     close(evidence.data, weights.sum() * value_fn(params))

@@ -9,7 +9,15 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn.interned import interned
 from fnn.rules.contract import Scalar, require_within, second_order, state_dtype
-from fnn.rules.trials import Info, differ, info_after, is_lower, no_info, where_accepted
+from fnn.rules.trials import (
+    Info,
+    differ,
+    info_after,
+    is_lower,
+    landed,
+    no_info,
+    where_accepted,
+)
 
 
 class SearchedState(NamedTuple):
@@ -110,6 +118,7 @@ def searched(
         promised = decrease * size * jnp.abs(optax.tree.vdot(grad, direction))
         accepted = is_lower(least, jnp.asarray(value)) & (value - least >= promised)
         step = jax.tree.map(lambda u: (size * u).astype(u.dtype), direction)
+        step = landed(value_fn, params, step)
         # At a minimum, the same value of two programs may differ by more than rounding.
         accepted &= differ(optax.apply_updates(params, step), params)
         step = where_accepted(accepted, step)
