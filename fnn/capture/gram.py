@@ -352,7 +352,8 @@ def _sides(use: Outer, swap: bool) -> tuple[Array, Array]:
 def _inner(x: Float[Array, "n r b t i"], y: Float[Array, "m s b u i"]) -> Array:
     """The inner products of all rows, (b, n, r, t, m, s, u)."""
     (n, r, b, t, i), (m, s, _, u, _) = x.shape, y.shape
-    x, y = (z.swapaxes(1, 2).swapaxes(0, 1).reshape(b, -1, i) for z in (x, y))
+    x = jnp.moveaxis(x, 2, 0).reshape(b, n * r * t, i)
+    y = jnp.moveaxis(y, 2, 0).reshape(b, m * s * u, i)
     multiply = partial(jnp.matmul, precision=HIGHEST)
     inner = multiply(x[0], y[0].T)[None] if b == 1 else multiply(x, y.swapaxes(1, 2))
     return inner.reshape(b, n, r, t, m, s, u)

@@ -301,7 +301,7 @@ def pointwise_convolution():
         h = jnp.tanh(lax.conv_general_dilated(x, p["k"], (2, 1), "VALID"))
         h = jnp.tanh(lax.conv_general_dilated(h, p["m"], (1, 1), ((1, 0), (0, 0))))
         h = lax.conv_general_dilated(h, p["g"], (1, 1), "SAME", feature_group_count=2)
-        return lax.conv_general_dilated(h, p["d"], (1, 1), "SAME", (2, 1)).sum((0, 2, 3))
+        return lax.conv_general_dilated(h, p["d"], (1, 1), ((0, 0),) * 2, (2, 1)).sum((0, 2, 3))
 
     shapes = {"k": (4, 2, 1, 1), "m": (4, 4, 1, 1), "g": (4, 2, 1, 1), "d": (2, 4, 1, 1)}
     return Entry(model, weights(**shapes), inputs(2, 2, 3, 3))
