@@ -96,9 +96,9 @@ def _taps(
         places = np.arange(count)[:, None] * strides[axis] - low + np.arange(window[axis])
         shape = (*(count if a == axis else 1 for a in range(len(window))), 1, window[axis])
         places = places.reshape(shape)
-        taps = (taps[..., None] * n + places).reshape(
-            *np.broadcast_shapes(taps.shape[:-1], shape[:-2]), -1
-        )
+        around = np.broadcast_shapes(taps.shape[:-1], shape[:-2])
+        covered = taps.shape[-1] * window[axis]
+        taps = (taps[..., None] * n + places).reshape(*around, covered)
         inside = (inside[..., None] & (places >= 0) & (places < n)).reshape(taps.shape)
     first = np.take_along_axis(taps, inside.argmax(-1)[..., None], -1) if taps.size else taps
     return np.where(inside, taps, first)
