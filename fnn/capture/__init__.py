@@ -1,5 +1,6 @@
 """One model's Jacobian on a batch, captured and never formed.
 
+views       what a value is made of, entry by entry
 uses        equations that are linear in a parameter, and their factored forms
 program     the walk through a model's jaxpr that finds them
 captured    `capture`, and the products with what it keeps
@@ -31,7 +32,7 @@ from fnn.capture.gram import norms as norms
 from fnn.capture.program import Program as Program
 from fnn.capture.program import settle as settle
 from fnn.capture.program import trace as trace
-from fnn.capture.uses import aval as aval
+from fnn.capture.views import aval as aval
 
 __all__ = [
     "Captured",

@@ -42,9 +42,8 @@ class Captured:
         slopes: the second result of `factor`, (N, R); None without a factor.
         params: the parameters at which it was captured.
         closed_over: the arrays that the model closes over.
-        operands: for every use that has one, its operand (N, S, ...), S being the number of
-            iterations of the scans around it.
-        deltas: for every use, the derivatives of the rows in its result (N, R, S, ...).
+        operands: for every use that has one, its operand (N, ...).
+        deltas: for every use, the derivatives of the rows in its result (N, R, ...).
         program: the program of the model.
     """
 
@@ -130,7 +129,7 @@ def capture(
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
     program, closed_over = trace(model, params, one, examples)
     env = settle(program, jax.tree.leaves(params), closed_over)
-    zeros = [jnp.zeros((*use.lead, *use.result.shape), use.result.dtype) for use in program.uses]
+    zeros = [jnp.zeros(use.result.shape, use.result.dtype) for use in program.uses]
 
     def example(x, target):
         x = jax.tree.leaves(x)
@@ -143,8 +142,6 @@ def capture(
             columns, slopes = factor(outputs, target)
             rows = jnp.moveaxis(columns, -1, 0).astype(outputs.dtype)
         (deltas,) = jax.vmap(pull)(rows)
-        operands = {i: _iterations(a, program.uses[i], 0) for i, a in operands.items()}
-        deltas = [_iterations(d, u, 1) for d, u in zip(deltas, program.uses, strict=True)]
         return outputs, slopes, operands, deltas
 
     outputs, slopes, operands, deltas = jax.vmap(example, axis_name=EXAMPLES)(inputs, targets)
@@ -154,11 +151,6 @@ def capture(
 def _identity(outputs: Array) -> Array:
     """The cotangents whose rows are the outputs themselves."""
     return jnp.eye(outputs.size, dtype=outputs.dtype).reshape(-1, *outputs.shape)
-
-
-def _iterations(x: Array, use: Use, axis: int) -> Array:
-    """The scans around a use as one axis."""
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + len(use.lead) :])
 
 
 # --- the parameters' side -----------------------------------------------------------------------
@@ -186,12 +178,11 @@ def _real_leaves(program: Program) -> list[int]:
 
 
 def _batched(use: Use, captured: Captured, index: int) -> Callable[[Array], Array]:
-    """`W -> z` of a use for all examples and iterations, (N * S, ...)."""
+    """`W -> z` of a use for all examples, (N, ...)."""
     if use.operand is None:
         examples = captured.shape[0]
         return lambda w: jnp.broadcast_to(w, (examples, *w.shape))
     operands = wide(captured.operands[index])
-    operands = operands.reshape(-1, *operands.shape[2:])
     return lambda w: jax.vmap(use.form.apply, (0, None))(operands, w)
 
 
@@ -258,11 +249,10 @@ def transpose_product(captured: Captured, rows: Float[Array, "n r"]) -> PyTree:
         delta = wide(captured.deltas[index])
         delta = jnp.einsum("nr,nr...->n...", rows, delta, precision=HIGHEST)
         if use.operand is None:
-            part = delta.sum((0, 1))
+            part = delta.sum(0)
         else:
-            weight = jax.ShapeDtypeStruct(use.weight.aval.shape, delta.dtype)
-            back = jax.linear_transpose(_batched(use, captured, index), weight)
-            (part,) = back(delta.reshape(-1, *delta.shape[2:]))
+            weight = jax.ShapeDtypeStruct(use.weight.whole.shape, delta.dtype)
+            (part,) = jax.linear_transpose(_batched(use, captured, index), weight)(delta)
         cotangent[use.weight] += part
     return _pull_back(captured, [cotangent[w] for w in weights], weights)
 
@@ -293,22 +283,14 @@ class Outer(NamedTuple):
 
 
 def outer(captured: Captured, index: int) -> Outer:
-    """The outer products of a use; its iterations are positions."""
-    use = captured.program.uses[index]
-    form, delta = use.form, wide(captured.deltas[index])
-    right = _positions(jax.vmap(jax.vmap(jax.vmap(form.right)))(delta))
+    """The outer products of a use."""
+    form = captured.program.uses[index].form
+    right = jax.vmap(jax.vmap(form.right))(wide(captured.deltas[index]))
     if form.left is None:
         return Outer(None, right, None)
     operand = captured.operands[index]
-    rows = None if form.rows is None else jax.vmap(jax.vmap(form.rows))(operand)
-    left = _positions(jax.vmap(jax.vmap(form.left))(wide(operand))[:, None])
-    return Outer(left, right, None if rows is None else rows.reshape(len(rows), -1))
-
-
-def _positions(x: Array) -> Array:
-    """(n, r, s, b, t, i) to (n, r, b, s * t, i)."""
-    n, r, s, b, t, i = x.shape
-    return x.swapaxes(2, 3).reshape(n, r, b, s * t, i)
+    rows = None if form.rows is None else jax.vmap(form.rows)(operand)
+    return Outer(jax.vmap(form.left)(wide(operand))[:, None], right, rows)
 
 
 def _weight_jacobian(captured: Captured, index: int) -> Array:
@@ -326,7 +308,7 @@ def _weight_jacobian(captured: Captured, index: int) -> Array:
 
 def unmatrix(use: Use, matrix: Array) -> Array:
     """A matrix (b, i, o) in the shape of the use's weight."""
-    weight = jax.ShapeDtypeStruct(use.weight.aval.shape, matrix.dtype)
+    weight = jax.ShapeDtypeStruct(use.weight.whole.shape, matrix.dtype)
     return jax.linear_transpose(use.form.matrix, weight)(matrix)[0]
 
 

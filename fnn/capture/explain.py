@@ -108,8 +108,7 @@ def explain(
     leaves = []
     for index, ((path, _), choice) in enumerate(zip(paths, forms, strict=True)):
         captured = sum(
-            math.prod(use.lead)
-            * (use.result.size * rows + (use.operand.aval.size if use.operand else 0))
+            use.result.size * rows + (0 if use.operand is None else use.operand.size)
             for use in (program.uses[i] for i in program.uses_of(index))
         )
         form = "explicit" if choice.groups is None else "factored" if choice.groups else "none"

@@ -44,7 +44,7 @@ from fnn.capture.captured import (
     square,
     square_share,
 )
-from fnn.capture.program import Program, Use, settle
+from fnn.capture.program import Program, settle
 from fnn.dtypes import widest
 
 
@@ -129,7 +129,7 @@ def _choice(
         is_swapping = any(side.is_swapped for side in (*left, *right))
         for i, _ in left:
             for j, _ in right:
-                pairs = 1.0 * _positions(one.uses[i]) * _positions(two.uses[j])
+                pairs = 1.0 * one.uses[i].form.shape[1] * two.uses[j].form.shape[1]
                 b, _, width_in, width_out = one.uses[i].form.shape
                 are_look_ups = one.uses[i].form.rows and two.uses[j].form.rows
                 are_plain = one.uses[i].operand is None and two.uses[j].operand is None
@@ -146,12 +146,7 @@ def _choice(
 def _jacobian_flops(program: Program, leaf: int, rows: int) -> float:
     """The flops of a leaf's explicit Jacobian."""
     uses = [program.uses[i] for i in program.uses_of(leaf)]
-    return sum(2.0 * rows * _positions(u) * math.prod(u.form.shape) for u in uses if u.operand)
-
-
-def _positions(use: Use) -> int:
-    """The number of positions of a use, iterations of scans among them."""
-    return use.form.shape[1] * math.prod(use.lead)
+    return sum(2.0 * rows * math.prod(u.form.shape) for u in uses if u.operand is not None)
 
 
 def _groups(one: Program, two: Program, leaf: int) -> list[Group] | None:
@@ -359,7 +354,8 @@ def _sides(use: Outer, swap: bool) -> tuple[Array, Array]:
 def _inner(x: Float[Array, "n r b t i"], y: Float[Array, "m s b u i"]) -> Array:
     """The inner products of all rows, (b, n, r, t, m, s, u)."""
     (n, r, b, t, i), (m, s, _, u, _) = x.shape, y.shape
-    x, y = (z.swapaxes(1, 2).swapaxes(0, 1).reshape(b, -1, i) for z in (x, y))
+    x = jnp.moveaxis(x, 2, 0).reshape(b, n * r * t, i)
+    y = jnp.moveaxis(y, 2, 0).reshape(b, m * s * u, i)
     multiply = partial(jnp.matmul, precision=HIGHEST)
     inner = multiply(x[0], y[0].T)[None] if b == 1 else multiply(x, y.swapaxes(1, 2))
     return inner.reshape(b, n, r, t, m, s, u)

@@ -26,7 +26,7 @@ is evaluated whole, by JAX's own rule for it, so custom derivatives are honored.
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,29 +37,39 @@ from jaxtyping import Array, PyTree
 
 from fnn import programs
 from fnn.capture import uses
-from fnn.capture.uses import Form, Value, View, aval
+from fnn.capture.uses import Form
+from fnn.capture.views import Loop, Value, View, aval, is_view, stack_of, views
 from fnn.names import EXAMPLES
 
 
-@dataclasses.dataclass(eq=False)
-class Use:
+class Use(NamedTuple):
     """A place where parameters meet data, `z = apply(a, weight)`, linear in the weight.
+
+    Where scans are around it, a, z and the form are those of all iterations.
 
     Attributes:
         name: the equation's primitive; of a plain use, that of the equation that W goes on to.
         weight: the fixed value W.
-        operand: the data a; None for a plain use.
+        operand: the shape and dtype of the data a; None for a plain use.
         result: the shape and dtype of z.
-        lead: the lengths of the scans around it, outermost first.
         form: `apply`, and how it is a sum of outer products.
     """
 
     name: str
     weight: Value
-    operand: Value | None
-    result: Any
-    lead: tuple[int, ...]
+    operand: jax.ShapeDtypeStruct | None
+    result: jax.ShapeDtypeStruct
     form: Form
+
+    def over(self, loop: Loop) -> "Use":
+        """The use with one more scan around it."""
+        is_sliced = loop in self.weight.stack
+        lift = uses.over_slices if is_sliced else uses.over_positions
+        return self._replace(
+            operand=_repeated(self.operand, loop.length),
+            result=_repeated(self.result, loop.length),
+            form=lift(self.form, loop.length),
+        )
 
 
 Environment = dict[Value, Any]
@@ -119,8 +129,9 @@ class Scan(NamedTuple):
     Attributes:
         params: the parameters of its equation.
         carries: the number of values that it carries.
-        inputs: the carry and the sequences, as values outside of the body.
+        inputs: the carry and the sequences of data, as values outside of the body.
         body_inputs: the same, as values in the body.
+        loop: the scan itself, whose stacked values the body sees slice by slice.
         body: the steps of an iteration.
         uses: the numbers of the uses in the body that have operands.
         outputs: the results of its equation.
@@ -130,6 +141,7 @@ class Scan(NamedTuple):
     carries: int
     inputs: Sequence[Value]
     body_inputs: Sequence[Value]
+    loop: Loop
     body: Body
     uses: Sequence[int]
     outputs: Sequence[Value]
@@ -138,19 +150,21 @@ class Scan(NamedTuple):
         """Puts the results into `env`; returns the operands of all iterations, stacked."""
 
         def iteration(carry, slices):
-            x, noise = slices
-            body_env = env | dict(zip(self.body_inputs, (*carry, *x), strict=True))
+            x, noise, fixed = slices
+            inner = zip((*self.body_inputs, *self.loop.values), (*carry, *x, *fixed), strict=True)
+            body_env = env | dict(inner)
             results, records = self.body.run(body_env, noise)
             return results[: self.carries], (results[self.carries :], records)
 
         noise = {i: perturbations[i] for i in self.uses}
         values = [env[value] for value in self.inputs]
         settings = {name: self.params[name] for name in ("length", "reverse", "unroll")}
-        sequences = (values[self.carries :], noise)
-        carry, (stacked, records) = lax.scan(
+        stacked = [env[value] for value in self.loop.values]
+        sequences = (values[self.carries :], noise, stacked)
+        carry, (outputs, records) = lax.scan(
             iteration, values[: self.carries], sequences, **settings
         )
-        env.update(zip(self.outputs, (*carry, *stacked), strict=True))
+        env.update(zip(self.outputs, (*carry, *outputs), strict=True))
         return records
 
 
@@ -232,7 +246,7 @@ class Program:
 
     def operands_since(self, first: int) -> list[int]:
         """The numbers of the uses from number `first` on that have operands."""
-        return [i for i in range(first, len(self.uses)) if self.uses[i].operand]
+        return [i for i in range(first, len(self.uses)) if self.uses[i].operand is not None]
 
     def constant(self, literal: jex.Literal) -> Value:
         """A literal as a fixed value, the same one for the same number."""
@@ -322,12 +336,12 @@ class Scope(NamedTuple):
 
     Attributes:
         results: the results of the equations before, by their `_key`.
-        lead: the lengths of the scans around this place.
+        depth: the number of scans around this place.
         is_branch: whether this place is inside a branch.
     """
 
     results: dict[Any, list[Value]]
-    lead: tuple[int, ...] = ()
+    depth: int = 0
     is_branch: bool = False
 
     def body(self, **changes: Any) -> "Scope":
@@ -377,7 +391,7 @@ class Walk(NamedTuple):
             return self._scan(eqn, operands)
         if name == "cond":
             return self._cond(eqn, operands)
-        if (use := _linear_use(eqn, operands, self.scope)) is not None:
+        if (use := _linear_use(eqn, operands)) is not None:
             return self._perturbed(eqn, operands, use)
         return self._whole(eqn, [self.as_data(value, name) for value in operands])
 
@@ -391,8 +405,8 @@ class Walk(NamedTuple):
             return output
         program = self.program
         if value not in program.plain:
-            program.plain[value] = (Value(value.aval), len(program.uses))
-            program.uses.append(Use(reason, value, None, value.aval, (), uses.plain(value.aval)))
+            program.plain[value] = (Value(value.aval, stack=value.stack), len(program.uses))
+            program.uses.append(Use(reason, value, None, value.whole, uses.plain(value)))
         return program.plain[value][0]
 
     def _fixed(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
@@ -402,6 +416,7 @@ class Walk(NamedTuple):
             leaves = frozenset()
         is_broadcast = eqn.primitive.name == "broadcast_in_dim"
         repeats = is_broadcast and aval(eqn.outvars[0]).size > operands[0].aval.size
+        stack = stack_of(operands)
         outputs = [
             Value(
                 aval(var),
@@ -409,10 +424,15 @@ class Walk(NamedTuple):
                 leaves if _is_real(aval(var)) else frozenset(),
                 view if leaves else {},
                 (eqn, operands) if repeats else None,
+                stack,
             )
-            for var, view in zip(eqn.outvars, uses.views(eqn, operands), strict=True)
+            for var, view in zip(eqn.outvars, views(eqn, operands), strict=True)
         ]
-        self.program.fixed_steps.append(Evaluation(programs.evaluation(eqn), operands, outputs))
+        evaluate = programs.evaluation(eqn)
+        for loop in reversed(stack):  # In all iterations at once.
+            axes = tuple(0 if loop in value.stack else None for value in operands)
+            evaluate = jax.vmap(evaluate, axes)
+        self.program.fixed_steps.append(Evaluation(evaluate, operands, outputs))
         return outputs
 
     def _whole(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
@@ -445,16 +465,34 @@ class Walk(NamedTuple):
         """The results of a scan, whose body is walked once."""
         jaxpr, length = eqn.params["jaxpr"], eqn.params["length"]
         consts, carries = programs.scan_arity(eqn)
-        inputs = [self.as_data(value, "scan") for value in operands[consts:]]
-        body_inputs = [Value(aval(var)) for var in jaxpr.jaxpr.invars[consts:]]
+        loop, sequences = Loop(length, self.scope.depth), consts + carries
+        inputs, body_inputs, arguments = [], [], list(operands[:consts])
+        for i in range(consts, len(operands)):
+            if i >= sequences and operands[i].leaves and length:
+                arguments.append(self._sliced(operands[i], loop))
+                continue
+            inputs.append(self.as_data(operands[i], "scan"))
+            body_inputs.append(Value(aval(jaxpr.jaxpr.invars[i])))
+            arguments.append(body_inputs[-1])
         first = len(self.program.uses)
-        scope = self.scope.body(lead=(*self.scope.lead, length))
-        walk, results = self._enter(jaxpr, [*operands[:consts], *body_inputs], scope)
+        walk, results = self._enter(jaxpr, arguments, self.scope.body(depth=loop.depth + 1))
         body = walk._close(results, "scan")
         indices = self.program.operands_since(first)
+        for i in indices:
+            self.program.uses[i] = self.program.uses[i].over(loop)
         outputs = [Value(aval(var)) for var in eqn.outvars]
-        self.steps.append(Scan(eqn.params, carries, inputs, body_inputs, body, indices, outputs))
+        self.steps.append(
+            Scan(eqn.params, carries, inputs, body_inputs, loop, body, indices, outputs)
+        )
         return outputs
+
+    def _sliced(self, value: Value, loop: Loop) -> Value:
+        """A fixed value over whose first axis a loop runs, as its body sees it."""
+        array, stack = value.aval, (*value.stack, loop)
+        array = jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
+        part = Value(array, True, value.leaves, value.views, stack=stack)
+        self.program.fixed_steps.append(Evaluation(lambda x: [x], [value], [part]))
+        return part
 
     def _cond(self, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> list[Value]:
         """The results of a conditional, all of whose branches are walked."""
@@ -465,16 +503,10 @@ class Walk(NamedTuple):
             for branch in eqn.params["branches"]
         ]
         bodies = [walk._close(results, "cond") for walk, results in walks]
-        operand_shapes = {i: self._operand_shape(i) for i in self.program.operands_since(first)}
+        operands_of = {i: self.program.uses[i].operand for i in self.program.operands_since(first)}
         outputs = [Value(aval(var)) for var in eqn.outvars]
-        self.steps.append(Cond(selector, bodies, operand_shapes, outputs))
+        self.steps.append(Cond(selector, bodies, operands_of, outputs))
         return outputs
-
-    def _operand_shape(self, index: int) -> jax.ShapeDtypeStruct:
-        """The shape and dtype of the operand of a use in a branch, scans in the branch included."""
-        use = self.program.uses[index]
-        operand, lead = cast("Value", use.operand).aval, use.lead[len(self.scope.lead) :]
-        return jax.ShapeDtypeStruct((*lead, *operand.shape), operand.dtype)
 
 
 def _needed(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
@@ -512,19 +544,24 @@ def _is_fixed(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: Scope) -> boo
     # A complex function of real parameters is left to JAX, with its conventions for cotangents.
     is_real = all(not jnp.issubdtype(aval(v).dtype, jnp.complexfloating) for v in eqn.outvars)
     # Outside of its branch, an equation meets values that the branch protects it from.
-    is_safe = not scope.is_branch or uses.is_view(eqn)
+    is_safe = not scope.is_branch or is_view(eqn)
     return not any(value.leaves for value in operands) or (is_real and is_safe)
 
 
-def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: Scope) -> Use | None:
+def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Use | None:
     """The use that an equation is; None where its form is not known."""
     weights = [i for i, value in enumerate(operands) if value.leaves]
     form = uses.form(eqn, weights[0]) if len(weights) == 1 else None
     if form is None:
         return None
     (position,) = weights
-    result, name = aval(eqn.outvars[0]), eqn.primitive.name
-    return Use(name, operands[position], operands[form.operand], result, scope.lead, form)
+    name, result = form.name or eqn.primitive.name, _repeated(aval(eqn.outvars[0]))
+    return Use(name, operands[position], _repeated(operands[form.operand].aval), result, form)
+
+
+def _repeated(array: Any, *lengths: int) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of an array, with more axes in front."""
+    return jax.ShapeDtypeStruct((*lengths, *array.shape), array.dtype)
 
 
 def _is_real(array: Any) -> bool:

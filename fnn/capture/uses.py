@@ -1,71 +1,28 @@
-"""What a use looks like: a sum of outer products, in a view of its parameters.
+"""What a use looks like: a sum of outer products.
 
-**Form.** A use `z = apply(a, W)` is linear in W. For the ones known here, W can be laid out as a
-batch of matrices (b, i, o), so that the Jacobian of one output in W is
+A use `z = apply(a, W)` is linear in W. For the ones known here, W can be laid out as a batch of
+matrices (b, i, o), so that the Jacobian of one output in W is
 
     J[b, i, o] = sum over positions t of left[b, t, i] * right[b, t, o]
 
 with `left` read off the operand a and `right` off the delta of z. For `x @ W` of one position,
 left = x and right = delta; for a convolution, the patches are the positions; a look-up has one-hot
-rows on the left; a plain use, z = W, has left = 1 and right = delta. From this form everything
-follows without J: see `captured`.
-
-**View.** A parameter may be reshaped, transposed, cast, sliced or scaled by a number on its way to
-W. As long as every entry of W is a number times an entry of its own of one leaf, the Gram matrix of
-the leaf's Jacobian is that of W's. A view records which entries (as a function of an array of
-indices, evaluated only when one leaf has several uses) and which numbers.
+rows on the left; a plain use, z = W, has left = 1 and right = delta. Iterations of a scan are more
+positions where all of them read the same W, and more matrices where each reads its own. From this
+form everything follows without J: see `captured`.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend import core as jex
 from jaxtyping import Array
 
-
-class View(NamedTuple):
-    """Every entry of a fixed value as a number times an entry of one leaf.
-
-    Attributes:
-        moves: the rearrangements of an array that lead from the leaf to the value, in order.
-        scale: fixed scalars and powers; the number is the product of the scalars to these powers.
-        negative: whether the number is also multiplied by -1.
-    """
-
-    moves: tuple[Callable[[Any], Any], ...] = ()
-    scale: tuple[tuple["Value", int], ...] = ()
-    negative: bool = False
-
-    def __call__(self, indices: Any) -> Any:
-        """The leaf's own array of indices, laid out like the value."""
-        for move in self.moves:
-            indices = move(indices)
-        return indices
-
-
-@dataclasses.dataclass(eq=False)
-class Value:
-    """A value of the program, known by identity.
-
-    Attributes:
-        aval: its shape and dtype, for one example.
-        is_fixed: whether it is fixed, or data.
-        leaves: the parameters that a fixed value depends on, differentiably.
-        views: for some of its leaves, how its entries are entries of that leaf.
-        broadcast: the equation and operands of a fixed value that repeats a smaller one.
-    """
-
-    aval: Any
-    is_fixed: bool = False
-    leaves: frozenset[int] = frozenset()
-    views: Mapping[int, View] = dataclasses.field(default_factory=dict)
-    broadcast: tuple[jex.JaxprEqn, Sequence["Value"]] | None = None
+from fnn.capture.views import Value, aval, mapped
 
 
 class Form(NamedTuple):
@@ -80,6 +37,7 @@ class Form(NamedTuple):
         right: lays the delta of z out as (b, t, o).
         rows: turns a into the (t,) rows that a look-up reads, of which `left` is the one-hot form;
             -1 is no row.
+        name: what it is called where its equation's own name says too little.
     """
 
     apply: Callable[[Array, Array], Array]
@@ -89,97 +47,66 @@ class Form(NamedTuple):
     left: Callable[[Array], Array] | None
     right: Callable[[Array], Array]
     rows: Callable[[Array], Array] | None = None
+    name: str | None = None
 
 
-def aval(atom: jex.Var | jex.Literal) -> Any:
-    """The shape and dtype of a variable or literal."""
-    return atom.aval
-
-
-# --- views --------------------------------------------------------------------------------------
-
-
-def _slices(starts, limits, strides):
-    """The Python slices of a `slice` equation."""
-    return tuple(map(slice, starts, limits, strides or (1,) * len(starts)))
-
-
-_MOVES: dict[str, Callable[..., Callable[[Any], Any]]] = {
-    "reshape": lambda p: lambda x: x.reshape(p["new_sizes"]),
-    "transpose": lambda p: lambda x: x.transpose(p["permutation"]),
-    "squeeze": lambda p: lambda x: x.squeeze(p["dimensions"]),
-    "broadcast_in_dim": lambda p: lambda x: x.reshape(p["shape"]),
-    "slice": lambda p: lambda x: x[_slices(p["start_indices"], p["limit_indices"], p["strides"])],
-    "rev": lambda p: lambda x: np.flip(x, p["dimensions"]),
-    "convert_element_type": lambda _: lambda x: x,
-    "copy": lambda _: lambda x: x,
-}
-_SUMS = {"add", "sub", "add_any"}
-
-
-def is_view(eqn: jex.JaxprEqn) -> bool:
-    """Whether an equation only moves entries."""
-    return eqn.primitive.name in _MOVES or eqn.primitive.name == "split"
-
-
-def views(eqn: jex.JaxprEqn, operands: Sequence["Value"]) -> list[dict[int, View]]:
-    """For each result of an equation among fixed values, the leaves it is a view of."""
-    name, p = eqn.primitive.name, eqn.params
-    if not any(value.leaves for value in operands):
-        return [{} for _ in eqn.outvars]
-    first, result = operands[0], aval(eqn.outvars[0])
-
-    if name in _MOVES and (name != "broadcast_in_dim" or result.size == first.aval.size):
-        return [_moved(first, _MOVES[name](p))]
-    if name == "split":
-        ends = np.cumsum(p["sizes"])[:-1]
-        return [
-            _moved(first, lambda x, i=i: np.split(x, ends, p["axis"])[i])
-            for i in range(len(p["sizes"]))
-        ]
-    if name == "neg":
-        return [_negated(first)]
-    if name in ("mul", "div"):
-        for weight, scalar in (operands, operands[::-1]) if name == "mul" else (operands,):
-            if not scalar.leaves and scalar.aval.shape == ():
-                power = 1 if name == "mul" else -1
-                return [
-                    {
-                        leaf: view._replace(scale=(*view.scale, (scalar, power)))
-                        for leaf, view in weight.views.items()
-                    }
-                ]
-    if name in _SUMS and all(v.aval.shape == result.shape for v in operands):
-        one, two = operands
-        two_views = _negated(two) if name == "sub" else dict(two.views)
-        common = one.leaves & two.leaves
-        return [{k: v for k, v in (dict(one.views) | two_views).items() if k not in common}]
-    return [{} for _ in eqn.outvars]
-
-
-def _moved(value: "Value", move: Callable[[Any], Any]) -> dict[int, View]:
-    """The views of a value whose entries have been moved."""
-    return {k: view._replace(moves=(*view.moves, move)) for k, view in value.views.items()}
-
-
-def _negated(value: "Value") -> dict[int, View]:
-    """The views of minus a value."""
-    return {k: view._replace(negative=not view.negative) for k, view in value.views.items()}
-
-
-# --- forms --------------------------------------------------------------------------------------
-
-
-def plain(weight: Any) -> Form:
-    """The use z = W."""
-    shape = (1, 1, math.prod(weight.shape))
-    return Form(
+def plain(weight: Value) -> Form:
+    """The use z = W, a matrix for each slice of a W that is stacked."""
+    shape = (1, 1, math.prod(weight.aval.shape))
+    form = Form(
         apply=lambda _, w: w,
         operand=-1,
         shape=(1, *shape),
         matrix=lambda w: w.reshape(shape),
         left=None,
         right=lambda d: d.reshape(shape),
+    )
+    for loop in reversed(weight.stack):
+        form = over_slices(form, loop.length)
+    return form
+
+
+def over_positions(form: Form, length: int) -> Form:
+    """The form of all iterations of a scan that read the same weight: more positions."""
+    b, t, i, o = form.shape
+
+    def side(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, 1).reshape(b, length * t, x.shape[-1])
+
+    return _lifted(form, (b, length * t, i, o), form.matrix, side, None)._replace(
+        rows=form.rows and (lambda a, rows=form.rows: jax.vmap(rows)(a).reshape(-1))
+    )
+
+
+def over_slices(form: Form, length: int) -> Form:
+    """The form of all iterations of a scan that read slices of their own: more matrices."""
+    b, t, i, o = form.shape
+    matrices, shape = mapped(form.matrix), (length * b, t, i, o)
+
+    def side(x: Array) -> Array:
+        return x.reshape(length * b, t, x.shape[-1])
+
+    return _lifted(form, shape, lambda w: matrices(w).reshape(length * b, i, o), side, 0)
+
+
+def _lifted(
+    form: Form,
+    shape: tuple[int, int, int, int],
+    matrix: Callable[[Any], Any],
+    side: Callable[[Array], Array],
+    weight_axis: int | None,
+) -> Form:
+    """A form over the iterations of a scan, whose left and right `side` puts together."""
+    left = form.left
+    apply = jax.vmap(form.apply, (0, weight_axis)) if left else form.apply
+    return Form(
+        apply=apply,
+        operand=form.operand,
+        shape=shape,
+        matrix=matrix,
+        left=left and (lambda a: side(jax.vmap(left)(a))),
+        right=lambda d: side(jax.vmap(form.right)(d)),
+        name=form.name,
     )
 
 
@@ -232,10 +159,18 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
     o, i = kernel[layout.rhs_spec[0]], kernel[layout.rhs_spec[1]] * math.prod(window)
     t = data[layout.lhs_spec[0]] * math.prod(result[d] for d in layout.out_spec[2:])
     settings = {k: p[k] for k in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")}
+    is_pointwise = math.prod(window) == 1 and not any(map(any, p["padding"]))
+    is_pointwise = is_pointwise and set(p["lhs_dilation"]) <= {1}
+    every = (slice(None), slice(None), *(slice(None, None, n) for n in p["window_strides"]))
 
     def left(a):
-        patches = lax.conv_general_dilated_patches(
-            a.transpose(layout.lhs_spec), window, **settings, precision=lax.Precision.HIGHEST
+        a = a.transpose(layout.lhs_spec)
+        patches = (
+            a[every]
+            if is_pointwise
+            else lax.conv_general_dilated_patches(
+                a, window, **settings, precision=lax.Precision.HIGHEST
+            )
         )
         n = patches.shape[0]
         patches = patches.reshape(n, groups, i, -1)
@@ -262,7 +197,18 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
         ),
         left=left,
         right=right,
+        name=_conv_name(window, groups, i),
     )
+
+
+def _conv_name(window: Sequence[int], groups: int, fan_in: int) -> str:
+    """What a convolution is."""
+    size = " x ".join(map(str, window))
+    if groups == 1:
+        return f"{size} convolution"
+    if fan_in == math.prod(window):
+        return f"{size} depthwise convolution"
+    return f"{size} convolution in {groups} groups"
 
 
 def _gather(eqn: jex.JaxprEqn, weight: int) -> Form | None:

@@ -407,7 +407,7 @@ def count_passes(captured: Captured) -> Passes:
     # W is (b, i, o) and is applied at t places; a look-up reads a row, and multiplies nothing by i.
     for use, delta in zip(captured.program.uses, captured.deltas, strict=True):
         b, t, i, o = use.form.shape
-        apply += 2.0 * n * math.prod(use.lead) * b * t * (1 if use.form.rows else i) * o
+        apply += 2.0 * n * b * t * (1 if use.form.rows else i) * o
         deltas += 2.0 * delta.size
     return Passes(apply, deltas, jacobian=r * apply)
 

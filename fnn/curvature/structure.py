@@ -120,7 +120,9 @@ def structure(
     A leaf has them if it is a matrix (or several, or a kernel, a table, a bias) in every equation
     through which it meets data, and the same one in all of them; it may be reshaped, transposed or
     scaled by a number on its way. Weights that are shared among positions, patches, time steps or
-    calls have them; those that are used in parts, or beside their own transpose, do not.
+    calls have them. A leaf that is used in parts of one shape, all of them, has a pair for each
+    part: layers that are stacked and scanned over, or read as `ws[0]`, `ws[1]`, are several
+    matrices. A leaf that is used in other parts, or beside its own transpose, has none.
 
     Args:
         model: any function `(params, x) -> outputs` of one example; the residual of an objective
@@ -160,21 +162,75 @@ def structure(
     )
 
 
-def _matrix(program: Program, leaf: int, largest: float = math.inf) -> tuple[int, int, int] | None:
-    """The matrices (b, i, o) that a leaf is in all of its uses; None if it is not."""
+class _Parts(NamedTuple):
+    """A leaf as a batch of matrices, of which a use may read some.
+
+    Attributes:
+        entries: the numbers of the leaf's entries, laid out as these matrices (b, i, o).
+        places: for each use of the leaf, the numbers in the batch of the matrices that it reads.
+    """
+
+    entries: np.ndarray
+    places: list[np.ndarray]
+
+
+def _parts(program: Program, leaf: int) -> _Parts | None:
+    """The matrices of one shape that a leaf is in all of its uses; None if it is not."""
     shape = program.params[leaf].aval.shape
-    indices, reference = np.arange(math.prod(shape)).reshape(shape), None
-    for index in program.uses_of(leaf):
-        use = program.uses[index]
-        if use.weight.leaves != {leaf} or leaf not in use.weight.views:
-            return None
-        entries = use.form.matrix(use.weight.views[leaf](indices))
-        reference = entries if reference is None else reference
-        if entries.size != indices.size or not np.array_equal(entries, reference):
-            return None
-    if reference is None or max(reference.shape[1:]) > largest:
+    indices = np.arange(math.prod(shape)).reshape(shape)
+    uses = [program.uses[i] for i in program.uses_of(leaf)]
+    if any(use.weight.leaves != {leaf} or leaf not in use.weight.views for use in uses):
         return None
-    return reference.shape
+    entries = [use.form.matrix(use.weight.views[leaf](indices)) for use in uses]
+    if len({each.shape[1:] for each in entries}) != 1:
+        return None
+    if len(uses) == 1:
+        return (
+            _Parts(entries[0], [np.arange(len(entries[0]))])
+            if entries[0].size == indices.size
+            else None
+        )
+    known = {matrix.tobytes(): matrix for each in entries for matrix in each}
+    order = sorted(known, key=lambda key: known[key].min())  # in every program the same one
+    matrices = np.stack([known[key] for key in order])
+    is_read = np.zeros(indices.size, bool)
+    is_read[matrices] = True
+    if matrices.size != indices.size or not is_read.all():
+        return None
+    number = {key: i for i, key in enumerate(order)}
+    return _Parts(
+        matrices, [np.array([number[matrix.tobytes()] for matrix in each]) for each in entries]
+    )
+
+
+def _matrix(program: Program, leaf: int, largest: float = math.inf) -> tuple[int, int, int] | None:
+    """The numbers (b, i, o) of the matrices that a leaf is in all of its uses."""
+    parts = _parts(program, leaf)
+    if parts is None or max(parts.entries.shape[1:]) > largest:
+        return None
+    b, i, o = parts.entries.shape
+    return b, i, o
+
+
+def _laid_out(program: Program, leaf: int, parts: _Parts) -> Callable[[Array], Array]:
+    """The function that lays a leaf out as its matrices."""
+    firsts: list[tuple[Any, np.ndarray]] = []
+    order: list[int] = []
+    for index, places in zip(program.uses_of(leaf), parts.places, strict=True):
+        rows = np.flatnonzero(~np.isin(places, order))
+        if rows.size:
+            firsts.append((program.uses[index], rows))
+            order.extend(places[rows])
+
+    def matrices(w: Array) -> Array:
+        laid = [use.form.matrix(use.weight.views[leaf](w))[rows] for use, rows in firsts]
+        return jnp.concatenate(laid)[np.argsort(order)]
+
+    def whole(w: Array) -> Array:
+        use = firsts[0][0]
+        return use.form.matrix(use.weight.views[leaf](w))
+
+    return whole if len(firsts) == 1 and order == sorted(order) else matrices
 
 
 # --- of a value function ------------------------------------------------------------------------
@@ -375,15 +431,21 @@ def _layouts(
         if expected is None:
             continue
         users = [p for p in programs if p.uses_of(i)]
-        got = {_matrix(p, i) for p in users}
+        parts = [_parts(p, i) for p in users]
+        got = {part and part.entries.shape for part in parts}
         if got != {expected}:
             raise ValueError(
                 f"kronecker_blocks: expected params{path} to be {expected} matrices (b, i, o) as "
                 f"the structure says, got {sorted(got, key=str) or 'no use'}; {remedy}"
             )
-        use = users[0].uses[users[0].uses_of(i)[0]]
-        view = use.weight.views[i]
-        layouts[i] = lambda w, use=use, view=view: use.form.matrix(view(w))
+        first, *others = cast("list[_Parts]", parts)
+        if not all(np.array_equal(first.entries, other.entries) for other in others):
+            raise ValueError(
+                f"kronecker_blocks: expected params{path} to be the same matrices in every part of "
+                "the value function, got one beside its transpose; try rules.only to train this "
+                "leaf by another rule"
+            )
+        layouts[i] = _laid_out(users[0], i, first)
     return layouts
 
 
@@ -394,53 +456,83 @@ def _sums(
     b, i, o = matrix
     dtype = widest(captured.outputs.dtype, jnp.float32)
     inputs, outputs = jnp.zeros((b, i, i), dtype), jnp.zeros((b, o, o), dtype)
-    positions = 0
-    for index in captured.program.uses_of(leaf):
+    positions = np.zeros((b, 1, 1), int)
+    for index, places in _uses_and_places(captured.program, leaf):
         left, right = _outer(captured, index, leaf)
-        _, _, b, t, _ = right.shape
+        t = right.shape[3]
         if left is None:
-            inputs += jnp.full((b, 1, 1), t * jnp.sum(share).astype(right.dtype))
+            part = jnp.full((len(places), 1, 1), t * jnp.sum(share).astype(right.dtype))
         else:
             weighted = left * share.astype(left.dtype)[:, None, None, None, None]
-            inputs += jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
-        outputs += _square(captured, index, leaf)
-        positions += t
+            part = jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
+        inputs = _added(inputs, places, part)
+        outputs = _added(outputs, places, _square(captured, index, leaf))
+        positions[places] += t
     return inputs, outputs, (positions * jnp.sum(share)).astype(inputs.dtype)
+
+
+def _uses_and_places(program: Program, leaf: int) -> list[tuple[int, np.ndarray]]:
+    """The numbers of a leaf's uses, and the places of the matrices that each of them reads."""
+    parts = _parts(program, leaf)
+    return list(zip(program.uses_of(leaf), parts.places if parts else [], strict=True))
+
+
+def _added(total: Array, places: np.ndarray, part: Array, axis: int = 0) -> Array:
+    """The total with a part added at some places along an axis."""
+    if np.array_equal(places, np.arange(total.shape[axis])):
+        return total + part
+    return total.at[(slice(None),) * axis + (places,)].add(part)
 
 
 def _leaf_moments(captured: Captured, leaf: int, basis: Factors, memory_budget: int) -> Array:
     """The diagonal of a leaf's block in a basis: the sum over rows of the squares of U^T G V."""
-    indices = captured.program.uses_of(leaf)
-
-    def sides(part: Captured, index: int) -> tuple[Array, Array]:
-        left, right = _outer(part, index, leaf)
-        n, _, b, t, _ = right.shape
-        left = jnp.ones((n, 1, b, t, 1), right.dtype) if left is None else left
-        left = jnp.einsum("nrbti,bij->nbtj", left, basis.inputs, precision=HIGHEST)
-        return left, jnp.einsum("nrbto,bop->nrbtp", right, basis.outputs, precision=HIGHEST)
-
-    uses = [captured.program.uses[i] for i in indices]
-    if not uses:  # The leaf is one of another block.
-        (b, i, _), (_, _, o) = basis.inputs.shape, basis.outputs.shape
-        return jnp.zeros((b, i, o), basis.inputs.dtype)
-    if sum(use.form.shape[1] * math.prod(use.lead) for use in uses) == 1:
-        if uses[0].operand is None:  # The block is D itself, from `_square`.
-            outputs = _square(captured, indices[0], leaf)
-            images = jnp.matmul(outputs, basis.outputs, precision=HIGHEST)
-            return jnp.einsum("bop,bop->bp", basis.outputs, images, precision=HIGHEST)[:, None]
-        left, right = sides(captured, indices[0])
-        sums = jnp.sum(right * right, 1)[:, :, 0]
-        return jnp.einsum("nbi,nbo->bio", jnp.square(left[:, :, 0]), sums, precision=HIGHEST)
+    users = _uses_and_places(captured.program, leaf)
+    (b, i, _), (_, _, o) = basis.inputs.shape, basis.outputs.shape
+    zeros, positions = jnp.zeros((b, i, o), basis.inputs.dtype), np.zeros(b, int)
+    for index, places in users:
+        positions[places] += captured.program.uses[index].form.shape[1]
+    if np.all(positions <= 1):  # (A leaf without any is one of another block.)
+        total = zeros
+        for index, places in users:
+            of_use = _moments_of_one_position(captured, index, leaf, _at(basis, places))
+            total = _added(total, places, of_use)
+        return total
 
     def squares(part: Captured) -> Array:
-        rotations = [
-            jnp.einsum("nbti,nrbto->nrbio", *sides(part, index), precision=HIGHEST)
-            for index in indices
-        ]
-        return jnp.sum(jnp.square(reduce(jnp.add, rotations)), (0, 1))
+        rotated = jnp.zeros((*part.shape, b, i, o), basis.inputs.dtype)
+        for index, places in users:
+            left, right = _rotated(part, index, leaf, _at(basis, places))
+            products = jnp.einsum("nbti,nrbto->nrbio", left, right, precision=HIGHEST)
+            rotated = _added(rotated, places, products, axis=2)
+        return jnp.sum(jnp.square(rotated), (0, 1))
 
-    b, _, i, o = uses[0].form.shape
     return blockwise(squares, captured, examples_at_once(captured, b * i * o, memory_budget))
+
+
+def _at(basis: Factors, places: np.ndarray) -> Factors:
+    """The bases at some places."""
+    whole = np.array_equal(places, np.arange(len(basis.inputs)))
+    return basis if whole else Factors(*(side[places] for side in basis))
+
+
+def _rotated(captured: Captured, index: int, leaf: int, basis: Factors) -> tuple[Array, Array]:
+    """The left (n, b, t, i) and right (n, r, b, t, o) of a use in a basis."""
+    left, right = _outer(captured, index, leaf)
+    n, _, b, t, _ = right.shape
+    left = jnp.ones((n, 1, b, t, 1), right.dtype) if left is None else left
+    left = jnp.einsum("nrbti,bij->nbtj", left, basis.inputs, precision=HIGHEST)
+    return left, jnp.einsum("nrbto,bop->nrbtp", right, basis.outputs, precision=HIGHEST)
+
+
+def _moments_of_one_position(captured: Captured, index: int, leaf: int, basis: Factors) -> Array:
+    """The moments of matrices that one use reads at one position."""
+    if captured.program.uses[index].operand is None:  # The block is D itself, from `_square`.
+        outputs = _square(captured, index, leaf)
+        images = jnp.matmul(outputs, basis.outputs, precision=HIGHEST)
+        return jnp.einsum("bop,bop->bp", basis.outputs, images, precision=HIGHEST)[:, None]
+    left, right = _rotated(captured, index, leaf, basis)
+    sums = jnp.sum(right * right, 1)[:, :, 0]
+    return jnp.einsum("nbi,nbo->bio", jnp.square(left[:, :, 0]), sums, precision=HIGHEST)
 
 
 def _outer(captured: Captured, index: int, leaf: int) -> tuple[Array | None, Array]:

@@ -28,14 +28,18 @@ from fnn.layers.combinators import (
     residual,
     serial,
 )
+from fnn.layers.convolution import conv, conv_transpose
 from fnn.layers.layer import Layer
 from fnn.layers.layer import require_layers as require_layers
 from fnn.layers.layer import without_key as without_key
-from fnn.layers.linear import conv, dense, embedding, maxout, radial
+from fnn.layers.linear import dense, embedding, maxout, radial
 from fnn.layers.normalization import batch_norm, calibrate, group_norm, layer_norm, rms_norm
-from fnn.layers.recurrent import Cell, elman, gru, lstm, scan_over
+from fnn.layers.positions import learned_positions, sinusoidal_positions
+from fnn.layers.recurrent import Cell, bidirectional, elman, gru, lstm, scan_from, scan_over
+from fnn.layers.stacked import stack
 from fnn.layers.table import Row, Summary, summary
 from fnn.layers.units import dropout, elementwise, prelu
+from fnn.layers.unpooling import max_pool_indices, pooled, unpool, upsample
 from fnn.layers.window import average_pool, flatten, max_pool
 
 __all__ = [
@@ -45,9 +49,11 @@ __all__ = [
     "Summary",
     "average_pool",
     "batch_norm",
+    "bidirectional",
     "calibrate",
     "causal",
     "conv",
+    "conv_transpose",
     "dense",
     "dropout",
     "each",
@@ -61,18 +67,26 @@ __all__ = [
     "group_norm",
     "gru",
     "layer_norm",
+    "learned_positions",
     "lstm",
     "max_pool",
+    "max_pool_indices",
     "maxout",
     "multi_head_attention",
     "parallel",
+    "pooled",
     "prelu",
     "radial",
     "residual",
     "rms_norm",
     "scaled_dot_product_attention",
+    "scan_from",
     "scan_over",
     "serial",
+    "sinusoidal_positions",
+    "stack",
     "summary",
+    "unpool",
+    "upsample",
 ]
 __dir__ = __all__.copy

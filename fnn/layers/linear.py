@@ -1,22 +1,18 @@
-"""Layers that meet weights with inputs: dense, maxout, radial, convolution, embedding.
+"""Layers that meet weights with inputs: dense, maxout, radial, embedding.
 
-Weights are stored (fan_in, fan_out), kernels (*window, fan_in per tap, fan_out), both under
-"weight", so that every initializer of `jax.nn.initializers` finds its fans.
+Weights are stored (fan_in, fan_out) under "weight", so that every initializer of
+`jax.nn.initializers` finds its fans.
 """
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from fnn.dtypes import widest
 from fnn.layers.layer import (
     LECUN_NORMAL,
     Initializer,
     Layer,
     draw,
-    over_features,
     require_array,
     require_example,
     require_features,
@@ -25,7 +21,6 @@ from fnn.layers.layer import (
     weight_and_bias,
     without_key,
 )
-from fnn.layers.window import Padding, pad_widths, per_axis, require_fit, require_window
 
 ZEROS: Initializer = jax.nn.initializers.zeros
 ONES: Initializer = jax.nn.initializers.ones
@@ -164,96 +159,6 @@ def radial(features: int, *, center: Initializer = NORMAL, width: Initializer = 
         centers, widths = require_params(name, params, "center", "width")
         require_features(name, x.shape[0], centers.shape[0])
         return jnp.exp(-jnp.sum(((x[:, None] - centers) / widths[None]) ** 2, axis=0) / 2)
-
-    return Layer(init, without_key(apply), name)
-
-
-def conv(
-    features: int,
-    window: Sequence[int],
-    *,
-    strides: int | Sequence[int] = 1,
-    padding: Padding = "SAME",
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    weight: Initializer = LECUN_NORMAL,
-    bias: Initializer | None = ZEROS,
-) -> Layer:
-    """Convolution over any number of axes (in fact correlation: the kernel is not flipped).
-
-    Args:
-        features: how many outputs at each position, > 0.
-        window: size of the kernel; one number for each axis of positions.
-        strides: distance between two outputs, one number or one per axis.
-        padding: zeros around the input: "SAME" (positions / strides, rounded up), "VALID" (none),
-            a number for all sides, or a pair (before, after) for each axis.
-        dilation: distance between two taps of the kernel, one number or one per axis.
-        groups: input and output features are cut into this many groups that do not see each other;
-            as many groups as input features make a depthwise convolution.
-        weight: initializer of the (*window, fan_in / groups, features) kernel.
-        bias: initializer of the biases; None for a layer without them.
-
-    Shapes: (*positions, fan_in) to (*positions', features).
-
-    Returns:
-        A layer with params {"weight", "bias"}.
-
-    Raises:
-        ValueError: if `groups` does not divide `features`.
-
-    Example:
-        >>> import jax
-        >>> from fnn import layers
-        >>> layer = layers.conv(16, (3, 3), strides=2)
-        >>> image = jax.ShapeDtypeStruct((8, 8, 3), "float32")
-        >>> params = jax.eval_shape(layer.init, jax.random.key(0), image)
-        >>> jax.eval_shape(layer.apply, params, image).shape
-        (4, 4, 16)
-    """
-    window = require_window("conv", window)
-    name = f"conv({features}, {window})"
-    strides, dilation = per_axis(name, strides, window), per_axis(name, dilation, window)
-    require_positive(name, features, groups, *window, *strides, *dilation)
-    widths = pad_widths(name, padding, window)
-    if features % groups:
-        raise ValueError(
-            f"{name}: expected groups that divide {features} features, got groups={groups}"
-        )
-    entries = ("weight",) if bias is None else ("weight", "bias")
-    positions = ("positions",) * len(window)
-    last, axes = len(window) + 1, range(len(window))
-    inputs = (0, last, *(1 + axis for axis in axes))
-    layout = jax.lax.ConvDimensionNumbers(inputs, (last, last - 1, *axes), inputs)
-
-    def init(key: PRNGKeyArray, x: Float[Array, "*positions fan_in"]) -> dict[str, Array]:
-        example = require_example(name, x, *positions, "features")
-        if example.shape[-1] % groups:
-            raise ValueError(
-                f"{name}: expected inputs with features in {groups} groups, "
-                f"got {example.shape[-1]} features; try groups=1"
-            )
-        shape = (*window, example.shape[-1] // groups, features)
-        return weight_and_bias(key, shape, example.dtype, weight, bias)
-
-    def apply(
-        params: PyTree, x: Float[Array, "*positions fan_in"]
-    ) -> Float[Array, "*positions2 features"]:
-        require_example(name, x, *positions, "features")
-        kernel, *biases = require_params(name, params, *entries)
-        require_features(name, x.shape[-1], kernel.shape[-2] * groups)
-        dtype = widest(x, kernel)
-        outputs = jax.lax.conv_general_dilated(
-            x.astype(dtype)[None],
-            kernel.astype(dtype),
-            window_strides=strides,
-            padding=widths,
-            rhs_dilation=dilation,
-            dimension_numbers=layout,
-            feature_group_count=groups,
-        )
-        require_fit(name, x, outputs)
-        y = outputs[0]
-        return y + over_features(biases[0], y) if biases else y
 
     return Layer(init, without_key(apply), name)
 

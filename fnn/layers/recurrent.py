@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from fnn.dtypes import widest
+from fnn.layers.combinators import fan_in_concatenate, fan_out
 from fnn.layers.layer import (
     LECUN_NORMAL,
     Initializer,
@@ -62,22 +63,20 @@ class Cell(NamedTuple):
     name: str = "cell"
 
 
-def scan_over(cell: Cell) -> Layer:
+def scan_over(cell: Cell, *, reverse: bool = False) -> Layer:
     """A recurrence over the first axis of the inputs: the outputs of every step.
 
-    The last output alone is `serial(scan_over(cell), elementwise(lambda h: h[-1]))`. A scan between
-    two layers that flip the first axis runs backward in time.
+    The last output alone is `serial(scan_over(cell), elementwise(lambda h: h[-1]))`; for the last
+    state, and another first one, see `scan_from`.
 
     Args:
         cell: the step.
+        reverse: whether it starts at the last position; outputs stay beside their inputs.
 
     Shapes: (steps, *shape) to (steps, *outputs).
 
     Returns:
         A layer with the params of the cell.
-
-    Raises:
-        TypeError: if `cell` is no `Cell`.
 
     Example:
         >>> import jax
@@ -88,31 +87,131 @@ def scan_over(cell: Cell) -> Layer:
         >>> jax.eval_shape(layer.apply, params, text).shape
         (5, 8)
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(
-            f"scan_over: expected a Cell, got {type(cell).__name__}; try layers.gru(8), or "
-            "layers.each for a layer without a state"
-        )
-    name = f"scan_over({cell.name})"
+    scan, name = _scan("scan_over", cell, reverse)
 
     def init(key: PRNGKeyArray, x: Any) -> PyTree:
-        require_positions(name, x)
-        return cell.init(key, one_step(x))
+        return scan.init(key, (None, x))
 
     def apply(params: PyTree, x: Any, *, key: PRNGKeyArray | None = None) -> Any:
-        steps = require_positions(name, x)
-        keys = None if key is None else jax.random.split(key, steps)
+        return scan.apply(params, (None, x), key=key)[1]
+
+    return Layer(init, apply, name)
+
+
+def scan_from(cell: Cell, *, reverse: bool = False) -> Layer:
+    """A recurrence from a given state: (state, inputs) to (last state, outputs).
+
+    An encoder hands its last state to a decoder:
+
+        state, memory = encoder.apply(params["encoder"], (None, source))
+        state, outputs = decoder.apply(params["decoder"], (state, target))
+
+    Args:
+        cell: the step.
+        reverse: whether it starts at the last position; outputs stay beside their inputs.
+
+    Shapes: a state of the cell, or None for the one that it starts from, and (steps, *shape), to a
+        state and (steps, *outputs). Without a step, the state comes out as it came in.
+
+    Returns:
+        A layer with the params of the cell; its `apply` raises a ValueError for a state of other
+        shapes than the cell's.
+
+    Source: Sutskever, Vinyals and Le (2014), arXiv:1409.3215, the encoder and decoder.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import layers
+        >>> layer = layers.scan_from(layers.elman(1, activation=lambda h: h))
+        >>> params = {"weight": jnp.eye(1), "recurrent": jnp.eye(1), "bias": jnp.zeros(1)}
+        >>> state, outputs = layer.apply(params, (jnp.array([5.0]), jnp.array([[1.0], [2.0]])))
+        >>> state.tolist(), outputs.ravel().tolist()
+        ([8.0], [6.0, 8.0])
+    """
+    return _scan("scan_from", cell, reverse)[0]
+
+
+def bidirectional(forward: Cell, backward: Cell) -> Layer:
+    """Two recurrences, one from either end, their outputs side by side.
+
+    Args:
+        forward: the step of the one that starts at the first position.
+        backward: the step of the one that starts at the last.
+
+    Shapes: (steps, *shape) to (steps, features of forward + features of backward).
+
+    Returns:
+        A layer with a tuple of the params of both cells.
+
+    Source: Schuster and Paliwal (1997), doi:10.1109/78.650093.
+
+    Example:
+        >>> import jax
+        >>> from fnn import layers
+        >>> layer = layers.bidirectional(layers.gru(8), layers.gru(8))
+        >>> text = jax.ShapeDtypeStruct((5, 3), "float32")
+        >>> params = jax.eval_shape(layer.init, jax.random.key(0), text)
+        >>> jax.eval_shape(layer.apply, params, text).shape
+        (5, 16)
+    """
+    both = fan_out(scan_over(forward), scan_over(backward, reverse=True))
+    join = fan_in_concatenate()
+
+    def apply(params: PyTree, x: Any, *, key: PRNGKeyArray | None = None) -> Array:
+        return join.apply((), both.apply(params, x, key=key))
+
+    return Layer(both.init, apply, f"bidirectional({forward.name}, {backward.name})")
+
+
+def _scan(kind: str, cell: Cell, reverse: bool) -> tuple[Layer, str]:
+    """The layer from (state, x) to (last state, outputs), and its name."""
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"{kind}: expected a Cell, got {type(cell).__name__}; try layers.gru(8), or "
+            "layers.each for a layer without a state"
+        )
+    name = f"{kind}({cell.name})"
+
+    def init(key: PRNGKeyArray, x: tuple[PyTree, Any]) -> PyTree:
+        _, sequence = pair(x)
+        return cell.init(key, one_step(sequence))
+
+    def apply(
+        params: PyTree, x: tuple[PyTree, Any], *, key: PRNGKeyArray | None = None
+    ) -> tuple[PyTree, Any]:
+        state, sequence = pair(x)
+        keys = None if key is None else jax.random.split(key, require_positions(name, sequence))
 
         def step(state: PyTree, inputs: tuple[Any, PRNGKeyArray | None]) -> tuple[PyTree, Any]:
             x, key = inputs
             return cell.step(params, state, x, key=key)
 
-        return jax.lax.scan(step, cell.start(params, one_step(x)), (x, keys))[1]
+        start = from_state(cell.start(params, one_step(sequence)), state)
+        return jax.lax.scan(step, start, (sequence, keys), reverse=reverse)
+
+    def pair(x: Any) -> tuple[PyTree, Any]:
+        if not (isinstance(x, (tuple, list)) and len(x) == 2):
+            raise TypeError(
+                f"{name}: expected a tuple (state, inputs), got {type(x).__name__}; try "
+                "(None, inputs), which starts as the cell does"
+            )
+        require_positions(name, x[1])
+        return x[0], x[1]
+
+    def from_state(start: PyTree, state: PyTree) -> PyTree:
+        if state is None:
+            return start
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (start, state)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{name}: expected a state of shapes {shapes[0]}, got {shapes[1]}; try None"
+            )
+        return jax.tree.map(lambda a, b: jnp.asarray(b).astype(widest(a, b)), start, state)
 
     def one_step(x: Any) -> Any:
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
 
-    return Layer(init, apply, name)
+    return Layer(init, apply, name), name
 
 
 def elman(

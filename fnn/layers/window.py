@@ -106,11 +106,8 @@ def _pool(
     strides = window if strides is None else per_axis(name, strides, window)
     require_positive(name, *window, *strides)
     widths = pad_widths(name, padding, window)
+    require_smaller(name, padding, widths, window)
     if not isinstance(widths, str):
-        if any(size <= max(pair) for size, pair in zip(window, widths, strict=True)):
-            raise ValueError(
-                f"{name}: expected padding smaller than the window, got {padding}; try 'SAME'"
-            )
         widths = (*widths, (0, 0))
 
     def apply(_: tuple[()], x: Float[Array, "*positions features"]) -> Array:
@@ -186,6 +183,16 @@ def require_window(kind: str, window: Sequence[int]) -> tuple[int, ...]:
             "try (3,) for sequences, (3, 3) for images"
         )
     return tuple(window)
+
+
+def require_smaller(name: str, padding: Padding, widths: Widths, window: Sequence[int]) -> None:
+    """Refuse padding in which a whole window could lie."""
+    if not isinstance(widths, str) and any(
+        size <= max(pair) for size, pair in zip(window, widths, strict=True)
+    ):
+        raise ValueError(
+            f"{name}: expected padding smaller than the window, got {padding}; try 'SAME'"
+        )
 
 
 def require_fit(name: str, x: Array, outputs: Array) -> None:

@@ -110,7 +110,7 @@ def kroneckers(captured, jacobian):
         (leaf, *more) = sorted(use.weight.leaves)
         alone = sum(leaf in other.weight.leaves for other in program.uses) == 1
         view = use.weight.views.get(leaf)
-        if more or not alone or use.lead or use.form.shape[:2] != (1, 1) or not view or view.scale:
+        if more or not alone or use.form.shape[:2] != (1, 1) or not view or view.scale:
             continue
         rows = jnp.stack([use.form.matrix(view(row))[0] for row in leaves[leaf][0]])
         inputs, outputs = factors.inputs[0], factors.outputs[0]

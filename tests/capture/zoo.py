@@ -294,6 +294,20 @@ def convolution():
 
 
 @entry
+def pointwise_convolution():
+    """Windows of one tap: with strides, padded, in groups, of a batch within the example."""
+
+    def model(p, x):
+        h = jnp.tanh(lax.conv_general_dilated(x, p["k"], (2, 1), "VALID"))
+        h = jnp.tanh(lax.conv_general_dilated(h, p["m"], (1, 1), ((1, 0), (0, 0))))
+        h = lax.conv_general_dilated(h, p["g"], (1, 1), "SAME", feature_group_count=2)
+        return lax.conv_general_dilated(h, p["d"], (1, 1), ((0, 0),) * 2, (2, 1)).sum((0, 2, 3))
+
+    shapes = {"k": (4, 2, 1, 1), "m": (4, 4, 1, 1), "g": (4, 2, 1, 1), "d": (2, 4, 1, 1)}
+    return Entry(model, weights(**shapes), inputs(2, 2, 3, 3))
+
+
+@entry
 def large_kernel():
     """One position, so factored; a batch within the example; a depthwise kernel."""
 
@@ -341,6 +355,132 @@ def scanned_layers():
         return lax.scan(lambda h, layer: (jnp.tanh(h @ layer), None), x, p["layers"])[0]
 
     return Entry(model, weights(layers=(4, 3, 3)), inputs(3))
+
+
+@entry
+def stacked_layers():
+    """Kernels and biases of a stack that is scanned over, backward, under jit and remat."""
+
+    @jax.checkpoint
+    @jax.jit
+    def layer(h, w, b):
+        return jnp.tanh(h @ w + b)
+
+    def model(p, x):
+        h = lax.scan(lambda h, wb: (layer(h, *wb), None), x, (p["w"], p["b"]), reverse=True)[0]
+        return h @ p["v"]
+
+    return Entry(model, weights(w=(3, 8, 8), b=(3, 8), v=(8, 2)), inputs(8))
+
+
+@entry
+def stacked_in_parts():
+    """Slices by static index; one of them twice, and one beside a scan over all."""
+
+    def model(p, x):
+        h = jnp.tanh(x @ p["w"][0] + p["b"][1])
+        h = jnp.tanh(h @ p["w"][1] + p["b"][0])
+        h = jnp.tanh(h @ p["w"][0] + p["b"][1]) @ p["u"][1]
+        return lax.scan(lambda h, u: (jnp.sin(h @ u), None), h, p["u"])[0]
+
+    return Entry(model, weights(w=(2, 4, 4), b=(2, 4), u=(3, 4, 4)), inputs(4))
+
+
+@entry
+def stacked_on_their_way():
+    """Slices that are moved, scaled, split, added, masked, normalized, and handed out."""
+
+    def model(p, x):
+        def layer(h, slices):
+            w, u, mask, gain, number = slices
+            left, right = jnp.split(w.reshape(4, 6).T, 2)
+            h = jnp.tanh(h @ -left[:, ::-1][:, :3]) + h @ (right[:, 1:] * 0.5)
+            h = jnp.tanh(h @ (u + p["shared"])) + h @ (u * mask) + number * gain
+            return h / jnp.linalg.norm(u) @ (p["shared"] - u).T, (h.sum(), u.sum(0), 2 * gain)
+
+        slices = (p["w"], p["u"], jnp.tri(6).reshape(2, 3, 6)[..., :3], p["gain"], p["number"])
+        h, (sums, columns, gains) = lax.scan(layer, x, slices)
+        return h + sums.sum() * columns.sum(0) + gains.sum(0)
+
+    shapes = {"w": (2, 24), "u": (2, 3, 3), "shared": (3, 3), "gain": (2, 3), "number": (2,)}
+    return Entry(model, weights(**shapes), inputs(3))
+
+
+@entry
+def stacks_of_stacks():
+    """A scan in a scan over weights; each of them has a stack, too; and one has no iteration."""
+
+    def model(p, x):
+        def block(h, block_weights):
+            w, u = block_weights
+
+            def layer(h, slices):
+                w, gain = slices
+                return jnp.tanh(h @ w + gain) @ (u * p["number"]), None
+
+            return lax.scan(layer, h, (w, p["gains"]))[0] * gains_of(p), None
+
+        h = lax.scan(block, x, (p["w"], p["u"]))[0]
+        return lax.scan(lambda h, w: (h @ w, None), h, p["w"][:0, 0])[0]
+
+    def gains_of(p):
+        return 1 + p["gains"].sum(0)
+
+    shapes = {"w": (2, 3, 4, 4), "u": (2, 4, 4), "gains": (3, 4), "number": ()}
+    return Entry(model, weights(**shapes), inputs(4))
+
+
+@entry
+def stacked_in_time():
+    """Stacked recurrent layers: a scan over time around the layers, and one inside of each."""
+
+    def model(p, x):
+        def step(states, u):
+            def layer(below, slices):
+                state, w, r = slices
+                state = jnp.tanh(below @ w + state @ r)
+                return state, state
+
+            return lax.scan(layer, u, (states, p["w"], p["r"]))[1], None
+
+        def deep(sequence, w):
+            return lax.scan(lambda h, u: (jnp.tanh(h + u @ w),) * 2, x[0], sequence)[1], None
+
+        states = lax.scan(step, jnp.zeros((2, 3)), x)[0]
+        return lax.scan(deep, x, p["d"])[0].sum(0) + states[-1]
+
+    return Entry(model, weights(w=(2, 3, 3), r=(2, 3, 3), d=(2, 3, 3)), inputs(4, 3))
+
+
+@entry
+def stacked_kinds():
+    """A convolution, a look-up and a branch, each with its slice."""
+
+    def model(p, x):
+        def layer(h, slices):
+            kernel, table, w = slices
+            h = jnp.tanh(lax.conv_general_dilated(h[None], kernel, (1,), "SAME")[0])
+            h = h + table[jnp.argmax(h[0])][:, None]
+            return lax.cond(h.sum() > 0, lambda: w @ h, lambda: w.T @ h * w[0, 0]), None
+
+        return lax.scan(layer, x, (p["kernel"], p["table"], p["w"]))[0].sum(1)
+
+    shapes = {"kernel": (3, 2, 2, 3), "table": (3, 4, 2), "w": (3, 2, 2)}
+    return Entry(model, weights(**shapes), inputs(2, 4))
+
+
+@entry
+def stacked_with_derivatives():
+    """A gradient in the inputs, through a scan over the layers."""
+
+    def network(p, x):
+        return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["w"])[0] @ p["v"]
+
+    def model(p, x):
+        value, slope = jax.value_and_grad(network, 1)(p, x)
+        return value * slope + jax.jvp(lambda x: network(p, x), (x,), (slope,))[1]
+
+    return Entry(model, weights(w=(3, 4, 4), v=(4,)), inputs(4))
 
 
 @entry

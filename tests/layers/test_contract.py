@@ -31,7 +31,9 @@ INSIDE = layers.serial(layers.batch_norm(), layers.dense(4), layers.dropout(0.5)
 CASES = {
     "average_pool": (layers.average_pool((2, 2)), image()),
     "batch_norm": (layers.batch_norm(), image()),
+    "bidirectional": (layers.bidirectional(layers.gru(3), layers.lstm(2)), text()),
     "conv": (layers.conv(6, (3, 3), strides=2, groups=2), image()),
+    "conv_transpose": (layers.conv_transpose(6, (3, 3), strides=2), image()),
     "dense": (layers.dense(3), vector()),
     "dropout": (layers.dropout(0.5), image()),
     "each": (layers.each(layers.each(INSIDE)), image()),
@@ -43,16 +45,23 @@ CASES = {
     "flatten": (layers.flatten(), image()),
     "group_norm": (layers.group_norm(2), image()),
     "layer_norm": (layers.layer_norm(), image()),
+    "learned_positions": (layers.learned_positions(5), text()),
     "max_pool": (layers.max_pool((2, 2), padding="SAME"), image()),
+    "max_pool_indices": (layers.max_pool_indices((2, 2), padding="SAME"), image()),
     "maxout": (layers.maxout(3, 2), vector()),
     "multi_head_attention": (layers.multi_head_attention(2, mask=layers.causal), text()),
     "parallel": (layers.parallel(INSIDE, layers.dense(2)), (vector(), vector(3))),
+    "pooled": (layers.pooled(layers.conv(4, (2, 2)), (2, 2)), image()),
     "prelu": (layers.prelu(), image()),
     "radial": (layers.radial(3), vector()),
     "residual": (layers.residual(INSIDE), vector()),
     "rms_norm": (layers.rms_norm(), image()),
+    "scan_from": (layers.scan_from(layers.gru(3)), (vector(3), text())),
     "scan_over": (layers.scan_over(layers.gru(3)), text()),
     "serial": (layers.serial(INSIDE, layers.layer_norm(), layers.dense(2)), vector()),
+    "sinusoidal_positions": (layers.sinusoidal_positions(), text()),
+    "stack": (layers.stack(layers.dense(4), 3), vector()),
+    "upsample": (layers.upsample((2, 3), method="linear"), image()),
 }
 CELLS = {"elman": layers.elman(3), "gru": layers.gru(3), "lstm": layers.lstm(3)}
 CASES |= {f"scan_over {name}": (layers.scan_over(cell), text()) for name, cell in CELLS.items()}
@@ -92,6 +101,11 @@ def cast(x, dtype):
         ),
         x,
     )
+
+
+def floating(tree):
+    """The leaves that are no indices."""
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
 
 def in_training(layer):
@@ -206,7 +220,7 @@ def test_dtype_is_kept(name, dtype):
         jax.eval_shape(layer.apply, params, x),
         jax.eval_shape(in_training(layer), params, batch, keys),
     ):
-        assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype(kept)}
+        assert {leaf.dtype for leaf in floating(outputs)} == {jnp.dtype(kept)}
 
 
 @each_case
@@ -228,7 +242,7 @@ def test_without_x64_numpy_arrays_of_float64_become_float32(name):
     with jax.enable_x64(False):
         params = jax.eval_shape(layer.init, jax.random.key(0), draw(x))
         outputs = jax.eval_shape(layer.apply, params, draw(x))
-    for leaf in jax.tree.leaves((params, outputs)):
+    for leaf in floating((params, outputs)):
         assert leaf.dtype == jnp.float32
 
 
