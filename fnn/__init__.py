@@ -6,7 +6,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     cli                         its words
     commands                    what it does
     race                        a fair comparison of rules, and its report
-    training problems plots     `fit`, the one loop; what can be raced; figures
+    training problems plots     `fit`, the one loop, and `fits`; what can be raced; figures
     rules                       SGD to Levenberg-Marquardt: optax transformations
     curvature                   the quadratic of a value function, and what is read off it
     perturbations compression   inputs changed while training; smaller networks
@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # for type checkers, which do not follow __getattr__
     from fnn.objective import l2 as l2
     from fnn.objective import penalty as penalty
     from fnn.training import fit as fit
+    from fnn.training import fits as fits
     from fnn.version import __version__ as __version__
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "differential",
     "exchange",
     "fit",
+    "fits",
     "flops",
     "initializers",
     "l1",
@@ -103,6 +105,7 @@ __getattr__: Any = lazily(
         "Objective": "objective",
         "__version__": "version",
         "fit": "training",
+        "fits": "training",
         "l1": "objective",
         "l2": "objective",
         "penalty": "objective",

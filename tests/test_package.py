@@ -69,7 +69,7 @@ def imported(code, modules):
 
 
 def test_the_map_is_what_the_package_shows():
-    objects = {"Objective", "__version__", "fit", "l1", "l2", "penalty"}
+    objects = {"Objective", "__version__", "fit", "fits", "l1", "l2", "penalty"}
     assert set(dir(fnn)) == set(fnn.__all__) == objects | (MODULES - PRIVATE)
     assert all(getattr(fnn, name) is not None for name in dir(fnn))
     drawn, _, _ = (fnn.__doc__ or "").partition("`import fnn`")

@@ -9,6 +9,7 @@ solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps o
 `spectrum` has their eigenvalues, and tells minima from saddles.
 `structure` reads which leaves have Kronecker factors, `kronecker_blocks` makes them.
 `laplace` turns the curvature into error bars, of parameters and of predictions.
+`implicit` differentiates a solution in the data and numbers that made it.
 """
 
 from fnn.capture import Captured as Captured
@@ -23,6 +24,7 @@ from fnn.capture import norms as norms
 from fnn.capture import product as product
 from fnn.capture import transpose_product as transpose_product
 from fnn.curvature import spectrum as spectrum
+from fnn.curvature.implicit import implicit as implicit
 from fnn.curvature.laplace import Laplace as Laplace
 from fnn.curvature.laplace import Prediction as Prediction
 from fnn.curvature.laplace import evidence as evidence
@@ -63,6 +65,7 @@ __all__ = [
     "gram",
     "hessian",
     "hessian_system",
+    "implicit",
     "jacobian",
     "kronecker",
     "kronecker_blocks",

@@ -1,8 +1,10 @@
-"""`fit`, the one training loop, and `advance`, the pure function behind it."""
+"""`fit`, the one training loop, `fits`, many at once, and `advance`, the pure function."""
 
 from fnn.training.checkpoints import Checkpoints as Checkpoints
 from fnn.training.fit import Fit as Fit
 from fnn.training.fit import fit as fit
+from fnn.training.fits import Fits as Fits
+from fnn.training.fits import fits as fits
 from fnn.training.loop import History as History
 from fnn.training.loop import Limits as Limits
 from fnn.training.loop import Progress as Progress
@@ -19,6 +21,7 @@ from fnn.training.sources import source_of as source_of
 __all__ = [
     "Checkpoints",
     "Fit",
+    "Fits",
     "History",
     "Limits",
     "Progress",
@@ -28,6 +31,7 @@ __all__ = [
     "advance",
     "evaluation_of",
     "fit",
+    "fits",
     "judge",
     "look",
     "source_of",

@@ -56,7 +56,7 @@ def snapshots(job: Job, here: Snapshot) -> Iterator[Snapshot]:
     if job.is_stream and job.epochs is not None:
         _require_no_less(job.epochs, here.position.passes + (here.position.batches > 0), "epochs")
     plan, columns = job.plan, Columns(here.history)
-    segments = _segments_of_stream(job, here) if job.is_stream else _segments_of_arrays(job, here)
+    segments = _segments_of_stream(job, here) if job.is_stream else segments_of_arrays(job, here)
     while (segment := _next(segments, here)) is not None:
         if isinstance(segment, RoundEnd):
             progress, records = _look(job, plan, here)
@@ -95,7 +95,7 @@ def _advance(
         )  # fmt: skip
 
     examples = segment.data.examples if isinstance(segment.data, Batches) else segment.data
-    with _explained(progress.params, examples):
+    with explained(progress.params, examples):
         return within_memory(
             run,
             plan,
@@ -113,7 +113,7 @@ def _look(job: Job, plan: Plan, here: Snapshot) -> tuple[Progress, Records]:
 # Arrays -------------------------------------------------------------------------------------------
 
 
-def _segments_of_arrays(job: Job, here: Snapshot) -> Iterator[Segment]:
+def segments_of_arrays(job: Job, here: Snapshot) -> Iterator[Segment]:
     """Segments of as many rounds as take `_SECONDS`, on data that the device holds."""
     total, done, rounds = job.limits.steps, here.steps, 1
     round_steps = job.plan.every * job.plan.source(job.data, job.key, done).steps
@@ -210,7 +210,7 @@ def _require_no_less(asked: int, done: int, unit: str) -> None:
 
 
 @contextlib.contextmanager
-def _explained(params: PyTree, examples: PyTree) -> Generator[None]:
+def explained(params: PyTree, examples: PyTree) -> Generator[None]:
     """Adds to an error of the model or the loss what they were given."""
     try:
         yield
