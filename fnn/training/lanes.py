@@ -40,9 +40,9 @@ def carried(make: Callable[[Any], Any], hyperparameters: PyTree) -> Any:
     def init(params: PyTree) -> Carried:
         return Carried(hyperparameters, make(hyperparameters).init(params))
 
-    def update(grad: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any):
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any):
         own = optax.with_extra_args_support(make(state.hyperparameters))
-        updates, inner = own.update(grad, state.state, params, **extra_args)
+        updates, inner = own.update(updates, state.state, params, **extra_args)
         return updates, Carried(state.hyperparameters, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -149,9 +149,8 @@ def train(job: Job, lanes: Members) -> tuple[Progress, list[History]]:
                 for index, column in enumerate(columns)
             ]
             before = steps
-            running = np.asarray(progress.stopped) == Stop.RUNNING
-            move(segment.fraction, records.value[running].mean(axis=0)[:1])
-            if not running.any():
+            move(segment.fraction, histories[0].value)
+            if (np.asarray(progress.stopped) != Stop.RUNNING).all():
                 break
     return progress, histories
 

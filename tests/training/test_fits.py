@@ -62,10 +62,10 @@ def test_data_keys_batches_rates_and_patience_of_their_own():
     rows = jax.random.randint(jax.random.fold_in(KEY, 3), (3, 10), 0, 10)  # bootstrap samples
     own = INPUTS[rows], TARGETS[rows]
     rates, keys = jnp.array([0.05, 2.0, 0.05]), jax.random.split(jax.random.key(5), 3)
-    options = {"batch_size": 4, "epochs": 12, "validation": DATA, "patience": 2}
+    options = {"batch_size": 4, "epochs": 60, "validation": DATA, "patience": 1}
     rule = optax.inject_hyperparams(rules.adam)(learning_rate=0.05)
     states = jax.vmap(rule.init)(STARTS)
-    states = states._replace(hyperparams={"learning_rate": rates})
+    states = states._replace(hyperparams=states.hyperparams | {"learning_rate": rates})
     by_state = fits(
         rule, OBJECTIVE, STARTS, own, data_axes=0, key=jax.random.key(5), state=states, **options
     )
@@ -102,9 +102,9 @@ def test_a_member_that_diverges_does_not_disturb_the_others_and_nothing_compiles
     compilations.clear()
     with pytest.warns(UserWarning, match=r"of 3 members, 1 .*member 1.*value rose"):
         train([0.1, 9.0, 0.2], 5)
-    bad = train([0.1, 1e200, 0.2], 5)
     train([0.1, 0.1, 0.2], 700)
-    assert len(compilations) <= 4  # what is said of a value that is not finite
+    assert not compilations
+    bad = train([0.1, 1e200, 0.2], 5)
     assert bad.stopped[1] == Stop.NON_FINITE
     assert "There the value is" in str(bad.stopped[1])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(bad.params))
