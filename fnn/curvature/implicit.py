@@ -112,11 +112,13 @@ def _with_leaves(value_fn: Callable[[PyTree], Scalar], params: PyTree) -> Any:
     """The function as a tree that has all traced numbers among its leaves, the hidden ones too."""
     leaves, structure = jax.tree.flatten(value_fn)
 
-    def called(params: PyTree, leaves: list) -> Scalar:
-        return structure.unflatten(leaves)(params)
+    is_bare = jax.tree_util.all_leaves([value_fn])
 
-    if jax.tree_util.all_leaves([value_fn]):  # a bare function
-        leaves, called = [], lambda params, _: value_fn(params)
+    def called(params: PyTree, leaves: list) -> Scalar:
+        return value_fn(params) if is_bare else structure.unflatten(leaves)(params)
+
+    if is_bare:
+        leaves = []
     fn, hidden = jax.closure_convert(called, params, leaves)
     if isinstance(value_fn, ValueFunction) and not hidden:
         return value_fn

@@ -45,7 +45,7 @@ class Fits(NamedTuple):
 
 
 def fits(
-    rule: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
+    rule: Any,
     objective: Objective | ValueFunction | Callable[[Array], ValueFunction] | None,
     params: PyTree,
     data: PyTree = None,
@@ -171,7 +171,7 @@ def _members(
     }
     key = own.pop("key")
     trees = jax.tree.map(strong, own) | jax.tree.map(jnp.asarray, arrays)
-    count = Members.of(trees, dict.fromkeys(own, 0) | axes).count
+    count = Members.of(trees, dict.fromkeys(own, 0) | axes).members
     return Members.of(
         trees | {"key": keys_of(key, count)}, dict.fromkeys(own, 0) | axes | {"key": 0}
     )
@@ -196,7 +196,7 @@ def _require_sound(given: Members, objective: Any) -> None:
     axes = Members.of(given.trees, dict.fromkeys(given.trees, None))
     if not isinstance(objective, Objective) or axes.axes == given.axes:
         return
-    for index in range(given.count):
+    for index in range(given.members):
         one = given.one(index)
         for name in ("data", "validation"):
             if one[name] is not None and not isinstance(one[name], ValueFunction):

@@ -179,7 +179,7 @@ def _of_lane(records: Records, index: int, before: int) -> Records:
     used = ends[: int(records.rounds[index])]
     own = int((np.diff(used, prepend=before) > 0).sum())
     evaluated = {name: values[index] for name, values in records.evaluated.items()}
-    return Records(records.value[index], ends, evaluated, np.int32(own))
+    return Records(records.value[index], ends, evaluated, jnp.int32(own))
 
 
 def ends(

@@ -34,7 +34,7 @@ class Members(NamedTuple):
         }
 
     @property
-    def count(self) -> int:
+    def members(self) -> int:
         """The number of members, or the error that trees deserve that do not agree about it."""
         pairs = zip(leaves_by_path(self.trees).items(), self.axes, strict=True)
         own = {path: jnp.shape(leaf) for (path, leaf), axis in pairs if axis == 0}
