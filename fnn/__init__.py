@@ -7,7 +7,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     commands                    what it does
     race                        a fair comparison of rules, and its report
     estimators                  `fit` as an estimator of scikit-learn
-    training problems plots     `fit`, the one loop; what can be raced; figures
+    training problems plots     `fit`, the one loop, and `fits`; what can be raced; figures
     rules                       SGD to Levenberg-Marquardt: optax transformations
     curvature                   the quadratic of a value function, and what is read off it
     perturbations compression   inputs changed while training; smaller networks
@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # for type checkers, which do not follow __getattr__
     from fnn.objective import penalty as penalty
     from fnn.prediction import predict as predict
     from fnn.training import fit as fit
+    from fnn.training import fits as fits
     from fnn.version import __version__ as __version__
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "estimators",
     "exchange",
     "fit",
+    "fits",
     "flops",
     "initializers",
     "l1",
@@ -113,6 +115,7 @@ __getattr__: Any = lazily(
         "Objective": "objective",
         "__version__": "version",
         "fit": "training",
+        "fits": "training",
         "l1": "objective",
         "l2": "objective",
         "penalty": "objective",

@@ -129,3 +129,17 @@ def runs_alone():
         assert done.stdout.strip() == "done", done.stderr
 
     return run
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows with every compilation."""
+    events, watching = [], [True]
+
+    def listen(event, _, **__):
+        if watching and event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    watching.clear()

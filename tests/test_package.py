@@ -72,7 +72,7 @@ def imported(code, modules):
 
 
 def test_the_map_is_what_the_package_shows():
-    objects = {"Objective", "__version__", "fit", "l1", "l2", "penalty", "predict"}
+    objects = {"Objective", "__version__", "fit", "fits", "l1", "l2", "penalty", "predict"}
     assert set(dir(fnn)) == set(fnn.__all__) == objects | (MODULES - PRIVATE)
     assert all(getattr(fnn, name) is not None for name in dir(fnn))
     drawn, _, _ = (fnn.__doc__ or "").partition("`import fnn`")

@@ -24,7 +24,7 @@ is evaluated whole, by JAX's own rule for it, so custom derivatives are honored.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -180,7 +180,7 @@ class Cond(NamedTuple):
 
     selector: Value
     branches: Sequence[Body]
-    uses: dict[int, jax.ShapeDtypeStruct]
+    uses: Mapping[int, jax.ShapeDtypeStruct | None]
     outputs: Sequence[Value]
 
     def run(self, env: Environment, perturbations: Records) -> Records:

@@ -10,6 +10,7 @@ solve; `hessian`, `gauss_newton` and `fisher` are its curvature as linear maps o
 `structure` reads which leaves have Kronecker factors, `kronecker_blocks` makes them.
 `laplace` turns the curvature into error bars, of parameters and of predictions; `uncertainty` does
 for a fit of few parameters, without a prior.
+`implicit` differentiates a solution in the data and numbers that made it.
 """
 
 from fnn.capture import Captured as Captured
@@ -26,6 +27,7 @@ from fnn.capture import transpose_product as transpose_product
 from fnn.curvature import spectrum as spectrum
 from fnn.curvature.evidence import evidence as evidence
 from fnn.curvature.evidence import half_squared_norm as half_squared_norm
+from fnn.curvature.implicit import implicit as implicit
 from fnn.curvature.laplace import Laplace as Laplace
 from fnn.curvature.laplace import Prediction as Prediction
 from fnn.curvature.laplace import laplace as laplace
@@ -65,6 +67,7 @@ __all__ = [
     "gram",
     "hessian",
     "hessian_system",
+    "implicit",
     "jacobian",
     "kronecker",
     "kronecker_blocks",

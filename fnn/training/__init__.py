@@ -1,9 +1,11 @@
-"""`fit`, the one training loop, and `advance`, the pure function behind it."""
+"""`fit`, the one training loop, `fits`, many at once, and `advance`, the pure function."""
 
 from fnn.training.callbacks import Callback as Callback
 from fnn.training.checkpoints import Checkpoints as Checkpoints
 from fnn.training.fit import Fit as Fit
 from fnn.training.fit import fit as fit
+from fnn.training.fits import Fits as Fits
+from fnn.training.fits import fits as fits
 from fnn.training.history import History as History
 from fnn.training.loop import Limits as Limits
 from fnn.training.loop import Progress as Progress
@@ -21,6 +23,7 @@ __all__ = [
     "Callback",
     "Checkpoints",
     "Fit",
+    "Fits",
     "History",
     "Limits",
     "Progress",
@@ -30,6 +33,7 @@ __all__ = [
     "advance",
     "evaluation_of",
     "fit",
+    "fits",
     "judge",
     "look",
     "source_of",

@@ -71,6 +71,14 @@ def account(here: Snapshot) -> str:
     return f"{said}, the largest entry of the gradient {slope:.2g} of the largest on the way."
 
 
+def verdict(job: Job, here: Snapshot) -> Stop:
+    """Why a training ended whose last segment is over."""
+    stopped = Stop(int(here.progress.stopped))
+    if stopped != Stop.RUNNING:
+        return stopped
+    return Stop.BUDGET if job.is_through(here) else Stop.DATA
+
+
 def reason(job: Job, here: Snapshot, stopped: Stop) -> tuple[Stop, str]:
     """Why training ended, and the sentence; what was not finite, or vanished, is named."""
     if job.is_stream:

@@ -12,16 +12,16 @@ import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key, PyTree
 
-from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction
 from fnn.progress import shown
 from fnn.training import glance
-from fnn.training.account import Ending, account, reason, total
+from fnn.training.account import Ending, account, reason, verdict
 from fnn.training.callbacks import Callback, callback_of, due_of
 from fnn.training.checkpoints import Checkpoints, checkpointed
 from fnn.training.history import History
-from fnn.training.job import Job, Request, job_of
+from fnn.training.job import Request, job_of
 from fnn.training.loop import Stop
+from fnn.training.remarks import remarks
 from fnn.training.snapshot import Snapshot
 from fnn.training.sources import Metric
 from fnn.training.stretches import Stretch, stretches
@@ -219,14 +219,9 @@ def fit(
             if here.steps:
                 _hand_over(error, here)
             raise
-    stopped = Stop(int(here.progress.stopped))
-    if stopped == Stop.RUNNING:
-        stopped = Stop.BUDGET if job.is_through(here) else Stop.DATA
-    if stopped == Stop.STALLED or (stopped == Stop.CONVERGED and np.isfinite(goal)):
-        _warn_of_rounding(here, goal)
-    if stopped == Stop.BUDGET:
-        _warn_of_a_rise(job, here)
-    _warn_of_changes(here)
+    stopped = verdict(job, here)
+    for remark in remarks(job, here, stopped):
+        warnings.warn(f"fit: {remark}", stacklevel=2)
     return _result(here, *reason(job, here, stopped))
 
 
@@ -293,51 +288,3 @@ def _hand_over(error: Any, here: Snapshot) -> None:
     """What was trained before an error, of the callback or of a full disk, goes with the error."""
     error.fit = _result(here, Stop.RUNNING)
     error.add_note(f"fit: what was trained, {here.steps} steps, is this error's attribute `fit`")
-
-
-def _warn_of_a_rise(job: Job, here: Snapshot) -> None:
-    """Warns where a budget was spent on going up; of noisy values, to more than twice as high."""
-    first, last = here.round_values
-    if last > first + (abs(first) if job.is_noisy else 0):
-        warnings.warn(
-            f"fit: all steps were taken, and the value rose from {first:.4g} to {last:.4g}. Try a "
-            "smaller learning rate, or more damping.",
-            stacklevel=3,
-        )
-
-
-def _warn_of_changes(here: Snapshot) -> None:
-    """Warns where steps were changed after their rule had judged them: by more than one.
-
-    What makes such a step is legal, and the rule sees it only afterwards, by the parameters. One
-    may come with a state from before, and one in a hundred may be rounding.
-    """
-    changed, accepted = (total(here.progress.state, name) or 0 for name in ("changed", "accepted"))
-    if changed > max(1, accepted // 100):
-        warnings.warn(
-            f"fit: of {accepted} steps that the rule accepted, {changed} were changed before they "
-            "were taken, by what follows the rule in a chain or wraps it: it judged other steps, "
-            "and where these brought much more its damping learned nothing. Try the "
-            "transformation before the rule; rules.only for leaves that stay; for bounds a change "
-            "of variables, as exp(params); or a rule that judges nothing, as rules.gauss_newton.",
-            stacklevel=3,
-        )
-
-
-def _warn_of_rounding(here: Snapshot, goal: float) -> None:
-    """Warns where a value stalled because its dtype has no more digits.
-
-    A value below eps times the first one is a sum of residuals below sqrt(eps) of what they were: a
-    minimum that is not zero is hardly ever as low, in comparison to where training began.
-    """
-    dtype = widest(*jax.tree.leaves(here.progress.params))
-    first, lowest = here.history.value[0], np.nanmin(here.history.value)
-    if dtype == jnp.float64 or not 0 < lowest <= jnp.finfo(dtype).eps * first:
-        return
-    aim = f", above the goal of {goal:.3g}" if np.isfinite(goal) else ""
-    warnings.warn(
-        f"fit: {dtype} has no more digits: the value fell from {first:.2g} to {lowest:.2g}{aim}, "
-        "and what is left is rounding. Try float64: jax.config.update('jax_enable_x64', True) at "
-        "the start of the program, and parameters and data made after it.",
-        stacklevel=3,
-    )

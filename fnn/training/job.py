@@ -125,7 +125,7 @@ def job_of(request: Request) -> Job:
     """The job that is asked for, or the error that the request deserves."""
     request = _checked(request)
     arrays, key, sharding = _placed(request)
-    _require_finite(arrays)
+    require_finite(arrays)
     keeps_best = request.patience is not None
     progress = start(request.rule, arrays["params"], keep_best=keeps_best)
     require_inside(progress.state, progress.params)
@@ -287,7 +287,7 @@ def _placed(
 ) -> tuple[dict[str, PyTree], Key[Array, ""] | None, NamedSharding | None]:
     """The arrays and the key where they belong, and how the examples are split."""
     arrays = {
-        "params": jax.tree.map(_strong, request.params),
+        "params": jax.tree.map(strong, request.params),
         "data": None if is_stream(request.data) else request.data,
         "validation": request.validation,
     }
@@ -451,12 +451,13 @@ def _require_concrete(arrays: Mapping[str, PyTree]) -> None:
     if devices.is_traced(arrays):
         raise TypeError(
             "fit: expected numbers, got traced values: fit cannot be called inside jax.jit, "
-            "jax.vmap or jax.grad; try fnn.training.advance, the compiled loop within it, or a "
+            "jax.vmap or jax.grad; try fnn.fits for many trainings at once, curvature.implicit for "
+            "derivatives of a solution, fnn.training.advance, the compiled loop within fit, or a "
             "loop over rule.update"
         )
 
 
-def _require_finite(arrays: Mapping[str, PyTree]) -> None:
+def require_finite(arrays: Mapping[str, PyTree]) -> None:
     """Names the array that holds NaN or infinity."""
     if _is_finite(arrays):
         return
@@ -485,9 +486,10 @@ def _with_state(progress: Progress, state: PyTree) -> Progress:
             f"fit: expected a state of this rule, {expected}, got {jax.tree.structure(state)}; "
             "pass the state of a Fit by the same rule"
         )
-    return progress._replace(state=state)
+    best = None if progress.best is None else (progress.params, state)
+    return progress._replace(state=state, best=best)
 
 
-def _strong(leaf: Any) -> Array:
+def strong(leaf: Any) -> Array:
     """An array that is not weakly typed, so that the second call finds what the first compiled."""
     return jnp.asarray(leaf, jnp.result_type(leaf))

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from fnn import devices
 from fnn.objective import ValueFunction
 from fnn.training import loop
-from fnn.training.loop import Progress, Records, Source, Stop
+from fnn.training.loop import Limits, Progress, Records, Source, Stop
 from fnn.training.placement import everywhere, split
 from fnn.training.sources import Metric, chunked, evaluation_of, source_of, source_of_batches
 from fnn.training.streams import Batches
@@ -70,8 +70,16 @@ class Plan(NamedTuple):
 start = devices.jit(loop.start, static_argnames=("rule", "keep_best"))
 
 
-@functools.partial(devices.jit, static_argnames=("plan", "capacity"))
-def advance(plan, capacity, data, validation, key, progress, first, limits):
+def rounds(
+    plan: Plan,
+    capacity: tuple[int, int],
+    data: PyTree | Batches,
+    validation: PyTree,
+    key: Array | None,
+    progress: Progress,
+    first: int | Array,
+    limits: Limits,
+) -> tuple[Progress, Records]:
     """Trains for some rounds; batches of a stream are part of a round, after which none ends."""
     source, every = plan.source(data, key, first), plan.every
     is_part = isinstance(data, Batches)
@@ -91,6 +99,9 @@ def advance(plan, capacity, data, validation, key, progress, first, limits):
     if is_part:
         records = records._replace(rounds=jnp.zeros_like(records.rounds))
     return plan.at_home(progress, records)
+
+
+advance = devices.jit(rounds, static_argnames=("plan", "capacity"))
 
 
 @functools.partial(devices.jit, static_argnames="plan")

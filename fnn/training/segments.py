@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +24,8 @@ from fnn.training.streams import Batches, Reading, iterator_at, read, stacked
 
 SECONDS = 0.25  # between two looks, saving included: a bar moving four times a second is smooth
 _STEPS = 4096  # at most, in a segment of several rounds: the size of its records
+
+Each = TypeVar("Each")
 
 
 class Segment(NamedTuple):
@@ -50,6 +52,14 @@ Segments = Generator[Segment | RoundEnd, float | None]
 Those of a run that has just begun took None."""
 
 
+def sent(segments: Generator[Each, float | None], seconds: float | None) -> Each | None:
+    """The next segment, or None after the last one."""
+    try:
+        return segments.send(seconds)
+    except StopIteration:
+        return None
+
+
 def looked_at(position: Position) -> Position:
     """The position after a look, from which value and steps are counted anew."""
     return position._replace(value=0.0, steps=0)
@@ -58,7 +68,7 @@ def looked_at(position: Position) -> Position:
 # Arrays -------------------------------------------------------------------------------------------
 
 
-def segments_of_arrays(job: Job, here: Snapshot) -> Segments:
+def segments_of_arrays(job: Job, here: Snapshot) -> Generator[Segment, float | None]:
     """Segments of as many rounds as take `SECONDS`, on data that the device holds."""
     total, done, rounds = job.limits.steps, here.steps, 1
     round_steps = job.round_steps

@@ -27,6 +27,7 @@ from fnn.training.segments import (
     looked_at,
     segments_of_arrays,
     segments_of_stream,
+    sent,
 )
 from fnn.training.snapshot import Snapshot
 from fnn.training.streams import Batches
@@ -94,15 +95,7 @@ def _next(segments: Segments, here: Snapshot, seconds: float | None) -> Segment 
     """The next segment; a training that has stopped ends its round and has no more of them."""
     if here.progress.stopped != Stop.RUNNING:
         return RoundEnd(looked_at(here.position), 1.0) if here.position.steps else None
-    return _sent(segments, seconds)
-
-
-def _sent(segments: Segments, seconds: float | None) -> Segment | RoundEnd | None:
-    """The next segment, or None after the last one."""
-    try:
-        return segments.send(seconds)
-    except StopIteration:
-        return None
+    return sent(segments, seconds)
 
 
 def _turn(job: Job, segment: Segment, progress: Progress) -> _Turn:
@@ -125,7 +118,7 @@ def _begin_next(
         progress, _ = turn.run(plan)
     except Exception:  # who waits for it meets the error again
         return None
-    if not isinstance(segment := _sent(segments, seconds), Segment):
+    if not isinstance(segment := sent(segments, seconds), Segment):
         return None
     ahead = _turn(job, segment, progress)
     with contextlib.suppress(Exception):
@@ -139,7 +132,7 @@ def _finish(
     """Waits for a segment, run perhaps by another plan, of fewer examples at a time."""
     segment = turn.segment
     examples = segment.data.examples if isinstance(segment.data, Batches) else segment.data
-    with _explained(params, examples):
+    with explained(params, examples):
         return within_memory(
             turn.run,
             plan,
@@ -175,7 +168,7 @@ def _require_no_less(asked: int, done: int, unit: str) -> None:
 
 
 @contextlib.contextmanager
-def _explained(params: PyTree, examples: PyTree) -> Generator[None]:
+def explained(params: PyTree, examples: PyTree) -> Generator[None]:
     """Adds to an error of the model or the loss what they were given."""
     try:
         yield

@@ -316,20 +316,6 @@ def test_every_reason_reads_as_a_sentence():
 # Cost ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def compilations():
-    """A list that grows with every compilation."""
-    events, watching = [], [True]
-
-    def listen(event, _, **__):
-        if watching and event == "/jax/core/compile/backend_compile_duration":
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    watching.clear()
-
-
 @pytest.mark.parametrize(
     "options",
     [{}, {"batch_size": 4, "key": KEY}, {"validation": DATA, "patience": 9}],
