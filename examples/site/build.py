@@ -57,11 +57,10 @@ def write(path: Path, text: str) -> Path:
 
 def copy_markdown(source: Path) -> None:
     """The repository's Markdown and its pictures, at their places; a README is an index."""
-    for name in ("examples", "benchmarks", "."):
+    for name in ("examples", "benchmarks", "tests/lectures", "."):
         for path in (ROOT / name).glob("*.md"):
-            text = re.sub(r"README\.md\b", "index.md", path.read_text())
-            text = re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", text) if name == "examples" else text
-            write(source / name / path.name.replace("README", "index"), text)
+            page = source / name / path.name.replace("README", "index")
+            write(page, linked(path.read_text()))
     for pictures in ("examples/pictures", "benchmarks", "benchmarks/results"):
         for path in (ROOT / pictures).glob("*.png"):
             (source / pictures).mkdir(parents=True, exist_ok=True)
@@ -69,12 +68,18 @@ def copy_markdown(source: Path) -> None:
     shutil.copy(ROOT / "LICENSE", source)
 
 
+def linked(text: str) -> str:
+    """Markdown whose links to a README or an example lead to their pages."""
+    text = re.sub(r"(\]\([^)]*)README\.md", r"\1index.md", text)
+    return re.sub(r"(\]\((?:\.\./)*(?:examples/)?\w+)\.py\)", r"\1.md)", text)
+
+
 def in_order() -> list[Path]:
     """The guides: first those that examples/README.md links, in its order, then the others."""
     course = (ROOT / "examples/README.md").read_text()
-    linked = re.findall(r"\(guides/(\w+\.md)", course)
+    read = re.findall(r"\(guides/(\w+\.md)", course)
     files = sorted(path.name for path in (ROOT / "examples/guides").glob("*.md"))
-    return [ROOT / "examples/guides" / name for name in dict.fromkeys(linked + files)]
+    return [ROOT / "examples/guides" / name for name in dict.fromkeys(read + files)]
 
 
 def execute(guide: Path, kept: Path, source: Path) -> Path:
@@ -95,7 +100,7 @@ def execute(guide: Path, kept: Path, source: Path) -> Path:
     there = source / "examples/guides"
     shutil.copytree(folder, there, dirs_exist_ok=True)
     page = there / guide.name
-    title, _, rest = page.read_text().partition("\n")
+    title, _, rest = linked(page.read_text()).partition("\n")
     link = f"{{download}}`as a notebook <{guide.stem}.ipynb>`"
     return write(page, f"{title}\n\n{{.download}}\nExecuted when this site was built; {link}.\n{rest}")
 
@@ -135,7 +140,8 @@ def front(source: Path, guides: list[Path], scripts: list[Path], pages: list[Pat
         listed = "\n".join(str(Path(entry).relative_to(at).with_suffix("")) for entry in entries)
         return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{listed}\n```\n"
 
-    others = [source / "examples/index", source / "benchmarks/index", source / "benchmarks/scaling"]
+    others = [source / name for name in ("examples/index", "benchmarks/index", "benchmarks/scaling",
+              "tests/lectures/index")]  # fmt: skip
     with (source / "index.md").open("a") as index:
         index.write(tree("Guides", guides, source))
         index.write(tree("Reference", pages, source))

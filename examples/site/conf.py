@@ -50,12 +50,16 @@ class Linked(SphinxTransform):
 
     def apply(self, **_) -> None:
         """Puts a reference around each."""
+        module = self.env.docname.removeprefix("reference/fnn").removeprefix(".")
         for literal in list(self.document.findall(nodes.literal)):
+            parent = literal.parent
+            if isinstance(parent, (nodes.reference, pending_xref)):
+                continue
+            if isinstance(parent.parent, nodes.list_item) and parent[0] is literal:
+                continue  # the name of an argument
             text = literal.astext().removeprefix("fnn.").partition("(")[0]
-            inside = isinstance(literal.parent, (nodes.reference, pending_xref))
-            here = self.env.docname.removeprefix("reference/fnn").removeprefix(".")
-            target = self.target(text) or self.target(f"{here}.{text}")
-            if target and not inside and not argument:
+            target = self.target(text) or self.target(f"{module}.{text}")
+            if target:
                 link = pending_xref(
                     "", refdomain="py", reftype="obj", reftarget=target, refexplicit=True,
                     refwarn=False, refdoc=self.env.docname,
