@@ -1,9 +1,6 @@
 """The Python of the README and of the guides runs, and the README's commands are those of CI."""
 
-import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest

@@ -1,6 +1,6 @@
 """Builds the site, reference and guides, from docstrings and Markdown.
 
-uv run --group docs examples/site/build.py [FOLDER]
+uv run examples/site/build.py [FOLDER]
 
 FOLDER is `site` unless given; open FOLDER/index.html, no server is needed. The guides are executed,
 in fresh processes, and their outputs kept in FOLDER until guide or package change. A warning is an
@@ -8,6 +8,7 @@ error.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -29,6 +30,8 @@ COMMANDS = "", "race", "report", "suite", "trajectories", "plot"
 
 def main(folder: Path) -> int:
     """Lays out the sources and lets Sphinx write the pages; returns its exit status."""
+    if importlib.util.find_spec("sphinx") is None:
+        raise SystemExit("site: expected sphinx, got none installed; try uv sync --group docs")
     source = folder / ".source"
     shutil.rmtree(source, ignore_errors=True)
     copy_markdown(source)
@@ -101,8 +104,10 @@ def execute(guide: Path, kept: Path, source: Path) -> Path:
     shutil.copytree(folder, there, dirs_exist_ok=True)
     page = there / guide.name
     title, _, rest = linked(page.read_text()).partition("\n")
-    link = f"{{download}}`as a notebook <{guide.stem}.ipynb>`"
-    return write(page, f"{title}\n\n{{.download}}\nExecuted when this site was built; {link}.\n{rest}")
+    link = f"[as a notebook]({guide.stem}.ipynb)"
+    return write(
+        page, f"{title}\n\n{{.download}}\nExecuted when this site was built; {link}.\n{rest}"
+    )
 
 
 def script(path: Path, source: Path) -> Path:
@@ -129,6 +134,7 @@ def command_line() -> str:
                               "PYTHONPATH": str(ROOT)},
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
+        said = said.replace("python -m fnn", "fnn")
         lines = "\n".join(line.rstrip() for line in said.strip().splitlines())
         parts.append(f"## {f'fnn {command}'.strip()}\n\n```text\n{lines}\n```")
     return "\n\n".join(parts) + "\n"
@@ -136,6 +142,7 @@ def command_line() -> str:
 
 def front(source: Path, guides: list[Path], scripts: list[Path], pages: list[Path]) -> None:
     """The navigation, on the first page and on that of the examples."""
+
     def tree(caption: str, entries: list, at: Path) -> str:
         listed = "\n".join(str(Path(entry).relative_to(at).with_suffix("")) for entry in entries)
         return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{listed}\n```\n"

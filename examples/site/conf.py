@@ -13,8 +13,9 @@ from sphinx.transforms import SphinxTransform
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import fnn  # noqa: E402
-import reference  # noqa: E402
+import reference  # ruff: ignore[module-import-not-at-top-of-file]
+
+import fnn  # ruff: ignore[module-import-not-at-top-of-file]
 
 project, author = "fnn", "the authors of fnn"
 version = release = fnn.__version__
@@ -53,7 +54,7 @@ class Linked(SphinxTransform):
         module = self.env.docname.removeprefix("reference/fnn").removeprefix(".")
         for literal in list(self.document.findall(nodes.literal)):
             parent = literal.parent
-            if isinstance(parent, (nodes.reference, pending_xref)):
+            if isinstance(parent, (nodes.reference, nodes.title, pending_xref)):
                 continue
             if isinstance(parent.parent, nodes.list_item) and parent[0] is literal:
                 continue  # the name of an argument

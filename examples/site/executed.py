@@ -11,6 +11,7 @@ import io
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
@@ -40,7 +41,8 @@ def execute(block: str, name: str, line: int, names: dict) -> str:
             exec(code, names)
     except ModuleNotFoundError as error:
         raise SystemExit(f"{name}: {missing(error)}") from error
-    return printed.getvalue()
+    lines = printed.getvalue().splitlines()
+    return "".join(f"{textwrap.fill(x, 100) if len(x) > 100 else x}\n" for x in lines)
 
 
 def missing(error: ModuleNotFoundError) -> str:
@@ -80,7 +82,12 @@ def notebook(guide: str) -> str:
 
     def add(kind: str, text: str) -> None:
         if text.strip():
-            cell = {"cell_type": kind, "metadata": {}, "source": text.strip(), "id": str(len(cells))}
+            cell = {
+                "cell_type": kind,
+                "metadata": {},
+                "source": text.strip(),
+                "id": str(len(cells)),
+            }
             code = {"execution_count": None, "outputs": []} if kind == "code" else {}
             cells.append(cell | code)
 
@@ -89,7 +96,9 @@ def notebook(guide: str) -> str:
         add("code", block[1])
         end = block.end()
     add("markdown", guide[end:])
-    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1)
+    return json.dumps(
+        {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1
+    )
 
 
 def main(guide: Path, folder: Path) -> None:

@@ -68,7 +68,9 @@ def entry(module: ModuleType, name: str) -> str:
         text = markdown(inspect.getdoc(thing) or "")
         return directive("class", name + fields(source), f"{text}\n\n{methods}")
     if isinstance(source, ast.FunctionDef):
-        return directive("function", name + signature(source), markdown(inspect.getdoc(thing) or ""))
+        return directive(
+            "function", name + signature(source), markdown(inspect.getdoc(thing) or "")
+        )
     short = getattr(source, "value", None) and ast.unparse(source.value)
     value = f":value: {json.dumps(short)}\n" if short and len(short) < 80 else ""
     return directive("data", name, markdown(documentation(module.__name__, name)), value)
