@@ -71,8 +71,10 @@ def entry(module: ModuleType, name: str) -> str:
         return directive(
             "function", name + signature(source), markdown(inspect.getdoc(thing) or "")
         )
-    short = getattr(source, "value", None) and ast.unparse(source.value)
-    value = f":value: {json.dumps(short)}\n" if short and len(short) < 80 else ""
+    value = ""
+    if isinstance(source, ast.Assign | ast.AnnAssign) and source.value:
+        short = ast.unparse(source.value)
+        value = f":value: {json.dumps(short)}\n" if len(short) < 80 else ""
     return directive("data", name, markdown(documentation(module.__name__, name)), value)
 
 
