@@ -15,7 +15,7 @@ import fnn
 from fnn import data, layers, losses, plots, rules
 from fnn.perturbations import adversarial, fast_gradient_sign, projected_gradient
 
-PICTURE = Path(__file__).parent / "pictures" / "adversarial.png"
+PICTURE = Path(__file__).parent / "drawn" / "adversarial.png"
 MODEL = layers.serial(layers.dense(64), layers.elementwise(jax.nn.relu), layers.dense(10))
 LOSS = losses.softmax_cross_entropy
 ATTACKS = fast_gradient_sign, projected_gradient

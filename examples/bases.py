@@ -13,7 +13,7 @@ import numpy as np
 import fnn
 from fnn import layers, losses, plots, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "bases.png"
+PICTURE = Path(__file__).parent / "drawn" / "bases.png"
 NORMAL = jax.nn.initializers.normal(2.0)
 RANDOM = layers.serial(
     layers.dense(40, weight=NORMAL, bias=NORMAL), layers.elementwise(jax.nn.relu), layers.dense(1)

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 from fnn import backprop, layers, losses, plots
 
-PICTURE = Path(__file__).parent / "pictures" / "blackboard.png"
+PICTURE = Path(__file__).parent / "drawn" / "blackboard.png"
 TENTH = jax.nn.initializers.constant(0.1)
 MODEL = layers.serial(
     layers.dense(2, weight=TENTH, bias=TENTH),

@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import derivative
 
-PICTURE = Path(__file__).parent / "pictures" / "burgers.png"
+PICTURE = Path(__file__).parent / "drawn" / "burgers.png"
 VISCOSITY = 0.03
 TANH = layers.elementwise(jnp.tanh)
 MODEL = layers.serial(layers.dense(16), TANH, layers.dense(16), TANH, layers.dense(1))

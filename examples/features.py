@@ -13,7 +13,7 @@ import fnn
 from fnn import data, layers, losses, plots, rules
 from fnn.problems.problem import accuracy
 
-PICTURE = Path(__file__).parent / "pictures" / "features.png"
+PICTURE = Path(__file__).parent / "drawn" / "features.png"
 MODEL = layers.serial(layers.dense(15), layers.elementwise(jax.nn.sigmoid), layers.dense(10))
 OBJECTIVE = fnn.Objective(MODEL.apply, losses.softmax_cross_entropy) + fnn.l2(1e-3)
 

@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import derivative
 
-PICTURE = Path(__file__).parent / "pictures" / "heat.png"
+PICTURE = Path(__file__).parent / "drawn" / "heat.png"
 MODEL = layers.serial(layers.dense(32), layers.elementwise(jnp.tanh), layers.dense(1))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fnn import plots
 
-PICTURE = Path(__file__).parent / "pictures" / "hebb.png"
+PICTURE = Path(__file__).parent / "drawn" / "hebb.png"
 
 
 def hebb(learning_rate, before, after, kernel=lambda lag: jnp.ones_like(lag), times=None):

@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import derivative
 
-PICTURE = Path(__file__).parent / "pictures" / "inverse.png"
+PICTURE = Path(__file__).parent / "drawn" / "inverse.png"
 MODEL = layers.serial(layers.dense(20), layers.elementwise(jnp.tanh), layers.dense(1))
 SPREAD, NOISE = 0.1, 0.01
 

@@ -14,7 +14,7 @@ import numpy as np
 import fnn
 from fnn import curvature, data, layers, losses, plots, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "kfac.png"
+PICTURE = Path(__file__).parent / "drawn" / "kfac.png"
 HIDDEN = [(layers.dense(n), layers.elementwise(jnp.tanh)) for n in (32, 16, 8, 16, 32)]
 MODEL = layers.serial(*itertools.chain(*HIDDEN), layers.dense(64))
 OBJECTIVE = fnn.Objective(MODEL.apply, losses.half_squared_error)

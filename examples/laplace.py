@@ -13,7 +13,7 @@ import fnn
 from fnn import curvature, layers, losses, rules
 
 NOISE = 0.1
-PICTURE = Path(__file__).parent / "pictures" / "laplace.png"
+PICTURE = Path(__file__).parent / "drawn" / "laplace.png"
 
 
 def truth(x):

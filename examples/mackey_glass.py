@@ -13,7 +13,7 @@ import numpy as np
 import fnn
 from fnn import problems, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "mackey_glass.png"
+PICTURE = Path(__file__).parent / "drawn" / "mackey_glass.png"
 RULES = {"adam(1e-2)": rules.adam(1e-2), "levenberg_marquardt()": rules.levenberg_marquardt()}
 
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import fnn
 from fnn import layers, losses, rules
 
-PICTURE = Path(__file__).with_suffix(".png")
+PICTURE = Path(__file__).parent / "drawn" / "multi_process.png"
 
 
 def join(address, processes=None, process=None):

@@ -13,7 +13,7 @@ from jax import lax
 import fnn
 from fnn import curvature, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "pendulum.png"
+PICTURE = Path(__file__).parent / "drawn" / "pendulum.png"
 NOISE, GRAVITY, STEPS, END = 0.05, 9.81, 200, 8.0
 TRUTH = {"friction": 0.25, "length": 0.8, "angle": 2.0, "speed": 0.0}
 

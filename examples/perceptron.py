@@ -14,7 +14,7 @@ import numpy as np
 
 from fnn import losses, plots, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "perceptron.png"
+PICTURE = Path(__file__).parent / "drawn" / "perceptron.png"
 ARROW = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
 RULE = rules.sgd(1.0)  # on the perceptron criterion: w + y x for every mistake
 

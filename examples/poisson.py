@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import laplacian
 
-PICTURE = Path(__file__).parent / "pictures" / "poisson.png"
+PICTURE = Path(__file__).parent / "drawn" / "poisson.png"
 RULES = {
     "adam": rules.adam(1e-3),
     "levenberg_marquardt": rules.levenberg_marquardt(acceleration=0.75),

@@ -13,7 +13,7 @@ import numpy as np
 import fnn
 from fnn import layers, losses, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "precision.png"
+PICTURE = Path(__file__).parent / "drawn" / "precision.png"
 RULES = {
     "adam(3e-3)": rules.adam(3e-3),
     "levenberg_marquardt": rules.levenberg_marquardt(acceleration=0.75),

@@ -13,7 +13,7 @@ from matplotlib.colors import ListedColormap
 
 from fnn import activations, layers, plots
 
-PICTURE = Path(__file__).parent / "pictures" / "regions.png"
+PICTURE = Path(__file__).parent / "drawn" / "regions.png"
 SIGN = activations.bipolar_step
 SHADES = ListedColormap(["white", "#b4c7d7"])
 

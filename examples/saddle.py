@@ -17,7 +17,7 @@ RULES = {
     "newton()": rules.newton(),
     "saddle_free_newton()": rules.saddle_free_newton(),
 }
-PICTURE = Path(__file__).parent / "pictures" / "saddle.png"
+PICTURE = Path(__file__).parent / "drawn" / "saddle.png"
 MINIMUM = 2**0.5  # on the y-axis, on both sides of the saddle at the origin
 
 

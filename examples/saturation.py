@@ -13,7 +13,7 @@ import numpy as np
 import fnn
 from fnn import data, layers, losses, plots, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "saturation.png"
+PICTURE = Path(__file__).parent / "drawn" / "saturation.png"
 OBJECTIVES = {
     "squares": fnn.Objective(
         lambda p, x: jax.nn.sigmoid(p["w"] * x + p["b"]), losses.half_squared_error

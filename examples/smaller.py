@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import fnn
 from fnn import compression, data, layers, losses, plots, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "smaller.png"
+PICTURE = Path(__file__).parent / "drawn" / "smaller.png"
 LOSS = losses.softmax_cross_entropy
 
 

@@ -13,7 +13,7 @@ import fnn
 from fnn import curvature, layers, losses, plots, rules
 from fnn.curvature import spectrum
 
-PICTURE = Path(__file__).parent / "pictures" / "spectrum.png"
+PICTURE = Path(__file__).parent / "drawn" / "spectrum.png"
 
 
 def spirals(n, key):

@@ -15,7 +15,7 @@ import fnn
 from fnn import layers, rules
 from fnn.differential import derivative
 
-PICTURE = Path(__file__).parent / "pictures" / "stiff.png"
+PICTURE = Path(__file__).parent / "drawn" / "stiff.png"
 RATE = 1e4
 MODEL = layers.serial(layers.dense(24), layers.elementwise(jnp.tanh), layers.dense(1))
 

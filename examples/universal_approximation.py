@@ -14,7 +14,7 @@ import numpy as np
 import fnn
 from fnn import layers, losses, plots, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "universal_approximation.png"
+PICTURE = Path(__file__).parent / "drawn" / "universal_approximation.png"
 X = np.linspace(-1, 1, 50)[:, None]
 FUNCTIONS = {"x²": X**2, "sin(πx)": np.sin(np.pi * X), "|x|": abs(X), "step": 1.0 * (X > 0)}
 NORMAL = jax.nn.initializers.normal(1.0)

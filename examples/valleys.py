@@ -13,7 +13,7 @@ import numpy as np
 import fnn
 from fnn import losses, plots, rules
 
-PICTURE = Path(__file__).parent / "pictures" / "valleys.png"
+PICTURE = Path(__file__).parent / "drawn" / "valleys.png"
 STARTS = np.array([[0.6, 0.9], [-0.7, 0.7], [-0.3, -0.9], [0.9, -0.6]])
 
 # A unit of two inputs that cannot please everyone: along each axis one example asks for a weight

@@ -12,7 +12,7 @@ import numpy as np
 
 from fnn import data, diagnostics, initializers, layers, losses, plots
 
-PICTURE = Path(__file__).parent / "pictures" / "vanishing.png"
+PICTURE = Path(__file__).parent / "drawn" / "vanishing.png"
 WIDTH = 64
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fnn import data, plots
 
-PICTURE = Path(__file__).parent / "pictures" / "whitening.png"
+PICTURE = Path(__file__).parent / "drawn" / "whitening.png"
 KEPT = 1, 5, 20
 EPS = 0.02
 

@@ -246,26 +246,27 @@ def test_hebb(tmp_path):
     assert (tmp_path / "hebb.png").stat().st_size > 5_000
 
 
-LAST = 40  # lines of the lectures in the table
-TABLE = (EXAMPLES / "README.md").read_text()
+COURSE = (EXAMPLES / "README.md").read_text()
 
 
-def test_the_table_has_every_line_of_the_lectures_once():
-    lines = [int(line) for line in re.findall(r"^\| (\d+) \|", TABLE, re.MULTILINE)]
-    assert lines == [*range(1, LAST + 1)]
-    for row in re.findall(r"^\| \d+ \|.*$", TABLE, re.MULTILINE):
-        assert re.search(r"`tests/\S+::test_\w+`|\(\w+\.py\)", row), row
-
-
-def test_all_that_the_table_names_exists():
-    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", TABLE)
-    assert named
-    for file, test in named:
-        assert re.search(rf"^def {test}\(", (EXAMPLES.parent / file).read_text(), re.MULTILINE), (
-            test
-        )
-    for link in re.findall(r"\]\(([^)]+)\)", TABLE):
+def test_the_course_shows_every_script_once_and_every_guide():
+    for folder, kind in ((EXAMPLES, "py"), (EXAMPLES / "guides", "md")):
+        for path in folder.glob(f"*.{kind}"):
+            link = f"]({path.relative_to(EXAMPLES)})"
+            assert COURSE.count(link) == 1, link
+    for link in re.findall(r"\]\(([^)#]+)", COURSE):
         assert (EXAMPLES / link).is_file(), link
+
+
+def test_the_course_shows_every_picture():
     for picture in (EXAMPLES / "pictures").iterdir():
-        assert f"(pictures/{picture.name})" in TABLE
+        assert COURSE.count(f"(pictures/{picture.name})") == 1, picture.name
         assert picture.stat().st_size <= 150_000
+
+
+def test_a_script_draws_where_git_does_not_look():
+    for path in EXAMPLES.glob("*.py"):
+        places = re.findall(r"^PICTURE = (.*)$", path.read_text(), re.MULTILINE)
+        wanted = f'Path(__file__).parent / "drawn" / "{path.stem}.png"'
+        assert places == [wanted] or path.stem == "digits", path.name
+    assert (EXAMPLES / "drawn" / ".gitignore").read_text().split("\n")[1:3] == ["*", "!.gitignore"]

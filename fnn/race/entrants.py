@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fnn import curvature, names, rules, solvers
@@ -153,7 +154,7 @@ def _solver(problem: Problem, batch: int) -> solvers.Solver | None:
     unknowns = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     if problem.objective is not None:
         inputs = problem.train if problem.objective.loss is None else problem.train[0]
-        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), inputs)
+        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], jnp.result_type(a)), inputs)
         outputs = jax.eval_shape(problem.objective.model, params, x)
         rows = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(outputs))
         unknowns = min(unknowns, rows * examples_in_a_step(problem, batch))
