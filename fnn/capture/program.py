@@ -24,7 +24,7 @@ is evaluated whole, by JAX's own rule for it, so custom derivatives are honored.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -180,7 +180,7 @@ class Cond(NamedTuple):
 
     selector: Value
     branches: Sequence[Body]
-    uses: Mapping[int, jax.ShapeDtypeStruct | None]
+    uses: dict[int, jax.ShapeDtypeStruct]
     outputs: Sequence[Value]
 
     def run(self, env: Environment, perturbations: Records) -> Records:
@@ -503,7 +503,11 @@ class Walk(NamedTuple):
             for branch in eqn.params["branches"]
         ]
         bodies = [walk._close(results, "cond") for walk, results in walks]
-        operands_of = {i: self.program.uses[i].operand for i in self.program.operands_since(first)}
+        operands_of = {
+            i: operand
+            for i in range(first, len(self.program.uses))
+            if (operand := self.program.uses[i].operand) is not None
+        }
         outputs = [Value(aval(var)) for var in eqn.outvars]
         self.steps.append(Cond(selector, bodies, operands_of, outputs))
         return outputs

@@ -126,9 +126,23 @@ def residuals(problem: Problem) -> str | None:
 
 def few_parameters(problem: Problem) -> str | None:
     """What a rule misses that keeps a matrix of all parameters; None if nothing."""
-    params = jax.eval_shape(problem.init, jax.random.key(0))
-    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    size = parameters_of(problem)
     return f"at most {DENSE} parameters, and there are {size}" if size > DENSE else None
+
+
+def one_step(problem: Problem) -> str | None:
+    """What a rule misses that makes the whole Hessian in each step; None if nothing."""
+    amount, unit = problem.budget
+    least = 2 * parameters_of(problem)  # a product with it for every parameter, two gradients each
+    if unit != "gradients" or not amount < least <= 2 * DENSE:  # products alone serve larger ones
+        return None
+    return f"{least} gradients for its first step, and there are {amount:g}"
+
+
+def parameters_of(problem: Problem) -> int:
+    """The number of parameters."""
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 # The rules ----------------------------------------------------------------------------------------
@@ -151,7 +165,7 @@ def _solved(rule: Callable[..., Any], batch: int) -> Callable[..., optax.Gradien
 def _solver(problem: Problem, batch: int) -> solvers.Solver | None:
     """Conjugate gradients for a large system; None leaves a small one to the rule."""
     params = jax.eval_shape(problem.init, jax.random.key(0))
-    unknowns = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    unknowns = parameters_of(problem)
     if problem.objective is not None:
         inputs = problem.train if problem.objective.loss is None else problem.train[0]
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], jnp.result_type(a)), inputs)
@@ -212,10 +226,15 @@ ENTRANTS: Mapping[str, Entrant] = {
         Entrant("lbfgs", _plain(optax.lbfgs), batch=ALL),
         Entrant("bfgs", _plain(rules.bfgs), batch=ALL, needs=(few_parameters,)),
         Entrant("sr1", _plain(rules.sr1), batch=ALL, needs=(few_parameters,)),
-        Entrant("newton", _plain(rules.newton), _DAMPED, batch=ALL),
-        Entrant("saddle_free_newton", _plain(rules.saddle_free_newton), _DAMPED, batch=ALL),
-        Entrant("trust_region_newton", _plain(rules.trust_region_newton), batch=ALL),
-        Entrant("cubic_newton", _plain(rules.cubic_newton), batch=ALL),
+        Entrant("newton", _plain(rules.newton), _DAMPED, batch=ALL, needs=(one_step,)),
+        Entrant(
+            "saddle_free_newton", _plain(rules.saddle_free_newton), _DAMPED, batch=ALL,
+            needs=(one_step,),
+        ),
+        Entrant(
+            "trust_region_newton", _plain(rules.trust_region_newton), batch=ALL, needs=(one_step,)
+        ),
+        Entrant("cubic_newton", _plain(rules.cubic_newton), batch=ALL, needs=(one_step,)),
         Entrant(
             "gauss_newton", _solved(rules.gauss_newton, ALL), _LIGHTLY_DAMPED, batch=ALL,
             needs=(residuals,),

@@ -211,7 +211,8 @@ def _entries(
     def compiled(entrant: Entrant) -> Entry | LeftOut:
         try:
             with blaming_the_rule():
-                missing, first = entrant.misses(problem), search.settings(entrant, protocol.trials)
+                missing = entrant.misses(problem._replace(budget=protocol.budget))
+                first = search.settings(entrant, protocol.trials)
             if missing:
                 return LeftOut(entrant.name, f"it needs {missing}.")
             programs = variants.programs(compile_rule, entrant, first, _lanes_of(protocol))
