@@ -134,7 +134,9 @@ def one_step(problem: Problem) -> str | None:
     """What a rule misses that makes the whole Hessian in each step; None if nothing."""
     amount, unit = problem.budget
     least = 2 * parameters_of(problem)  # a product with it for every parameter, two gradients each
-    if unit != "gradients" or not amount < least <= 2 * DENSE:  # products alone serve larger ones
+    if (
+        unit != "gradients" or not amount < least <= 2 * solvers.DENSE
+    ):  # products alone serve larger ones
         return None
     return f"{least} gradients for its first step, and there are {amount:g}"
 

@@ -195,6 +195,18 @@ def test_who_misses_what():
     large = PROBLEM._replace(init=lambda _: jnp.zeros(4000))
     assert "at most 3000 parameters, and there are 4000" in ENTRANTS["bfgs"].misses(large)
     assert ENTRANTS["adam"].misses(function) is None
+    for size, amount, unit, is_missing in [
+        (100, 150, "gradients", True),
+        (100, 200, "gradients", False),
+        (100, 150, "steps", False),
+        (3000, 150, "gradients", False),  # by products alone
+    ]:
+        made = PROBLEM._replace(
+            init=lambda _, size=size: jnp.zeros(size), budget=Budget(amount, unit)
+        )
+        missing = ENTRANTS["newton"].misses(made)
+        assert (missing is not None) == is_missing
+        assert not is_missing or "200 gradients for its first step, and there are 150" in missing
 
 
 def test_the_space_of_every_hyperparameter_spans_two_decades():
