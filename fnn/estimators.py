@@ -71,23 +71,8 @@ def _model(hidden: tuple[int, ...], activation: Any, make: Factory | None, k: in
 
 
 @interned
-def _weighted(loss: Callable) -> Callable:
-    """The loss of a target that brings its weight, `(target, weight)`."""
-    factor = losses.curvature(loss)
-
-    def value(outputs, target):
-        return target[1] * loss(outputs, target[0])
-
-    def scaled(outputs, target):
-        root = jnp.sqrt(target[1])
-        return jax.tree.map(lambda part: root * part, factor(outputs, target[0]))
-
-    return losses.with_curvature(value, scaled, complete=losses.is_complete(loss))
-
-
-@interned
-def _objective(apply: Callable, loss: Callable, decay: float, weighs: bool) -> Objective:
-    objective = Objective(apply, _weighted(loss) if weighs else loss)
+def _objective(apply: Callable, loss: Callable, decay: float) -> Objective:
+    objective = Objective(apply, loss)
     return objective + l2(decay) if decay else objective
 
 
@@ -211,34 +196,36 @@ class _Network(bases.BaseEstimator):
         """Fits a network with k outputs; zero-weight examples are those of no call at all."""
         random = sklearn_utils.check_random_state(self.random_state)
         self.scale_ = _scale(X, weights)
-        inputs, targets = self.scale_.apply(X), y
-        if weights is not None:
-            targets = (y, (weights / weights.mean()).astype(X.dtype))
+        inputs = self.scale_.apply(X)
+        weights = None if weights is None else (weights / weights.mean()).astype(X.dtype)
         hidden = tuple(int(n) for n in np.atleast_1d(self.hidden_sizes))
         self._network: Any = (hidden, self.activation, self.model, k)
         model = _model(*self._network)
-        data, validation_data = (inputs, targets), None
+        train, held = (inputs, y, weights), None
         if self.patience is not None:
-            data, validation_data = self._split(data, random, weights is not None)
+            train, held = self._split(train, random)
         with jax.enable_x64(bool(X.dtype == np.float64)):
             key = jax.random.key(random.randint(2**31 - 1))
             start = model.init(key, jax.ShapeDtypeStruct(inputs.shape[1:], np.float32))
             params = jax.tree.map(lambda leaf: leaf.astype(X.dtype), start)  # one of all dtypes
-            rows, size = len(data[0]), sum(leaf.size for leaf in jax.tree.leaves(params))
+            rows, size = len(train[0]), sum(leaf.size for leaf in jax.tree.leaves(params))
             rule, in_batches = self._rule(rows * k, size)
             batch_size: Any = self.batch_size
             if batch_size == "auto":
                 batch_size = BATCH if in_batches else None
             batch_size = None if batch_size is None or batch_size >= rows else batch_size
+            train, held = jax.tree.map(jnp.asarray, (train, held))
+            alone = _objective(model.apply, loss, 0.0)  # validation knows no penalty
             trained = fit(
                 rule,
-                _objective(model.apply, loss, self.decay, weights is not None),
+                _objective(model.apply, loss, self.decay),
                 params,
-                data,
+                train[:2],
+                weights=train[2],
                 epochs=self.epochs,
                 batch_size=batch_size,
                 key=key,
-                validation=validation_data,
+                validation=None if held is None else alone.on(held[:2], weights=held[2]),
                 patience=self.patience,
                 tolerance=self.tolerance,
             )
@@ -253,9 +240,9 @@ class _Network(bases.BaseEstimator):
         self.loss_curve_ = [float(value[i : i + steps].mean()) for i in range(0, len(value), steps)]
         self.validation_curve_ = [float(x) for x in trained.history.validation.get("loss", ())]
 
-    def _split(self, data: PyTree, random: np.random.RandomState, weighs: bool) -> tuple:
-        """Training and validation data, classes in equal shares."""
-        labels = data[1][0] if weighs else data[1]
+    def _split(self, data: PyTree, random: np.random.RandomState) -> tuple:
+        """What trains and what validates, classes in equal shares."""
+        labels = data[1]
         train, rest = model_selection.train_test_split(
             np.arange(len(labels)),
             test_size=self.validation_fraction,

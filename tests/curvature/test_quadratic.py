@@ -95,7 +95,7 @@ def oracle(value_fn, params):
     flat, unravel = ravel_pytree(params)
     total, diagonal = jnp.zeros((flat.size, flat.size)), jnp.zeros(flat.size)
     for term in value_fn.terms:
-        scale, block, held = term
+        scale, block, held, _ = term
         if isinstance(block, Penalty):
             if block.is_half_squared_norm:
                 diagonal += jnp.diagonal(jax.hessian(lambda f, t=term: t(unravel(f)))(flat))

@@ -60,7 +60,7 @@ def test_points_on_circles_and_their_seed():
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"expected scikit-learn.*pip install 'fnn\[race\]'"):
+    with pytest.raises(ImportError, match=r"expected scikit-learn.*pip install 'fnn\[sklearn\]'"):
         data.iris()
 
 
