@@ -468,7 +468,7 @@ def _sums(
         inputs = _added(inputs, places, part)
         outputs = _added(outputs, places, _square(captured, index, leaf))
         positions[places] += t
-    return inputs, outputs, (jnp.asarray(positions) * jnp.sum(share)).astype(inputs.dtype)
+    return inputs, outputs, jnp.asarray(positions, inputs.dtype) * jnp.sum(share).astype(inputs.dtype)
 
 
 def _uses_and_places(program: Program, leaf: int) -> list[tuple[int, np.ndarray]]:
