@@ -75,7 +75,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_accelerations_are_second_derivatives_of_the_outputs(name):
     value_fn, v = CASES[name], jax.tree.map(jnp.sin, PARAMS)
-    ((scale, block, _),) = value_fn.terms
+    ((scale, block, *_),) = value_fn.terms
     flat, unravel = ravel_pytree(PARAMS)
     line = ravel_pytree(v)[0]
 
