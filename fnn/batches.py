@@ -134,7 +134,7 @@ class Block:
         """
         if examples >= self.count:
             return self
-        weights = None if self.weights is None else self.weights / jnp.sum(self.weights)
+        weights = None if self.weights is None else share(self.weights, jnp.sum(self.weights))
         index = jax.random.choice(key, self.count, (examples,), p=weights)
         arrays = (self.inputs, self.targets, self.keys)
         inputs, targets, keys = jax.tree.map(lambda a: jnp.asarray(a)[index], arrays)
@@ -280,7 +280,7 @@ def require_weights(name: str, weights: Any, n: int) -> Array:
             f"{array.shape}; try jnp.ones({n}), or None"
         )
     try:
-        known = np.asarray(weights)
+        known = np.asarray(array)  # as the dtype holds them
     except jax.errors.TracerArrayConversionError:  # traced values are not checked
         return array
     is_good = (known >= 0) & np.isfinite(known)

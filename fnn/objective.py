@@ -553,11 +553,19 @@ def _described(value_fn: ValueFunction) -> str:
         number = isinstance(scale, int | float | np.number)
         factor = f"{scale:.3g} * " if number and scale != 1 else "" if number else "(array) * "
         if isinstance(block, Block):
-            count = f"{block.count:,} example{'' if block.count == 1 else 's'}"
-            terms.append(f"{factor}mean over {count} of {_judged(block.model, block.loss)}")
+            judged = _judged(block.model, block.loss)
+            terms.append(f"{factor}mean over {_counted(block)} of {judged}")
         else:
             terms.append(f"{factor}penalty {name_of(block.fn)}")
     return " + ".join(terms)
+
+
+def _counted(block: Block) -> str:
+    """How many examples there are, if that is known: leaves may be anything that JAX puts there."""
+    leaf, *_ = [x for x in jax.tree.leaves(block.inputs) if getattr(x, "shape", ())] or [None]
+    if leaf is None:
+        return "examples"
+    return f"{leaf.shape[0]:,} example{'' if leaf.shape[0] == 1 else 's'}"
 
 
 def _judged(model: Model, loss: Loss | None) -> str:

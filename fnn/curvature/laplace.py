@@ -335,9 +335,9 @@ def uncertainty(
             f"uncertainty: expected more data than parameters, to estimate the noise, got {size} "
             f"parameters and {int(freedom) + size} numbers; try noise=, the variance of a target"
         )
-    found, root = _of_data(value_fn, params, noise, freedom, is_estimated, memory_budget)
-    _warn_if_lost("uncertainty", found.directions.is_lost, root.dtype)
-    return _around(found, value_fn, _AmongParams(found.params, root), memory_budget)
+    found, posterior = _of_data(value_fn, params, noise, freedom, is_estimated, memory_budget)
+    _warn_if_lost("uncertainty", found.directions.is_lost, posterior.root.dtype)
+    return _around(found, value_fn, posterior, memory_budget)
 
 
 class _Found(NamedTuple):
@@ -370,7 +370,11 @@ def _of_data(value_fn, params, noise, freedom, is_estimated, memory_budget):
     directions = facts.directions(alpha, jnp.ones_like(beta))
     root = directions.root(alpha, jnp.ones_like(beta)) / jnp.sqrt(beta)
     freedom = freedom if is_estimated else jnp.full_like(beta, jnp.inf)
-    return _Found(alpha, beta, facts, directions, params, freedom), root
+    vectors = directions.vectors / jnp.sqrt(directions.prior)
+    lost = jnp.where(directions.is_lost, vectors, 0)
+    root = jnp.where(directions.is_lost, 0, root)
+    found = _Found(alpha, beta, facts, directions, params, freedom)
+    return found, _AmongParams(params, root, lost)
 
 
 def _model_at(
@@ -473,32 +477,56 @@ class _AmongRows(NamedTuple):
 
 
 class _AmongParams(NamedTuple):
-    """The posterior from a square root of Sigma."""
+    """The posterior from a square root of Sigma, and from directions that nothing determines."""
 
     params: PyTree
     root: Array
+    lost: Array | None = None  # in columns, of length 1, along which Sigma is infinite; or zeros
 
     def covariance(self, v: PyTree) -> PyTree:
         """Sigma v."""
         _, unravel = ravel_pytree(self.params)
         flat, _ = ravel_pytree(v)
-        return unravel(_dot(self.root, _dot(self.root.T, flat)))
+        known = _dot(self.root, _dot(self.root.T, flat))
+        if self.lost is None:
+            return unravel(known)
+        endless = _dot(self.lost, _part(self.lost.T, flat[:, None])[:, 0])
+        return unravel(_infinite(known, endless))
 
     def variances(self) -> PyTree:
         """The diagonal of Sigma."""
         _, unravel = ravel_pytree(self.params)
-        return unravel(jnp.sum(self.root**2, axis=1))
+        known = jnp.sum(self.root**2, axis=1)
+        if self.lost is not None:
+            known = _infinite(known, jnp.sum(self.lost**2, axis=1))
+        return unravel(known)
 
     def dense(self) -> Float[Array, "P P"]:
         """Sigma."""
-        return _dot(self.root, self.root.T)
+        known = _dot(self.root, self.root.T)
+        return known if self.lost is None else _infinite(known, _dot(self.lost, self.lost.T))
 
     def variance(self, captured: Captured) -> Float[Array, " outputs"]:
         """The variances of the outputs of one captured example."""
-        rows = captured.shape[1]
-        blocks = [leaf.reshape(rows, -1) for leaf in jax.tree.leaves(jacobian(captured))]
-        components = _dot(jnp.concatenate(blocks, axis=1), self.root)
-        return jnp.sum(components**2, axis=1)
+        count = captured.shape[1]
+        blocks = [leaf.reshape(count, -1) for leaf in jax.tree.leaves(jacobian(captured))]
+        rows = jnp.concatenate(blocks, axis=1)
+        known = jnp.sum(_dot(rows, self.root) ** 2, axis=1)
+        if self.lost is None:
+            return known
+        return _infinite(known, jnp.sum(_part(rows, self.lost) ** 2, axis=1))
+
+
+def _part(rows: Array, columns: Array) -> Array:
+    """The products of rows with columns, 0 where they are orthogonal up to rounding."""
+    products = _dot(rows, columns)
+    lengths = jnp.linalg.norm(rows, axis=1)[:, None] * jnp.linalg.norm(columns, axis=0)
+    return jnp.where(jnp.abs(products) <= jnp.finfo(rows.dtype).eps ** 0.5 * lengths, 0, products)
+
+
+def _infinite(known: Array, endless: Array) -> Array:
+    """Numbers, and infinity of its sign where a part without end is not 0."""
+    return jnp.where(endless == 0, known, jnp.where(endless > 0, jnp.inf, -jnp.inf))
 
 
 class _Predictor(NamedTuple):

@@ -468,7 +468,11 @@ def _sums(
         inputs = _added(inputs, places, part)
         outputs = _added(outputs, places, _square(captured, index, leaf))
         positions[places] += t
-    return inputs, outputs, jnp.asarray(positions, inputs.dtype) * jnp.sum(share).astype(inputs.dtype)
+    return (
+        inputs,
+        outputs,
+        jnp.asarray(positions, inputs.dtype) * jnp.sum(share).astype(inputs.dtype),
+    )
 
 
 def _uses_and_places(program: Program, leaf: int) -> list[tuple[int, np.ndarray]]:

@@ -383,7 +383,7 @@ def outlook_of_each(
     # Damping keeps a step away from directions of little curvature, and what a model has along the
     # step says nothing of what it has there; along the last step of a stall it says nothing at all.
     # MINPACK's cosine of each column does.
-    share = jnp.sqrt(jnp.finfo(value.dtype).eps)
+    share, most = jnp.sqrt(jnp.finfo(value.dtype).eps), jnp.finfo(value.dtype).max
     is_near = (along.promise <= share * jnp.abs(value)) | (along.reach <= share)
 
     def of_each() -> Outlook:
@@ -391,7 +391,7 @@ def outlook_of_each(
         step = jax.tree.map(_to_the_lowest, grad, diagonal)
         promises = jax.tree.map(lambda g, d: jnp.max(jnp.abs(g * d), initial=0) / 2, grad, step)
         promise = functools.reduce(jnp.maximum, jax.tree.leaves(promises))
-        alone = Outlook(promise, relative_length(params, step))
+        alone = Outlook(jnp.minimum(promise, most / 2), relative_length(params, step))
         return jax.tree.map(
             lambda a, b: jnp.where(stalled, b, jnp.maximum(a, b)).astype(a.dtype), along, alone
         )

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from fnn.objective import Objective, ValueFunction
 from fnn.progress import shown
+from fnn.rules import require_inside
 from fnn.training import glance
 from fnn.training.account import Ending, account, reason, verdict
 from fnn.training.callbacks import Callback, callback_of, due_of
@@ -191,6 +192,8 @@ def fit(
         callback=asked,
     )
     job = job_of(request)
+    began = job.progress.state if state is None else rule.init(job.progress.params)
+    require_inside(began, job.progress.params)
     with (
         checkpointed(checkpoint, job) as (begin, save),
         shown(progress, "fit") as say,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Key, PyTree
 
 from fnn.arrays import as_arrays
 from fnn.objective import Objective, ValueFunction
+from fnn.rules import require_inside
 from fnn.training.account import Ending, account, reason, verdict
 from fnn.training.history import History
 from fnn.training.job import Request, job_of, require_finite, strong
@@ -145,7 +146,11 @@ def fits(
             )
         )
         _require_sound(given, objective)
-        progress, histories = train(job, lanes_of(given, job, make))
+        lanes = lanes_of(given, job, make)
+        for index in range(given.members):
+            own = lanes.one(index)["progress"]
+            require_inside(own.state, own.params)
+        progress, histories = train(job, lanes)
     here = list(ends(job, given, progress, histories))
     stops = [verdict(*each) for each in here]
     _warn(remarks(*each, stop) for each, stop in zip(here, stops, strict=True))

@@ -16,7 +16,6 @@ from fnn.arrays import as_arrays
 from fnn.batches import guarded, require_weights
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
-from fnn.rules import require_inside
 from fnn.training.callbacks import Callback
 from fnn.training.convexity import warn_of_negative_curvature
 from fnn.training.history import History
@@ -128,7 +127,6 @@ def job_of(request: Request) -> Job:
     require_finite(arrays)
     keeps_best = request.patience is not None
     progress = start(request.rule, arrays["params"], keep_best=keeps_best)
-    require_inside(progress.state, progress.params)
     progress = _with_state(progress, request.state)
     layout = None
     if sharding is not None:
@@ -190,6 +188,9 @@ def _checked(request: Request) -> Request:
     objective, data, validation = request.objective, request.data, request.validation
     _require_data(objective, data, validation, request.batch_size)
     weights = _weights(request)
+    if weights is not None:  # what weighs nothing is never looked at
+        data = _filled(data, weights)
+        request = request._replace(data=data)
     _require_validation(validation, request.metrics, request.patience)
     _require_real(request.params)
     _require_key(request.key)
@@ -200,7 +201,7 @@ def _checked(request: Request) -> Request:
     if isinstance(objective, Objective):
         _require_meaning(request, objective)
         if weights is not None:
-            request = request._replace(data=_weighted(data, weights))
+            request = request._replace(data=Weighted(data, weights))
         if not is_stream(data):
             data = objective.on(data, weights=weights)
     if isinstance(data, ValueFunction):
@@ -248,11 +249,19 @@ def _weights(request: Request) -> Array | None:
     return require_weights("fit", weights, len(jax.tree.leaves(request.data)[0]))
 
 
-def _weighted(data: PyTree, weights: Array) -> Weighted:
-    """Data with weights, another example in the place of what weighs nothing."""
+def _filled(data: PyTree, weights: Array) -> PyTree:
+    """Data with another example in the place of what weighs nothing."""
     if devices.is_traced((data, weights)) or bool(jnp.all(weights > 0)):
-        return Weighted(data, weights)
-    return Weighted(jax.tree.map(guarded(weights > 0), data), weights)
+        return data
+    fill, is_real = guarded(weights > 0), np.asarray(weights > 0)
+
+    def filled(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray):
+            return fill(leaf)
+        rows = np.where(is_real, np.arange(len(leaf)), np.argmax(is_real))
+        return leaf[rows]  # still NumPy's, whose range is looked at
+
+    return jax.tree.map(filled, data)
 
 
 def _is_value(fn: Callable[[PyTree], Any], params: PyTree) -> bool:

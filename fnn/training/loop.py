@@ -307,13 +307,16 @@ def judge(
     for leaf in jax.tree.leaves((params, grad)):
         finite &= jnp.isfinite(leaf).all()
     value = value.astype(progress.mean.dtype)
-    steepest, slope = _slope(progress, projected(state, grad))  # within bounds, as far as it leads
+    # Within bounds a gradient counts as far as it leads.
+    steepest, slope, of_leaves = _slopes(progress, projected(state, grad))
     highest = jnp.maximum(progress.highest, jnp.abs(value))
     rounding = jnp.finfo(slope.dtype).eps
     flat = _flat(value, highest, jnp.maximum(limits.tolerance, rounding))
     converged = _is_converged(progress, params, state, value, slope <= flat, limits.tolerance)
-    # No step lowers the value: as a decrease by its last digits is not seen, eight times is flat.
-    is_flat = (slope <= 8 * flat) & ~_is_promised(state, 8 * rounding * highest)
+    # No step lowers the value: as a decrease by its last digits is not seen, eight times is flat, in
+    # a leaf as a whole; of an entry that was never steep half of the digits are left.
+    is_flat = (of_leaves <= 8 * flat) & (slope <= jnp.sqrt(flat))
+    is_flat &= ~_is_promised(state, 8 * rounding * highest)
     stop = jnp.where(is_flat, Stop.CONVERGED, Stop.STALLED)
     verdict = jnp.where(is_stalled(state), stop, Stop.RUNNING)
     verdict = jnp.where(converged, Stop.CONVERGED, verdict)
@@ -332,12 +335,14 @@ def judge(
     )
 
 
-def _slope(progress: Progress, grad: PyTree) -> tuple[PyTree, Array]:
-    """The largest magnitudes of a gradient so far, and the relative gradient now."""
+def _slopes(progress: Progress, grad: PyTree) -> tuple[PyTree, Array, Array]:
+    """The largest magnitudes of a gradient so far, the relative gradient now, and that of leaves."""
     sizes = jax.tree.map(_sizes, grad)
     steepest = jax.tree.map(jnp.maximum, progress.steepest, sizes)
-    ratios = jax.tree.map(_relative, sizes, steepest)
-    return steepest, functools.reduce(jnp.maximum, jax.tree.leaves(ratios))
+    pairs = zip(jax.tree.leaves(sizes), jax.tree.leaves(steepest), strict=True)
+    slopes = zip(*(_relative(*pair) for pair in pairs), strict=True)
+    slope, of_leaves = (functools.reduce(jnp.maximum, ratios) for ratios in slopes)
+    return steepest, slope, of_leaves
 
 
 def _sizes(leaf: Array) -> Array:
@@ -346,12 +351,13 @@ def _sizes(leaf: Array) -> Array:
     return sizes if leaf.size <= EACH else jnp.max(sizes, initial=0)
 
 
-def _relative(sizes: Array, steepest: Array) -> Array:
-    """The largest ratio of a leaf's entries to what they were; of mere rounding, to all of them."""
+def _relative(sizes: Array, steepest: Array) -> tuple[Array, Array]:
+    """The largest ratio of a leaf's entries to what each was, and to what any of them was."""
     highest = jnp.max(steepest, initial=0)
     is_rounding = sizes <= 16 * jnp.finfo(sizes.dtype).eps * highest
     most = jnp.where(is_rounding, highest, steepest)
-    return jnp.max(sizes / jnp.where(most > 0, most, 1), initial=0)
+    slope = jnp.max(sizes / jnp.where(most > 0, most, 1), initial=0)
+    return slope, jnp.max(sizes, initial=0) / jnp.where(highest > 0, highest, 1)
 
 
 def _flat(value: Array, highest: Array, tolerance: Array) -> Array:

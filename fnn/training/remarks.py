@@ -42,8 +42,8 @@ def _of_changes(here: Snapshot) -> str | None:
             f"of {accepted} steps that the rule accepted, {changed} were changed before they "
             "were taken, by what follows the rule in a chain or wraps it: it judged other steps, "
             "and where these brought much more its damping learned nothing. Try the "
-            "transformation before the rule; rules.only for leaves that stay; for bounds a change "
-            "of variables, as exp(params); or a rule that judges nothing, as rules.gauss_newton."
+            "transformation before the rule; rules.only for leaves that stay; for bounds "
+            "rules.bounded; or a rule that judges nothing, as rules.gauss_newton."
         )
     return None
 

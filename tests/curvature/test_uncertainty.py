@@ -152,8 +152,23 @@ def test_a_direction_without_data_has_infinite_errors():
     errors = found.standard_errors()
     assert jnp.isinf(errors["a"])
     assert jnp.isinf(errors["b"])
-    close(errors["c"], curvature.uncertainty(LINE.on((X, Y)), line().params, 1.0)
-          .standard_errors()["intercept"])  # fmt: skip
+    alone = curvature.uncertainty(LINE.on((X, Y)), line().params, 1.0)
+    close(errors["c"], alone.standard_errors()["intercept"])
+    close(found.predict(X).variance, alone.predict(X).variance)  # a + b is determined
+    away = found.covariance({"a": jnp.array(1.0), "b": jnp.array(1.0), "c": jnp.array(0.0)})
+    assert all(jnp.isfinite(leaf) for leaf in away.values())
+
+
+def test_a_parameter_that_nothing_reads_disturbs_no_prediction():
+    used = Objective(lambda p, x: p["w"] * x, losses.half_squared_error)
+    params = {"w": jnp.array(1.0), "dead": jnp.array(1.0)}
+    with pytest.warns(UserWarning, match="uncertainty: expected data and prior to fix"):
+        found = curvature.uncertainty(used.on((X, Y)), params, 1.0)
+    close(found.predict(X).variance, X**2 / jnp.sum(X**2))
+    held = found.covariance({"w": jnp.array(1.0), "dead": jnp.array(0.0)})
+    close(held["w"], 1 / jnp.sum(X**2))
+    assert held["dead"] == 0
+    assert jnp.isinf(found.dense()[0, 0])
 
 
 def test_a_likelihood_has_the_errors_of_its_fisher_matrix():

@@ -156,7 +156,9 @@ def require_inside(state: Any, params: PyTree) -> None:
     """
     paths = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda leaf: leaf is None)
     for own in _bounded_in(state):
-        for (path, leaf), index in zip(paths, own.outside, strict=False):
+        if len(paths) != len(own.outside):  # a mask around it hides leaves, and their names
+            continue
+        for (path, leaf), index in zip(paths, own.outside, strict=True):
             if index is None or int(index) < 0:
                 continue
             place = place_of(f"params{jax.tree_util.keystr(path)}", int(index), jnp.shape(leaf))
