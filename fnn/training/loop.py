@@ -313,8 +313,8 @@ def judge(
     rounding = jnp.finfo(slope.dtype).eps
     flat = _flat(value, highest, jnp.maximum(limits.tolerance, rounding))
     converged = _is_converged(progress, params, state, value, slope <= flat, limits.tolerance)
-    # No step lowers the value: as a decrease by its last digits is not seen, eight times is flat, in
-    # a leaf as a whole; of an entry that was never steep half of the digits are left.
+    # No step lowers the value: as a decrease by its last digits is not seen, eight times is flat,
+    # in a leaf as a whole; of an entry that was never steep half of the digits are left.
     is_flat = (of_leaves <= 8 * flat) & (slope <= jnp.sqrt(flat))
     is_flat &= ~_is_promised(state, 8 * rounding * highest)
     stop = jnp.where(is_flat, Stop.CONVERGED, Stop.STALLED)
@@ -336,7 +336,7 @@ def judge(
 
 
 def _slopes(progress: Progress, grad: PyTree) -> tuple[PyTree, Array, Array]:
-    """The largest magnitudes of a gradient so far, the relative gradient now, and that of leaves."""
+    """The largest magnitudes of a gradient so far; the relative gradient of entries, of leaves."""
     sizes = jax.tree.map(_sizes, grad)
     steepest = jax.tree.map(jnp.maximum, progress.steepest, sizes)
     pairs = zip(jax.tree.leaves(sizes), jax.tree.leaves(steepest), strict=True)
