@@ -32,6 +32,7 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
@@ -212,7 +213,8 @@ def laplace(
         `eps |gradient of the output|^2 / alpha` of a variance is lost to rounding.
 
     Raises:
-        ValueError: if there are penalties, blocks of both kinds, a number that is not positive, a
+        ValueError: if there are penalties, blocks of both kinds, several blocks with a given noise
+            whose sum is not the mean over all examples, a number that is not positive, a
             beta other than 1 of a likelihood, or no room for either matrix.
 
     Warns:
@@ -325,6 +327,8 @@ def uncertainty(
             f"uncertainty: expected noise > 0, got {noise}; try None, to estimate it, or 1.0 with "
             "weights = 1 / sigma**2"
         )
+    if noise is not None:
+        _require_one_mean(value_fn)
     inverse = 1 / noise if isinstance(noise, int | float) else noise
     is_estimated = _beta_of("uncertainty", value_fn, inverse) is None and noise is None
     is_estimated &= are_squares("uncertainty", value_fn.blocks)
@@ -338,6 +342,25 @@ def uncertainty(
     found, posterior = _of_data(value_fn, params, noise, freedom, is_estimated, memory_budget)
     _warn_if_lost("uncertainty", found.directions.is_lost, posterior.root.dtype)
     return _around(found, value_fn, posterior, memory_budget)
+
+
+def _require_one_mean(value_fn: ValueFunction) -> None:
+    """Require several blocks to be the mean over all examples, where that is known."""
+    blocks = [(t.scale, t.block) for t in value_fn.terms if isinstance(t.block, Block)]
+    if len(blocks) < 2 or devices.is_traced([(scale, block.weights) for scale, block in blocks]):
+        return
+    totals = [
+        float(block.count if block.weights is None else jnp.sum(block.weights))
+        for _, block in blocks
+    ]
+    shares = [total / sum(totals) for total in totals]
+    if not np.allclose([float(scale) for scale, _ in blocks], shares, rtol=1e-4):
+        raise ValueError(
+            "uncertainty: expected several blocks to be scaled by their shares of all weights, "
+            f"{', '.join(f'{share:.4g}' for share in shares)}, where noise is given: an example "
+            "would count otherwise than by its weight; try (W1 * a + W2 * b) / (W1 + W2), W the "
+            "sum of a block's weights, or the number of its examples"
+        )
 
 
 class _Found(NamedTuple):

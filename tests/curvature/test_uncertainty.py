@@ -171,6 +171,18 @@ def test_a_parameter_that_nothing_reads_disturbs_no_prediction():
     assert jnp.isinf(found.dense()[0, 0])
 
 
+def test_several_blocks_with_a_given_noise_are_one_mean():
+    params, whole = line().params, LINE.on((X, Y))
+    parts = LINE.on((X[:3], Y[:3])), LINE.on((X[3:], Y[3:]))
+    n, m = 3, len(X) - 3
+    together = (n * parts[0] + m * parts[1]) / (n + m)
+    expected = curvature.uncertainty(whole, params, 0.5).standard_errors()
+    found = curvature.uncertainty(together, params, 0.5).standard_errors()
+    close(found["slope"], expected["slope"])
+    with pytest.raises(ValueError, match=r"expected several blocks to be scaled by their shares"):
+        curvature.uncertainty(parts[0] + parts[1], params, 0.5)
+
+
 def test_a_likelihood_has_the_errors_of_its_fisher_matrix():
     logistic = Objective(lambda w, x: x @ w, losses.logistic)
     inputs = np.random.default_rng(1).normal(size=(20, 2))
