@@ -92,7 +92,8 @@ def reason(job: Job, here: Snapshot, stopped: Stop) -> tuple[Stop, str]:
 
 def _underflow(job: Job, here: Snapshot) -> str | None:
     """What is 0 at the end because its dtype holds nothing so small, as a sentence."""
-    steepest = [float(np.max(most, initial=0)) for most in jax.tree.leaves(here.progress.steepest)]
+    leaves = map(np.asarray, jax.tree.leaves(here.progress.steepest))  # NumPy compiles nothing
+    steepest = [float(most.max(initial=0)) for most in leaves]
     is_zero = here.history.value[-1] == 0
     if all(steepest) and not is_zero:
         return None

@@ -41,11 +41,14 @@ def marks_of(steps: int | None, indivisible: int, is_stream: bool, progress: Pro
     if fitting < 2 and steps % indivisible == 0 and not is_stream:
         return Marks(steps, are_rounds, 0)
     if least * size > _MOST_BYTES:
-        fewer = math.ceil(indivisible * size / _MOST_BYTES)
+        often = math.ceil(least * size / _MOST_BYTES) * steps
+        rounds = math.ceil(often / indivisible) * indivisible  # where segments end, all fits
+        often = rounds if size > _MOST_BYTES or often >= indivisible else often
+        other = "" if is_stream and size > _MOST_BYTES else f"Callback(..., steps={often}), or "
         raise ValueError(
             f"fit: expected a callback that sees at most {_MOST_BYTES / 2**30:.0f} GiB of "
             f"parameters and states between two looks, got {least} times {size / 2**20:.0f} MiB; "
-            f"try Callback(..., steps={fewer}) or more, or seconds=5.0"
+            f"try {other}seconds=5.0"
         )
     return Marks(steps, are_rounds, max(least, fitting))
 
