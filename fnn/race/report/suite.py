@@ -95,7 +95,7 @@ def figure(races: Sequence[Race]) -> Figure:
         drawn.subplots(1, len(COSTS), sharey=True), profiles.items(), strict=True
     ):
         plots.profile(axes, {rule: of.ratios[rule] for rule in rules}, of.largest, looks)
-        axes.set_xlabel(f"{LABELS[cost]} to the target,\nover those of the first rule")
+        axes.set_xlabel(f"{LABELS[cost]}\nto the target, over those of the first rule")
     drawn.axes[0].set_ylabel(f"share of {len(races)} problems")
     labels = [
         f"{rule}  {'  '.join(f'{of.scores[rule]:.2f}' for of in profiles.values())}"
