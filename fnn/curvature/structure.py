@@ -542,7 +542,8 @@ def _moments_of_one_position(captured: Captured, index: int, leaf: int, basis: F
 def _outer(captured: Captured, index: int, leaf: int) -> tuple[Array | None, Array]:
     """The left (n, 1, b, t, i) and right (n, r, b, t, o) of a use, scaled as the leaf is."""
     use, (left, right, _) = captured.program.uses[index], outer(captured, index)
-    if not use.weight.views[leaf].scale:
+    view = use.weight.views[leaf]
+    if not view.scale and not view.negative:
         return left, right
     env = settle(captured.program, jax.tree.leaves(captured.params), captured.closed_over)
     return left, right * wide(scale(use, leaf, env))
