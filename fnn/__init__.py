@@ -26,7 +26,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     interned names dtypes       equal calls as one object; names; dtypes of several numbers
     arrays foreign              what is no array, and no pure function, and what to try
     requirements locks version  extras that are not installed; files of one process; this release
-    progress                    how far a work has come, in words
+    progress mappings           how far a work has come, in words; memory that programs hold
 
 `import fnn` is enough: a module is imported when it is first asked for, `fnn.exchange.save`. What
 `dir` shows of the package and of each of these modules is all that is public, their `__all__`; the

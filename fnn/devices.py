@@ -25,12 +25,16 @@ back to the kernel, which clears each page when it comes again: half of a Levenb
 among 1000 rows. So at the first call of `devices.jit`, `fit` or a race on a CPU glibc is told to
 keep up to 1 GiB. Its own variables, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and
 GLIBC_TUNABLES, come first.
+
+**Mappings.** Every program that JAX keeps holds memory mappings, of which Linux grants a process a
+number; before they run out all programs are forgotten, with a warning (`fnn.mappings`).
 """
 
 import contextlib
 import ctypes
 import functools
 import inspect
+import itertools
 import os
 import platform
 import threading
@@ -44,7 +48,7 @@ import threadpoolctl
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from fnn import flops
+from fnn import flops, mappings
 
 __all__ = [
     "Borders",
@@ -195,6 +199,8 @@ def jit(fn: Callable, **options: Any) -> Callable:
         _keep_memory()
         key = key_of(args, kwargs)
         if key not in dearest:
+            if next(_programs) % 16 == 0:  # to count mappings takes up to 0.1 s
+                mappings.spare()
             dearest[key] = flops.dearest(nested.trace(*args, **kwargs).jaxpr)
         small = dearest[key].elementwise < _borders.elementwise
         try:
@@ -289,6 +295,7 @@ def compiler_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 _borders = Borders()
 _lock = threading.Lock()
+_programs = itertools.count(1)
 _usual: list[int] = []  # LAPACK's number of threads, once for each open `lapack_restored`
 
 

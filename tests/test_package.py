@@ -22,6 +22,7 @@ PACKAGE = Path(fnn.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PRIVATE = {
     "arrays",
+    "mappings",
     "box",
     "foreign",
     "dtypes",

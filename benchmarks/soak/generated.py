@@ -73,7 +73,11 @@ def _window(choose):
 LAYERS = {
     "average_pool": lambda c: layers.average_pool(_window(c)),
     "batch_norm": lambda _: layers.batch_norm(),
+    "bidirectional": lambda c: layers.bidirectional(_cell(c), _cell(c)),
     "conv": lambda c: layers.conv(c((2, 4)), _window(c), strides=c((1, 2)), groups=c((1, 2))),
+    "conv_transpose": lambda c: layers.conv_transpose(
+        c((2, 4)), _window(c), strides=c((1, 2)), padding=c(("SAME", "VALID"))
+    ),
     "dense": lambda c: layers.dense(c((1, 3, 5))),
     "dropout": lambda c: layers.dropout(c((0.0, 0.3))),
     "each": lambda c: layers.each(_simple(c)),
@@ -89,18 +93,25 @@ LAYERS = {
     "flatten": lambda _: layers.flatten(),
     "group_norm": lambda c: layers.group_norm(c((1, 2))),
     "layer_norm": lambda _: layers.layer_norm(),
+    "learned_positions": lambda c: layers.learned_positions(c((4, 7))),
     "max_pool": lambda c: layers.max_pool(_window(c), padding=c(("SAME", "VALID"))),
+    "max_pool_indices": lambda c: layers.max_pool_indices(_window(c)),
     "maxout": lambda c: layers.maxout(c((2, 3)), 2),
     "multi_head_attention": lambda c: layers.multi_head_attention(
         c((1, 2)), mask=c((None, layers.causal))
     ),
     "parallel": lambda c: layers.parallel(*_pair(c)),
+    "pooled": lambda c: layers.pooled(_simple(c), _window(c)),
     "prelu": lambda _: layers.prelu(),
     "radial": lambda c: layers.radial(c((2, 3))),
     "residual": lambda c: layers.residual(_simple(c)),
     "rms_norm": lambda _: layers.rms_norm(),
+    "scan_from": lambda c: layers.scan_from(_cell(c), reverse=c((False, True))),
     "scan_over": lambda c: layers.scan_over(_cell(c)),
     "serial": lambda c: layers.serial(*_pair(c)),
+    "sinusoidal_positions": lambda _: layers.sinusoidal_positions(),
+    "stack": lambda c: layers.stack(_simple(c), c((1, 3))),
+    "upsample": lambda c: layers.upsample(_window(c), method=c(("nearest", "linear"))),
 }
 
 
@@ -110,6 +121,14 @@ def _pair(choose):
 
 # What has several outputs, and what has several inputs, as one of each.
 WHOLE = LAYERS | {
+    "max_pool_indices": lambda c: layers.serial(
+        LAYERS["max_pool_indices"](c), layers.elementwise(lambda pooled: pooled[0])
+    ),
+    "scan_from": lambda c: layers.serial(
+        layers.elementwise(lambda x: (None, x)),
+        LAYERS["scan_from"](c),
+        layers.elementwise(lambda ended: ended[1]),
+    ),
     "fan_out": lambda c: layers.serial(LAYERS["fan_out"](c), layers.fan_in_concatenate()),
     "parallel": lambda c: layers.serial(
         layers.fan_out(*_pair(c)), LAYERS["parallel"](c), layers.fan_in_concatenate()
