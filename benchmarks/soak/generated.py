@@ -176,6 +176,7 @@ def _plain(name):
 # Those made of other rules, or of a number of batches.
 COMPOSED = {
     "accumulate": lambda *_: rules.accumulate(2, damping=1e-2),
+    "bounded": lambda *_: rules.bounded(rules.levenberg_marquardt(), -50.0, 50.0),
     "only": lambda _, params, *__: rules.only(
         rules.sgd(1e-2), jax.tree.map(lambda leaf: leaf.size > 1, params)
     ),
