@@ -181,6 +181,8 @@ FORWARD = {
     "kfac",
     "ekfac",
     "kfac with samples",
+    "shampoo",
+    "soap",
     "trust_region_newton",
     "cubic_newton",
     "subspace",

@@ -222,6 +222,13 @@ ENTRANTS: Mapping[str, Entrant] = {
             "adamw", _plain(rules.adamw), {"learning_rate": (1e-3, 1e-1)}, {"learning_rate": 1e-3}
         ),
         Entrant(
+            "shampoo", _plain(rules.shampoo), {"learning_rate": (1e-3, 1e-1)},
+            {"learning_rate": 1e-3},
+        ),
+        Entrant(
+            "soap", _plain(rules.soap), {"learning_rate": (1e-3, 1e-1)}, {"learning_rate": 3e-3}
+        ),
+        Entrant(
             "rprop", _plain(rules.rprop), {"learning_rate": (1e-4, 1e-2)},
             {"learning_rate": 1e-2}, batch=ALL,
         ),

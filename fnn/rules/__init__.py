@@ -34,6 +34,8 @@ From the gradients of many steps:
 
     bfgs        the inverse of the Hessian, positive definite; dense, for few parameters
     sr1         the same with curvatures of both signs
+    shampoo     divided by the root of a matrix for every axis of a leaf
+    soap        Adam in the eigenvectors of these matrices
 
 Several rules or batches, some of the leaves, step sizes, frameworks without extra arguments:
 
@@ -72,8 +74,10 @@ from fnn.rules.first_order import rprop as rprop
 from fnn.rules.first_order import sgd as sgd
 from fnn.rules.gauss_newton import gauss_newton as gauss_newton
 from fnn.rules.hessian_free import hessian_free as hessian_free
-from fnn.rules.kfac import ekfac as ekfac
-from fnn.rules.kfac import kfac as kfac
+from fnn.rules.kronecker import ekfac as ekfac
+from fnn.rules.kronecker import kfac as kfac
+from fnn.rules.kronecker import shampoo as shampoo
+from fnn.rules.kronecker import soap as soap
 from fnn.rules.levenberg_marquardt import levenberg_marquardt as levenberg_marquardt
 from fnn.rules.newton import newton as newton
 from fnn.rules.quasi_newton import bfgs as bfgs
@@ -113,6 +117,8 @@ __all__ = [
     "scaling",
     "searched",
     "sgd",
+    "shampoo",
+    "soap",
     "spring",
     "sr1",
     "static_arguments",

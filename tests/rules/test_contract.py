@@ -81,6 +81,7 @@ OBJECTIVE = Objective(
 
 
 @functools.cache
+@jax.ensure_compile_time_eval()  # whoever asks first may be tracing
 def data(seed=0, dtype=float):
     w_key, x_key, noise_key = jax.random.split(jax.random.key(seed), 3)
     inputs = jax.random.normal(x_key, (12, 3))
@@ -151,6 +152,10 @@ def shared(factory):
 def reference(factory):
     """The path of its exam, and the last state."""
     return exam(factory)[1:3]
+
+
+# SOAP divides by eps what gradients have along directions where they have nothing: their rounding.
+ROUNDED = {rules.soap: {"rtol": 1e-6, "atol": 1e-9}}
 
 
 def assert_close(actual, expected, rtol=1e-9, atol=1e-12):
@@ -264,11 +269,11 @@ def test_updates_keep_the_dtype_of_the_gradient(factory, dtype, traced):
 def test_missing_leaves_stay_missing(factory):
     start = initial() | {"b": None}
     value_fn = OBJECTIVE.on(data()).freeze(initial(), {"w": False, "b": True})
-    before = start
-    for after, updates in train(shared(factory), start, value_fn)[0]:
-        assert after["b"] is updates["b"] is None
-        assert np.any(after["w"] != before["w"])
-        before = after
+    path, _ = train(shared(factory), start, value_fn)
+    assert all(after["b"] is updates["b"] is None for after, updates in path)
+    moved = [np.any(updates["w"] != 0) for _, updates in path]
+    assert all(moved[1:])
+    assert moved[0] or factory is rules.soap  # whose first gradient makes its basis
 
 
 @every_rule
@@ -282,7 +287,8 @@ def test_every_number_may_be_traced_and_mapped(factory):
 
     mapped, run = jax.jit(jax.vmap(run))(stacked), jax.jit(run)
     for i, lane in enumerate(lanes):
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), run(lane))
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], mapped)
+        assert_close(one, run(lane), **ROUNDED.get(factory, {}))
 
 
 @every_rule
@@ -291,7 +297,8 @@ def test_starts_may_be_mapped(factory):
     run = functools.partial(scanned, make(factory), value_fn=OBJECTIVE.on(data()))
     (*_, (last, _)), state = reference(factory)
     mapped = jax.jit(jax.vmap(run))(starts)
-    assert_close(jax.tree.map(lambda leaf: leaf[0], mapped), (last, state))
+    one = jax.tree.map(lambda leaf: leaf[0], mapped)
+    assert_close(one, (last, state), **ROUNDED.get(factory, {}))
 
 
 # Inside optax -------------------------------------------------------------------------------------

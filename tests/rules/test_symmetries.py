@@ -51,6 +51,8 @@ INVARIANT = {
     "nadam": (rules.adam(RATE, eps=0.0, nesterov=True), {SIGNS, SCALING}),
     "adamw": (rules.adamw(RATE, eps=0.0, weight_decay=0.1), {SIGNS, SCALING}),
     "rprop": (rules.rprop(RATE), {SIGNS, SCALING}),
+    "soap": (rules.soap(RATE, eps=0.0), {SIGNS, SCALING}),  # of a vector; see test_from_gradients
+    "shampoo": (rules.shampoo(RATE, eps=0.0), {SIGNS, SCALING}),
     "saddle_free_newton": (rules.saddle_free_newton(0.1), {ROTATION, SIGNS, SCALING}),
     "saddle_free_newton, damped": (rules.saddle_free_newton(0.1, 1.0), {ROTATION, SIGNS}),
     "trust_region_newton": (rules.trust_region_newton(), {ROTATION, SIGNS, SCALING}),

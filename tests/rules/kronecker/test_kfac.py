@@ -17,7 +17,7 @@ import fnn
 from fnn import Objective, losses, rules
 from fnn.curvature import Factors, gauss_newton_system, kronecker_blocks, structure
 from fnn.rules import damping
-from fnn.rules.kfac.two_step_sizes import Plane, lowest, promise
+from fnn.rules.kronecker.two_step_sizes import Plane, lowest, promise
 from tests import loop
 
 RNG = np.random.default_rng(0)

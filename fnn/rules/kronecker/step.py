@@ -22,7 +22,7 @@ from fnn.rules.contract import (
     state_dtype,
 )
 from fnn.rules.damping import Damping, DampingState, trust_ratio
-from fnn.rules.kfac.blocks import (
+from fnn.rules.kronecker.blocks import (
     Block,
     Mean,
     Measure,
@@ -33,7 +33,7 @@ from fnn.rules.kfac.blocks import (
     with_factors,
     with_moments,
 )
-from fnn.rules.kfac.two_step_sizes import lowest, plane, promise
+from fnn.rules.kronecker.two_step_sizes import lowest, plane, promise
 from fnn.rules.trials import (
     Info,
     Proposal,

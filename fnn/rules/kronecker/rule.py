@@ -43,8 +43,8 @@ from jaxtyping import Array, Float
 from fnn.curvature import Factors, Structure
 from fnn.rules.contract import Scalar, Schedule, interned_rule
 from fnn.rules.damping import Damping
-from fnn.rules.kfac.blocks import Block, Measure, inverse, times
-from fnn.rules.kfac.step import Options, kronecker
+from fnn.rules.kronecker.blocks import Block, Measure, inverse, times
+from fnn.rules.kronecker.step import Options, kronecker
 
 
 @interned_rule

@@ -125,7 +125,7 @@ def _all_anew(measure: Measure, blocks: dict[str, Block]) -> dict[str, Block]:
 
 def _anew(measure: Measure, block: Block) -> Block:
     """The block along its factors' present eigenvectors; as it was where they are not finite."""
-    (inputs, u), (outputs, v) = map(_eigen, block.factors)
+    (inputs, u), (outputs, v) = map(eigen, block.factors)
     basis = Factors(u, v)
     curvature = measure.refreshed(block, basis, (inputs, outputs))
     is_finite = solvers.all_finite((basis, curvature))
@@ -133,7 +133,7 @@ def _anew(measure: Measure, block: Block) -> Block:
     return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, block)
 
 
-def _eigen(factor: Float[Array, "b n n"]) -> tuple[Float[Array, "b n"], Float[Array, "b n n"]]:
+def eigen(factor: Float[Array, "b n n"]) -> tuple[Float[Array, "b n"], Float[Array, "b n n"]]:
     """Eigenvalues, at least 0, and eigenvectors of every factor."""
     if factor.shape[-1] == 1:
         return factor[..., 0], jnp.ones_like(factor)
