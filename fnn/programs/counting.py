@@ -127,7 +127,7 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
     elementwise = factorization = 0.0
     for eqn in program.jaxpr.eqns:
         name, bodies = eqn.primitive.name, list(calls.bodies(eqn))
-        if name in _LAPACK:
+        if name in equations.LAPACK:
             short, long = sorted(_shape(eqn.invars[0])[-2:])
             factorization = max(factorization, short**2 * long / 3)
         elif not bodies and name not in ("dot_general", "conv_general_dilated"):
@@ -369,7 +369,3 @@ _FORMULAS: dict[str, Callable[[core.JaxprEqn], float]] = {
     "tridiagonal": _matrices(lambda _, n: 4 * n**3 / 3),
     "tridiagonal_solve": lambda eqn: 8 * _size(eqn.outvars[0]),
 }
-_LAPACK = frozenset((
-    "cholesky", "triangular_solve", "lu", "qr", "geqrf", "geqp3", "householder_product", "eigh",
-    "svd", "eig", "schur", "hessenberg", "tridiagonal",
-))  # fmt: skip

@@ -9,8 +9,9 @@ import optax
 import pytest
 from jax import lax
 
-from fnn import curvature
+from fnn import curvature, programs
 from fnn.curvature.rows import normal_matrix
+from tests.capture.zoo import ZOO
 
 
 def normal(seed, *shape, dtype=jnp.float64):
@@ -72,6 +73,32 @@ def test_kronecker_factors_of_several_positions():
     np.testing.assert_allclose(first[1], np.einsum("nrto,nrtp->op", delta, delta))
     np.testing.assert_allclose(second[0], np.einsum("nti,ntj->ij", h, h))
     np.testing.assert_allclose(second[1], 18 * np.eye(2))
+
+
+def equations(closed):
+    """All equations of a jaxpr, and of those inside."""
+    for eqn in closed.jaxpr.eqns:
+        yield eqn
+        for body in programs.bodies(eqn):
+            yield from equations(body)
+
+
+def test_branches_and_factorizations_of_stacked_weights_run_one_by_one():
+    """A mapped branch runs both arms, and batched calls of LAPACK may deadlock on a CPU."""
+    model, params, inputs = ZOO["stacked_branches"]()
+
+    def ask(params):
+        captured = curvature.capture(model, params, inputs)
+        return curvature.product(captured, params), curvature.transpose_product(
+            captured, captured.outputs
+        )
+
+    found = {"cond": 0, "cholesky": 0, "triangular_solve": 0}
+    for eqn in equations(jax.make_jaxpr(ask)(params)):
+        if eqn.primitive.name in found:
+            found[eqn.primitive.name] += 1
+            assert eqn.primitive.name == "cond" or len(eqn.invars[0].aval.shape) == 2
+    assert min(found.values()) > 0
 
 
 def test_lanes_and_scans():

@@ -470,6 +470,27 @@ def stacked_kinds():
 
 
 @entry
+def stacked_branches():
+    """Weights that pass a branch whose other arm is NaN, a factorization, a rule of their own."""
+
+    def model(p, x):
+        def block(h, block_weights):
+            def layer(h, slices):
+                w, s = slices
+                w = lax.cond(w[0, 0] > 0, jnp.sqrt, lambda w: w * p["number"], jnp.abs(w) * w)
+                root = jnp.linalg.cholesky(s @ s.T + jnp.eye(3))
+                return jnp.tanh(h @ w + h @ jax.nn.relu(s)) @ root, None
+
+            return lax.scan(layer, h, block_weights)[0], None
+
+        return lax.scan(block, x, (p["w"], p["s"]))[0]
+
+    params = weights(w=(2, 2, 3, 3), s=(2, 2, 3, 3), number=())
+    signs = jnp.array([[1.0, -1.0], [-1.0, 1.0]])[..., None, None]
+    return Entry(model, params | {"w": signs * jnp.abs(params["w"])}, inputs(3))
+
+
+@entry
 def stacked_with_derivatives():
     """A gradient in the inputs, through a scan over the layers."""
 
