@@ -175,14 +175,17 @@ def test_half_precision_is_accumulated_in_single():
     @jax.jit
     def ask(inputs):
         captured = curvature.capture(model, params, inputs)
-        pulled = curvature.transpose_product(captured, jnp.ones((5, 2)))
+        pulled = curvature.transpose_product(captured, jnp.ones((5, 2), jnp.float32))
         return curvature.gram(captured), pulled, curvature.jacobian(captured)
 
     gram, pulled, jacobian = ask(normal(7, 5, 3, dtype=jnp.bfloat16))
     assert gram.dtype == jnp.float32
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(pulled)} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(pulled)} == {"float32"}
     blocks = [j.reshape(10, -1).astype(jnp.float32) for j in jax.tree.leaves(jacobian)]
     rows = jnp.concatenate(blocks, 1)
+    sums = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(pulled)])
+    assert not np.array_equal(sums, sums.astype(jnp.bfloat16))  # rounded only as its terms are
+    np.testing.assert_allclose(sums, rows.sum(0), rtol=0.02, atol=0.02)
     np.testing.assert_allclose(gram, rows @ rows.T, rtol=0.05, atol=0.05)
 
 
