@@ -154,6 +154,8 @@ def bidirectional(forward: Cell, backward: Cell) -> Layer:
         >>> jax.eval_shape(layer.apply, params, text).shape
         (5, 16)
     """
+    for cell in (forward, backward):
+        _require_cell("bidirectional", cell)
     both = fan_out(scan_over(forward), scan_over(backward, reverse=True))
     join = fan_in_concatenate()
 
@@ -165,11 +167,7 @@ def bidirectional(forward: Cell, backward: Cell) -> Layer:
 
 def _scan(kind: str, cell: Cell, reverse: bool) -> tuple[Layer, str]:
     """The layer from (state, x) to (last state, outputs), and its name."""
-    if not isinstance(cell, Cell):
-        raise TypeError(
-            f"{kind}: expected a Cell, got {type(cell).__name__}; try layers.gru(8), or "
-            "layers.each for a layer without a state"
-        )
+    _require_cell(kind, cell)
     name = f"{kind}({cell.name})"
 
     def init(key: PRNGKeyArray, x: tuple[PyTree, Any]) -> PyTree:
@@ -212,6 +210,15 @@ def _scan(kind: str, cell: Cell, reverse: bool) -> tuple[Layer, str]:
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
 
     return Layer(init, apply, name), name
+
+
+def _require_cell(kind: str, cell: Any) -> None:
+    """Refuse what is no cell."""
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"{kind}: expected a Cell, got {type(cell).__name__}; try layers.gru(8), or "
+            "layers.each for a layer without a state"
+        )
 
 
 def elman(
