@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax import lax
 
-from fnn import curvature, programs
+from fnn import curvature, layers, programs
 from fnn.curvature.rows import normal_matrix
 from tests.capture.zoo import ZOO
 
@@ -284,6 +284,34 @@ def test_explain():
     assert costs["w"].flops == 2 * 50**2 * (30 + 20)
     assert costs["w"].memory == 4 * 50 * (30 + 20)
     assert costs["v"].memory == 4 * 50 * (20 + 3 + 60)
+
+
+def test_explain_calls_a_convolution_what_it_is():
+    """Of `layers`, inside of a stack and transposed, too."""
+    same = layers.conv(4, (3, 3))
+    model = layers.serial(
+        layers.conv(6, (1, 1)),
+        layers.conv(6, (3, 3), groups=6),
+        layers.conv(12, (1, 3), groups=6),
+        layers.conv(8, (3, 3), groups=2),
+        layers.conv(4, (1, 1), strides=2),
+        layers.stack(same, 2),
+        layers.conv_transpose(3, (2, 2), strides=2),
+        layers.flatten(),
+    )
+    image = jax.ShapeDtypeStruct((6, 6, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)
+    batch = jax.ShapeDtypeStruct((5, 6, 6, 3), jnp.float32)
+    told = curvature.explain(model.apply, params, batch)
+    assert [leaf.why.split(":")[0] for leaf in told.leaves if "weight" in leaf.path] == [
+        "1 x 1 convolution",
+        "3 x 3 depthwise convolution",
+        "1 x 3 depthwise convolution",
+        "3 x 3 convolution in 2 groups",
+        "1 x 1 convolution",
+        "3 x 3 convolution",
+        "2 x 2 convolution",
+    ]
 
 
 # --- numbers ------------------------------------------------------------------------------------
