@@ -271,7 +271,8 @@ def _pull_back(captured: Captured, cotangents: Sequence[Array], weights: Sequenc
         for c, w in zip(cotangents, weights, strict=True)
     ])
     for i, leaf in zip(numbers, leaves, strict=True):
-        arrays[i] = wide(leaf) + own.get(params[i], 0.0)
+        leaf = wide(leaf)
+        arrays[i] = leaf + own[params[i]].astype(leaf.dtype) if params[i] in own else leaf
     return structure.unflatten(arrays)
 
 
