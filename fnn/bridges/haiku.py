@@ -21,6 +21,7 @@ from fnn.bridges.variables import (
     layer_of,
     require_axis,
     require_statistics,
+    told_otherwise,
 )
 from fnn.names import EXAMPLES
 from fnn.requirements import load
@@ -121,10 +122,10 @@ def _normalizing(batch_norm: type, way: Way, known: set[str] | None = None) -> C
             norm.cross_replica_axis = axes_in_scope()
             if known is not None:
                 known.update((norm.mean_ema.module_name, norm.var_ema.module_name))
-            if way == CALIBRATING and len(args) > 1:  # scale and offset may come behind it
-                args = (args[0], True, *args[2:])
-            elif way == CALIBRATING:
-                kwargs = kwargs | {"is_training": True}
+            if way == CALIBRATING:
+                args, kwargs = told_otherwise(
+                    context.orig_method, args, kwargs, "is_training", True
+                )
         return call(*args, **kwargs)
 
     return intercept

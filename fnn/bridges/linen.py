@@ -18,6 +18,7 @@ from fnn.bridges.variables import (
     layer_of,
     require_axis,
     require_statistics,
+    told_otherwise,
 )
 from fnn.requirements import load
 
@@ -123,7 +124,9 @@ def _normalizing(batch_norm: type, way: Way) -> Callable[..., Any]:
         object.__setattr__(norm, "axis_name", axes_in_scope())  # modules are frozen dataclasses
         if way == CALIBRATING:
             object.__setattr__(norm, "use_running_average", None)
-            args, kwargs = args[:1], kwargs | {"use_running_average": False}
+            args, kwargs = told_otherwise(
+                context.orig_method, args, kwargs, "use_running_average", False
+            )
         try:
             return call(*args, **kwargs)
         finally:

@@ -1,5 +1,6 @@
 """What all bridges share: the variables, the three ways to run a module, and the layer of them."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -153,6 +154,18 @@ def require_statistics(who: str, others: list[str]) -> None:
 def axes_in_scope() -> tuple[str, ...]:
     """The axes of the means of batch normalization: the examples, and the positions of `each`."""
     return (EXAMPLES, *positions_in_scope())
+
+
+def told_otherwise(
+    method: Callable[..., Any], args: tuple, kwargs: dict, name: str, value: Any
+) -> tuple[tuple, dict]:
+    """A call's arguments with another value of one; as they are where a method takes none so."""
+    signature = inspect.signature(method)
+    if name not in signature.parameters:
+        return args, kwargs
+    bound = signature.bind(*args, **kwargs)
+    bound.arguments[name] = value
+    return bound.args, bound.kwargs
 
 
 def batch_of_one(x: PyTree) -> PyTree:

@@ -117,6 +117,63 @@ def conditional(x, train):
     return batch_norm(norm(x, train, False, 3.0 * jnp.ones(2), x[:, :1]), train)
 
 
+class Derived(nn.BatchNorm):
+    @nn.compact
+    def __call__(self, x, gain, train):
+        return gain * super().__call__(x, not train)
+
+
+class Block(nn.Module):
+    """Batch normalization inside of other transformations."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.remat(Derived, static_argnums=(3,))(name="first")(x, 2.0, train)
+        blocks = nn.scan(
+            Inner,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=2,
+        )
+        return blocks(train)(x, None)[0]
+
+
+class Inner(nn.Module):
+    train: bool
+
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.BatchNorm(use_running_average=not self.train)(jnp.sin(x)), None
+
+
+class DerivedHaiku(hk.BatchNorm):
+    def __call__(self, x, gain, train):
+        return gain * super().__call__(x, train)
+
+
+def derived(x, train):
+    return jnp.sin(DerivedHaiku(True, True, 0.9)(x, 2.0, train))
+
+
+@pytest.mark.parametrize(
+    "bridge",
+    [
+        lambda: bridges.from_flax(Block(), told),
+        lambda: bridges.from_haiku(hk.transform_with_state(derived), told),
+    ],
+    ids=["linen", "haiku"],
+)
+def test_classes_derived_from_batch_normalization_with_arguments_of_their_own(bridge):
+    model = bridge().model
+    params = model.init(KEY, INPUTS[0])
+    apply = jax.vmap(lambda x: model.apply(params, x, key=KEY), axis_name="examples")
+    settled = layers.calibrate(model, params, INPUTS)
+    np.testing.assert_allclose(
+        jax.vmap(lambda x: model.apply(settled, x))(INPUTS), apply(INPUTS), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_what_stands_behind_the_mode_is_kept_when_statistics_are_set():
     model, _ = bridges.from_haiku(hk.transform_with_state(conditional), told)
     params = layers.calibrate(model, model.init(KEY, INPUTS[0]), INPUTS)
@@ -366,11 +423,6 @@ def test_batch_normalization_of_another_class():
     net = hk.transform_with_state(own_norm)
     with pytest.raises(ValueError, match=r"framework's own .*, got mean_ema; fit"):
         bridges.from_haiku(net, told).model.init(KEY, INPUTS[0])
-
-    class Derived(nn.BatchNorm):
-        pass
-
-    assert bridges.from_flax(Derived(), averaging).model.init(KEY, INPUTS[0])
 
 
 def test_state_of_equinox():
