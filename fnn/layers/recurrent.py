@@ -23,6 +23,7 @@ from fnn.layers.layer import (
     draw,
     require_example,
     require_features,
+    require_kept,
     require_params,
     require_positions,
     require_positive,
@@ -182,7 +183,9 @@ def _scan(kind: str, cell: Cell, reverse: bool) -> tuple[Layer, str]:
 
         def step(state: PyTree, inputs: tuple[Any, PRNGKeyArray | None]) -> tuple[PyTree, Any]:
             x, key = inputs
-            return cell.step(params, state, x, key=key)
+            after, outputs = cell.step(params, state, x, key=key)
+            require_kept(name, "step", state, after, "a start of the state's own shape")
+            return after, outputs
 
         start = from_state(cell.start(params, one_step(sequence)), state)
         return jax.lax.scan(step, start, (sequence, keys), reverse=reverse)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from fnn.dtypes import widest
-from fnn.layers.layer import Layer, require_layers, require_positive
+from fnn.layers.layer import Layer, require_kept, require_layers, require_positive
 
 
 def stack(layer: Layer, n: int) -> Layer:
@@ -56,7 +56,7 @@ def stack(layer: Layer, n: int) -> Layer:
 
         def one(x: Any, part: tuple[PyTree, PRNGKeyArray | None]) -> tuple[Any, None]:
             outputs = layer.apply(part[0], x, key=part[1])
-            _require_kept(name, x, outputs)
+            require_kept(name, "layer", x, outputs, "serial of different layers")
             return outputs, None
 
         return jax.lax.scan(one, _widened(x, params), (params, keys), length=n)[0]
@@ -79,16 +79,3 @@ def _widened(x: Any, params: PyTree) -> Any:
         return jnp.asarray(a, widest(a, *jax.tree.leaves(params))) if is_floating else a
 
     return jax.tree.map(one, x)
-
-
-def _require_kept(name: str, x: Any, outputs: Any) -> None:
-    """Refuse a layer whose outputs cannot be the inputs of the next."""
-    for what, of, hint in (
-        ("shape", jnp.shape, "serial of different layers"),
-        ("dtype", lambda a: jnp.result_type(a).name, "outputs.astype(x.dtype) in the layer"),
-    ):
-        expected, got = (jax.tree.map(of, tree) for tree in (x, outputs))
-        if expected != got:
-            raise ValueError(
-                f"{name}: expected a layer that keeps the {what} {expected}, got {got}; try {hint}"
-            )

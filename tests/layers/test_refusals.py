@@ -24,6 +24,15 @@ def apply(layer, x, other):
     return lambda: jax.eval_shape(layer.apply, jax.eval_shape(layer.init, KEY, x), other)
 
 
+def cell(change):
+    """A cell whose state is changed by each step."""
+    return layers.Cell(
+        lambda *_: (),
+        lambda _, x: jnp.zeros(x.shape),
+        lambda _, state, x, **__: (change(state), x),
+    )
+
+
 REFUSALS = [
     (
         init(DENSE, ones(32, 4)),
@@ -142,6 +151,16 @@ REFUSALS = [
         ValueError,
         r"lstm\(3\): expected 4 features.*got 3",
     ),
+    (
+        apply(layers.scan_over(cell(lambda h: h[None])), ones(5, 4), ones(5, 4)),
+        ValueError,
+        r"scan_over\(cell\): expected a step that keeps the shape \(4,\), got \(1, 4\); try",
+    ),
+    (
+        apply(layers.scan_over(cell(jnp.isnan)), ones(5, 4), ones(5, 4)),
+        ValueError,
+        r"scan_over\(cell\): expected a step that keeps the dtype float64, got bool; try to cast",
+    ),
     (lambda: layers.elman(0), ValueError, r"elman\(0\)"),
     (lambda: layers.multi_head_attention(0), ValueError, r"multi_head_attention\(0\)"),
     (
@@ -201,7 +220,7 @@ REFUSALS = [
     (
         apply(layers.stack(layers.elementwise(jnp.isnan), 2), ones(4), ones(4)),
         ValueError,
-        r"stack\(.*, 2\): expected a layer that keeps the dtype float64, got bool; try outputs",
+        r"stack\(.*, 2\): expected a layer that keeps the dtype float64, got bool; try to cast",
     ),
     (lambda: layers.stack(DENSE, 2).apply({"w": ones(3)}, ones(8)), ValueError, "of length 2, got"),
     (init(layers.scan_from(layers.gru(3)), ones(5, 4)), TypeError, r"tuple \(state, inputs\)"),
