@@ -187,8 +187,10 @@ def _parts(program: Program, leaf: int) -> _Parts | None:
     if len(uses) == 1:
         (matrices,) = entries
         order = np.argsort(matrices.min((1, 2), initial=indices.size))  # as below
-        is_whole = matrices.size == indices.size
-        return _Parts(matrices[order], [np.argsort(order)]) if is_whole else None
+        if matrices.size != indices.size:
+            return None
+        in_order = np.array_equal(order, np.arange(len(order)))
+        return _Parts(matrices if in_order else matrices[order], [np.argsort(order)])
     known = {matrix.tobytes(): matrix for each in entries for matrix in each}
     order = sorted(known, key=lambda key: known[key].min())  # in every program the same one
     matrices = np.stack([known[key] for key in order])
