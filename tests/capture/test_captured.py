@@ -11,6 +11,7 @@ from jax import lax
 
 from fnn import curvature, layers, programs
 from fnn.curvature.rows import normal_matrix
+from tests.capture.test_exactness import quickly
 from tests.capture.zoo import ZOO
 
 
@@ -99,6 +100,24 @@ def test_branches_and_factorizations_of_stacked_weights_run_one_by_one():
             found[eqn.primitive.name] += 1
             assert eqn.primitive.name == "cond" or len(eqn.invars[0].aval.shape) == 2
     assert min(found.values()) > 0
+
+
+def test_gauss_newton_products_of_stacked_branches_are_plain_ones():
+    """J^T J v beside jax.jvp and jax.vjp; the arm that is not taken is NaN."""
+    model, params, inputs = ZOO["stacked_branches"]()
+
+    def outputs(params):
+        return jax.vmap(lambda x: model(params, x))(inputs)
+
+    def both(params):
+        v = jax.tree.map(jnp.cos, params)
+        captured = curvature.capture(model, params, inputs)
+        product = curvature.transpose_product(captured, curvature.product(captured, v))
+        return product, jax.vjp(outputs, params)[1](jax.jvp(outputs, (params,), (v,))[1])[0]
+
+    for got, expected in zip(*map(jax.tree.leaves, quickly(both, params)), strict=True):
+        assert expected.any()
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12 * np.max(abs(expected)))
 
 
 def test_lanes_and_scans():
