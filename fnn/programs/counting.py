@@ -332,7 +332,8 @@ _FREE = frozenset((
     "concatenate", "convert_element_type", "copy", "copy_p", "device_put", "dynamic_slice",
     "dynamic_update_slice", "empty2", "gather", "imag", "iota", "name", "optimization_barrier",
     "pad", "ppermute", "pvary", "real", "reduce_precision", "reshape", "rev", "scatter",
-    "sharding_constraint", "slice", "split", "squeeze", "stop_gradient", "tile", "transpose",
+    "sharding_constraint", "slice", "split", "squeeze", "stack", "stop_gradient", "tile",
+    "transpose", "unstack",
 ))
 _REDUCTIONS = (
     "argmax", "argmin", "pmax", "pmin", "psum",

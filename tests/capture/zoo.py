@@ -387,6 +387,19 @@ def stacked_in_parts():
 
 
 @entry
+def stacked_and_unpacked():
+    """Slices that Python takes apart, along the first axis and another."""
+
+    def model(p, x):
+        for w in p["w"]:
+            x = jnp.tanh(x @ w)
+        left, _, right = jnp.unstack(p["u"], axis=1)
+        return x @ left.T + jnp.sin(x) @ right.T
+
+    return Entry(model, weights(w=(2, 4, 4), u=(2, 3, 4)), inputs(4))
+
+
+@entry
 def stacked_on_their_way():
     """Slices that are moved, scaled, split, added, masked, normalized, and handed out."""
 
