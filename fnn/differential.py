@@ -357,7 +357,8 @@ class _Jet(NamedTuple):
 _LINEAR = {
     "add", "add_any", "sub", "neg", "reshape", "transpose", "broadcast_in_dim", "squeeze", "slice",
     "reduce_sum", "convert_element_type", "concatenate", "pad", "rev", "copy", "select_n", "cumsum",
-    "dynamic_slice", "gather", "expand_dims", "split", "real", "reduce_window_sum",
+    "dynamic_slice", "gather", "expand_dims", "split", "stack", "unstack", "real",
+    "reduce_window_sum",
 }  # fmt: skip
 _BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 

@@ -29,7 +29,7 @@ def elementwise(x):
 
 def structural(x):
     """Matrices, reductions, indices, a maximum and a sort."""
-    outer = jnp.outer(x, jnp.cos(x))[::-1].T
+    outer = jnp.stack(jnp.unstack(jnp.outer(x, jnp.cos(x))[::-1], axis=1))
     inverse = jnp.linalg.solve(jnp.eye(3) + outer, x)
     return inverse * jnp.max(x) + jnp.sort(outer @ x) + jnp.where(x > 0.5, x**3, x**2) * x[0]
 

@@ -124,7 +124,7 @@ def test_spring_takes_later_what_rounding_keeps_from_half_precision(dtype):
 def test_in_half_precision_no_value_rises_above_its_start(rule, reached, dtype):
     """Single precision reaches 5e-5 and 2e-4; eight bits of outputs of order 1 allow some 1e-3.
 
-    One rounding of bfloat16 is 0.4 %, and which sums are rounded is the compiler's affair.
+    The first exact step of gauss_newton rises by 0.8 %, and one rounding of bfloat16 is 0.4 %.
     """
 
     def half(tree):
@@ -133,7 +133,7 @@ def test_in_half_precision_no_value_rises_above_its_start(rule, reached, dtype):
     trained = fit(rule, WIDE, half(PARAMS), half((INPUTS, TARGETS)), steps=200)
     values = np.asarray(trained.history.value, float)
     assert dtypes(trained.params) == {dtype}
-    assert np.max(values) < 1.04 * values[0]
+    assert np.max(values) < 1.02 * values[0]
     assert np.min(values) < reached
 
 

@@ -1,5 +1,6 @@
 """A module of equinox as a layer."""
 
+import copy
 import inspect
 from typing import Any
 
@@ -15,6 +16,7 @@ from fnn.bridges.variables import (
     Bridge,
     Variables,
     Way,
+    axes_in_scope,
     layer_of,
     require_axis,
     require_statistics,
@@ -32,9 +34,10 @@ def from_equinox(module: Any, state: Any = None) -> Bridge:
     """A module of equinox as a layer.
 
     The module is called on one example, `module(x, state, key=key)` or `module(x, key=key)`; `key`
-    is left out where the module takes none. A ValueError refuses state that is missing or is not
-    that of `BatchNorm(mode="batch")` over the axis `examples`. (In the mode "ema" the outputs of
-    training depend on all earlier batches, which no function of one batch knows.)
+    is left out where the module takes none, by this name or among others (`**kwargs`). A ValueError
+    refuses state that is missing or is not that of `BatchNorm(mode="batch")` over the axis
+    `examples`. (In the mode "ema" the outputs of training depend on all earlier batches, which no
+    function of one batch knows.)
 
     Args:
         module: an `equinox.Module`.
@@ -47,7 +50,7 @@ def from_equinox(module: Any, state: Any = None) -> Bridge:
         first time.
 
     Raises:
-        TypeError: if it is no module of equinox.
+        TypeError: if it is no module of equinox, or one that cannot be called.
 
     Example:
         >>> import equinox as eqx
@@ -67,6 +70,11 @@ def from_equinox(module: Any, state: Any = None) -> Bridge:
             f"{_WHO}: expected a module of equinox, got {type(module).__name__}; try from_flax, "
             "from_nnx or from_haiku for what is theirs"
         )
+    if not callable(module):
+        raise TypeError(
+            f"{_WHO}: expected a module that can be called, got {type(module).__name__}, which has "
+            "no __call__; try a module around it that has"
+        )
     _require_batch_norm(eqx, module, state)
     params, static = eqx.partition(module, eqx.is_inexact_array)
     statistics, counters = eqx.partition(state, eqx.is_inexact_array)
@@ -75,14 +83,14 @@ def from_equinox(module: Any, state: Any = None) -> Bridge:
         way: eqx.partition(_set_to(eqx, module, way), eqx.is_inexact_array)[1]
         for way in (TRAINING, CALIBRATING, INFERENCE)
     }
-    takes_key = "key" in inspect.signature(module).parameters
+    takes_key = _takes_key(module)
 
     def start(key: PRNGKeyArray, x: PyTree) -> Variables:
         del key, x
         return Variables(params, statistics)
 
     def run(way: Way, variables: Variables, x: PyTree, key: Any) -> tuple[PyTree, PyTree]:
-        call = eqx.combine(variables.params, statics[way])
+        call = _averaging(eqx, eqx.combine(variables.params, statics[way]), axes_in_scope())
         named = {"key": key} if takes_key else {}
         if state is None:
             return call(x, **named), None
@@ -119,6 +127,20 @@ def _require_batch_norm(eqx: Any, module: Any, state: Any) -> None:
                 f"{_WHO}: expected BatchNorm(..., mode='batch'), got mode={norm.mode!r}, whose "
                 "outputs in training depend on all batches before; try mode='batch'"
             )
+
+
+def _takes_key(module: Any) -> bool:
+    """Whether a module may be called with `key=...`."""
+    parameters = inspect.signature(module).parameters.values()
+    return any(p.name == "key" or p.kind == p.VAR_KEYWORD for p in parameters)
+
+
+def _averaging(eqx: Any, module: Any, axes: tuple[str, ...]) -> Any:
+    """The module, whose batch normalizations take their means over these axes."""
+    norms = [copy.copy(norm) for norm in _norms(eqx, module)]
+    for norm in norms:
+        object.__setattr__(norm, "axis_name", axes)  # modules are frozen dataclasses
+    return eqx.tree_at(lambda tree: _norms(eqx, tree), module, norms) if norms else module
 
 
 def _set_to(eqx: Any, module: Any, way: Way) -> Any:

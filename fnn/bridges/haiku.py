@@ -15,11 +15,13 @@ from fnn.bridges.variables import (
     Bridge,
     Variables,
     Way,
+    axes_in_scope,
     batch_of_one,
     first,
     layer_of,
     require_axis,
     require_statistics,
+    told_otherwise,
 )
 from fnn.names import EXAMPLES
 from fnn.requirements import load
@@ -72,14 +74,15 @@ def from_haiku(net: Any, arguments: Arguments = lambda _: {}) -> Bridge:
         )
 
     def start(key: PRNGKeyArray, x: PyTree) -> Variables:
+        known: set[str] = set()
+
         def made(x: PyTree) -> PyTree:
-            with hk.intercept_methods(_normalizing(hk.BatchNorm, TRAINING)):
+            with hk.intercept_methods(_normalizing(hk.BatchNorm, TRAINING, known)):
                 return net.init(key, batch_of_one(x), **arguments(True))
 
         each = jax.vmap(made, axis_name=EXAMPLES)(batch_of_one(x))
         params, state = jax.tree.map(lambda leaf: leaf[0], each)
-        averages = {name for name in state if name.endswith(("/mean_ema", "/var_ema"))}
-        require_statistics(_WHO, list(set(state) - averages))
+        require_statistics(_WHO, list(set(state) - known))
         return Variables(params, _without_counters(state))
 
     def run(way: Way, variables: Variables, x: PyTree, key: Any) -> tuple[PyTree, PyTree]:
@@ -105,16 +108,24 @@ def _without_counters(state: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _normalizing(batch_norm: type, way: Way) -> Callable[..., Any]:
-    """An interceptor by which batch normalization takes its means over the examples."""
+def _normalizing(batch_norm: type, way: Way, known: set[str] | None = None) -> Callable[..., Any]:
+    """An interceptor by which batch normalization takes its means over the examples.
+
+    Returns:
+        The interceptor, which puts the names of the averages into `known`.
+    """
 
     def intercept(call: Callable[..., Any], args: tuple, kwargs: dict, context: Any) -> Any:
         norm = context.module
         if isinstance(norm, batch_norm) and context.method_name == "__call__":
             require_axis(_WHO, "cross_replica_axis", norm.cross_replica_axis)
-            norm.cross_replica_axis = EXAMPLES
+            norm.cross_replica_axis = axes_in_scope()
+            if known is not None:
+                known.update((norm.mean_ema.module_name, norm.var_ema.module_name))
             if way == CALIBRATING:
-                args, kwargs = args[:1], kwargs | {"is_training": True}
+                args, kwargs = told_otherwise(
+                    context.orig_method, args, kwargs, "is_training", True
+                )
         return call(*args, **kwargs)
 
     return intercept

@@ -12,13 +12,14 @@ from fnn.bridges.variables import (
     Bridge,
     Variables,
     Way,
+    axes_in_scope,
     batch_of_one,
     first,
     layer_of,
     require_axis,
     require_statistics,
+    told_otherwise,
 )
-from fnn.names import EXAMPLES
 from fnn.requirements import load
 
 _WHO = "from_flax"
@@ -40,8 +41,9 @@ def from_flax(module: Any, arguments: Arguments = lambda _: {}) -> Bridge:
             from inference, such as `lambda training: {"train": training}`.
 
     Returns:
-        A bridge. `init` makes new variables, and refuses collections other than "params" and
-        "batch_stats". `back` gives the dictionary that `module.apply` takes.
+        A bridge. `init` makes new variables, and refuses collections other than "params", and
+        "batch_stats" of modules that are no `BatchNorm`. `back` gives the dictionary that
+        `module.apply` takes.
 
     Raises:
         TypeError: if it is no module of linen.
@@ -66,18 +68,22 @@ def from_flax(module: Any, arguments: Arguments = lambda _: {}) -> Bridge:
         )
 
     def start(key: PRNGKeyArray, x: PyTree) -> Variables:
-        made = module.init({"params": key}, batch_of_one(x), **arguments(False))
+        norms: set[tuple[str, ...]] = set()
+        with linen.intercept_methods(_noting(linen.BatchNorm, norms)):
+            made = module.init({"params": key}, batch_of_one(x), **arguments(False))
         others = set(made) - {"params", "batch_stats"}
         statistics = made.get("batch_stats", {})
         for path, _ in jax.tree.leaves_with_path(statistics):
-            if path[-1].key not in {"mean", "var"}:
+            *place, name = (entry.key for entry in path)
+            if tuple(place) not in norms or name not in {"mean", "var"}:
                 others.add(f"batch_stats{jax.tree_util.keystr(path)}")
         require_statistics(_WHO, list(others))
         return Variables(made.get("params", {}), statistics)
 
     def run(way: Way, variables: Variables, x: PyTree, key: Any) -> tuple[PyTree, PyTree]:
-        # Other streams than that of dropout are drawn from "params", as linen does it.
-        rngs = {"params": key, "dropout": key} if way.draws else None
+        # Other streams than that of dropout are drawn from "params", as linen does it; with the
+        # same key they would be the same numbers.
+        rngs = {"params": jax.random.fold_in(key, 1), "dropout": key} if way.draws else None
         with linen.intercept_methods(_normalizing(linen.BatchNorm, way)):
             outputs, changed = module.apply(
                 back(variables),
@@ -95,6 +101,17 @@ def from_flax(module: Any, arguments: Arguments = lambda _: {}) -> Bridge:
     return Bridge(layer_of(_WHO, start, run, _HINT), back)
 
 
+def _noting(batch_norm: type, norms: set[tuple[str, ...]]) -> Callable[..., Any]:
+    """An interceptor that notes where batch normalization is."""
+
+    def intercept(call: Callable[..., Any], args: tuple, kwargs: dict, context: Any) -> Any:
+        if isinstance(context.module, batch_norm):
+            norms.add(context.module.path)
+        return call(*args, **kwargs)
+
+    return intercept
+
+
 def _normalizing(batch_norm: type, way: Way) -> Callable[..., Any]:
     """An interceptor by which batch normalization takes its means over the examples."""
 
@@ -104,10 +121,12 @@ def _normalizing(batch_norm: type, way: Way) -> Callable[..., Any]:
             return call(*args, **kwargs)
         require_axis(_WHO, "axis_name", norm.axis_name)
         kept = norm.axis_name, norm.use_running_average
-        object.__setattr__(norm, "axis_name", EXAMPLES)  # modules are frozen dataclasses
+        object.__setattr__(norm, "axis_name", axes_in_scope())  # modules are frozen dataclasses
         if way == CALIBRATING:
             object.__setattr__(norm, "use_running_average", None)
-            args, kwargs = args[:1], kwargs | {"use_running_average": False}
+            args, kwargs = told_otherwise(
+                context.orig_method, args, kwargs, "use_running_average", False
+            )
         try:
             return call(*args, **kwargs)
         finally:

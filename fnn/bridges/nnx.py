@@ -1,5 +1,6 @@
 """A module of flax's nnx as a layer."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from fnn.bridges.variables import (
     Bridge,
     Variables,
     Way,
+    axes_in_scope,
     batch_of_one,
     first,
     layer_of,
@@ -64,10 +66,13 @@ def from_nnx(module: Any) -> Bridge:
             f"{_WHO}: expected a module of flax.nnx, got {type(module).__name__}; try from_flax, "
             "from_equinox or from_haiku for what is theirs"
         )
+    module = nnx.clone(module)
     kinds = nnx.Param, nnx.BatchStat, nnx.RngState, ...
-    graph, params, statistics, streams, rest = nnx.split(nnx.clone(module), *kinds)
+    graph, params, statistics, streams, rest = nnx.split(module, *kinds)
     require_statistics(_WHO, _others(nnx, module, statistics, rest))
-    graphs = {way: _graph(nnx, module, way) for way in (TRAINING, CALIBRATING, INFERENCE)}
+    graph_of = functools.cache(functools.partial(_graph, nnx, module))
+    for way in (TRAINING, CALIBRATING, INFERENCE):
+        graph_of(way, (EXAMPLES,))
 
     def start(key: PRNGKeyArray, x: PyTree) -> Variables:
         del key, x
@@ -75,7 +80,7 @@ def from_nnx(module: Any) -> Bridge:
 
     def run(way: Way, variables: Variables, x: PyTree, key: Any) -> tuple[PyTree, PyTree]:
         drawn = _drawn_from(key, streams) if way.draws else streams
-        copy = nnx.merge(graphs[way], *variables, drawn, rest, copy=True)
+        copy = nnx.merge(graph_of(way, axes_in_scope()), *variables, drawn, rest, copy=True)
         return first(_WHO, copy(batch_of_one(x))), nnx.state(copy, nnx.BatchStat)
 
     def back(variables: Variables) -> Any:
@@ -84,14 +89,14 @@ def from_nnx(module: Any) -> Bridge:
     return Bridge(layer_of(_WHO, start, run, _HINT), back)
 
 
-def _graph(nnx: Any, module: Any, way: Way) -> Any:
+def _graph(nnx: Any, module: Any, way: Way, axes: tuple[str, ...]) -> Any:
     """The static part of a copy that is set to train, to calibrate or to infer."""
     copy = nnx.clone(module)
     copy.train() if way.draws else copy.eval()
     for _, part in nnx.iter_modules(copy):
         if isinstance(part, nnx.BatchNorm):
             require_axis(_WHO, "axis_name", part.axis_name)
-            part.axis_name = EXAMPLES
+            part.axis_name = axes
             part.use_running_average = part.use_running_average and not way.by_batch
     return nnx.split(copy)[0]
 

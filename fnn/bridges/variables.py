@@ -1,5 +1,6 @@
 """What all bridges share: the variables, the three ways to run a module, and the layer of them."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from fnn.layers import Layer
+from fnn.layers import Layer, positions_in_scope
 from fnn.names import EXAMPLES
 
 Arguments = Callable[[bool], Mapping[str, Any]]
@@ -144,10 +145,27 @@ def require_statistics(who: str, others: list[str]) -> None:
     """Refuses state that is not that of batch normalization."""
     if others:
         raise ValueError(
-            f"{who}: expected no state but that of batch normalization, got "
+            f"{who}: expected no state but that of the framework's own batch normalization, got "
             f"{', '.join(sorted(others))}; fit hands no state from one step to the next, so try a "
             "module without it, or hold it fixed: a function (params, x) -> outputs that reads it"
         )
+
+
+def axes_in_scope() -> tuple[str, ...]:
+    """The axes of the means of batch normalization: the examples, and the positions of `each`."""
+    return (EXAMPLES, *positions_in_scope())
+
+
+def told_otherwise(
+    method: Callable[..., Any], args: tuple, kwargs: dict, name: str, value: Any
+) -> tuple[tuple, dict]:
+    """A call's arguments with another value of one; as they are where a method takes none so."""
+    signature = inspect.signature(method)
+    if name not in signature.parameters:
+        return args, kwargs
+    bound = signature.bind(*args, **kwargs)
+    bound.arguments[name] = value
+    return bound.args, bound.kwargs
 
 
 def batch_of_one(x: PyTree) -> PyTree:

@@ -235,7 +235,8 @@ def transpose_product(captured: Captured, rows: Float[Array, "n r"]) -> PyTree:
         rows: u, one number for every example and row, (N, R) or flat.
 
     Returns:
-        A tree like the parameters; integer leaves and leaves that are not used are zero.
+        A tree like the parameters, in at least single precision; integer leaves and leaves that are
+        not used are zero.
 
     Example:
         >>> captured = capture(lambda w, x: x @ w, jnp.ones(2), jnp.array([[3.0, 4.0]]))
@@ -258,13 +259,20 @@ def transpose_product(captured: Captured, rows: Float[Array, "n r"]) -> PyTree:
 
 
 def _pull_back(captured: Captured, cotangents: Sequence[Array], weights: Sequence[Value]) -> PyTree:
-    """The cotangent of the parameters from those of the weights."""
+    """The cotangent of the parameters, in at least single precision, from those of the weights."""
     arrays, structure = jax.tree.flatten(jax.tree.map(jnp.zeros_like, captured.params))
-    numbers = _real_leaves(captured.program)
+    numbers, params = _real_leaves(captured.program), captured.program.params
+    # The weights' own dtype would round these sums, of which a system that is solved with them
+    # makes several times as much: 3 % of a first step in bfloat16, where 1 % is left.
+    own = {w: c for w, c in zip(weights, cotangents, strict=True) if w in params}
     _, pull = jax.vjp(*_weights_of_leaves(captured, weights, numbers))
-    (leaves,) = pull([c.astype(w.aval.dtype) for c, w in zip(cotangents, weights, strict=True)])
+    (leaves,) = pull([
+        (jnp.zeros_like(c) if w in own else c).astype(w.aval.dtype)
+        for c, w in zip(cotangents, weights, strict=True)
+    ])
     for i, leaf in zip(numbers, leaves, strict=True):
-        arrays[i] = leaf
+        leaf = wide(leaf)
+        arrays[i] = leaf + own[params[i]].astype(leaf.dtype) if params[i] in own else leaf
     return structure.unflatten(arrays)
 
 
@@ -401,7 +409,8 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
                 inputs = jnp.ones_like(squares[..., :1]) if left is None else left[:, 0, :, 0]
                 matrix = jnp.einsum("nbi,nbo->bio", inputs * inputs, squares, precision=HIGHEST)
                 tree = _pull_back(captured, [unmatrix(use, matrix)], [use.weight])
-                return jax.tree.leaves(tree)[leaf] * scale(use, leaf, env)
+                squares = jax.tree.leaves(tree)[leaf] * scale(use, leaf, env)
+                return squares.astype(jnp.result_type(leaves[leaf]))
         block = examples_at_once(captured, jnp.size(leaves[leaf]), memory_budget)
         squares = blockwise(
             lambda part: jnp.sum(wide(leaf_jacobian(part, leaf)) ** 2, (0, 1)), captured, block

@@ -429,9 +429,10 @@ class Walk(NamedTuple):
             for var, view in zip(eqn.outvars, views(eqn, operands), strict=True)
         ]
         evaluate = programs.evaluation(eqn)
-        for loop in reversed(stack):  # In all iterations at once.
+        over_loop = jax.vmap if programs.is_mapped_alike(eqn) else _in_turn
+        for loop in reversed(stack):
             axes = tuple(0 if loop in value.stack else None for value in operands)
-            evaluate = jax.vmap(evaluate, axes)
+            evaluate = over_loop(evaluate, axes)
         self.program.fixed_steps.append(Evaluation(evaluate, operands, outputs))
         return outputs
 
@@ -550,6 +551,20 @@ def _is_fixed(eqn: jex.JaxprEqn, operands: Sequence[Value], scope: Scope) -> boo
     # Outside of its branch, an equation meets values that the branch protects it from.
     is_safe = not scope.is_branch or is_view(eqn)
     return not any(value.leaves for value in operands) or (is_real and is_safe)
+
+
+def _in_turn(evaluate: Callable[..., Any], axes: Sequence[int | None]) -> Callable[..., Any]:
+    """What `jax.vmap(evaluate, axes)` computes, axes 0 or None, one iteration after another."""
+
+    def over_iterations(*operands: Array) -> Any:
+        def one(slices: Sequence[Array]) -> Any:
+            parts = iter(slices)
+            whole = zip(operands, axes, strict=True)
+            return evaluate(*(x if axis is None else next(parts) for x, axis in whole))
+
+        return lax.map(one, [x for x, axis in zip(operands, axes, strict=True) if axis == 0])
+
+    return over_iterations
 
 
 def _linear_use(eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Use | None:

@@ -132,7 +132,7 @@ _SUMS = {"add", "sub", "add_any"}
 
 def is_view(eqn: jex.JaxprEqn) -> bool:
     """Whether an equation only moves entries."""
-    return eqn.primitive.name in _MOVES or eqn.primitive.name == "split"
+    return eqn.primitive.name in _MOVES or eqn.primitive.name in ("split", "unstack")
 
 
 def views(eqn: jex.JaxprEqn, operands: Sequence["Value"]) -> list[dict[int, View]]:
@@ -150,6 +150,9 @@ def views(eqn: jex.JaxprEqn, operands: Sequence["Value"]) -> list[dict[int, View
             _moved(first, lambda x, i=i: np.split(x, ends, p["axis"])[i])
             for i in range(len(p["sizes"]))
         ]
+    if name == "unstack":
+        before = (slice(None),) * p["axis"]
+        return [_moved(first, lambda x, i=i: x[*before, i]) for i in range(len(eqn.outvars))]
     if name == "neg":
         return [_negated(first)]
     if name in ("mul", "div"):

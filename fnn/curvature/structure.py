@@ -185,11 +185,12 @@ def _parts(program: Program, leaf: int) -> _Parts | None:
     if len({each.shape[1:] for each in entries}) != 1:
         return None
     if len(uses) == 1:
-        return (
-            _Parts(entries[0], [np.arange(len(entries[0]))])
-            if entries[0].size == indices.size
-            else None
-        )
+        (matrices,) = entries
+        order = np.argsort(matrices.min((1, 2), initial=indices.size))  # as below
+        if matrices.size != indices.size:
+            return None
+        in_order = np.array_equal(order, np.arange(len(order)))
+        return _Parts(matrices if in_order else matrices[order], [np.argsort(order)])
     known = {matrix.tobytes(): matrix for each in entries for matrix in each}
     order = sorted(known, key=lambda key: known[key].min())  # in every program the same one
     matrices = np.stack([known[key] for key in order])

@@ -30,6 +30,7 @@ from fnn.layers.combinators import (
 )
 from fnn.layers.convolution import conv, conv_transpose
 from fnn.layers.layer import Layer
+from fnn.layers.layer import positions_in_scope as positions_in_scope
 from fnn.layers.layer import require_layers as require_layers
 from fnn.layers.layer import without_key as without_key
 from fnn.layers.linear import dense, embedding, maxout, radial

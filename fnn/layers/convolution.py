@@ -142,7 +142,8 @@ def conv_transpose(
     Shapes: (*positions, fan_in) to (*positions', features).
 
     Returns:
-        A layer with params {"weight", "bias"}.
+        A layer with params {"weight", "bias"}; its `apply` raises a ValueError when the padding
+        cuts off all outputs.
 
     Source: Zeiler, Krishnan, Taylor and Fergus (2010), doi:10.1109/CVPR.2010.5539957.
 
@@ -180,6 +181,18 @@ def conv_transpose(
         low, high = (0, 0) if isinstance(widths, str) else widths[axis]
         return size - 1 - low, size - 1 - high
 
+    def cuts(x: Array) -> list[tuple[int, int]]:
+        """`cut` of every axis; what leaves no output is refused."""
+        pairs = [cut(n, axis) for axis, n in enumerate(x.shape[:-1])]
+        for n, size, stride, pair in zip(x.shape, window, strides, pairs, strict=False):
+            apart = (n - 1) * stride + 1
+            if apart + sum(pair) < size or apart + min(pair) < 0:
+                raise ValueError(
+                    f"{name}: expected padding that leaves something of what {n} positions make, "
+                    f"got {padding}; try 'SAME'"
+                )
+        return pairs
+
     def apply(
         params: PyTree, x: Float[Array, "*positions fan_in"]
     ) -> Float[Array, "*positions2 features"]:
@@ -191,11 +204,10 @@ def conv_transpose(
             x.astype(dtype)[None],
             jnp.flip(kernel.astype(dtype), axes),
             window_strides=(1,) * len(window),
-            padding=[cut(n, axis) for axis, n in enumerate(x.shape[:-1])],
+            padding=cuts(x),
             lhs_dilation=strides,
             dimension_numbers=layout,
         )
-        require_fit(name, x, outputs)
         y = outputs[0]
         return y + over_features(biases[0], y) if biases else y
 

@@ -186,6 +186,27 @@ def require_positions(name: str, x: Any) -> int:
     return shapes[0][0]
 
 
+def require_kept(name: str, what: str, before: PyTree, after: PyTree, hint: str) -> None:
+    """Refuse what changes shapes or dtypes on the way to where it is its own next input."""
+
+    def dtypes(tree: PyTree) -> PyTree:
+        # A number without a dtype of its own (weakly typed) takes that which it meets.
+        def one(a: Any, first: Any) -> str | None:
+            return None if getattr(first, "weak_type", True) else str(jnp.result_type(a))
+
+        return jax.tree.map(one, tree, before)
+
+    remedies = ("shape", hint), ("dtype", "to cast the results, .astype(x.dtype)")
+    for kept, remedy in remedies:
+        of = dtypes if kept == "dtype" else lambda tree: jax.tree.map(jnp.shape, tree)
+        expected, got = of(before), of(after)
+        if expected != got:
+            raise ValueError(
+                f"{name}: expected a {what} that keeps the {kept} {expected}, got {got}; try "
+                f"{remedy}"
+            )
+
+
 def require_layers(name: str, *layers: Any) -> None:
     """Refuse anything that is no layer where layers are expected.
 

@@ -23,6 +23,7 @@ from fnn.layers.layer import (
     draw,
     require_example,
     require_features,
+    require_kept,
     require_params,
     require_positions,
     require_positive,
@@ -154,6 +155,8 @@ def bidirectional(forward: Cell, backward: Cell) -> Layer:
         >>> jax.eval_shape(layer.apply, params, text).shape
         (5, 16)
     """
+    for cell in (forward, backward):
+        _require_cell("bidirectional", cell)
     both = fan_out(scan_over(forward), scan_over(backward, reverse=True))
     join = fan_in_concatenate()
 
@@ -165,11 +168,7 @@ def bidirectional(forward: Cell, backward: Cell) -> Layer:
 
 def _scan(kind: str, cell: Cell, reverse: bool) -> tuple[Layer, str]:
     """The layer from (state, x) to (last state, outputs), and its name."""
-    if not isinstance(cell, Cell):
-        raise TypeError(
-            f"{kind}: expected a Cell, got {type(cell).__name__}; try layers.gru(8), or "
-            "layers.each for a layer without a state"
-        )
+    _require_cell(kind, cell)
     name = f"{kind}({cell.name})"
 
     def init(key: PRNGKeyArray, x: tuple[PyTree, Any]) -> PyTree:
@@ -184,7 +183,9 @@ def _scan(kind: str, cell: Cell, reverse: bool) -> tuple[Layer, str]:
 
         def step(state: PyTree, inputs: tuple[Any, PRNGKeyArray | None]) -> tuple[PyTree, Any]:
             x, key = inputs
-            return cell.step(params, state, x, key=key)
+            after, outputs = cell.step(params, state, x, key=key)
+            require_kept(name, "step", state, after, "a start of the state's own shape")
+            return after, outputs
 
         start = from_state(cell.start(params, one_step(sequence)), state)
         return jax.lax.scan(step, start, (sequence, keys), reverse=reverse)
@@ -212,6 +213,15 @@ def _scan(kind: str, cell: Cell, reverse: bool) -> tuple[Layer, str]:
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
 
     return Layer(init, apply, name), name
+
+
+def _require_cell(kind: str, cell: Any) -> None:
+    """Refuse what is no cell."""
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"{kind}: expected a Cell, got {type(cell).__name__}; try layers.gru(8), or "
+            "layers.each for a layer without a state"
+        )
 
 
 def elman(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from fnn.dtypes import widest
-from fnn.layers.layer import Layer, require_layers, require_positive
+from fnn.layers.layer import Layer, require_kept, require_layers, require_positive
 
 
 def stack(layer: Layer, n: int) -> Layer:
@@ -21,11 +21,12 @@ def stack(layer: Layer, n: int) -> Layer:
         layer: a layer whose outputs have the shape of its inputs.
         n: how many, > 0.
 
-    Shapes: those of the layer.
+    Shapes: those of the layer. Numbers are in the widest dtype of them and the parameters; indices
+        and masks among the inputs keep theirs.
 
     Returns:
         A layer with the params of `layer`, each with one more axis of length n in front; its
-        `apply` raises a ValueError when a layer changes the shape.
+        `apply` raises a ValueError when a layer changes the shape or the dtype.
 
     Example:
         >>> import jax
@@ -52,19 +53,13 @@ def stack(layer: Layer, n: int) -> Layer:
                 f"{sorted(counts)}; make them by init(key, x) of the same model"
             )
         keys = None if key is None else jax.random.split(key, n)
-        x = jax.tree.map(lambda a: a.astype(widest(a, *jax.tree.leaves(params))), x)
 
         def one(x: Any, part: tuple[PyTree, PRNGKeyArray | None]) -> tuple[Any, None]:
             outputs = layer.apply(part[0], x, key=part[1])
-            shapes = [jax.tree.map(jnp.shape, tree) for tree in (x, outputs)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"{name}: expected a layer that keeps the shape {shapes[0]}, got {shapes[1]}; "
-                    "try serial of different layers"
-                )
+            require_kept(name, "layer", x, outputs, "serial of different layers")
             return outputs, None
 
-        return jax.lax.scan(one, x, (params, keys), length=n)[0]
+        return jax.lax.scan(one, _widened(x, params), (params, keys), length=n)[0]
 
     def through(visit: Callable[..., Any], params: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         visited = []
@@ -74,3 +69,13 @@ def stack(layer: Layer, n: int) -> Layer:
         return jax.tree.map(lambda *parts: jnp.stack(parts), *visited), inputs
 
     return Layer(init, apply, name, through)
+
+
+def _widened(x: Any, params: PyTree) -> Any:
+    """The inputs with numbers as wide as the parameters; what is no such number stays as it is."""
+
+    def one(a: Any) -> Any:
+        is_floating = jnp.issubdtype(jnp.result_type(a), jnp.floating)
+        return jnp.asarray(a, widest(a, *jax.tree.leaves(params))) if is_floating else a
+
+    return jax.tree.map(one, x)

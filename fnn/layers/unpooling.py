@@ -229,7 +229,9 @@ def upsample(factors: Sequence[int], *, method: Literal["nearest", "linear"] = "
     name = f"upsample({factors})"
     require_positive(name, *factors)
     if method not in ("nearest", "linear"):
-        raise ValueError(f"{name}: expected method 'nearest' or 'linear', got {method!r}")
+        raise ValueError(
+            f"{name}: expected method 'nearest' or 'linear', got {method!r}; try 'nearest'"
+        )
 
     def apply(_: tuple[()], x: Float[Array, "*positions features"]) -> Array:
         require_example(name, x, *("positions",) * len(factors), "features")

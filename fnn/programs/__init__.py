@@ -10,6 +10,7 @@ digest       `digest`, by which another process knows the same program again
 from fnn.programs.calls import INLINED as INLINED
 from fnn.programs.calls import bodies as bodies
 from fnn.programs.calls import called as called
+from fnn.programs.calls import is_mapped_alike as is_mapped_alike
 from fnn.programs.counting import Dearest as Dearest
 from fnn.programs.counting import Tally as Tally
 from fnn.programs.counting import count as count

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import jax
 from jax.extend import core
 
+from fnn.programs.equations import LAPACK
+
 INLINED = frozenset((
     "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
 ))  # fmt: skip
@@ -18,6 +20,13 @@ differentiates or maps must honor its rule, and only a reader that evaluates may
 def bodies(eqn: core.JaxprEqn) -> Iterator[core.ClosedJaxpr]:
     """The jaxprs that an equation may run, wherever they stand among its parameters."""
     return filter(None, map(_closed, jax.tree.leaves(list(eqn.params.values()))))
+
+
+def is_mapped_alike(eqn: core.JaxprEqn) -> bool:
+    """Whether `jax.vmap` of an equation does for each element what the equation does for one."""
+    # A mapped cond runs all branches, and the NaN of one that was not chosen reaches derivatives; a
+    # mapped while runs as long as the longest; LAPACK's calls side by side may deadlock on a CPU.
+    return eqn.primitive.name not in LAPACK and next(bodies(eqn), None) is None
 
 
 def called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:

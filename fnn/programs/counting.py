@@ -127,7 +127,7 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
     elementwise = factorization = 0.0
     for eqn in program.jaxpr.eqns:
         name, bodies = eqn.primitive.name, list(calls.bodies(eqn))
-        if name in _LAPACK:
+        if name in equations.LAPACK:
             short, long = sorted(_shape(eqn.invars[0])[-2:])
             factorization = max(factorization, short**2 * long / 3)
         elif not bodies and name not in ("dot_general", "conv_general_dilated"):
@@ -332,7 +332,8 @@ _FREE = frozenset((
     "concatenate", "convert_element_type", "copy", "copy_p", "device_put", "dynamic_slice",
     "dynamic_update_slice", "empty2", "gather", "imag", "iota", "name", "optimization_barrier",
     "pad", "ppermute", "pvary", "real", "reduce_precision", "reshape", "rev", "scatter",
-    "sharding_constraint", "slice", "split", "squeeze", "stop_gradient", "tile", "transpose",
+    "sharding_constraint", "slice", "split", "squeeze", "stack", "stop_gradient", "tile",
+    "transpose", "unstack",
 ))
 _REDUCTIONS = (
     "argmax", "argmin", "pmax", "pmin", "psum",
@@ -369,7 +370,3 @@ _FORMULAS: dict[str, Callable[[core.JaxprEqn], float]] = {
     "tridiagonal": _matrices(lambda _, n: 4 * n**3 / 3),
     "tridiagonal_solve": lambda eqn: 8 * _size(eqn.outvars[0]),
 }
-_LAPACK = frozenset((
-    "cholesky", "triangular_solve", "lu", "qr", "geqrf", "geqp3", "householder_product", "eigh",
-    "svd", "eig", "schur", "hessenberg", "tridiagonal",
-))  # fmt: skip

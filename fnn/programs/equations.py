@@ -1,10 +1,16 @@
-"""What the readers of jaxprs share: one equation as a function, and the arity of a scan."""
+"""What the readers of jaxprs share: one equation as a function, LAPACK's, the arity of a scan."""
 
 from collections.abc import Callable
 from typing import Any
 
 from jax.extend import core
 from jaxtyping import Array
+
+LAPACK = frozenset((
+    "cholesky", "triangular_solve", "lu", "qr", "geqrf", "geqp3", "householder_product", "eigh",
+    "svd", "eig", "schur", "hessenberg", "tridiagonal",
+))  # fmt: skip
+"""The equations that LAPACK computes on a CPU."""
 
 
 def evaluation(eqn: core.JaxprEqn) -> Callable[..., list[Array]]:

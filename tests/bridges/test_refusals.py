@@ -111,6 +111,139 @@ def test_the_module_is_left_as_it_is():
     assert (linen.axis_name, linen.use_running_average) == (None, True)
 
 
+def conditional(x, train):
+    """Scale and offset are arguments, by position."""
+    norm = hk.BatchNorm(create_scale=False, create_offset=False, decay_rate=0.9)
+    return batch_norm(norm(x, train, False, 3.0 * jnp.ones(2), x[:, :1]), train)
+
+
+class Derived(nn.BatchNorm):
+    @nn.compact
+    def __call__(self, x, gain, train):
+        return gain * super().__call__(x, not train)
+
+
+class Block(nn.Module):
+    """Batch normalization inside of other transformations."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.remat(Derived, static_argnums=(3,))(name="first")(x, 2.0, train)
+        blocks = nn.scan(
+            Inner,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=2,
+        )
+        return blocks(train)(x, None)[0]
+
+
+class Inner(nn.Module):
+    train: bool
+
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.BatchNorm(use_running_average=not self.train)(jnp.sin(x)), None
+
+
+class DerivedHaiku(hk.BatchNorm):
+    def __call__(self, x, gain, train):
+        return gain * super().__call__(x, train)
+
+
+def derived(x, train):
+    return jnp.sin(DerivedHaiku(True, True, 0.9)(x, 2.0, train))
+
+
+@pytest.mark.parametrize(
+    "bridge",
+    [
+        lambda: bridges.from_flax(Block(), told),
+        lambda: bridges.from_haiku(hk.transform_with_state(derived), told),
+    ],
+    ids=["linen", "haiku"],
+)
+def test_classes_derived_from_batch_normalization_with_arguments_of_their_own(bridge):
+    model = bridge().model
+    params = model.init(KEY, INPUTS[0])
+    apply = jax.vmap(lambda x: model.apply(params, x, key=KEY), axis_name="examples")
+    settled = layers.calibrate(model, params, INPUTS)
+    np.testing.assert_allclose(
+        jax.vmap(lambda x: model.apply(settled, x))(INPUTS), apply(INPUTS), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_what_stands_behind_the_mode_is_kept_when_statistics_are_set():
+    model, _ = bridges.from_haiku(hk.transform_with_state(conditional), told)
+    params = layers.calibrate(model, model.init(KEY, INPUTS[0]), INPUTS)
+    scaled = 3 * (INPUTS - INPUTS.mean(0)) / INPUTS.std(0) + INPUTS[:, :1]
+    found = params.statistics["batch_norm/~/mean_ema"], params.statistics["batch_norm_1/~/mean_ema"]
+    for one, rows in zip(found, (INPUTS, scaled), strict=True):
+        np.testing.assert_allclose(one["average"][0], rows.mean(0), rtol=1e-3, atol=1e-4)
+
+
+def equinox_normalized():
+    return bridges.from_equinox(
+        *eqx.nn.make_with_state(eqx.nn.BatchNorm)(2, "examples", mode="batch")
+    )
+
+
+@pytest.mark.parametrize(
+    "bridge",
+    [
+        lambda: bridges.from_flax(nn.BatchNorm(), averaging),
+        lambda: bridges.from_nnx(Normalized()),
+        equinox_normalized,
+        lambda: bridges.from_haiku(hk.transform_with_state(batch_norm), told),
+    ],
+    ids=["linen", "nnx", "equinox", "haiku"],
+)
+def test_at_every_position_statistics_are_those_of_all_positions(bridge):
+    """As `layers.batch_norm` inside `layers.each` has them, in training and calibrated."""
+    model, own = layers.each(bridge().model), layers.each(layers.batch_norm())
+    x = INPUTS.reshape(4, 2, 2)
+
+    def trained(layer):
+        params = layer.init(KEY, x[0])
+        rows = jax.vmap(lambda x: layer.apply(params, x, key=KEY), axis_name="examples")(x)
+        settled = layers.calibrate(layer, params, x)
+        return rows, jax.vmap(lambda x: layer.apply(settled, x))(x)
+
+    for one, other in zip(trained(model), trained(own), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+class Twice(nn.Module):
+    """A dropout, and noise of a stream that is drawn from that of the parameters."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        if not train:
+            return x
+        kept = jax.random.uniform(self.make_rng("dropout"), x.shape)
+        return x + kept - jax.random.uniform(self.make_rng("noise"), x.shape)
+
+
+class Passing(eqx.Module):
+    """Hands on what it is called with."""
+
+    dropout: eqx.nn.Dropout = eqx.nn.Dropout(0.5)
+
+    def __call__(self, x, **kwargs):
+        return self.dropout(x, **kwargs)
+
+
+def test_every_stream_has_its_own_numbers_and_keys_are_handed_on():
+    x = jnp.zeros(50)
+    model = bridges.from_flax(Twice(), told).model
+    assert (model.apply(model.init(KEY, x), x, key=KEY) != 0).all()
+    model = bridges.from_equinox(Passing()).model
+    params = model.init(KEY, x)
+    assert set(np.unique(model.apply(params, x + 1, key=KEY))) == {0.0, 2.0}
+    np.testing.assert_array_equal(model.apply(params, x + 1), x + 1)
+
+
 # Training ----------------------------------------------------------------------------------------
 
 
@@ -186,6 +319,15 @@ def test_what_is_no_module(name):
         getattr(bridges, name)(lambda x: x)
 
 
+class Silent(eqx.Module):
+    weight: jax.Array
+
+
+def test_a_module_that_cannot_be_called():
+    with pytest.raises(TypeError, match=r"from_equinox: expected .* called, got Silent, .*; try a"):
+        bridges.from_equinox(Silent(jnp.ones(2)))
+
+
 @pytest.mark.parametrize(
     ("name", "module", "package"),
     [("from_flax", "flax.linen", "flax"), ("from_haiku", "haiku", "dm-haiku")],
@@ -256,6 +398,31 @@ def test_state_that_is_not_that_of_batch_normalization():
         bridges.from_equinox(*make())
     with pytest.raises(ValueError, match=r"from_haiku: expected no state .*, got ~; fit"):
         bridges.from_haiku(hk.transform_with_state(counted)).model.init(KEY, INPUTS[0])
+
+
+class OwnNorm(nn.Module):
+    """Batch normalization of another class, in the usual collection and by the usual names."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(x.shape[1:]))
+        if train:
+            mean.value = 0.9 * mean.value + 0.1 * x.mean(0)
+        return nn.BatchNorm(use_running_average=not train, name="known")(x - mean.value)
+
+
+def own_norm(x, train):
+    average = hk.ExponentialMovingAverage(0.9, name="mean_ema")
+    return batch_norm(x - (average(x.mean(0)) if train else average.average), train)
+
+
+def test_batch_normalization_of_another_class():
+    """A batch of one would be its whole batch."""
+    with pytest.raises(ValueError, match=r"framework's own .*, got batch_stats\['mean'\]; fit"):
+        bridges.from_flax(OwnNorm(), told).model.init(KEY, INPUTS[0])
+    net = hk.transform_with_state(own_norm)
+    with pytest.raises(ValueError, match=r"framework's own .*, got mean_ema; fit"):
+        bridges.from_haiku(net, told).model.init(KEY, INPUTS[0])
 
 
 def test_state_of_equinox():

@@ -9,8 +9,10 @@ import optax
 import pytest
 from jax import lax
 
-from fnn import curvature
+from fnn import curvature, layers, programs
 from fnn.curvature.rows import normal_matrix
+from tests.capture.test_exactness import quickly
+from tests.capture.zoo import ZOO
 
 
 def normal(seed, *shape, dtype=jnp.float64):
@@ -72,6 +74,50 @@ def test_kronecker_factors_of_several_positions():
     np.testing.assert_allclose(first[1], np.einsum("nrto,nrtp->op", delta, delta))
     np.testing.assert_allclose(second[0], np.einsum("nti,ntj->ij", h, h))
     np.testing.assert_allclose(second[1], 18 * np.eye(2))
+
+
+def equations(closed):
+    """All equations of a jaxpr, and of those inside."""
+    for eqn in closed.jaxpr.eqns:
+        yield eqn
+        for body in programs.bodies(eqn):
+            yield from equations(body)
+
+
+def test_branches_and_factorizations_of_stacked_weights_run_one_by_one():
+    """A mapped branch runs both arms, and batched calls of LAPACK may deadlock on a CPU."""
+    model, params, inputs = ZOO["stacked_branches"]()
+
+    def ask(params):
+        captured = curvature.capture(model, params, inputs)
+        return curvature.product(captured, params), curvature.transpose_product(
+            captured, captured.outputs
+        )
+
+    found = {"cond": 0, "cholesky": 0, "triangular_solve": 0}
+    for eqn in equations(jax.make_jaxpr(ask)(params)):
+        if eqn.primitive.name in found:
+            found[eqn.primitive.name] += 1
+            assert eqn.primitive.name == "cond" or len(eqn.invars[0].aval.shape) == 2
+    assert min(found.values()) > 0
+
+
+def test_gauss_newton_products_of_stacked_branches_are_plain_ones():
+    """J^T J v beside jax.jvp and jax.vjp; the arm that is not taken is NaN."""
+    model, params, inputs = ZOO["stacked_branches"]()
+
+    def outputs(params):
+        return jax.vmap(lambda x: model(params, x))(inputs)
+
+    def both(params):
+        v = jax.tree.map(jnp.cos, params)
+        captured = curvature.capture(model, params, inputs)
+        product = curvature.transpose_product(captured, curvature.product(captured, v))
+        return product, jax.vjp(outputs, params)[1](jax.jvp(outputs, (params,), (v,))[1])[0]
+
+    for got, expected in zip(*map(jax.tree.leaves, quickly(both, params)), strict=True):
+        assert expected.any()
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12 * np.max(abs(expected)))
 
 
 def test_lanes_and_scans():
@@ -148,14 +194,17 @@ def test_half_precision_is_accumulated_in_single():
     @jax.jit
     def ask(inputs):
         captured = curvature.capture(model, params, inputs)
-        pulled = curvature.transpose_product(captured, jnp.ones((5, 2)))
+        pulled = curvature.transpose_product(captured, jnp.ones((5, 2), jnp.float32))
         return curvature.gram(captured), pulled, curvature.jacobian(captured)
 
     gram, pulled, jacobian = ask(normal(7, 5, 3, dtype=jnp.bfloat16))
     assert gram.dtype == jnp.float32
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(pulled)} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(pulled)} == {"float32"}
     blocks = [j.reshape(10, -1).astype(jnp.float32) for j in jax.tree.leaves(jacobian)]
     rows = jnp.concatenate(blocks, 1)
+    sums = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(pulled)])
+    assert not np.array_equal(sums, sums.astype(jnp.bfloat16))  # rounded only as its terms are
+    np.testing.assert_allclose(sums, rows.sum(0), rtol=0.02, atol=0.02)
     np.testing.assert_allclose(gram, rows @ rows.T, rtol=0.05, atol=0.05)
 
 
@@ -254,6 +303,43 @@ def test_explain():
     assert costs["w"].flops == 2 * 50**2 * (30 + 20)
     assert costs["w"].memory == 4 * 50 * (30 + 20)
     assert costs["v"].memory == 4 * 50 * (20 + 3 + 60)
+
+
+def test_explain_calls_a_convolution_what_it_is():
+    """Of `layers`, inside of a stack and transposed, too."""
+    same = layers.conv(4, (3, 3))
+    model = layers.serial(
+        layers.conv(6, (1, 1)),
+        layers.conv(6, (3, 3), groups=6),
+        layers.conv(12, (1, 3), groups=6),
+        layers.conv(8, (3, 3), groups=2),
+        layers.conv(4, (1, 1), strides=2),
+        layers.stack(same, 2),
+        layers.conv_transpose(3, (2, 2), strides=2),
+        layers.flatten(),
+    )
+    image = jax.ShapeDtypeStruct((6, 6, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)
+    batch = jax.ShapeDtypeStruct((5, 6, 6, 3), jnp.float32)
+    told = curvature.explain(model.apply, params, batch)
+    assert [leaf.why.split(":")[0] for leaf in told.leaves if "weight" in leaf.path] == [
+        "1 x 1 convolution",
+        "3 x 3 depthwise convolution",
+        "1 x 3 depthwise convolution",
+        "3 x 3 convolution in 2 groups",
+        "1 x 1 convolution",
+        "3 x 3 convolution",
+        "2 x 2 convolution",
+    ]
+
+
+def test_slices_that_python_takes_apart_are_views():
+    """Newer versions of JAX have an equation of their own for it."""
+    model, params, inputs = ZOO["stacked_and_unpacked"]()
+    told = curvature.explain(model, params, inputs)
+    assert {leaf.why.split(":")[-1] for leaf in told.leaves} == {"dot_general"}
+    known = curvature.structure(model, params, inputs[0])
+    assert [leaf.matrix for leaf in known.leaves] == [None, (2, 4, 4)]  # a part of u is not read
 
 
 # --- numbers ------------------------------------------------------------------------------------

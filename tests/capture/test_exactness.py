@@ -122,14 +122,11 @@ def kroneckers(captured, jacobian):
 
 
 def far(pair):
-    """The largest relative difference of two trees."""
-    return max(
-        (
-            np.max(np.abs(a - b)) / (np.max(np.abs(b)) + 1e-300)
-            for a, b in zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in pair), strict=True)
-            if a.size
-        ),
-        default=0.0,
+    """The largest relative difference of two trees; NaN where one is."""
+    leaves = zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in pair), strict=True)
+    return np.max(
+        [np.max(np.abs(a - b)) / (np.max(np.abs(b)) + 1e-300) for a, b in leaves if a.size],
+        initial=0.0,
     )
 
 

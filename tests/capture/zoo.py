@@ -387,6 +387,19 @@ def stacked_in_parts():
 
 
 @entry
+def stacked_and_unpacked():
+    """Slices that Python takes apart, along the first axis and another."""
+
+    def model(p, x):
+        for w in p["w"]:
+            x = jnp.tanh(x @ w)
+        left, _, right = jnp.unstack(p["u"], axis=1)
+        return x @ left.T + jnp.sin(x) @ right.T
+
+    return Entry(model, weights(w=(2, 4, 4), u=(2, 3, 4)), inputs(4))
+
+
+@entry
 def stacked_on_their_way():
     """Slices that are moved, scaled, split, added, masked, normalized, and handed out."""
 
@@ -467,6 +480,27 @@ def stacked_kinds():
 
     shapes = {"kernel": (3, 2, 2, 3), "table": (3, 4, 2), "w": (3, 2, 2)}
     return Entry(model, weights(**shapes), inputs(2, 4))
+
+
+@entry
+def stacked_branches():
+    """Weights that pass a branch whose other arm is NaN, a factorization, a rule of their own."""
+
+    def model(p, x):
+        def block(h, block_weights):
+            def layer(h, slices):
+                w, s = slices
+                w = lax.cond(w[0, 0] > 0, jnp.sqrt, lambda w: w * p["number"], jnp.abs(w) * w)
+                root = jnp.linalg.cholesky(s @ s.T + jnp.eye(3))
+                return jnp.tanh(h @ w + h @ jax.nn.relu(s)) @ root, None
+
+            return lax.scan(layer, h, block_weights)[0], None
+
+        return lax.scan(block, x, (p["w"], p["s"]))[0]
+
+    params = weights(w=(2, 2, 3, 3), s=(2, 2, 3, 3), number=())
+    signs = jnp.array([[1.0, -1.0], [-1.0, 1.0]])[..., None, None]
+    return Entry(model, params | {"w": signs * jnp.abs(params["w"])}, inputs(3))
 
 
 @entry

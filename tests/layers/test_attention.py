@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fnn import layers
 
@@ -39,6 +40,37 @@ def test_the_future_does_not_reach_the_past(random, drawn):
     jacobian = jax.jit(jax.jacrev(lambda x: layer.apply(params, x).sum(axis=1)))(x)
     reached = np.abs(jacobian).sum(axis=-1) > 0
     np.testing.assert_array_equal(reached, np.tri(5, dtype=bool))
+
+
+@pytest.mark.parametrize(
+    "positions", [layers.sinusoidal_positions(), layers.learned_positions(7)], ids=lambda p: p.name
+)
+def test_a_decoder_sees_its_past_and_the_order_of_its_memory(positions, random, drawn):
+    """Positions, causal attention, cross attention: without positions memory is a set."""
+    x, memory, order = random(7, 5, 4), random(8, 6, 4), np.array([3, 1, 5, 0, 2, 4])
+    own, cross = layers.multi_head_attention(2, mask=layers.causal), layers.multi_head_attention(2)
+    params = drawn(positions, memory), drawn(own, x), drawn(cross, (x, memory))
+
+    def decoder(params, x, memory, placed):
+        places, ahead, across = params
+        if placed:
+            x, memory = (positions.apply(places, part) for part in (x, memory))
+        h = x + own.apply(ahead, x)
+        return h + cross.apply(across, (h, memory))
+
+    @jax.jit
+    def ask(params):
+        answers = [
+            [decoder(params, x, memory, placed), decoder(params, x, memory[order], placed)]
+            for placed in (False, True)
+        ]
+        return answers, decoder(params, x[:3], memory, placed=True)
+
+    ((as_set, mixed_set), (placed, mixed)), past = ask(params)
+    np.testing.assert_allclose(past, placed[:3], rtol=1e-12)
+    np.testing.assert_allclose(mixed_set, as_set, rtol=1e-12)
+    assert np.max(np.abs(mixed - placed)) > 1e-2 * np.max(np.abs(placed))
+    assert np.max(np.abs(as_set - placed)) > 1e-2 * np.max(np.abs(placed))
 
 
 def test_a_position_that_sees_nothing_gets_zeros_and_finite_gradients(random):

@@ -24,6 +24,15 @@ def apply(layer, x, other):
     return lambda: jax.eval_shape(layer.apply, jax.eval_shape(layer.init, KEY, x), other)
 
 
+def cell(change):
+    """A cell whose state is changed by each step."""
+    return layers.Cell(
+        lambda *_: (),
+        lambda _, x: jnp.zeros(x.shape),
+        lambda _, state, x, **__: (change(state), x),
+    )
+
+
 REFUSALS = [
     (
         init(DENSE, ones(32, 4)),
@@ -130,12 +139,27 @@ REFUSALS = [
         r"as many positions in each, got \(3, 2\), \(4, 2\)",
     ),
     (lambda: layers.scan_over(DENSE), TypeError, r"scan_over: expected a Cell, got Layer"),
+    (
+        lambda: layers.bidirectional(layers.gru(3), DENSE),
+        TypeError,
+        r"bidirectional: expected a Cell, got Layer; try layers\.gru",
+    ),
     (init(layers.scan_over(layers.gru(3)), ones()), ValueError, r"scan_over\(gru\(3\)\): expected"),
     (init(layers.scan_over(layers.gru(3)), ones(4)), ValueError, r"gru\(3\): expected one example"),
     (
         apply(layers.scan_over(layers.lstm(3)), ones(5, 4), ones(5, 3)),
         ValueError,
         r"lstm\(3\): expected 4 features.*got 3",
+    ),
+    (
+        apply(layers.scan_over(cell(lambda h: h[None])), ones(5, 4), ones(5, 4)),
+        ValueError,
+        r"scan_over\(cell\): expected a step that keeps the shape \(4,\), got \(1, 4\); try",
+    ),
+    (
+        apply(layers.scan_over(cell(jnp.isnan)), ones(5, 4), ones(5, 4)),
+        ValueError,
+        r"scan_over\(cell\): expected a step that keeps the dtype float64, got bool; try to cast",
     ),
     (lambda: layers.elman(0), ValueError, r"elman\(0\)"),
     (lambda: layers.multi_head_attention(0), ValueError, r"multi_head_attention\(0\)"),
@@ -149,9 +173,24 @@ REFUSALS = [
     (apply(layers.prelu(), ones(4), ones(3)), ValueError, "prelu: expected 4 features"),
     (lambda: layers.conv_transpose(8, 3), ValueError, "conv_transpose: expected a window"),
     (
-        apply(layers.conv_transpose(8, (3,), padding=3), ones(4, 2), ones(2, 2)),
+        apply(layers.conv_transpose(8, (3,), padding=3), ones(5, 2), ones(4, 2)),
         ValueError,
-        "as the window covers",
+        r"conv_transpose\(8, \(3,\)\): expected padding that .* 4 positions make, got 3; try",
+    ),
+    (
+        apply(
+            layers.conv_transpose(8, (3, 3), padding=((0, 0), (9, 0))), ones(2, 9, 2), ones(2, 2, 2)
+        ),
+        ValueError,
+        r"expected padding that leaves .* 2 positions make, got \(\(0, 0\), \(9, 0\)\); try 'SAME'",
+    ),
+    *(
+        (init(layer, ones(2, 9, 1)), ValueError, rf"{name}.*window covers, got \(2, 9, 1\); try")
+        for name, layer in {
+            "average_pool": layers.serial(layers.average_pool((5, 5))),
+            "max_pool": layers.serial(layers.max_pool((5, 5))),
+            "max_pool_indices": layers.pooled(layers.conv(1, (1, 1)), (5, 5)),
+        }.items()
     ),
     (
         apply(layers.max_pool_indices((3, 3)), ones(3, 3, 1), ones(2, 9, 1)),
@@ -177,6 +216,11 @@ REFUSALS = [
         apply(layers.stack(DENSE, 2), ones(4), ones(4)),
         ValueError,
         r"stack\(dense\(8\), 2\): expected a layer that keeps the shape \(4,\), got \(8,\)",
+    ),
+    (
+        apply(layers.stack(layers.elementwise(jnp.isnan), 2), ones(4), ones(4)),
+        ValueError,
+        r"stack\(.*, 2\): expected a layer that keeps the dtype float64, got bool; try to cast",
     ),
     (lambda: layers.stack(DENSE, 2).apply({"w": ones(3)}, ones(8)), ValueError, "of length 2, got"),
     (init(layers.scan_from(layers.gru(3)), ones(5, 4)), TypeError, r"tuple \(state, inputs\)"),

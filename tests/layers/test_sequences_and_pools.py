@@ -10,7 +10,7 @@ from fnn import layers, losses, programs, rules
 from fnn.curvature import capture, gram, structure
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", 1, ((1, 0), (0, 2))])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", 1, ((1, 0), (0, 2)), ((3, 0), (0, 2))])
 @pytest.mark.parametrize("strides", [1, 2, (2, 3)])
 def test_a_transposed_convolution_is_the_adjoint(padding, strides, random):
     down = layers.conv(3, (3, 2), strides=strides, padding=padding, bias=None)
@@ -71,6 +71,22 @@ def test_both_directions_stand_side_by_side(random, drawn):
     np.testing.assert_allclose(both, np.concatenate([ahead, back], 1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("key", [None, jax.random.key(0)])
+def test_a_sequence_of_no_step_is_none(key, drawn):
+    """Start and gradient are plain answers, too."""
+    cell, none = layers.lstm(2), jnp.zeros((0, 3))
+    over, both = layers.scan_over(cell, reverse=True), layers.bidirectional(cell, cell)
+    params = drawn(over, none)
+    assert over.apply(params, none, key=key).shape == (0, 2)
+    assert both.apply((params, params), none, key=key).shape == (0, 4)
+    state = (jnp.ones(2), jnp.ones(2))
+    end, outputs = layers.scan_from(cell).apply(params, (state, none), key=key)
+    np.testing.assert_array_equal(end, state)
+    assert outputs.shape == (0, 2)
+    grad = jax.grad(lambda p: over.apply(p, none, key=key).sum())(params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(grad))
+
+
 def test_positions_are_those_of_the_paper(random):
     x = random(7, 5, 3)
     expected = [
@@ -78,6 +94,77 @@ def test_positions_are_those_of_the_paper(random):
     ]
     got = layers.sinusoidal_positions().apply((), x)
     np.testing.assert_allclose(got, x + np.array(expected), rtol=1e-12)
+
+
+def lines(row, factor):
+    """A row of numbers, interpolated."""
+    places = (np.arange(len(row) * factor) + 0.5) / factor - 0.5
+    return np.interp(places, np.arange(len(row)), row)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2), (1, 3, 2), (2, 1, 1)])
+def test_lines_between_positions(shape, random):
+    """Between the centers of positions, and constant beyond the outermost."""
+    x = random(10, *shape)
+    expected = x
+    for axis, factor in enumerate((3, 2)):
+        expected = np.apply_along_axis(lines, axis, expected, factor)
+    up = layers.upsample((3, 2), method="linear")
+    np.testing.assert_allclose(up.apply((), jnp.asarray(x)), expected, rtol=1e-12, atol=1e-14)
+    half = up.apply((), jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(float), expected, rtol=0.02, atol=0.02)
+
+
+def test_indices_and_masks_pass_a_stack_as_they_are():
+    """Cast to float, an index would look nothing up, and a mask would be no condition."""
+
+    def look(params, x):
+        h, index, mask = x
+        return jnp.where(mask, h * params["scale"] + params["table"][index], h), index, mask
+
+    def init(key, x):
+        del x
+        return {"scale": jax.random.normal(key, (3,)), "table": jax.random.normal(key, (4, 3))}
+
+    layer = layers.Layer(init, layers.without_key(look))
+    one, x = layers.stack(layer, 3), (np.float32([1, 2, 3]), jnp.array(2), jnp.array([1, 0, 1]) > 0)
+    params = one.init(jax.random.key(0), x)
+    h, index, mask = one.apply(params, x)
+    assert (h.dtype, index.dtype, mask.dtype) == (jnp.float64, x[1].dtype, jnp.bool_)
+    np.testing.assert_array_equal(mask, x[2])
+    for i in range(3):
+        x = look(jax.tree.map(lambda a, i=i: a[i], params), x)
+    np.testing.assert_allclose(h, x[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "stack"])
+def test_statistics_and_tables_see_into_pools_and_stacks(kind, random):
+    """What is calibrated infers on its data what the batch trains on; parts have a row each."""
+    inside = layers.serial(layers.conv(2, (3,)), layers.batch_norm())
+    model = layers.pooled(inside, (2,)) if kind == "pooled" else layers.stack(inside, 3)
+    x = jnp.asarray(random(11, 5, 6, 2))
+    params = model.init(jax.random.key(0), x[0])
+    key = jax.random.key(1)
+
+    @jax.jit
+    def both(params):
+        trained = jax.vmap(lambda x: model.apply(params, x, key=key), axis_name="examples")(x)
+        calibrated = layers.calibrate(model, params, x)
+        return trained, jax.vmap(model.apply, (None, 0))(calibrated, x), calibrated
+
+    trained, inferred, calibrated = both(params)
+    np.testing.assert_allclose(inferred, trained, rtol=1e-9, atol=1e-11)
+    shapes = [jax.tree.map(lambda a: (a.shape, a.dtype), tree) for tree in (params, calibrated)]
+    assert shapes[0] == shapes[1]
+    table = layers.summary(model, x[0])
+    times = 1 if kind == "pooled" else 3
+    names = ["serial", "conv(2, (3,))", "batch_norm"] * times
+    assert [(row.name, row.depth) for row in table.rows] == list(
+        zip(names, [0, 1, 1] * times, strict=True)
+    )
+    assert sum(row.parameters for row in table.rows if row.depth) == table.total.parameters
+    assert table.rows[1].outputs.shape == ((3, 2) if kind == "pooled" else (6, 2))
 
 
 def test_a_stack_is_its_layers_one_after_another():

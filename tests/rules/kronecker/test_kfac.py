@@ -169,6 +169,91 @@ def test_ekfac_is_closer_to_gauss_newton_than_kfac_block_by_block(name):
             assert kfac < 1e-9
 
 
+def signed(params, x):
+    """Every leaf is used with both signs, and slices of a stack with one each and twice."""
+    (first, second), w, b = params["stack"], params["w"], params["b"]
+    h = jnp.tanh(x @ w - x @ first + b)
+    h = jnp.tanh(h @ (-w) + h @ (2 * -second) + (-b))
+    return jnp.tanh(h @ (-first)) @ -params["v"]
+
+
+def tied(params, x):
+    """A weight beside its transpose, in an autoencoder and where both have one shape."""
+    h = jnp.tanh(x @ params["w"])
+    h = jnp.tanh(h @ params["square"]) + h @ params["square"].T
+    return h @ params["w"].T
+
+
+def reversed_stack(params, x):
+    """One use, of a stack in another order than its own."""
+    return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params["stack"][::-1])[0]
+
+
+USED = {
+    "signed": (signed, {"w": (4, 4), "b": (4,), "stack": (2, 4, 4), "v": (4, 3)}),
+    "tied": (tied, {"w": (4, 3), "square": (3, 3)}),
+    "reversed": (reversed_stack, {"stack": (3, 4, 4)}),
+}
+
+
+@pytest.mark.parametrize("name", USED)
+def test_moments_and_diagonals_are_those_of_gradients_that_jax_takes_by_example(name):
+    """Factors are none of two layouts at once: there the diagonal is exact, and the refusal."""
+    model, shapes = USED[name]
+    params = {key: normal(*shape) / 2 for key, shape in shapes.items()}
+    inputs = normal(6, 4)
+    outputs = jax.eval_shape(model, params, inputs[0])
+    value_fn = Objective(model, losses.half_squared_error).on((inputs, normal(6, *outputs.shape)))
+    known = structure(model, params, inputs[0])
+    assert {bool(leaf.matrix) for leaf in known.leaves} == {name != "tied"}
+
+    @jax.jit
+    def measured(params):
+        made = kronecker_blocks(value_fn, params, known)
+        bases = jax.tree.map(lambda factor: jnp.linalg.eigh(factor)[1], made.factors)
+        jacobian = jax.vmap(jax.jacrev(model), (None, 0))(params, inputs)
+        rows = [made.matrices(jax.tree.map(lambda j, i=i, k=k: j[i, k], jacobian))
+                for i in range(6) for k in range(outputs.size)]  # fmt: skip
+        rows = jax.tree.map(lambda *each: jnp.stack(each), *rows)
+        rotated = {
+            path: jnp.einsum("bji,rbjp,bpo->rbio", bases[path].inputs, row, bases[path].outputs)
+            if path in bases
+            else row
+            for path, row in rows.items()
+        }
+        expected = {path: jnp.sum(row**2, 0) / 6 for path, row in rotated.items()}
+        return made.moments(bases) | made.diagonals, expected
+
+    found, expected = measured(params)
+    assert found.keys() == expected.keys()
+    close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_stacks_in_any_order_are_the_same_matrices_and_a_transpose_is_not():
+    def in_order(params, x):
+        return jax.lax.scan(lambda h, w: (jnp.sin(h @ w), None), x, params["stack"])[0]
+
+    def transposed(params, x):
+        return jax.lax.scan(lambda h, w: (w @ h, None), x, params["stack"])[0]
+
+    params, data = {"stack": normal(3, 4, 4)}, (normal(5, 4), normal(5, 4))
+    one, two, other = (
+        Objective(model, losses.half_squared_error).on(data)
+        for model in (reversed_stack, in_order, transposed)
+    )
+    known = structure(in_order, params, data[0][0])
+
+    @jax.jit
+    def factors(params):
+        parts = [kronecker_blocks(fn, params, known).factors for fn in (one, two, one + two)]
+        return [part["['stack']"].outputs for part in parts]
+
+    first, second, both = factors(params)
+    close(both, first + second)
+    with pytest.raises(ValueError, match="got one beside its transpose; try"):
+        kronecker_blocks(one + other, params, known)
+
+
 def test_structure_says_what_has_factors():
     def model(params, x):
         inside = jnp.tanh(x @ params["tied"])
