@@ -15,14 +15,13 @@ import fnn
 from fnn import curvature, layers, losses, plots, rules
 
 PICTURE = Path(__file__).parent / "drawn" / "reversal.png"
-SYMBOLS, START, WIDTH = 5, 5, 12
+SYMBOLS, START, WIDTH, EPOCHS = 5, 5, 12, {"adam": 40, "kfac": 8}
 PLACES, HEAD = layers.sinusoidal_positions(), layers.multi_head_attention(1)
 BEFORE = layers.residual(layers.multi_head_attention(1, mask=layers.causal))
 DECODER = layers.serial(layers.embedding(SYMBOLS + 1, WIDTH), PLACES, BEFORE)
 ENCODER = layers.serial(layers.embedding(SYMBOLS, WIDTH), PLACES)
 BOTH = layers.parallel(DECODER, ENCODER)  # of what was written so far, and of the source
 MODEL = layers.serial(BOTH, HEAD, layers.each(layers.dense(SYMBOLS)))
-EPOCHS = {"adam": 40, "kfac": 8}
 PLACEWISE = jax.vmap(losses.softmax_cross_entropy)
 OBJECTIVE = fnn.Objective(MODEL.apply, lambda outputs, t: jnp.mean(PLACEWISE(outputs, t)))
 
@@ -42,7 +41,6 @@ def looks(params, x):
     return layers.scaled_dot_product_attention(queries, keys, jnp.eye(len(memory)))
 
 
-@jax.jit
 def written(params, sources):
     """What the network writes by itself: each place is read from the places before it."""
     text = jnp.full((len(sources), sources.shape[1] + 1), START)
@@ -64,10 +62,10 @@ def main(length=6, epochs=EPOCHS, picture=PICTURE):
         plan = {"epochs": epochs[name], "batch_size": 200, "key": jax.random.key(3)}
         run = fnn.fit(rule, OBJECTIVE, params, train, **plan)
         seconds, values = time.perf_counter() - begun, run.history.value
-        right = float(jnp.mean(written(run.params, test[0][1]) == test[1]))
+        right = float(jnp.mean(jax.jit(written)(run.params, test[0][1]) == test[1]))
         mean = jnp.mean(jax.vmap(looks, (None, 0))(run.params, test[0]), axis=0)
-        row = f"{name:5}{optax.tree.size(params):5}{len(values):5} steps{seconds:6.1f} s"
-        print(f"{row}  right {right:.3f}, most attention at {jnp.argmax(mean, axis=1)}")
+        row = f"{name:5}{optax.tree.size(params):5}{len(values):5} steps{seconds:6.1f} s  right"
+        print(f"{row} {right:.3f}, most attention at {jnp.argmax(mean, axis=1)}")
         found[name] = values, right, mean
         panels[i].imshow(mean, cmap="Blues", vmin=0, vmax=1)
         panels[i].set(xlabel="source", ylabel="written", title=f"{name}: {right:.1%} right")

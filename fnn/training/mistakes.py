@@ -270,10 +270,8 @@ def _reaches_outputs(program: jex.Jaxpr, *numbers: Any) -> bool:
 
 
 def _passes_on(eqn: jex.JaxprEqn, is_made: list[bool]) -> bool:
-    """Whether what an equation makes may depend on those of its operands that are marked.
-
-    A scan is handed a key for each step, which cells that draw nothing leave alone.
-    """
+    """Whether what an equation makes may depend on those of its operands that are marked."""
+    # A scan is handed a key for each step, which cells that draw nothing leave alone.
     inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
     inner = getattr(inner, "jaxpr", inner)
     if inner is None or len(inner.invars) != len(is_made):
