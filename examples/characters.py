@@ -16,7 +16,7 @@ import fnn
 from fnn import curvature, plots, problems, rules
 
 PICTURE = Path(__file__).parent / "drawn" / "characters.png"
-PLANS = {"adam": {"epochs": 60, "batch_size": 16}, "kfac": {"epochs": 15, "batch_size": 64}}
+PLANS = {"adam": {"epochs": 30, "batch_size": 16}, "kfac": {"epochs": 15, "batch_size": 64}}
 
 
 def by_counts(train, test, orders, characters):
@@ -54,7 +54,7 @@ def main(plans=PLANS, picture=PICTURE):
     left.plot(counted, "o-", color="black", label="counts")
     right.axhline(rate, color="gray", label=f"the grammar, {rate:.3f}")
     for i, (name, plan) in enumerate(plans.items()):
-        rule, begun = {"adam": rules.adam(1e-2), "kfac": kfac}[name], time.perf_counter()
+        rule, begun = {"adam": rules.adam(3e-3), "kfac": kfac}[name], time.perf_counter()
         watched = {"key": jax.random.key(1), "validation": problem.validation}
         run = fnn.fit(rule, problem.objective, params, problem.train, **plan, **watched)
         bits, seconds = run.history.validation["loss"] / np.log(2), time.perf_counter() - begun

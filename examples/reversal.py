@@ -68,9 +68,9 @@ def main(length=6, epochs=EPOCHS, picture=PICTURE):
         print(f"{row} {right:.3f}, most attention at {jnp.argmax(mean, axis=1)}")
         found[name] = values, right, mean
         panels[i].imshow(mean, cmap="Blues", vmin=0, vmax=1)
-        panels[i].set(xlabel="source", ylabel="written", title=f"{name}: {right:.1%} right")
+        panels[i].set(xlabel="read", ylabel="written", title=f"{name}: {right:.1%} right")
         curve.plot(values, color=plots.style(i).color, label=name)
-    curve.set(yscale="log", xlabel="steps", ylabel="cross-entropy of a batch")
+    curve.set(yscale="log", xlabel="steps", ylabel="cross-entropy", title="writing backward")
     curve.legend(frameon=False)
     figure.savefig(picture, dpi=80)
     return found

@@ -231,9 +231,10 @@ def entropy_of_sentences() -> float:
         0.6044
     """
     fifth, quarter = (-p * np.log2(p) - (1 - p) * np.log2(1 - p) for p in (1 / 5, 1 / 4))
-    # Two names, four nouns in two numbers, whose clause has a subject of its own and one of four
-    # verbs in half of the cases; three kinds of two verbs, of which one kind may have an object.
-    bits = fifth + 1 / 5 * 1 + 4 / 5 * (3 + quarter + 1 / 4 * 1 / 2 * 2), np.log2(3) + 1 + 1 / 3
+    # Two names; four nouns in two numbers, whose clause is of two kinds, one of them with one of
+    # four verbs; three kinds of two verbs, of which one may have an object.
+    clause = 1 + 1 / 2 * 2
+    bits = fifth + 1 / 5 * 1 + 4 / 5 * (3 + quarter + 1 / 4 * clause), np.log2(3) + 1 + 1 / 3
     # A verb has 4 letters, and an s after a singular: half of the nouns, 3/5 of all subjects.
     clause = len(" who ") + 1 / 2 * 1 / 2 + 1 / 2 * (len(" ") + 4 + 3 / 5)
     letters = 1 / 5 * 4 + 4 / 5 * (13 / 4 + 1 / 2 + 1 / 4 * clause), 4 + 1 / 2 * len(" ")

@@ -55,3 +55,28 @@ def test_reversal(tmp_path, capsys):
     assert "right" in capsys.readouterr().out
     with pytest.raises(ValueError, match="with a number in it"):
         script["main"](length=0, picture=picture)
+
+
+def test_characters(tmp_path, capsys):
+    """No count of the past and no network is below the grammar's entropy; both come near."""
+    script, picture = names("characters"), tmp_path / "picture.png"
+    plans = {"adam": {"epochs": 8, "batch_size": 16}}
+    rate, counted, found, text = script["main"](plans=plans, picture=picture)
+    assert min(counted) > rate
+    assert counted[2] < 1.1 < 1.8 < counted[1]
+    assert rate < found["adam"][-1] < counted[2]
+    assert len(text) == 92
+    assert picture.stat().st_size > 10_000
+    assert "bits per character" in capsys.readouterr().out
+
+
+def test_counting():
+    """A text of one character holds no bits, one that alternates none but for its start."""
+    by_counts = names("characters")["by_counts"]
+    one = np.zeros(300, int)
+    np.testing.assert_allclose(by_counts(one, one, 3, 1), 0)
+    zero, first, second = by_counts(*[np.arange(4000) % 2] * 2, 3, 2)
+    np.testing.assert_allclose(zero, 1, atol=0.01)
+    assert max(first, second) < 0.01
+    with pytest.raises(ValueError, match="got an empty one"):
+        by_counts(one[:0], one, 3, 1)
