@@ -16,7 +16,7 @@ import fnn
 from fnn import curvature, plots, problems, rules
 
 PICTURE = Path(__file__).parent / "drawn" / "characters.png"
-PLANS = {"adam": {"epochs": 30, "batch_size": 16}, "kfac": {"epochs": 15, "batch_size": 64}}
+PLANS = {"adam": {"epochs": 30, "batch_size": 16}, "kfac": {"epochs": 10, "batch_size": 64}}
 
 
 def by_counts(train, test, orders, characters):
