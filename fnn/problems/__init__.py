@@ -35,6 +35,8 @@ from fnn.problems.supervised import standardized as standardized
 from fnn.problems.supervised import supervised as supervised
 from fnn.problems.surfaces import SURFACES as SURFACES
 from fnn.problems.surfaces import Surface as Surface
+from fnn.problems.text import entropy_of_sentences as entropy_of_sentences
+from fnn.problems.text import sentences as sentences
 
 __all__ = [
     "COSTS",
@@ -48,9 +50,11 @@ __all__ = [
     "Score",
     "Surface",
     "accuracy",
+    "entropy_of_sentences",
     "get",
     "load",
     "network",
+    "sentences",
     "standardized",
     "supervised",
 ]

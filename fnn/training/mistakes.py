@@ -260,13 +260,24 @@ def _traced(model: Any, params: PyTree, x: PyTree, takes_key: bool) -> _Traced |
     return _traced_of(model, structure, tuple(leaves), takes_key)
 
 
-def _reaches_outputs(program: jex.Jaxpr, number: Any) -> bool:
-    """Whether an output is made of a number, as far as the equations at the top tell."""
-    made_of = {id(number)}
+def _reaches_outputs(program: jex.Jaxpr, *numbers: Any) -> bool:
+    """Whether an output is made of one of the numbers, by calls and scans that are looked into."""
+    made_of = set(map(id, numbers))
     for eqn in program.eqns:
-        if any(id(v) in made_of for v in eqn.invars):
+        if _passes_on(eqn, [id(v) in made_of for v in eqn.invars]):
             made_of.update(map(id, eqn.outvars))
     return any(id(v) in made_of for v in program.outvars)
+
+
+def _passes_on(eqn: jex.JaxprEqn, is_made: list[bool]) -> bool:
+    """Whether what an equation makes may depend on those of its operands that are marked."""
+    # A scan is handed a key for each step, which cells that draw nothing leave alone.
+    inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
+    inner = getattr(inner, "jaxpr", inner)
+    if inner is None or len(inner.invars) != len(is_made):
+        return any(is_made)
+    made = [v for v, made in zip(inner.invars, is_made, strict=True) if made]
+    return bool(made) and _reaches_outputs(inner, *made)
 
 
 def _ends_in_softmax(program: jex.Jaxpr) -> bool:

@@ -378,6 +378,22 @@ def test_sentences_are_of_the_grammar():
     assert 0.2 < np.mean(np.array(clauses) > 0) < 0.6
 
 
+def test_the_entropy_of_sentences_is_that_of_their_choices():
+    """The bits of all choices in a long text, counted by its words."""
+    written = text.sentences(200_000)
+    words = [word.strip(".").removesuffix("s") for word in written.split()]
+    count = {kind: sum(map(words.count, kind)) for kind in (text.NAMES, text.NOUNS, text.EITHER)}
+    names, nouns, either = count.values()
+    clauses = words.count("who")
+    verbs = len(words) - names - nouns - clauses
+    pairs = itertools.pairwise(words)
+    gaps = sum(one == "who" and two in text.NAMES + text.NOUNS for one, two in pairs)
+    bits = names * np.log2(5 * 2) + nouns * np.log2(5 / 4 * 2 * 4) + clauses * np.log2(4 * 2)
+    bits += (nouns - clauses) * np.log2(4 / 3) + gaps * np.log2(4)
+    bits += (verbs - gaps) * np.log2(3 * 2) + (either - gaps / 2) * np.log2(2)
+    np.testing.assert_allclose(problems.entropy_of_sentences(), bits / len(written), rtol=0.01)
+
+
 def test_a_text_s_rare_characters_are_one_and_pairs_are_counted(tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("ab" * 400 + "abcd" * 50)

@@ -50,6 +50,24 @@ def test_a_model_that_draws_and_gets_no_key():
     fit(RULE, CLASSES, PLAIN_PARAMS, (INPUTS, LABELS), steps=2)
 
 
+def test_a_recurrence_that_draws_nothing_needs_no_key():
+    """A scan hands a key to every step; what counts is whether the cell draws."""
+    sequences, last = jnp.ones((12, 3, 4)), layers.elementwise(lambda h: h[-1])
+    cell = layers.elman(3)
+
+    def step(params, state, x, *, key=None):
+        noise = 0 if key is None else jax.random.normal(key, state.shape)
+        return cell.step(params, state + noise, x)
+
+    def arguments(cell):
+        model = layers.serial(layers.scan_over(cell), last)
+        objective = Objective(model.apply, losses.softmax_cross_entropy)
+        return objective, model.init(KEY, sequences[0]), (sequences, LABELS)
+
+    fit(RULE, *arguments(cell), steps=2)  # no word
+    warned("dropout and the like are off", *arguments(cell._replace(step=step)))
+
+
 def test_a_key_that_nothing_reads():
     def noisy(params, x, rng=None):
         return x @ params + (0 if rng is None else jax.random.normal(rng))
