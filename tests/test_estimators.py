@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import sklearn.base
+import sklearn.exceptions
 import sklearn.model_selection
 import sklearn.utils.estimator_checks
 
@@ -314,6 +315,12 @@ def test_a_rule_that_does_not_take_batch_normalization_is_named():
     with pytest.raises(ValueError, match="examples") as caught:
         FNNRegressor(model=normalized, rule="levenberg_marquardt", epochs=1).fit(X, Y)
     assert "FNNRegressor: a model with batch normalization" in caught.value.__notes__[-1]
+
+
+@BOTH
+def test_nothing_is_predicted_before_a_fit(make):
+    with pytest.raises(sklearn.exceptions.NotFittedError):
+        make().predict(X)
 
 
 def test_sparse_matrices_and_other_widths_are_refused():

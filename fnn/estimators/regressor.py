@@ -91,5 +91,6 @@ class FNNRegressor(bases.MultiOutputMixin, bases.RegressorMixin, Network):
         Returns:
             (n,) numbers, or (n, outputs) where the targets of `fit` were a table.
         """
-        numbers = self.target_scale_.undo(self._predicted(X), self._dtype)
+        outputs = self._predicted(X)
+        numbers = self.target_scale_.undo(outputs, self._dtype)
         return numbers[:, 0] if self._is_flat else numbers

@@ -22,6 +22,7 @@ from jaxtyping import Array, PyTree
 from fnn import losses
 from fnn.bridges import Variables, has_statistics
 from fnn.objective import Objective
+from fnn.training.door import door
 
 _OF_LABELS = {
     losses.softmax_cross_entropy,
@@ -141,7 +142,7 @@ def warn(what: str) -> None:
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(f"fit: {what}.", stacklevel=level)
+    warnings.warn(f"{door()}: {what}.", stacklevel=level)
 
 
 # What is looked at --------------------------------------------------------------------------------
