@@ -208,27 +208,6 @@ def test_start_and_order_have_keys_of_their_own(monkeypatch):
     assert start != order
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, 1e-3),
-        ({"rule": "bfgs"}, 1e-3),
-        ({"tolerance": 0}, 0),
-        ({"rule": "adam"}, None),
-        ({"batch_size": 8}, None),
-        ({"rule": rules.levenberg_marquardt()}, None),
-    ],
-    ids=str,
-)
-def test_names_of_rules_that_go_to_the_end_stop_short_of_it(monkeypatch, given, expected):
-    def watched(*_, tolerance, **__):
-        raise RuntimeError(f"tolerance {tolerance}")
-
-    monkeypatch.setattr("fnn.estimators.network.fit", watched)
-    with pytest.raises(RuntimeError, match=f"^tolerance {expected}$"):
-        FNNRegressor(**given).fit(X, Y)
-
-
 def test_equal_partial_functions_share_what_is_compiled():
     traced = []
 

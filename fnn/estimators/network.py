@@ -38,10 +38,6 @@ DEAR = 1e9
 BATCH = 64
 """Examples in a batch of a rule that "auto" gives mini-batches."""
 
-TOLERANCE = 1e-3
-"""Of names that need no learning rate, which go to the end of what can be had: on four problems of
-`benchmarks/estimators.py` as good as 100 epochs, or better, in a fifth of these."""
-
 CHUNK = 1024
 """The most rows whose outputs are computed together."""
 
@@ -168,14 +164,10 @@ class Network(bases.BaseEstimator):
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         is_cheap = rows * k * size * min(rows * k, size) <= DEAR and prepare is None
         rule, in_batches = rule_of(self, "levenberg_marquardt" if is_cheap else "adam")
-        is_named = isinstance(self.rule, str)
         batch_size: Any = self.batch_size
         if batch_size == "auto":
             batch_size = BATCH if in_batches else None
         batch_size = None if batch_size is None or batch_size >= rows else int(batch_size)
-        tolerance = self.tolerance
-        if tolerance is None and is_named and not in_batches and batch_size is None:
-            tolerance = TOLERANCE
         look = None
         if held is not None:  # validation knows no penalty
             alone = _objective(model.apply, loss, 0.0)
@@ -192,7 +184,7 @@ class Network(bases.BaseEstimator):
                 key=shuffling,
                 validation=look,
                 patience=self.patience,
-                tolerance=tolerance,
+                tolerance=self.tolerance,
                 prepare=None if held is None else prepare,
             )
         if prepare is not None:

@@ -29,8 +29,7 @@ class FNNRegressor(bases.MultiOutputMixin, bases.RegressorMixin, Network):
         epochs: the most passes through the data.
         batch_size: examples in a step; None is all. "auto" is 64 for names that need a learning
             rate, and all examples for all else.
-        tolerance: see `fnn.fit`. None is 1e-3 for names that need no learning rate, where a step
-            takes all examples, and for all else what it is there; 0 takes all epochs.
+        tolerance: see `fnn.fit`.
         patience: stop after so many epochs without a lower validation loss, and keep the best
             parameters. None trains on all examples.
         validation_fraction: the share of examples that `patience` looks at, which do not train.
