@@ -151,13 +151,8 @@ class Block:
         Returns:
             The outputs; of a complex residual its real and its imaginary part.
         """
+        outputs = answer(self.model, params, x, key)
         with jax.named_scope(SCOPE):
-            try:
-                outputs = self.model(params, x) if key is None else self.model(params, x, key=key)
-            except Exception as error:
-                if better := foreign.model_error(error, x):
-                    raise better from error
-                raise
             return jax.tree.map(_real, outputs) if self.loss is None else outputs
 
     def judge(self, outputs: PyTree, target: PyTree) -> Scalar:
@@ -204,6 +199,64 @@ class Block:
             return jnp.sum(losses), jnp.full((), losses.size, losses.dtype)
         weights = self.weights.astype(losses.dtype)
         return jnp.sum(weights * losses), jnp.sum(weights)
+
+
+def answer(model: Model, params: PyTree, x: PyTree, key: Array | None = None) -> PyTree:
+    """The model's outputs for one example, or a better error than its own.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        x: the example.
+        key: the key that the model is given, if there is one.
+
+    Returns:
+        The outputs.
+    """
+    with jax.named_scope(SCOPE):
+        try:
+            return model(params, x) if key is None else model(params, x, key=key)
+        except Exception as error:
+            if better := foreign.model_error(error, x):
+                raise better from error
+            raise
+
+
+def answers(model: Model, params: PyTree, inputs: PyTree) -> PyTree:
+    """The model's outputs for every example, without a key (inference).
+
+    Args:
+        model: the model.
+        params: its parameters.
+        inputs: the examples, along the first axis of every array.
+
+    Returns:
+        The outputs, stacked along a first axis.
+    """
+    return jax.vmap(lambda x: answer(model, params, x), axis_name=EXAMPLES)(inputs)
+
+
+def require_hashable(name: str, *functions: Any) -> None:
+    """Functions, by whose identity or hash compiled programs are kept.
+
+    Args:
+        name: of who asks, for the error.
+        *functions: the functions; what cannot be called is left alone.
+
+    Raises:
+        TypeError: if one of them cannot be hashed.
+    """
+    for fn in functions:
+        if not callable(fn):
+            continue
+        try:
+            hash(fn)
+        except TypeError:
+            raise TypeError(
+                f"{name}: expected functions that can be hashed, got {type(fn).__name__}, an "
+                "object with __eq__ and without __hash__; try @dataclass(frozen=True) or eq=False, "
+                "or a function around it"
+            ) from None
 
 
 def _real(residual: Array) -> PyTree:

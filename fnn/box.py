@@ -167,10 +167,14 @@ def _sides(name: str, path: str, leaf: Any, lower: Any, upper: Any) -> Sides | N
                 f"shape {jnp.shape(bound)}; try one number, or an array of that shape"
             )
     try:
-        low, high = (np.broadcast_to(np.asarray(b).astype(dtype), shape) for b in given.values())
+        known = {which: np.broadcast_to(np.asarray(b), shape) for which, b in given.items()}
     except jax.errors.TracerArrayConversionError:  # traced bounds are not checked
         return _sides_from(given, shape, dtype)
+    for which, bound in known.items():
+        _require_held(name, which, path, bound, dtype)
+    low, high = (bound.astype(dtype) for bound in known.values())
     _require_order(name, path, low, high)
+    _require_apart(name, path, known["lower"], known["upper"], low == high)
     if np.isneginf(low).all() and np.isposinf(high).all():
         return None
     return _sides_from(given, shape, dtype)
@@ -179,6 +183,36 @@ def _sides(name: str, path: str, leaf: Any, lower: Any, upper: Any) -> Sides | N
 def _sides_from(given: dict[str, Any], shape: tuple[int, ...], dtype: Any) -> Sides:
     """The bounds of one leaf as arrays of its shape."""
     return Sides(*(jnp.broadcast_to(jnp.asarray(b, dtype), shape) for b in given.values()))
+
+
+def _require_held(name: str, which: str, path: str, bound: np.ndarray, dtype: Any) -> None:
+    """Require bounds that a dtype makes neither 0 nor infinite."""
+    least, most = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
+    size = np.abs(bound.astype(np.float64))
+    bad = ((size > most) & np.isfinite(size)) | ((size > 0) & (size < least))
+    if bad.any():
+        index = int(np.argmax(bad.ravel()))
+        raise ValueError(
+            f"{name}: expected {which} bounds that {jnp.dtype(dtype)} holds, of sizes from "
+            f"{least:.2g} to {most:.2g}, got {bound.ravel()[index]} at "
+            f"{place_of(path, index, bad.shape)}; try None or infinity for an open side, other "
+            "units, or parameters of float64"
+        )
+
+
+def _require_apart(
+    name: str, path: str, lower: np.ndarray, upper: np.ndarray, are_equal: np.ndarray
+) -> None:
+    """Require bounds that differ to differ in the dtype of the parameters, too."""
+    bad = are_equal & (lower != upper)
+    if bad.any():
+        index = int(np.argmax(bad.ravel()))
+        raise ValueError(
+            f"{name}: expected bounds that the dtype of {path} tells apart, got "
+            f"{lower.ravel()[index]} and {upper.ravel()[index]} at "
+            f"{place_of(path, index, bad.shape)}; try equal bounds, which fix an entry, other "
+            "units, or parameters of float64"
+        )
 
 
 def _require_order(name: str, path: str, low: np.ndarray, high: np.ndarray) -> None:

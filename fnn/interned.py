@@ -22,8 +22,8 @@ def interned(make: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]
     """A function whose equal calls give the same object.
 
     Calls are equal when their arguments are, numbers of one type and functions by identity, however
-    they are passed; lists and trees count by what is in them. A call with an argument that cannot
-    be hashed, a traced number or an array, makes a new object.
+    they are passed; lists, trees and `functools.partial` count by what is in them. A call with an
+    argument that cannot be hashed, a traced number or an array, makes a new object.
 
     Args:
         make: a function of its arguments alone.
@@ -35,6 +35,8 @@ def interned(make: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]
         >>> pair = interned(lambda first, second=2: [first, second])
         >>> pair(1) is pair(first=1, second=2), pair(1) is pair(1.0)
         (True, False)
+        >>> pair(functools.partial(max, 1)) is pair(functools.partial(max, 1))
+        True
     """
     signature = inspect.signature(make)
 
@@ -50,11 +52,22 @@ def interned(make: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]
         try:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            leaves, treedef = jax.tree.flatten((bound.args, bound.kwargs))
+            leaves, treedef = jax.tree.flatten(_opened((bound.args, bound.kwargs)))
             key = treedef, tuple(leaves), tuple(map(type, leaves))
             hash(key)
-        except TypeError:  # not hashable, or no call of this function, as it says itself
+        except (TypeError, ValueError):  # not hashable, or no call of it, as it says itself
             return make(*args, **kwargs)
         return remembered(*key)
 
     return call
+
+
+def _opened(tree: Any) -> Any:
+    """A tree whose partial functions are trees of their arguments, and do the same."""
+
+    def open_one(leaf: Any) -> Any:
+        if type(leaf) is not functools.partial:
+            return leaf
+        return jax.tree_util.Partial(leaf.func, *_opened(leaf.args), **_opened(leaf.keywords))
+
+    return jax.tree.map(open_one, tree)

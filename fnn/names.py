@@ -30,7 +30,8 @@ def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
         return table[name]
     near = difflib.get_close_matches(name, table, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(table)}"
-    raise ValueError(f"expected a {kind} by name, got '{name}'; {hint}")
+    article = "an" if kind[0] in "aeiou" else "a"
+    raise ValueError(f"expected {article} {kind} by name, got '{name}'; {hint}")
 
 
 def lazily(package: str, public: Sequence[str], homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -36,7 +36,7 @@ from fnn.batches import Block as Block
 from fnn.batches import Loss as Loss
 from fnn.batches import Model as Model
 from fnn.batches import accumulate as accumulate
-from fnn.batches import count_examples, guarded, require_weights
+from fnn.batches import answers, count_examples, guarded, require_weights
 from fnn.box import Box
 from fnn.dtypes import wide as wide
 from fnn.layers import without_key
@@ -154,7 +154,7 @@ class Objective:
         """
         inputs = as_arrays("Objective.outputs", "inputs", inputs)
         count_examples(inputs, None)
-        return jax.vmap(lambda x: self.model(params, x), axis_name=EXAMPLES)(inputs)
+        return answers(self.model, params, inputs)
 
     @property
     def takes_key(self) -> bool:

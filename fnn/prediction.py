@@ -10,9 +10,9 @@ from jaxtyping import PyTree
 
 from fnn import devices
 from fnn.arrays import as_arrays
-from fnn.batches import count_examples
+from fnn.batches import answers, count_examples, require_hashable
 from fnn.layers import Layer
-from fnn.objective import EXAMPLES, Model, Objective, ValueFunction
+from fnn.objective import Model, Objective, ValueFunction
 
 __all__ = ["predict"]
 __dir__ = __all__.copy
@@ -45,7 +45,7 @@ def predict(
     Raises:
         ValueError: if `chunk` is not a whole number above 0, or arrays disagree on the number of
             examples, or there are none. (A TypeError refuses a value function, which has data of
-            its own and no outputs, and what is no function.)
+            its own and no outputs, and what is no function or one that cannot be hashed.)
 
     Example:
         >>> import numpy as np
@@ -53,6 +53,7 @@ def predict(
         [0.0, 2.0, 4.0, 6.0]
     """
     function = _model_of(model)
+    require_hashable("predict", function)
     if chunk is not None and not (isinstance(chunk, Integral) and chunk >= 1):
         raise ValueError(
             f"predict: expected chunk to be a whole number above 0, got {chunk!r}; try None, which "
@@ -103,6 +104,4 @@ def _rows(leaf: Any, first: int, size: int) -> Any:
     return stack.concatenate([part, stack.repeat(part[-1:], missing, axis=0)])
 
 
-@functools.partial(devices.jit, static_argnames="model")
-def _outputs(model, params, inputs):
-    return jax.vmap(lambda x: model(params, x), axis_name=EXAMPLES)(inputs)
+_outputs = devices.jit(answers, static_argnames="model")

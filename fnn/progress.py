@@ -83,8 +83,9 @@ def surroundings() -> Place | None:
     if _is_notebook():
         return Place(sys.stdout, is_rewritten=True, is_kept=True)
     stream = sys.stderr
+    is_terminal = getattr(stream, "isatty", lambda: False)  # what stands for a file may lack it
     try:
-        return None if stream is None else Place(stream, stream.isatty(), is_kept=False)
+        return None if stream is None else Place(stream, is_terminal(), is_kept=False)
     except ValueError:  # it is closed
         return None
 

@@ -9,6 +9,10 @@ from typing import Any
 JAX = "0.10"
 """The oldest JAX; `pyproject.toml` says the same."""
 
+OLDEST = {"jax": ("jax", JAX), "sklearn": ("scikit-learn", "1.6")}
+"""Modules whose release matters, their package and its oldest release that will do. scikit-learn
+1.6 is the first with a public `validate_data`."""
+
 EXTRAS = {
     "matplotlib": ("matplotlib", "race"),
     "orbax.checkpoint": ("orbax-checkpoint", "checkpoint"),
@@ -27,11 +31,11 @@ FRAMEWORKS = {"equinox": "equinox", "flax": "flax", "haiku": "dm-haiku"}
 
 
 def require(door: str, *modules: str) -> tuple[str, ...]:
-    """Refuses what is missing, and a JAX that is too old; nothing is imported."""
+    """Refuses what is missing, and what is too old; nothing is imported."""
     for module in modules:
         if not _is_there(module):
             raise ImportError(f"{door}: {_sentence(module, 'none installed')}")
-        if module == "jax" and _release(version := _version(module)) < _release(JAX):
+        if module in OLDEST and _release(version := _version(module)) < _release(OLDEST[module][1]):
             raise ImportError(f"{door}: {_sentence(module, version)}")
     return modules
 
@@ -56,10 +60,11 @@ def _is_there(module: str) -> bool:
 
 def _version(module: str) -> str:
     """The version that a module's metadata say; without metadata it is taken for new enough."""
+    package, oldest = OLDEST[module]
     try:
-        return metadata.version(module)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return JAX
+        return oldest
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -74,4 +79,6 @@ def _sentence(module: str, got: str) -> str:
         package = FRAMEWORKS[module]
         return f"expected {package}, got {got}; try pip install {package}"
     package, extra = EXTRAS[module]
+    if module in OLDEST and got[:1].isdigit():
+        package = f"{package} {OLDEST[module][1]} or newer"
     return f"expected {package}, got {got}; try pip install 'fnn[{extra}]'"

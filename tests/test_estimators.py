@@ -1,6 +1,7 @@
 """Estimators of scikit-learn: its own checks, units, weights, copies, and mistakes."""
 
 import functools
+import itertools
 import pickle
 import re
 import warnings
@@ -11,9 +12,11 @@ import numpy as np
 import optax
 import pytest
 import sklearn.base
+import sklearn.exceptions
 import sklearn.model_selection
 import sklearn.utils.estimator_checks
 
+import fnn
 from fnn import layers, rules
 from fnn.estimators import FNNClassifier, FNNRegressor
 
@@ -67,8 +70,18 @@ def test_the_dtype_of_inputs_is_that_of_the_computation():
         again = FNNRegressor(**SMALL).fit(X, Y)
         np.testing.assert_array_equal(again.predict(X), regressor().predict(X))
     narrow = FNNRegressor(**SMALL).fit(X.astype(np.float32), Y)
-    assert narrow.predict(X).dtype == np.float32
+    assert narrow.predict(X).dtype == np.float64  # that of the targets, whose units it has
+    small = FNNRegressor(**SMALL).fit(X.astype(np.float32), Y.astype(np.float32))
+    assert small.predict(X).dtype == np.float32
     np.testing.assert_allclose(narrow.predict(X), regressor().predict(X), atol=0.05)
+
+
+def test_what_float32_rounds_away_of_targets_is_learned_from_inputs_of_float32():
+    narrow = X.astype(np.float32)
+    large = FNNRegressor(**SMALL).fit(narrow, 1e8 + Y)
+    assert large.score(narrow, 1e8 + Y) > 0.9
+    expected = 1e8 + FNNRegressor(**SMALL).fit(narrow, Y).predict(narrow)
+    np.testing.assert_allclose(large.predict(narrow), expected, atol=1e-3)
 
 
 def test_several_outputs_each_in_its_own_unit():
@@ -135,6 +148,84 @@ def test_patience_keeps_the_best_of_what_was_held_back():
     assert len(net.validation_curve_) - 1 - np.argmin(net.validation_curve_) <= 2
 
 
+def test_what_validates_takes_no_part_in_the_scaling():
+    net = FNNRegressor(**SMALL | {"epochs": 2}, patience=2, validation_fraction=0.125).fit(X, Y)
+    rows = _rows_of(net)
+    np.testing.assert_allclose(net.scale_.deviation, X[rows].std(axis=0))
+    np.testing.assert_allclose(net.target_scale_.mean, Y[rows].mean())
+
+
+def _rows_of(net):
+    """The examples that an estimator was trained on, all but three, by their means."""
+    parts = (np.delete(np.arange(24), held) for held in itertools.combinations(range(24), 3))
+    return next(rows for rows in parts if np.allclose(X[rows].mean(axis=0), net.scale_.mean))
+
+
+def normalized(outputs):
+    """A network with batch normalization."""
+    return layers.serial(
+        layers.dense(6), layers.batch_norm(), layers.elementwise(jax.nn.tanh), layers.dense(outputs)
+    )
+
+
+def test_batch_normalization_is_calibrated_on_the_examples_that_train():
+    net = FNNRegressor(model=normalized, **ADAM | {"rule": "auto"}, epochs=60, random_state=0)
+    net.fit(X, Y)  # "auto" is adam, since no rule of second order takes it
+    assert net.score(X, Y) > 0.8
+    hidden = net.scale_.apply(X, X.dtype) @ net.params_[0]["weight"] + net.params_[0]["bias"]
+    np.testing.assert_allclose(net.params_[1]["mean"], hidden.mean(axis=0))
+    np.testing.assert_allclose(net.params_[1]["var"], hidden.var(axis=0))
+
+
+def test_early_stopping_sees_batch_normalization_as_prediction_does():
+    net = FNNRegressor(
+        model=normalized, **ADAM, epochs=60, patience=60, validation_fraction=0.125, random_state=0
+    ).fit(X, Y)
+    held = np.setdiff1d(np.arange(24), _rows_of(net))
+    errors = (net.predict(X) - Y)[held] / net.target_scale_.deviation
+    np.testing.assert_allclose(min(net.validation_curve_), 0.5 * np.mean(errors**2))
+
+
+def test_start_and_order_have_keys_of_their_own(monkeypatch):
+    keys = []
+
+    def watched(*args, key, **kwargs):
+        keys.append(key)
+        return fnn.fit(*args, key=key, **kwargs)
+
+    def remembering(outputs):
+        dense = layers.dense(outputs)
+
+        def init(key, x):
+            keys.append(key)
+            return dense.init(key, x)
+
+        return dense._replace(init=init)
+
+    monkeypatch.setattr("fnn.estimators.network.fit", watched)
+    FNNRegressor(model=remembering, **SMALL | {"epochs": 1}).fit(X, Y)
+    *_, start, order = [jax.random.key_data(key).tolist() for key in keys[1:]]
+    assert start != order
+
+
+def test_equal_partial_functions_share_what_is_compiled():
+    traced = []
+
+    def counted(units, outputs):
+        def count(x):
+            traced.append(units)
+            return x
+
+        return layers.serial(layers.dense(units), layers.elementwise(count), layers.dense(outputs))
+
+    for units, is_new in ((3, True), (3, False), (2, True)):
+        before = len(traced)
+        net = FNNRegressor(model=functools.partial(counted, units), **SMALL | {"epochs": 2})
+        sklearn.base.clone(net).fit(X, Y).predict(X)
+        fresh = len(traced) - before
+        assert (fresh > 2) == is_new, fresh
+
+
 @pytest.mark.gate
 def test_processes_share_a_search():
     grid = {"rule": ["levenberg_marquardt", rules.adam(0.05)], "epochs": [20]}
@@ -163,12 +254,73 @@ def test_the_guide_runs(capsys):
         (FNNRegressor, (X, Y, np.zeros(24)), "zero"),
         (functools.partial(FNNRegressor, rule="adm"), (X, Y), "did you mean 'adam'?"),
         (functools.partial(FNNRegressor, activation="tahn"), (X, Y), "did you mean 'tanh'?"),
-        (functools.partial(FNNRegressor, (0,)), (X, Y), "dense"),
+        (FNNRegressor, (X, Y, np.ones((24, 1))), r"sample_weight of shape \(24,\).* got \(24, 1\)"),
+        (FNNRegressor, (X, Y, np.where(Y > 0, np.nan, 1)), "sample_weight contains NaN"),
+        (
+            functools.partial(FNNClassifier, patience=2),
+            (X, np.where(np.arange(24) == 3, "c", np.where(Y > 0, "a", "b"))),
+            "two examples or more of each class.* got one of class c; try patience=None",
+        ),
+        (
+            functools.partial(FNNClassifier, patience=2, validation_fraction=0.01),
+            (X, Y > 0),
+            "to leave 2 examples or more .* got 0.01 of 24 examples, which is 1; try patience=None",
+        ),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(make, given, message):
     with pytest.raises(ValueError, match=message):
         make().fit(*given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"hidden_sizes": (0,)}, {"hidden_sizes": (16.0,)}, {"hidden_sizes": None},
+        {"hidden_sizes": (4, -1)}, {"hidden_sizes": "16"}, {"activation": 3}, {"model": "dense"},
+        {"model": layers.dense(1)}, {"learning_rate": 0}, {"learning_rate": "fast"}, {"decay": -1},
+        {"decay": np.nan}, {"epochs": 0}, {"epochs": 2.5}, {"epochs": None}, {"batch_size": "full"},
+        {"batch_size": 0}, {"tolerance": 1}, {"patience": 0}, {"patience": 1.5},
+        {"validation_fraction": 0}, {"validation_fraction": 1.0}, {"validation_fraction": "tenth"},
+    ],
+    ids=str,
+)  # fmt: skip
+@BOTH
+def test_arguments_are_checked_by_name(make, given):
+    (name,) = given
+    with pytest.raises(
+        ValueError, match=rf"^{make.__name__}: expected {name} to be .*, got .*; try"
+    ):
+        make(**given).fit(X, Y > 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rule": rules.adam}, "got adam, which needs learning_rate; try its name, 'adam'"),
+        ({"rule": lambda: 3}, "got 3; try a name such as 'adam'"),
+        ({"rule": int}, "got 0; try a name"),
+        ({"rule": None}, "got None; try a name"),
+        ({"rule": rules.momentum}, "got momentum, which needs learning_rate; try"),
+        ({"model": lambda outputs: outputs}, r"model\(1\) to return a layer, got int; try"),
+        ({"model": lambda outputs: layers.dense(2 * outputs)}, r"with 1 numbers, got \(2,\); try"),
+    ],
+)
+def test_rules_and_models_that_are_none_are_named(given, message):
+    with pytest.raises((TypeError, ValueError), match=f"^FNNRegressor: expected .*{message}"):
+        FNNRegressor(**given).fit(X, Y)
+
+
+def test_a_rule_that_does_not_take_batch_normalization_is_named():
+    with pytest.raises(ValueError, match="examples") as caught:
+        FNNRegressor(model=normalized, rule="levenberg_marquardt", epochs=1).fit(X, Y)
+    assert "FNNRegressor: a model with batch normalization" in caught.value.__notes__[-1]
+
+
+@BOTH
+def test_nothing_is_predicted_before_a_fit(make):
+    with pytest.raises(sklearn.exceptions.NotFittedError):
+        make().predict(X)
 
 
 def test_sparse_matrices_and_other_widths_are_refused():

@@ -185,6 +185,15 @@ def test_bounds_and_extras_are_those_of_the_project():
     assert tried[0].endswith(f":: {oldest}")
 
 
+def test_a_scikit_learn_that_is_too_old_is_refused_in_one_sentence(monkeypatch):
+    package, oldest = requirements.OLDEST["sklearn"]
+    assert f"{package}>={oldest}" in PROJECT["optional-dependencies"]["sklearn"]
+    monkeypatch.setattr(requirements.metadata, "version", lambda _: "1.5.2")
+    need = "estimators: expected scikit-learn 1.6 or newer, got 1.5.2; try pip install"
+    with pytest.raises(ImportError, match=need):
+        requirements.require("estimators", "sklearn")
+
+
 def test_a_jax_that_is_too_old_is_refused_in_one_sentence(tmp_path):
     old = tmp_path / "jax-0.4.30.dist-info"
     old.mkdir()

@@ -1,5 +1,7 @@
 """`predict` against the model itself: any number of examples, any kind of model."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,3 +75,37 @@ def test_one_program_serves_all_numbers_of_examples(monkeypatch):
 def test_what_is_not_predicted(arguments, chunk, error, message):
     with pytest.raises(error, match=message):
         fnn.predict(*arguments, chunk=chunk)
+
+
+def test_errors_of_models_are_those_of_fit():
+    """What fit explains of a model, and refuses in it, `predict` and `outputs` do alike."""
+
+    def of_rows(params, rows):
+        return params * rows.sum()
+
+    kept = []
+
+    def leaking(params, x):
+        kept.append(params * x)
+        return kept[0] * x
+
+    rows, few = [np.ones(3), np.ones(3)], np.ones(2)
+    for predict in (fnn.predict, lambda model, *args: fnn.Objective(model).outputs(*args)):
+        with pytest.raises(TypeError, match=r"got a list of 2 arrays.*try np\.stack\(inputs\)"):
+            predict(of_rows, 2.0, rows)
+        kept.clear()
+        predict(leaking, 2.0, few)
+        with pytest.raises(TypeError, match="keeps traced values between calls"):
+            predict(lambda params, x: leaking(params, x), 2.0, few)
+
+
+def test_a_model_without_a_hash_is_refused():
+    @dataclasses.dataclass
+    class Scaled:
+        factor: float
+
+        def __call__(self, params, x):
+            return self.factor * params * x
+
+    with pytest.raises(TypeError, match=r"^predict: expected functions that can be hashed, got Sc"):
+        fnn.predict(Scaled(2.0), 1.0, np.ones(3))

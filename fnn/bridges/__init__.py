@@ -32,6 +32,7 @@ from fnn.bridges.haiku import from_haiku
 from fnn.bridges.linen import from_flax
 from fnn.bridges.nnx import from_nnx
 from fnn.bridges.variables import Bridge, Variables
+from fnn.bridges.variables import has_statistics as has_statistics
 
 __all__ = ["Bridge", "Variables", "from_equinox", "from_flax", "from_haiku", "from_nnx"]
 __dir__ = __all__.copy

@@ -16,6 +16,8 @@ Arguments = Callable[[bool], Mapping[str, Any]]
 SETTLED = 1_000_000
 """What counters of updates are set to: at a decay of 0.9999 no trace of the beginning is left."""
 
+_BATCH_NORM = {"scale", "bias", "mean", "var"}  # the leaves of a `layers.batch_norm`
+
 
 class Variables(NamedTuple):
     """What a module of another framework holds.
@@ -27,6 +29,18 @@ class Variables(NamedTuple):
 
     params: PyTree
     statistics: PyTree
+
+
+def has_statistics(params: PyTree) -> bool:
+    """Whether parameters hold statistics of batch normalization, of `fnn.layers` or of a module."""
+    nodes = jax.tree.leaves(params, is_leaf=_is_normalization)
+    return any(map(_is_normalization, nodes))
+
+
+def _is_normalization(node: Any) -> bool:
+    if isinstance(node, Variables):
+        return bool(jax.tree.leaves(node.statistics))
+    return isinstance(node, Mapping) and set(node) >= _BATCH_NORM
 
 
 class Bridge(NamedTuple):

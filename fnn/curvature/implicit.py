@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from fnn import devices, solvers
 from fnn.curvature.operators import Operator, operator_of
-from fnn.curvature.quadratic import Quadratic, hessian_system
+from fnn.curvature.quadratic import Quadratic, gauss_newton_system, hessian_system
 from fnn.curvature.terms import require_real
 from fnn.objective import ValueFunction
 
@@ -58,7 +59,8 @@ def implicit(
             data, weights and scales, and what a function reads besides its arguments.
         params: the solution, of real floating-point leaves.
         system: which curvature stands for H: `hessian_system`, exact; or `gauss_newton_system`,
-            which is cheaper and leaves out residuals times second derivatives of the model.
+            which is cheaper and leaves out residuals times second derivatives of the model, and
+            sees what is traced in data, weights and scales alone.
         solver: None factors H once, densely, for any number of derivatives. Of the others
             `solvers.dual()` suits `gauss_newton_system` with fewer rows than parameters and an
             `l2`; `solvers.conjugate_gradients(iterations, tolerance)` large networks: the
@@ -68,8 +70,8 @@ def implicit(
         d params / d leaf is params / leaf.
 
     Returns:
-        The parameters. (Those that are not real raise a TypeError; a second derivative, a
-        NotImplementedError.)
+        The parameters. (Those that are not real raise a TypeError, as numbers do that
+        `gauss_newton_system` would not see; a second derivative, a NotImplementedError.)
 
     Raises:
         ValueError: if there are more parameters than a dense matrix is made of unasked.
@@ -95,7 +97,7 @@ def implicit(
             "solver=solvers.conjugate_gradients(1000, 1e-8), or "
             "value_fn.freeze for leaves that stay"
         )
-    value_fn = _with_leaves(value_fn, params)
+    value_fn = _with_leaves(value_fn, params, system)
     leaves, structure = jax.tree.flatten(value_fn)
     return _implicit(_Problem(structure, system, solver), params, list(map(jnp.asarray, leaves)))
 
@@ -108,21 +110,29 @@ class _Problem(NamedTuple):
     solver: solvers.Solver | None
 
 
-def _with_leaves(value_fn: Callable[[PyTree], Scalar], params: PyTree) -> Any:
+def _with_leaves(value_fn: Callable[[PyTree], Scalar], params: PyTree, system: MakeSystem) -> Any:
     """The function as a tree that has all traced numbers among its leaves, the hidden ones too."""
-    leaves, structure = jax.tree.flatten(value_fn)
+    parts, structure = jax.tree.flatten(value_fn)
+    are_arrays = [isinstance(part, jax.Array | np.ndarray | np.generic) for part in parts]
+    arrays = [part for part, is_array in zip(parts, are_arrays, strict=True) if is_array]
 
-    is_bare = jax.tree_util.all_leaves([value_fn])
+    def called(params: PyTree, arrays: list) -> Scalar:
+        own = iter(arrays)  # whatever else is in it, names and functions, stays as it is
+        pairs = zip(parts, are_arrays, strict=True)
+        return structure.unflatten(next(own) if is_array else p for p, is_array in pairs)(params)
 
-    def called(params: PyTree, leaves: list) -> Scalar:
-        return value_fn(params) if is_bare else structure.unflatten(leaves)(params)
-
-    if is_bare:
-        leaves = []
-    fn, hidden = jax.closure_convert(called, params, leaves)
-    if isinstance(value_fn, ValueFunction) and not hidden:
-        return value_fn
-    return jax.tree_util.Partial(_called, jax.tree_util.Partial(fn), leaves, hidden)
+    fn, hidden = jax.closure_convert(called, params, arrays)
+    if isinstance(value_fn, ValueFunction):
+        if not hidden:
+            return value_fn
+        if system is gauss_newton_system:
+            raise TypeError(
+                "implicit: expected traced numbers among data, weights and scales, since "
+                f"gauss_newton_system looks into model and loss, got {len(hidden)} that these read "
+                "besides their arguments; try to make them part of the inputs of every example, or "
+                "curvature.hessian_system, which takes any function"
+            )
+    return jax.tree_util.Partial(_called, jax.tree_util.Partial(fn), arrays, hidden)
 
 
 def _called(fn: Callable[..., Scalar], leaves: list, hidden: list, params: PyTree) -> Scalar:

@@ -242,7 +242,7 @@ def laplace(
                 f"laplace: expected {name} > 0, got {number}; try None, for the largest evidence"
             )
     params, stacks, model = _model_at(value_fn, params, memory_budget)
-    beta = _beta_of("laplace", value_fn, beta)
+    beta = _of_squares("laplace", "beta", value_fn, beta)
     facts, dense = evidence("laplace", value_fn, params, model, memory_budget)
     alpha, beta = most_evident(facts, alpha, beta)
     directions = facts.directions(alpha, beta)
@@ -329,8 +329,7 @@ def uncertainty(
         )
     if noise is not None:
         _require_one_mean(value_fn)
-    inverse = 1 / noise if isinstance(noise, int | float) else noise
-    is_estimated = _beta_of("uncertainty", value_fn, inverse) is None and noise is None
+    is_estimated = _of_squares("uncertainty", "noise", value_fn, noise) is None and noise is None
     is_estimated &= are_squares("uncertainty", value_fn.blocks)
     size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
     freedom = measurements(value_fn, params) - size
@@ -410,16 +409,16 @@ def _model_at(
     return params, stacks, quadratic_of(terms, stacks, memory_budget)
 
 
-def _beta_of(
-    name: str, value_fn: ValueFunction, beta: Scalar | float | None
+def _of_squares(
+    who: str, name: str, value_fn: ValueFunction, number: Scalar | float | None
 ) -> Scalar | float | None:
-    """The beta that is asked for; None, which is 1, of a likelihood."""
-    if are_squares(name, require_blocks(name, value_fn)):
-        return beta
-    if isinstance(beta, int | float) and beta != 1:
+    """The noise, or its inverse, that is asked for; None, which is 1, of a likelihood."""
+    if are_squares(who, require_blocks(who, value_fn)):
+        return number
+    if isinstance(number, int | float) and number != 1:
         raise ValueError(
-            f"{name}: expected beta = 1 of a likelihood, got {beta}; try None, or scale the "
-            "value function"
+            f"{who}: expected {name} = 1 of a likelihood, which has no noise beside its own, got "
+            f"{number}; try None, or scale the value function"
         )
     return None
 

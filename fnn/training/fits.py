@@ -17,6 +17,7 @@ from fnn.arrays import as_arrays
 from fnn.objective import Objective, ValueFunction
 from fnn.rules import require_inside
 from fnn.training.account import Ending, account, reason, verdict
+from fnn.training.door import called
 from fnn.training.history import History
 from fnn.training.job import Request, job_of, require_finite, strong
 from fnn.training.lanes import carried_state, ends, lanes_of, template, train
@@ -65,6 +66,7 @@ def fits(
     every: int = 1,
     prepare: Callable[[PyTree], PyTree] | None = None,
     state: PyTree = None,
+    progress: bool | None = None,
 ) -> Fits:
     """Trains many members at once, each as `fit` would alone, in one compiled program.
 
@@ -72,6 +74,11 @@ def fits(
     each. A member that has stopped, or diverged, keeps what it has while the others go on; the call
     takes as long as its longest member. Compiled programs are kept as those of `fit` are. The
     members' arrays are held at once: make fewer of them at a time where memory is short.
+
+    Of what `fit` takes it has no `weights`: `jax.vmap(lambda w: objective.on(data, weights=w))` of
+    the members' weights, with `data_axes=0`, is a value function for each. There is no `callback`,
+    since members end at steps of their own: call it again with `state` where something is to happen
+    in between. And there is no `checkpoint` and no `sharding`.
 
     Args:
         rule: as in `fit`; with `hyperparameters`, a function from those of one member to its rule,
@@ -100,6 +107,7 @@ def fits(
         prepare: as in `fit`, of one member's parameters.
         state: the states to continue with, from earlier `Fits`, or made by `jax.vmap(rule.init)`
             and changed: numbers of `optax.inject_hyperparams` may differ from member to member.
+        progress: as in `fit`, of all members together.
 
     Returns:
         The members. (It warns, and raises before anything runs, of what `fit` does; and where
@@ -124,7 +132,7 @@ def fits(
         {"data": data_axes, "validation": validation_axes},
     )
     first, make = given.one(0), None if hyperparameters is None else rule
-    with _explained(first):
+    with called("fits"), _explained(first):
         job = job_of(
             Request(
                 rule if make is None else template(make, hyperparameters),
@@ -150,13 +158,13 @@ def fits(
         for index in range(given.members):
             own = lanes.one(index)["progress"]
             require_inside(own.state, own.params)
-        progress, histories = train(job, lanes)
-    here = list(ends(job, given, progress, histories))
+        carry, histories = train(job, lanes, progress)
+    here = list(ends(job, given, carry, histories))
     stops = [verdict(*each) for each in here]
     _warn(remarks(*each, stop) for each, stop in zip(here, stops, strict=True))
     reasons = [reason(*each, stop) for each, stop in zip(here, stops, strict=True)]
     texts = [f"{why} {account(end)}" for (_, end), (_, why) in zip(here, reasons, strict=True)]
-    params, state = progress.best or (progress.params, progress.state)
+    params, state = carry.best or (carry.params, carry.state)
     return Fits(
         params,
         state if make is None else state.state,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key, PyTree
 
 from fnn import devices
 from fnn.arrays import as_arrays
-from fnn.batches import guarded, require_weights
+from fnn.batches import guarded, require_hashable, require_weights
 from fnn.dtypes import widest
 from fnn.objective import Objective, ValueFunction, penalty
 from fnn.training.callbacks import Callback
@@ -409,17 +409,10 @@ def _require_real(params: PyTree) -> None:
 
 def _require_hashable(objective: Any) -> None:
     """Functions are told apart by identity, or by their hash."""
-    parts = [objective.model, objective.loss] if isinstance(objective, Objective) else [objective]
-    for fn in parts:
-        if callable(fn) and not isinstance(fn, ValueFunction):
-            try:
-                hash(fn)
-            except TypeError:
-                raise TypeError(
-                    f"fit: expected functions that can be hashed, got {type(fn).__name__}, an "
-                    "object with __eq__ and without __hash__; try @dataclass(frozen=True) or "
-                    "eq=False, or a function around it"
-                ) from None
+    if isinstance(objective, Objective):
+        require_hashable("fit", objective.model, objective.loss)
+    elif not isinstance(objective, ValueFunction):
+        require_hashable("fit", objective)
 
 
 def _require_key(key: Any) -> None:

@@ -135,14 +135,14 @@ def _advance(plan, axes, capacity, trees, first, limits):
     return jax.vmap(advance, in_axes=(list(axes),))(leaves)
 
 
-def train(job: Job, lanes: Members) -> tuple[Progress, list[History]]:
+def train(job: Job, lanes: Members, is_shown: bool | None = None) -> tuple[Progress, list[History]]:
     """Trains the members until each has stopped; returns their carries and what each has seen."""
     plan, progress = job.plan, lanes.trees["progress"]
     before = np.asarray(progress.step)
     histories = [job.begin.history] * len(before)
     columns = [Columns(history) for history in histories]
     segments, seconds, clock = segments_of_arrays(job, job.begin), None, time.perf_counter()
-    with shown(None, "fits") as say:
+    with shown(is_shown, "fits") as say:
         while (segment := sent(segments, seconds)) is not None:
             trees = lanes.trees | {"progress": progress}
             plan, (progress, records) = _run(plan, lanes._replace(trees=trees), segment)

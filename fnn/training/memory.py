@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn import devices
+from fnn.training.door import door
 from fnn.training.loop import Source
 from fnn.training.plan import Plan
 from fnn.training.sources import examples_at_once
@@ -38,7 +39,7 @@ def within_memory(
         else:
             if plan.chunk != first.chunk:
                 warnings.warn(
-                    "fit: the device ran out of memory; going on with "
+                    f"{door()}: the device ran out of memory; going on with "
                     f"{plan.chunk} examples at a time, whose sums are accumulated: the same steps "
                     "up to rounding (batch normalization takes its means over these). Try "
                     f"batch_size={plan.chunk} or a device with more memory",

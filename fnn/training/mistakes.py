@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
 from fnn import losses
-from fnn.bridges import Variables
+from fnn.bridges import Variables, has_statistics
 from fnn.objective import Objective
+from fnn.training.door import door
 
 _OF_LABELS = {
     losses.softmax_cross_entropy,
@@ -29,7 +30,6 @@ _OF_LABELS = {
 }
 _OF_LOGITS = _OF_LABELS | {losses.kl, optax.losses.softmax_cross_entropy}
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
-_BATCH_NORM = {"scale", "bias", "mean", "var"}  # the leaves of a `layers.batch_norm`
 
 
 def warn_of_mistakes(
@@ -125,9 +125,7 @@ def require_prepared(
     """
     if key is None or validation is None or prepare is not None:
         return
-    bridged = filter(_is_bridged, jax.tree.leaves(params, is_leaf=_is_bridged))
-    is_normalized = any(set(node) >= _BATCH_NORM for node in _dictionaries(params))
-    if is_normalized or any(jax.tree.leaves(node.statistics) for node in bridged):
+    if has_statistics(params):
         raise ValueError(
             "fit: expected prepare= with validation data and batch normalization, got none: the "
             "statistics for inference would be those before training; try prepare=lambda params: "
@@ -144,7 +142,7 @@ def warn(what: str) -> None:
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(f"fit: {what}.", stacklevel=level)
+    warnings.warn(f"{door()}: {what}.", stacklevel=level)
 
 
 # What is looked at --------------------------------------------------------------------------------
@@ -293,16 +291,6 @@ def _ends_in_softmax(program: jex.Jaxpr) -> bool:
         return False
     above = makers.get(id(eqn.invars[0]))
     return above is not None and above.primitive.name == "exp"
-
-
-def _dictionaries(tree: PyTree) -> Iterator[dict]:
-    """The dictionaries in a tree of dictionaries and sequences."""
-    if isinstance(tree, dict):
-        yield tree
-    children = tree.values() if isinstance(tree, dict) else tree
-    if isinstance(tree, dict | list | tuple):
-        for child in children:
-            yield from _dictionaries(child)
 
 
 def _spec(tree: PyTree, axes: int = 0) -> PyTree:

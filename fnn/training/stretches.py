@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from fnn.training.door import door
 from fnn.training.history import Columns
 from fnn.training.job import Job
 from fnn.training.loop import Progress, Records, Stop
@@ -175,9 +176,11 @@ def explained(params: PyTree, examples: PyTree) -> Generator[None]:
     except (TypeError, ValueError) as error:
         shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", (params, examples))
         error.add_note(
-            f"fit: the step was being compiled with params {shapes[0]} and data, examples first, "
-            f"{shapes[1]}; the model sees one example"
+            f"{door()}: the step was being compiled with params {shapes[0]} and data, examples "
+            f"first, {shapes[1]}; the model sees one example"
         )
         if "Reverse-mode" in str(error):
-            error.add_note("fit: try fnn.differential.forward(model), which needs no reverse mode")
+            error.add_note(
+                f"{door()}: try fnn.differential.forward(model), which needs no reverse mode"
+            )
         raise

@@ -1,6 +1,8 @@
 """The derivative of a solution against solutions that were found again nearby."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +53,8 @@ def refitted(theta):
 
 @functools.cache
 def solution():
-    return refitted(THETA)
+    with jax.ensure_compile_time_eval():  # numbers, also where a trace asks first
+        return refitted(THETA)
 
 
 VECTOR, UNRAVEL = ravel_pytree(THETA)  # inputs, l2, targets, weights
@@ -191,6 +194,44 @@ def test_traced_numbers_count_wherever_they_hide():
     for fn in (bare, partial, in_a_model):
         np.testing.assert_allclose(jax.jacrev(fn)(theta), jnp.diag(2 * theta))
         np.testing.assert_allclose(jax.jit(jax.jacfwd(fn))(theta), jnp.diag(2 * theta))
+
+
+def test_a_module_with_names_and_functions_in_it_is_a_value_function():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Bowl:
+        center: jax.Array
+        power: int
+        shape: Callable
+        name: str
+
+        def __call__(self, w):
+            return self.shape(sum([(w - self.center**2) ** 2] * self.power))
+
+    def solution(theta):
+        return implicit(Bowl(theta, 3, jnp.sum, "bowl"), jnp.array([4.0, 9.0]))
+
+    theta = jnp.array([2.0, 3.0])
+    np.testing.assert_allclose(solution(theta), [4.0, 9.0])
+    np.testing.assert_allclose(jax.jacrev(solution)(theta), jnp.diag(2 * theta))
+
+
+def test_numbers_hidden_from_gauss_newton_are_named():
+    def solution(theta):
+        value_fn = fnn.Objective(lambda w, x: x * (w - theta**2)).on(jnp.ones(1))
+        return implicit(value_fn, jnp.array(4.0), system=curvature.gauss_newton_system)
+
+    with pytest.raises(
+        TypeError, match=r"^implicit: .* got 1 that these read .*; try to make them"
+    ):
+        jax.grad(solution)(2.0)
+
+    def seen(theta):  # as a part of the inputs
+        value_fn = fnn.Objective(lambda w, x: x[0] * (w - x[1] ** 2))
+        on_data = value_fn.on((jnp.ones(1), jnp.full(1, theta)))
+        return implicit(on_data, jnp.array(4.0), system=curvature.gauss_newton_system)
+
+    np.testing.assert_allclose(jax.grad(seen)(2.0), 4.0)
 
 
 def quadratic(theta):

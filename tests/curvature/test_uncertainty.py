@@ -193,7 +193,9 @@ def test_a_likelihood_has_the_errors_of_its_fisher_matrix():
     found = curvature.uncertainty(value_fn, w)
     close(found.dense(), expected)
     assert jnp.isinf(found.freedom)
-    with pytest.raises(ValueError, match=r"uncertainty: expected beta = 1 of a likelihood"):
+    with pytest.raises(
+        ValueError, match=r"uncertainty: expected noise = 1 of a likelihood, .* got 2"
+    ):
         curvature.uncertainty(value_fn, w, 2.0)
 
 

@@ -150,14 +150,38 @@ def test_value_functions_of_their_own():
         ),
         ({"objective": OBJECTIVE.on(DATA)}, "no data, since a value function brings its own"),
         ({"state": {}}, "expected a state of this rule"),
+        ({"epochs": 1}, "either steps= or epochs=, got both"),
+        ({"patience": 2}, "patience needs validation data"),
+        ({"batch_size": 2.5}, "batch_size to be a whole number"),
+        ({"tolerance": 2}, r"tolerance in \[0, 1\)"),
+        ({"rule": optax.sgd}, "a rule such as rules.adam"),
+        ({"params": jax.tree.map(jnp.round, STARTS) | {"bias": jnp.arange(3)}}, "real parameters"),
     ],
 )
 def test_mistakes_are_explained(change, error):
     given = {"rule": optax.sgd, "objective": OBJECTIVE, "params": STARTS, "data": DATA, "steps": 1}
     if "hyperparameters" not in change:
         given["rule"] = optax.sgd(0.1)
-    with pytest.raises((TypeError, ValueError), match=error):
+    with pytest.raises((TypeError, ValueError), match=f"^fits: .*{error}"):
         fits(**given | change)
+
+
+def test_warnings_name_the_function_that_was_called():
+    with pytest.warns(UserWarning, match=r"^fits: without a key the mini-batches are the same"):
+        fits(optax.sgd(0.1), OBJECTIVE, STARTS, DATA, epochs=1, batch_size=5)
+    with pytest.warns(UserWarning, match=r"^fit: without a key the mini-batches are the same"):
+        fit(optax.sgd(0.1), OBJECTIVE, member(STARTS, 0), DATA, epochs=1, batch_size=5)
+
+
+def test_weights_of_members_are_value_functions_and_progress_is_that_of_all(capsys):
+    weights, rule = jnp.arange(30.0).reshape(3, 10), optax.sgd(0.1)
+    value_fns = jax.vmap(lambda w: OBJECTIVE.on(DATA, weights=w))(weights)
+    trained = fits(rule, value_fns, STARTS, data_axes=0, steps=4, progress=True)
+    assert "100%" in (shown := capsys.readouterr().err)
+    assert "fits: 3 members" in shown
+    for index in range(3):
+        alone = fit(rule, OBJECTIVE, member(STARTS, index), DATA, weights=weights[index], steps=4)
+        assert_walks_alone(trained, index, alone)
 
 
 def test_a_start_that_passes_for_members_is_explained():

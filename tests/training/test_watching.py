@@ -239,6 +239,14 @@ class Terminal(io.StringIO):
         return True
 
 
+class Writer:
+    """What a program puts in the place of its standard error, without all of a file's methods."""
+
+    def __init__(self):
+        self.text = io.StringIO()
+        self.write, self.flush, self.getvalue = self.text.write, self.text.flush, self.text.getvalue
+
+
 class Closed(Terminal):
     """A stream that nobody reads any more."""
 
@@ -254,12 +262,15 @@ class Closed(Terminal):
         (Terminal(), False, False),
         (io.StringIO(), None, False),
         (io.StringIO(), True, True),  # at the end, a line
+        (Writer(), None, False),
+        (Writer(), True, True),
         (Closed(), True, False),
         (None, True, False),
     ],
 )
 def test_who_shows_progress(monkeypatch, stream, asked, shows):
     monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(progress, "_PATIENCE", 1e9)  # it is over sooner, on a busy machine too
     fitted = train(steps=20, progress=asked)
     assert fitted.stopped == Stop.BUDGET
     if stream is not None:

@@ -115,6 +115,29 @@ def test_other_rules_arrive_on_the_bound(name):
     )
 
 
+def test_a_bound_that_cuts_a_step_is_no_curvature_to_quasi_newton_rules():
+    """Of these quadratics bfgs left 3 unsolved once, when it took a bound for curvature."""
+    random, curved, centers = np.random.default_rng(0), [], []
+    for _ in range(24):
+        turn, _ = np.linalg.qr(random.normal(size=(6, 6)))
+        curved.append(turn * np.logspace(0, 3, 6) @ turn.T)
+        centers.append(2 * random.normal(size=6))
+    starts = random.uniform(-0.8, 0.8, size=(24, 6))
+    rule = rules.bounded(rules.bfgs(), -1.0, 1.0)
+
+    @jax.jit
+    @jax.vmap
+    def left(matrix, center, start):
+        value_fn = fnn.penalty(lambda x: 0.5 * (x - center) @ matrix @ (x - center))
+        x, _ = solved(rule, value_fn, start, steps=60)
+        grads = (jax.grad(value_fn)(p) for p in (x.params, start))
+        ends = zip((x.params, start), grads, strict=True)
+        return [jnp.linalg.norm(p - jnp.clip(p - grad, -1, 1)) for p, grad in ends]
+
+    projected, at_first = left(*map(jnp.array, (curved, centers, starts)))
+    assert (projected < 1e-6 * at_first).all(), projected / at_first
+
+
 WALK = jax.jit(loop.walk, static_argnames=("rule", "steps"))
 
 
@@ -276,6 +299,7 @@ def test_it_keeps_the_contract():
 
 
 TREE = {"a": jnp.zeros(2), "b": jnp.ones(())}
+NARROW = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), TREE)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +316,18 @@ TREE = {"a": jnp.zeros(2), "b": jnp.ones(())}
         (
             lambda: rules.bounded(LM(), upper={"a": None, "b": np.nan}).init(TREE),
             r"lower <= upper at params\['b'\], got -inf and nan; try None or infinity",
+        ),
+        (
+            lambda: rules.bounded(LM(), {"a": np.array([0, 1e-300]), "b": None}).init(NARROW),
+            r"lower bounds that float32 holds, .*, got 1e-300 at params\['a'\]\[1\]; try None or",
+        ),
+        (
+            lambda: rules.bounded(LM(), upper=1e300).init(NARROW),
+            r"upper bounds that float32 holds, .* 3.4e\+38, got 1e\+300 at params\['a'\]\[0\]; try",
+        ),
+        (
+            lambda: rules.bounded(LM(), 1.0, 1 + 1e-9).init(NARROW),
+            r"tells apart, got 1.0 and 1.000000001 at params\['a'\]\[0\]; try equal bounds",
         ),
         (lambda: rules.bounded(LM(), {"a": 0.0}).init(TREE), "expected lower to be a number or a"),
         (
