@@ -11,7 +11,8 @@ import numpy as np
 from fnn import data
 
 PICTURE = Path(__file__).parent / "drawn" / "associative.png"
-NAMES = np.array([[int(bit) or -1 for bit in f"{digit:04b}"] * 8 for digit in range(10)], float)
+PAIRED = [0, 1, 3, 4, 7]
+NAMES = np.random.default_rng(2).choice([-1.0, 1.0], (len(PAIRED), 64))
 
 
 def sign(x, before):
@@ -37,9 +38,9 @@ def bidirectional(weights, x, y, rounds=20):
     """Both layers of a bidirectional memory and its energy -x W y, after every half of a round."""
     energies = [-np.sum((x @ weights) * y, axis=1)]
     for _ in range(rounds):
-        y = sign(x @ weights, y)
-        energies.append(-np.sum((x @ weights) * y, axis=1))
         x = sign(y @ weights.T, x)
+        energies.append(-np.sum((x @ weights) * y, axis=1))
+        y = sign(x @ weights, y)
         energies.append(-np.sum((x @ weights) * y, axis=1))
     return x, y, np.array(energies)
 
@@ -49,9 +50,11 @@ def draw(rows):
     figure, panels = plt.subplots(len(rows), 10, figsize=(10, 5), layout="constrained")
     for line, (name, images) in zip(panels, rows.items(), strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axes, image in zip(line, images, strict=True):
-            axes.imshow(image.reshape(8, 8), cmap="gray_r", vmin=-1, vmax=1)
-            axes.set(xticks=[], yticks=[])
+        for axes in line:
+            axes.set(xticks=[], yticks=[], frame_on=False)
+        places = PAIRED if len(images) < len(line) else range(10)
+        for place, image in zip(places, images, strict=True):
+            line[place].imshow(image.reshape(8, 8), cmap="gray_r")
     return figure
 
 
@@ -62,15 +65,17 @@ def main(picture=PICTURE):
     digits = np.where(inputs[firsts] > 0.4, 1.0, -1.0)
     asked = np.where(np.arange(64) < 32, digits, np.random.default_rng(1).choice([-1, 1], (10, 64)))
     found = completed(autoassociation(digits), asked)
-    # For images of names, and names of images, each inverse is as good as the images allow.
-    weights = np.linalg.pinv(digits) @ NAMES
-    seen, named, energies = bidirectional(weights, asked, np.ones(NAMES.shape))
-    rows = {"stored": digits, "asked": asked, "completed": found, "two layers": seen}
+    # By Hebb's rule in both directions: few pairs, for images resemble each other more than names.
+    weights, names = digits[PAIRED].T @ NAMES, NAMES * np.where(np.arange(64) % 4, 1, -1)
+    seen, named, energies = bidirectional(weights, np.ones((len(PAIRED), 64)), names)
+    rows = {"stored": digits, "asked": asked, "completed": found, "by its name": seen}
     draw(rows).savefig(picture, dpi=80)
-    return np.mean(found == digits, axis=1), np.mean(named == NAMES, axis=1), energies
+    pairs = (found, digits), (seen, digits[PAIRED]), (named, NAMES)
+    return *(np.mean(one == other, axis=1) for one, other in pairs), energies
 
 
 if __name__ == "__main__":
-    pixels, bits, _ = main()
-    print("pixels right after completion:", pixels.round(2))
-    print("bits of names right, by images:", bits.round(2))
+    whole, by_name, names, _ = main()
+    print("pixels right after completion:", whole.round(2))
+    print("pixels right by names of which a quarter is wrong:", by_name.round(2))
+    print("bits of names right:", names.round(2))

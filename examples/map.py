@@ -61,8 +61,7 @@ def draw(colors, digits, side):
     tiles = digits.reshape(side, side, 8, 8).transpose(0, 2, 1, 3).reshape(8 * side, 8 * side)
     right.imshow(tiles, cmap="gray_r")
     right.set_title("a sheet of digits")
-    for axes in (left, right):
-        axes.axis("off")
+    plt.setp((left, right), xticks=[], yticks=[])
     return figure
 
 
