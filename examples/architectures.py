@@ -20,16 +20,11 @@ PICTURE = Path(__file__).parent / "drawn" / "architectures.png"
 NETWORKS = runpy.run_path(str(Path(__file__).with_name("networks.py")))["NETWORKS"]
 
 
-def digits():
-    """Images of 8 x 8 pixels and their classes, two thirds to train on."""
-    inputs, targets = data.digits()
-    images = inputs.reshape(-1, 8, 8, 1).astype("float32")
-    return data.split((images, targets), (2 / 3, 1 / 3), jax.random.key(0))
-
-
 def race(network, seeds, epochs):
     """By rule the seconds of a run, and by seed and epoch the test digits' loss and accuracy."""
-    train, test = digits()
+    images = data.digits().inputs.reshape(-1, 8, 8, 1).astype("float32")
+    examples = images, data.digits().targets
+    train, test = data.split(examples, (2 / 3, 1 / 3), jax.random.key(0))
     objective = fnn.Objective(network.apply, losses.softmax_cross_entropy)
     starts = [network.init(jax.random.key(seed), test[0][0]) for seed in range(seeds)]
     known = curvature.structure(network.apply, starts[0], test[0][0])
@@ -41,9 +36,8 @@ def race(network, seeds, epochs):
         run(starts[0], epochs=1, key=jax.random.key(0))  # compiles
         began = time.perf_counter()
         seen = [run(start, epochs=epochs, key=jax.random.key(0)).history for start in starts]
-        seconds = (time.perf_counter() - began) / seeds
-        loss = np.array([history.validation["loss"] for history in seen])
-        runs[name] = seconds, loss, np.array([each.validation["accuracy"][-1] for each in seen])
+        lost, right = (np.array([h.validation[of] for h in seen]) for of in ("loss", "accuracy"))
+        runs[name] = (time.perf_counter() - began) / seeds, lost, right[:, -1]
     return runs
 
 
@@ -56,6 +50,7 @@ def arrivals(lost, goals):
 def draw(table):
     """Of each network the test loss against epochs, all seeds and their median."""
     figure, panels = plt.subplots(1, len(table), figsize=(12.5, 3.6), sharey=True, squeeze=False)
+    figure.set_layout_engine("constrained")
     for axes, (name, runs) in zip(panels[0], table.items(), strict=True):
         for i, (rule, (_, lost, right)) in enumerate(runs.items()):
             look = {"color": plots.style(i).color, "dashes": plots.style(i).dash}
@@ -65,7 +60,6 @@ def draw(table):
         axes.set(yscale="log", title=name, xlabel="epochs")
         axes.legend(frameon=False, fontsize=8)
     panels[0, 0].set_ylabel("loss of test digits")
-    figure.tight_layout()
     return figure
 
 
@@ -77,8 +71,10 @@ def main(names=tuple(NETWORKS), seeds=5, epochs=15, picture=PICTURE):
         table[name] = runs = race(NETWORKS[name], seeds, epochs)
         for rule, (seconds, lost, right) in runs.items():
             there = np.median(arrivals(lost, runs["Adam"][1][:, -1]))
-            row = f"{name:9} {rule:9}{seconds:7.2f} {right.mean():.3f} +- {right.std():.3f}"
-            print(f"{row} {there:7.0f} {there * seconds / epochs:8.2f}", flush=True)
+            print(
+                f"{name:9} {rule:9}{seconds:7.2f} {right.mean():.3f} +- {right.std():.3f}", end=""
+            )
+            print(f"{there:8.0f} {there * seconds / epochs:8.2f}", flush=True)
     draw(table).savefig(picture, dpi=80)
     return table
 

@@ -3,27 +3,25 @@
 uv run examples/segnet.py
 """
 
-import time
+import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import numpy as np
-import optax
 from matplotlib.colors import ListedColormap
 
 import fnn
-from fnn import curvature, data, layers, losses, plots, rules
+from fnn import data, layers, losses
 from fnn.layers import pooled, serial
 
 PICTURE = Path(__file__).parent / "drawn" / "segnet.png"
-CLASSES = ListedColormap(["#f4f4f4", *(plots.style(i).color for i in range(3))])
+SEEING = runpy.run_path(str(Path(__file__).parent / "parts" / "seeing.py"))
 
 
-def conv(features, *inner):
+def conv(features, *then):
     """A convolution, its rectifier, and what follows."""
-    return serial(layers.conv(features, (3, 3)), layers.elementwise(jax.nn.relu), *inner)
+    return serial(layers.conv(features, (3, 3)), layers.elementwise(jax.nn.relu), *then)
 
 
 MIDDLE = pooled(conv(12, conv(12)), (2, 2))
@@ -41,41 +39,41 @@ def factor(outputs, labels):
 
 def per_pixel(outputs, labels):
     """The mean of the pixels' cross-entropies."""
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], axis=-1)
-    return -jnp.mean(chosen)
+    right = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], axis=-1)
+    return -jnp.mean(right)
 
 
 OBJECTIVE = fnn.Objective(MODEL.apply, losses.with_curvature(per_pixel, factor, complete=True))
 
 
-def overlap(outputs, labels):
-    """Intersection over union of the pixels of each class, the mean of the classes."""
-    found = outputs.argmax(axis=-1)[..., None] == jnp.arange(4)
-    truth = labels[..., None] == jnp.arange(4)
-    both, either = jnp.sum(found & truth, (0, 1, 2)), jnp.sum(found | truth, (0, 1, 2))
-    return jnp.mean(both / jnp.maximum(either, 1))
+def overlap(answers, labels):
+    """Intersection over union of the pixels of each class, the mean of the four."""
+    kinds = jnp.arange(4)
+    found, truth = answers[..., None] == kinds, labels[..., None] == kinds
+    both, either = ((found & truth).sum((0, 1, 2)), (found | truth).sum((0, 1, 2)))
+    return float(jnp.mean(both / jnp.maximum(either, 1)))
 
 
-def main(steps=(800, 120), size=24, picture=PICTURE):
-    """Draws the picture; returns the overlap on new images, by rule."""
-    train, test = data.shapes(2000, size=size), data.shapes(200, size=size, seed=1)
-    params = MODEL.init(jax.random.key(0), train.inputs[0].astype("float32"))
-    known = curvature.structure(MODEL.apply, params, train.inputs[0].astype("float32"))
-    decay = optax.cosine_decay_schedule(0.01, steps[0])
-    runners = {"Adam": rules.adam(decay), "K-FAC": rules.kfac(known, samples=1, examples=8)}
-    print(f"SegNet, {optax.tree.size(params):,} parameters")
-    runs, outputs = {}, jax.jit(jax.vmap(MODEL.apply, (None, 0)))
-    pairs = [(of.inputs.astype("float32"), of.labels) for of in (train, test)]
-    for (name, rule), most in zip(runners.items(), steps, strict=True):
-        plan = {"batch_size": 32, "key": jax.random.key(1)}
-        fnn.fit(rule, OBJECTIVE, params, pairs[0], steps=1, **plan)  # compiles
-        began = time.perf_counter()
-        run = fnn.fit(rule, OBJECTIVE, params, pairs[0], steps=most, **plan)
-        seconds, answers = time.perf_counter() - began, outputs(run.params, pairs[1][0])
-        runs[name] = run.history.value, answers, float(overlap(answers, pairs[1][1]))
-        print(f"{name:6} {most:5} steps {seconds:6.1f} s, overlap {runs[name][-1]:.3f}")
-    draw(test, runs).savefig(picture, dpi=80)
-    return {name: share for name, (*_, share) in runs.items()}
+def main(steps=(1200, 150), size=24, picture=PICTURE):
+    """Draws the picture; returns the overlap with the truth on new images, by rule."""
+    scenes = [data.shapes(n, size=size, seed=n) for n in (2000, 200)]
+    (train, labels), (test, truth) = [(of.inputs.astype("float32"), of.labels) for of in scenes]
+    params = MODEL.init(jax.random.key(0), train[0])
+    runs = SEEING["compared"]("SegNet", OBJECTIVE, params, (train, labels), steps)
+    answers = {rule: OBJECTIVE.outputs(of.params, test).argmax(-1) for rule, of in runs.items()}
+    shares = {rule: overlap(answer, truth) for rule, answer in answers.items()}
+    print("intersection over union:", ", ".join(f"{r} {share:.3f}" for r, share in shares.items()))
+    figure, rows = plt.subplots(4, 9, figsize=(11, 5.2), layout="constrained")
+    columns = {"image": -test[..., 0], "truth": truth, **answers}
+    for axes, (name, images) in zip(rows, columns.items(), strict=True):
+        look = {"vmin": 0, "vmax": 3, "cmap": ListedColormap(SEEING["COLORS"])}
+        for i, panel in enumerate(axes):
+            panel.imshow(images[i], **({"cmap": "gray"} if name == "image" else look))
+            panel.set(xticks=[], yticks=[])
+        axes[0].set_ylabel(name if name not in shares else f"{name}\n{shares[name]:.3f}")
+    figure.suptitle("every pixel's class: disks, squares, triangles; overlap of 200 new images")
+    figure.savefig(picture, dpi=80)
+    return shares
 
 
 if __name__ == "__main__":

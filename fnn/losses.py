@@ -24,7 +24,7 @@ mean over examples is the objective's. The target is cast to the outputs' dtype,
 so that, J being the model's Jacobian, J^T B B^T J is the Gauss-Newton matrix. The rest of the
 gradient, g - B s, is zero for the likelihoods; it holds hinge's slope and Huber's arms. R may be
 smaller than K, and 0 for a loss without curvature. `curvature(loss)` gives the factor of any loss,
-`with_curvature` attaches a closed form, `separable` a diagonal, and `is_complete(loss)` says whether
+`with_curvature` attaches a closed form, `separable` a diagonal, and `is_complete(loss)` says if
 the rest is known to be zero, so that nobody needs to compute it. Where the loss is a likelihood,
 `sampler(loss)` draws targets.
 

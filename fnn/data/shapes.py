@@ -29,6 +29,36 @@ class Shapes(NamedTuple):
         """The class of every pixel, 0 for the background."""
         return np.einsum("nkrc,nk->nrc", self.masks.astype(np.int32), self.classes)
 
+    def cells(self, count: int) -> tuple[Int32[np.ndarray, "n most"], Int32[np.ndarray, "n cells"]]:
+        """What a grid of count * count cells holds, which are counted row by row.
+
+        Where a cell is at most a quarter of the image wide, no two shapes share one.
+
+        Args:
+            count: cells along rows and along columns, > 0.
+
+        Returns:
+            The cell in which the middle of each shape's box lies (0 where there is no shape), and
+            the class of the shape in each cell, 0 for none.
+
+        Raises:
+            ValueError: if there is no cell.
+
+        Example:
+            >>> scenes = shapes(1, seed=3)
+            >>> places, classes = scenes.cells(6)
+            >>> bool((classes[0, places[0]] == scenes.classes[0]).all())
+            True
+        """
+        if count < 1:
+            raise ValueError(f"Shapes.cells: expected a cell or more, got {count}; try 6")
+        middles = (self.boxes[..., :2] + self.boxes[..., 2:]) / 2
+        places = (middles * count / self.inputs.shape[1]).astype(np.int32)
+        places = places @ np.array([count, 1], np.int32)
+        held = np.zeros((len(places), count**2), np.int32)
+        np.maximum.at(held, (np.arange(len(places))[:, None], places), self.classes)
+        return places, held
+
 
 def shapes(
     n: int = 1000, *, size: int = 24, most: int = 3, noise: float = 0.1, seed: int = 0
