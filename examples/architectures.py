@@ -3,7 +3,6 @@
 uv run examples/architectures.py
 """
 
-import functools
 import runpy
 import time
 from pathlib import Path
@@ -29,13 +28,13 @@ def race(network, seeds, epochs):
     starts = [network.init(jax.random.key(seed), test[0][0]) for seed in range(seeds)]
     known = curvature.structure(network.apply, starts[0], test[0][0])
     runners = rules.momentum(0.05), rules.adam(0.01), rules.kfac(known, samples=1)
-    plan = {"batch_size": 100, "validation": test, "metrics": {"accuracy": accuracy}}
+    plan = {"validation": test, "metrics": {"accuracy": accuracy}, "key": jax.random.key(0)}
+    plan |= {"data": train, "batch_size": 100}
     runs = {}
     for name, rule in zip(("momentum", "Adam", "K-FAC"), runners, strict=True):
-        run = functools.partial(fnn.fit, rule, objective, data=train, **plan)
-        run(starts[0], epochs=1, key=jax.random.key(0))  # compiles
+        fnn.fit(rule, objective, starts[0], epochs=1, **plan)  # compiles
         began = time.perf_counter()
-        seen = [run(start, epochs=epochs, key=jax.random.key(0)).history for start in starts]
+        seen = [fnn.fit(rule, objective, start, epochs=epochs, **plan).history for start in starts]
         lost, right = (np.array([h.validation[of] for h in seen]) for of in ("loss", "accuracy"))
         runs[name] = (time.perf_counter() - began) / seeds, lost, right[:, -1]
     return runs
@@ -49,26 +48,24 @@ def arrivals(lost, goals):
 
 def draw(table):
     """Of each network the test loss against epochs, all seeds and their median."""
-    figure, panels = plt.subplots(1, len(table), figsize=(12.5, 3.6), sharey=True, squeeze=False)
-    figure.set_layout_engine("constrained")
-    for axes, (name, runs) in zip(panels[0], table.items(), strict=True):
+    figure, panels = plt.subplots(1, len(table), figsize=(12.5, 3.6), sharey=True, layout="tight")
+    for axes, (name, runs) in zip(np.atleast_1d(panels), table.items(), strict=True):
         for i, (rule, (_, lost, right)) in enumerate(runs.items()):
             look = {"color": plots.style(i).color, "dashes": plots.style(i).dash}
             epochs, label = np.arange(1, lost.shape[1] + 1), f"{rule}, {right.mean():.1%} right"
             axes.plot(epochs, lost.T, color=look["color"], linewidth=0.5, alpha=0.5)
             axes.plot(epochs, np.median(lost, axis=0), label=label, **look)
-        axes.set(yscale="log", title=name, xlabel="epochs")
-        axes.legend(frameon=False, fontsize=8)
-    panels[0, 0].set_ylabel("loss of test digits")
+        axes.set(yscale="log", ylim=(0.015, 15), title=name, xlabel="epochs")
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
+    np.atleast_1d(panels)[0].set_ylabel("loss of test digits")
     return figure
 
 
 def main(names=tuple(NETWORKS), seeds=5, epochs=15, picture=PICTURE):
     """Draws the picture and prints the table; returns what `race` found of each network."""
     print("network   rule     seconds accuracy          epochs, seconds to Adam's last loss")
-    table = {}
-    for name in names:
-        table[name] = runs = race(NETWORKS[name], seeds, epochs)
+    table = {name: race(NETWORKS[name], seeds, epochs) for name in names}
+    for name, runs in table.items():
         for rule, (seconds, lost, right) in runs.items():
             there = np.median(arrivals(lost, runs["Adam"][1][:, -1]))
             print(

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 
 from fnn import flops, layers, plots
 from fnn.layers import dense, elementwise, max_pool, serial
@@ -61,7 +60,8 @@ def main(picture=PICTURE):
     image, table = jnp.zeros((8, 8, 1), "float32"), {}
     for i, (name, network) in enumerate(NETWORKS.items()):
         params = jax.eval_shape(network.init, jax.random.key(0), image)
-        size, cost = optax.tree.size(params), flops.count(network.apply, params, image)
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        cost = flops.count(network.apply, params, image)
         widths, strides = np.array(WINDOWS[name]).T
         jumps = np.cumprod([1, *strides[:-1]])
         table[name] = size, cost, [1, *(1 + np.cumsum((widths - 1) * jumps)).tolist()]

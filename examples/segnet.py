@@ -63,7 +63,7 @@ def main(steps=(1200, 150), size=24, picture=PICTURE):
     answers = {rule: OBJECTIVE.outputs(of.params, test).argmax(-1) for rule, of in runs.items()}
     shares = {rule: overlap(answer, truth) for rule, answer in answers.items()}
     print("intersection over union:", ", ".join(f"{r} {share:.3f}" for r, share in shares.items()))
-    figure, rows = plt.subplots(4, 9, figsize=(11, 5.2), layout="constrained")
+    figure, rows = plt.subplots(2 + len(runs), 9, figsize=(11, 5.2), layout="constrained")
     columns = {"image": -test[..., 0], "truth": truth, **answers}
     for axes, (name, images) in zip(rows, columns.items(), strict=True):
         look = {"vmin": 0, "vmax": 3, "cmap": ListedColormap(SEEING["COLORS"])}

@@ -55,7 +55,7 @@ def pixels(sides):
     return filled(4 * (sides + MIDDLES))
 
 
-def main(steps=(1000, 150), picture=PICTURE):
+def main(steps=(1000, 200), picture=PICTURE):
     """Draws the picture; returns precision and recall of boxes in 200 new images, by rule."""
     examples, test = asked(data.shapes(2000)), data.shapes(200, seed=1)
     training = HEAD.init(jax.random.key(0), examples[0][0][0]), examples

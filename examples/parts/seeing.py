@@ -25,13 +25,26 @@ CELLS = np.arange(36)  # of 4 x 4 pixels: each answers for the shape whose middl
 
 
 def compared(name, objective, params, examples, steps):
-    """Trains by Adam and by K-FAC, so many steps each, from one start; prints a row for each."""
+    """Trains by Adam and by K-FAC, so many steps each, from one start; prints a row for each.
+
+    Args:
+        name: what is trained.
+        objective: the model, and its loss.
+        params: where both start.
+        examples: to learn from.
+        steps: of Adam and of K-FAC; 0 leaves a rule out.
+
+    Returns:
+        The fits, by rule.
+    """
     inputs = jax.tree.map(lambda leaf: leaf[0], examples[0])
     known = curvature.structure(objective.model, params, inputs)
-    decay = optax.cosine_decay_schedule(0.01, steps[0])
+    decay = optax.cosine_decay_schedule(0.01, max(1, steps[0]))
     runners = {"Adam": rules.adam(decay), "K-FAC": rules.kfac(known, samples=1, examples=8)}
     runs = {}
     for (rule, runner), most in zip(runners.items(), steps, strict=True):
+        if not most:
+            continue
         plan = {"batch_size": 32, "key": jax.random.key(1)}
         fnn.fit(runner, objective, params, examples, steps=1, **plan)  # compiles
         began = time.perf_counter()
@@ -69,7 +82,8 @@ def answers(name, objective, training, test, steps, pixels):
     (images, masks, kinds), scores = test, {}
     every = images, np.tile(CELLS, (len(images), 1))
     runs = compared(name, objective, *training, steps)
-    figure, rows = plt.subplots(2, 8, figsize=(12, 3.4), layout="constrained")
+    size = 12, 0.6 + 1.4 * len(runs)
+    figure, rows = plt.subplots(len(runs), 8, figsize=size, layout="constrained", squeeze=False)
     for panels, (rule, run) in zip(rows, runs.items(), strict=True):
         outputs = jax.tree.map(np.asarray, objective.outputs(run.params, every))
         logits, found = outputs["classes"], pixels(outputs["found"])
