@@ -48,7 +48,9 @@ def draw(params, images):
     for panels, name, windows in zip(rows, names, tiles, strict=True):
         panels[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axes, window in zip(panels, windows, strict=True):
-            axes.imshow(window, cmap="gray_r" if window.min() >= 0 else "RdBu_r")
+            limit, signed = np.abs(window).max(), window.min() < 0
+            look = {"cmap": "RdBu_r", "vmin": -limit} if signed else {"cmap": "gray_r"}
+            axes.imshow(window, vmax=limit, **look)
             axes.set(xticks=[], yticks=[])
     figure.suptitle("eight units of each layer: the mean of the 25 windows that excite them most")
     return figure

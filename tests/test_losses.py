@@ -391,9 +391,9 @@ def test_separable_is_the_diagonal_and_what_is_flat_is_left_to_the_rest():
 
     outputs = {"bent": jnp.array([0.5, -200.0]), "flat": jnp.ones(2), "counted": jnp.zeros((1, 2))}
     target = {"event": jnp.array([1.0, 0.0]), "weight": jnp.array([[2.0, 0.0]])}
-    B, s = losses.curvature(losses.separable(loss))(outputs, target)
+    B, s = jax.jit(losses.curvature(losses.separable(loss)))(outputs, target)
     flat, unravel = ravel_pytree(outputs)
-    hessian = jax.hessian(lambda flat: loss(unravel(flat), target))(flat)
+    hessian = jax.jit(jax.hessian(lambda flat: loss(unravel(flat), target)))(flat)
     np.testing.assert_allclose(B @ B.T, hessian, rtol=1e-12, atol=1e-90)
     rest = jax.grad(lambda flat: loss(unravel(flat), target))(flat) - B @ s
     np.testing.assert_allclose(rest, [0, 0, 0, 0, 3, 3], atol=1e-12)

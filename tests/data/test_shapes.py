@@ -50,6 +50,20 @@ def test_middles_are_more_than_a_quarter_apart():
         assert (apart + 24 * np.eye(len(points)) > 6).all()
 
 
+def test_cells_hold_one_shape_each_and_its_middle():
+    places, held = SCENES.cells(6)
+    assert places.shape == (200, 3)
+    assert held.shape == (200, 36)
+    there = SCENES.classes > 0
+    np.testing.assert_array_equal((held > 0).sum(axis=1), there.sum(axis=1))
+    found = np.take_along_axis(held, places, axis=1)
+    np.testing.assert_array_equal(found[there], SCENES.classes[there])
+    middles = (SCENES.boxes[..., :2] + SCENES.boxes[..., 2:]) / 2
+    np.testing.assert_array_equal(np.stack(np.divmod(places, 6), -1)[there], middles[there] // 4)
+    with pytest.raises(ValueError, match=r"Shapes.cells: expected a cell or more, got 0; try 6"):
+        SCENES.cells(0)
+
+
 def test_labels_noise_and_seed():
     np.testing.assert_array_equal(SCENES.labels > 0, SCENES.inputs[..., 0] > 0)
     for i, kind in enumerate(SCENES.classes[0]):

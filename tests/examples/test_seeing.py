@@ -26,12 +26,12 @@ def test_curvature_of_pixels_is_the_hessian():
     found = script("segnet")
     outputs = jax.random.normal(jax.random.key(0), (2, 3, 4))
     labels = jnp.array([[0, 1, 2], [3, 0, 1]])
-    B, s = found["factor"](outputs, labels)
+    B, s = jax.jit(found["factor"])(outputs, labels)
 
     def loss(flat):
         return found["per_pixel"](flat.reshape(2, 3, 4), labels)
 
-    np.testing.assert_allclose(B @ B.T, jax.hessian(loss)(outputs.ravel()), atol=1e-12)
+    np.testing.assert_allclose(B @ B.T, jax.jit(jax.hessian(loss))(outputs.ravel()), atol=1e-12)
     np.testing.assert_allclose(B @ s, jax.grad(loss)(outputs.ravel()), atol=1e-12)
 
 
@@ -96,8 +96,8 @@ def test_losses_of_heads_have_diagonal_curvature(name):
     target = (jnp.eye(3)[jnp.array([0, 1, 2, 0])], jax.random.uniform(keys[2], shape))
     target = (*target, jnp.array([1.0, 0.0]))
     flat, unravel = ravel_pytree(outputs)
-    hessian = jax.hessian(lambda flat: loss(unravel(flat), target))(flat)
-    B, s = losses.curvature(losses.separable(loss))(outputs, target)
+    hessian = jax.jit(jax.hessian(lambda flat: loss(unravel(flat), target)))(flat)
+    B, s = jax.jit(losses.curvature(losses.separable(loss)))(outputs, target)
     np.testing.assert_allclose(B @ B.T, hessian, atol=1e-12)
     gradient = jax.grad(lambda flat: loss(unravel(flat), target))(flat)
     np.testing.assert_allclose(B @ s, gradient, atol=1e-12)  # it is complete
