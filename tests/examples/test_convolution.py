@@ -13,6 +13,7 @@ import pytest
 from fnn import layers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+GATE = pytest.mark.gate
 
 
 @functools.cache
@@ -55,7 +56,10 @@ def test_parameters_and_flops_by_closed_form(tmp_path):
     assert (tmp_path / "networks.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", ["LeNet-5", "AlexNet", "VGG", "Inception", "ResNet"])
+@pytest.mark.parametrize(
+    "name",
+    ["AlexNet", "VGG", "ResNet", *(pytest.param(n, marks=GATE) for n in ("LeNet-5", "Inception"))],
+)
 def test_a_unit_sees_what_the_formula_says(name):
     found = script("networks")
     network = layers.serial(*found["PARTS"][name][0])
@@ -134,14 +138,14 @@ def test_patches_are_the_windows_that_excite_most():
         np.testing.assert_allclose(own, np.sort(most, axis=0)[::-1][:4].T, rtol=1e-9)
 
 
-@pytest.mark.gate
+@GATE
 def test_filters_of_a_trained_network(tmp_path):
     fits = script("filters")["main"](epochs=8, picture=tmp_path / "filters.png")
     assert fits["K-FAC"][1] > max(0.95, fits["Adam"][1] - 0.01)
     assert (tmp_path / "filters.png").stat().st_size > 10_000
 
 
-@pytest.mark.gate
+@GATE
 def test_every_architecture_learns_digits(tmp_path):
     table = script("architectures")["main"](seeds=2, picture=tmp_path / "architectures.png")
     for runs in table.values():
