@@ -64,12 +64,12 @@ def pixels(found):
     return np.asarray(jax.image.resize(found, (*found.shape[:2], 24, 24), "linear") > 0)
 
 
-def main(steps=(800, 200), picture=PICTURE):
+def main(steps=(800, 240), picture=PICTURE):
     """Draws the picture; returns precision and recall of masks in 200 new images, by rule."""
     examples, test = asked(data.shapes(2000)), data.shapes(200, seed=1)
     training = init(jax.random.key(0), examples[0][0][0]), examples
     truth = test.inputs.astype("float32"), test.masks, test.classes
-    scores, figure = SEEING["answers"]("SOLO", OBJECTIVE, training, truth, steps, pixels)
+    scores, figure = SEEING["answers"]("SOLO", OBJECTIVE, training, truth, steps, pixels, None)
     figure.suptitle("masks of disks, squares and triangles, and the true ones; precision, recall")
     figure.savefig(picture, dpi=80)
     return scores

@@ -24,7 +24,7 @@ BACKBONE = serial(conv(8), max_pool((2, 2)), conv(16), layers.fan_out(serial(), 
 CELLS = np.arange(36)  # of 4 x 4 pixels: each answers for the shape whose middle it holds
 
 
-def compared(name, objective, params, examples, steps):
+def compared(name, objective, params, examples, steps, curved=8):
     """Trains by Adam and by K-FAC, so many steps each, from one start; prints a row for each.
 
     Args:
@@ -33,6 +33,7 @@ def compared(name, objective, params, examples, steps):
         params: where both start.
         examples: to learn from.
         steps: of Adam and of K-FAC; 0 leaves a rule out.
+        curved: examples of a batch that K-FAC takes the curvature of; None takes all.
 
     Returns:
         The fits, by rule.
@@ -40,7 +41,7 @@ def compared(name, objective, params, examples, steps):
     inputs = jax.tree.map(lambda leaf: leaf[0], examples[0])
     known = curvature.structure(objective.model, params, inputs)
     decay = optax.cosine_decay_schedule(0.01, max(1, steps[0]))
-    runners = {"Adam": rules.adam(decay), "K-FAC": rules.kfac(known, samples=1, examples=8)}
+    runners = {"Adam": rules.adam(decay), "K-FAC": rules.kfac(known, samples=1, examples=curved)}
     runs = {}
     for (rule, runner), most in zip(runners.items(), steps, strict=True):
         if not most:
@@ -65,7 +66,7 @@ def score(logits, found, masks, kinds):
     return right / max(sure.sum(), 1), right / (kinds > 0).sum()
 
 
-def answers(name, objective, training, test, steps, pixels):
+def answers(name, objective, training, test, steps, pixels, curved=8):
     """Trains a head by both rules, and judges what it finds in new images.
 
     Args:
@@ -75,13 +76,14 @@ def answers(name, objective, training, test, steps, pixels):
         test: new images, and masks and classes of what is in them.
         steps: of Adam and of K-FAC.
         pixels: makes masks of what the model finds in all cells.
+        curved: as in `compared`.
 
     Returns:
         Precision and recall by rule, and a picture of what is found in eight images.
     """
     (images, masks, kinds), scores = test, {}
     every = images, np.tile(CELLS, (len(images), 1))
-    runs = compared(name, objective, *training, steps)
+    runs = compared(name, objective, *training, steps, curved)
     size = 12, 0.6 + 1.4 * len(runs)
     figure, rows = plt.subplots(len(runs), 8, figsize=size, layout="constrained", squeeze=False)
     for panels, (rule, run) in zip(rows, runs.items(), strict=True):

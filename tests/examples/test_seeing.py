@@ -121,7 +121,7 @@ def test_yolo_by_both_rules(tmp_path):
 
 @pytest.mark.gate
 def test_solo_finds_masks(tmp_path):
-    """K-FAC has not found much after 200 steps, and the script says so."""
+    """K-FAC has found less after 240 steps, and the script says so."""
     scores = script("solo")["main"](picture=tmp_path / "solo.png")
     assert min(scores["Adam"]) > 0.6
     assert (tmp_path / "solo.png").stat().st_size > 10_000
