@@ -24,9 +24,9 @@ mean over examples is the objective's. The target is cast to the outputs' dtype,
 so that, J being the model's Jacobian, J^T B B^T J is the Gauss-Newton matrix. The rest of the
 gradient, g - B s, is zero for the likelihoods; it holds hinge's slope and Huber's arms. R may be
 smaller than K, and 0 for a loss without curvature. `curvature(loss)` gives the factor of any loss,
-`with_curvature` attaches a closed form, and `is_complete(loss)` says whether the rest is known to
-be zero, so that nobody needs to compute it. Where the loss is a likelihood, `sampler(loss)` draws
-targets.
+`with_curvature` attaches a closed form, `separable` a diagonal, and `is_complete(loss)` says if
+the rest is known to be zero, so that nobody needs to compute it. Where the loss is a likelihood,
+`sampler(loss)` draws targets.
 
 **Impossible targets** (a label 0 for hinge, a probability of 2, class 10 of 10) raise where their
 values can be seen. Under `jit` and `vmap` nobody sees them: there an impossible class makes the
@@ -58,6 +58,7 @@ __all__ = [
     "logistic",
     "perceptron",
     "sampler",
+    "separable",
     "softmax_cross_entropy",
     "with_curvature",
 ]
@@ -126,6 +127,47 @@ def with_curvature(
     # loss and computes something else must not inherit its curvature.
     vars(curved)["_curvature"] = (curved, factor_of_shapes, complete, sample)
     return cast("Loss", curved)
+
+
+def separable(loss: Loss, *, complete: bool = False) -> Loss:
+    """`loss` with the curvature of a sum with one term for each output.
+
+    Where no term has two outputs, the Hessian is diagonal, and its product with a vector of ones is
+    all of it. A derived factor would decompose a K x K matrix for every example. That nothing of
+    the Hessian lies beside its diagonal is for you to know: nobody checks it. A term without
+    curvature, or with a negative one, has a column of zeros.
+
+    Args:
+        loss: `loss(outputs, target) -> scalar`. It stays as it is.
+        complete: True promises that a term with a slope has curvature, see `with_curvature`.
+
+    Returns:
+        A new function that computes what `loss` does. Make it once: objectives compare losses by
+        identity.
+
+    Example:
+        A class, and a number that counts only where the target says so.
+
+        >>> import jax.numpy as jnp
+        >>> def loss(outputs, target):
+        ...     event, number, weight = target
+        ...     off = outputs["number"] - number
+        ...     return logistic(outputs["event"], event) + weight * off**2
+        >>> outputs = {"event": jnp.array(0.0), "number": jnp.array(1.0)}
+        >>> B, s = curvature(separable(loss))(outputs, (1, 0.5, 2.0))
+        >>> B.tolist(), s.tolist()
+        ([[0.5, 0.0], [0.0, 2.0]], [-1.0, 1.0])
+    """
+
+    def factor(outputs, target):
+        flat, unravel = ravel_pytree(outputs)
+        slopes = jax.grad(lambda flat: loss(unravel(flat), target))
+        grad, diagonal = jax.jvp(slopes, (flat,), (jnp.ones_like(flat),))
+        bent = diagonal > 0
+        root = jnp.sqrt(jnp.where(bent, diagonal, 1))
+        return jnp.diag(jnp.where(bent, root, 0)), jnp.where(bent, grad / root, 0)
+
+    return with_curvature(loss, factor, complete=complete)
 
 
 def curvature(loss: Callable[..., Array]) -> Factor:

@@ -12,6 +12,7 @@ import pytest
 import scipy.special
 import sklearn.linear_model
 import sklearn.metrics
+from jax.flatten_util import ravel_pytree
 
 from fnn import losses
 
@@ -86,7 +87,7 @@ def products(factor):
 def test_the_table_above_is_complete():
     functions = inspect.getmembers(losses, inspect.isfunction)
     public = {n for n, f in functions if f.__module__ == losses.__name__ and n[0] != "_"}
-    about = {"with_curvature", "curvature", "is_complete", "has_factor", "sampler"}
+    about = {"with_curvature", "separable", "curvature", "is_complete", "has_factor", "sampler"}
     assert public == set(TARGETS) | about
 
 
@@ -380,6 +381,24 @@ def test_derived_curvature_of_many_outputs_is_never_batched():
         jaxpr = str(jax.make_jaxpr(jax.vmap(derived))(outputs[:, :k], jnp.array([3, 7])))
         (line,) = re.findall(r"(\S+) \S+ = eigh\[", jaxpr)
         assert line.endswith(decomposed)
+
+
+def test_separable_is_the_diagonal_and_what_is_flat_is_left_to_the_rest():
+    def loss(outputs, target):
+        bent, flat, counted = outputs["bent"], outputs["flat"], outputs["counted"]
+        squares = jnp.sum(target["weight"] * (counted - 1) ** 2)
+        return losses.logistic(bent, target["event"]) + 3 * jnp.sum(flat) + squares
+
+    outputs = {"bent": jnp.array([0.5, -200.0]), "flat": jnp.ones(2), "counted": jnp.zeros((1, 2))}
+    target = {"event": jnp.array([1.0, 0.0]), "weight": jnp.array([[2.0, 0.0]])}
+    B, s = jax.jit(losses.curvature(losses.separable(loss)))(outputs, target)
+    flat, unravel = ravel_pytree(outputs)
+    hessian = jax.jit(jax.hessian(lambda flat: loss(unravel(flat), target)))(flat)
+    np.testing.assert_allclose(B @ B.T, hessian, rtol=1e-12, atol=1e-90)
+    rest = jax.grad(lambda flat: loss(unravel(flat), target))(flat) - B @ s
+    np.testing.assert_allclose(rest, [0, 0, 0, 0, 3, 3], atol=1e-12)
+    assert not losses.is_complete(losses.separable(loss))
+    assert losses.is_complete(losses.separable(loss, complete=True))
 
 
 def test_with_curvature_leaves_the_loss_alone_and_is_not_inherited():

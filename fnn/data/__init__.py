@@ -15,6 +15,7 @@ sets      what scikit-learn carries; `split`
 files     MNIST and its kind, CIFAR-10, Proben1
 affine    centering, scaling and whitening: fitted, applied, inverted
 images    random shifts, rotations, zooms and noise of one image
+shapes    drawn scenes of disks, squares and triangles, with masks and boxes
 """
 
 from fnn.data.affine import Affine as Affine
@@ -43,10 +44,13 @@ from fnn.data.sets import iris as iris
 from fnn.data.sets import moons as moons
 from fnn.data.sets import split as split
 from fnn.data.sets import wine as wine
+from fnn.data.shapes import Shapes as Shapes
+from fnn.data.shapes import shapes as shapes
 
 __all__ = [
     "Affine",
     "Data",
+    "Shapes",
     "add_noise",
     "breast_cancer",
     "centering",
@@ -65,6 +69,7 @@ __all__ = [
     "read_idx",
     "resample",
     "rotate",
+    "shapes",
     "shift",
     "split",
     "standardization",
