@@ -34,15 +34,12 @@ def draw(planes, digits, curves, pca):
     """The codes of new digits by PCA and by a deep network, and how the latter was trained."""
     figure, panels = plt.subplots(1, 3, figsize=(12.5, 4.2), layout="constrained")
     for axes, (name, codes) in zip(panels, planes.items(), strict=False):
-        for digit in range(10):
-            color, marker = plots.style(digit).color, f"${digit}$"
-            axes.scatter(*codes[digits == digit].T, 28, color, marker=marker, linewidths=0.2)
-        axes.set(xticks=[], yticks=[])
+        plots.codes(axes, codes, digits)
         axes.set_title(f"{name}: {neighbors_agree(codes, digits):.0%} are nearest to their like")
     for i, (name, values) in enumerate(curves.items()):
         color, dash, _ = plots.style(i)
         panels[2].plot(range(1, len(values) + 1), values, color=color, dashes=dash, label=name)
-    panels[2].axhline(pca, color="black", linewidth=0.8, label="PCA: no linear code does better")
+    panels[2].axhline(pca, color="black", linewidth=0.8, label="PCA")
     panels[2].set(xlabel="epochs", ylabel="variance of new digits that is left", ylim=(0.4, 1.1))
     panels[2].set_title("64-64-32-2-32-64-64, trained by two rules")
     panels[2].spines[["top", "right"]].set_visible(False)

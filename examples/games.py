@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from fnn import plots, rules
+from fnn import plots, rules, training
 
 PICTURE = Path(__file__).parent / "drawn" / "games.png"
 GAMES = {  # what x wants low and y wants high; both are at rest at the origin
@@ -28,16 +28,12 @@ PLAYS = {  # of a field v, along whose negative both want to go
 }
 
 
-def updated(rule, value_fn, p):
-    """Where the first step of a rule leads."""
-    value, grad = jax.value_and_grad(value_fn)(p)
-    return p + rule.update(grad, rule.init(p), p, value=value, grad=grad, value_fn=value_fn)[0]
-
-
 def each(value, p):
     """Newton's step of either player, as if the other stayed."""
-    x = updated(rules.newton(), lambda x: value(p.at[0].set(x)), p[0])
-    return jnp.stack([x, updated(rules.newton(), lambda y: -value(p.at[1].set(y)), p[1])])
+    rule, (x, y) = rules.newton(), p
+    x, _, _ = training.step(rule, rule.init(x), x, lambda x: value(p.at[0].set(x)))
+    y, _, _ = training.step(rule, rule.init(y), y, lambda y: -value(p.at[1].set(y)))
+    return jnp.stack([x, y])
 
 
 def steps_of(value):
@@ -50,7 +46,9 @@ def steps_of(value):
     squares = fnn.Objective(lambda p, _: field(p)).on(jnp.zeros((1, 1)))
     steps = {name: lambda p, play=play: play(field, p) for name, play in PLAYS.items()}
     steps["Newton of each"] = lambda p: each(value, p)
-    return steps | {"Newton of both": lambda p: updated(rules.gauss_newton(), squares, p)}
+    rule = rules.gauss_newton()
+    steps["Newton of both"] = lambda p: training.step(rule, rule.init(p), p, squares)[0]
+    return steps
 
 
 def main(steps=40, picture=PICTURE):

@@ -50,7 +50,7 @@ def draw(curves, least, axes, decoder):
     return figure
 
 
-def main(n=1797, steps=1000, second=35, picture=PICTURE):
+def main(n=600, steps=1000, second=35, picture=PICTURE):
     """Draws the picture; returns what is left by network and rule, by PCA, and cosines."""
     images = data.digits().inputs[:n]
     centered = images - images.mean(axis=0)

@@ -19,6 +19,9 @@ matlab           SIN, PARITY, CANCER, DIABETES of MATLAB's table
 equations        partial differential equations: Poisson, Helmholtz, Allen-Cahn, heat
 """
 
+from fnn.problems.autoencoders import gaussian_divergence as gaussian_divergence
+from fnn.problems.autoencoders import negative_evidence_bound as negative_evidence_bound
+from fnn.problems.autoencoders import variational as variational
 from fnn.problems.problem import COSTS as COSTS
 from fnn.problems.problem import Budget as Budget
 from fnn.problems.problem import Measure as Measure
@@ -48,10 +51,13 @@ __all__ = [
     "Score",
     "Surface",
     "accuracy",
+    "gaussian_divergence",
     "get",
     "load",
+    "negative_evidence_bound",
     "network",
     "standardized",
     "supervised",
+    "variational",
 ]
 __dir__ = __all__.copy
