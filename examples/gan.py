@@ -3,7 +3,6 @@
 uv run examples/gan.py
 """
 
-import itertools
 import time
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def play(points, rule_of, steps):
     """A thousand samples of the generator after so many steps of both players at once."""
     hidden = layers.dense(64), RELU, layers.dense(64), RELU
     forger, critic = [layers.serial(*hidden, layers.dense(n)) for n in (points.shape[1], 1)]
-    keys = jax.random.split(jax.random.key(0), 4)
+    keys = jax.random.split(jax.random.key(0), steps + 3)
     p, q = forger.init(keys[0], LATENT), critic.init(keys[1], points[0])
     mine = rule_of(curvature.structure(forger.apply, p, LATENT))
     yours = rule_of(curvature.structure(critic.apply, q, points[0]))
@@ -38,40 +37,41 @@ def play(points, rule_of, steps):
         noise = jax.random.normal(first, (BATCH, LATENT.size))
         both = jnp.concatenate([jax.random.choice(second, points, (BATCH,)), made(p, noise)])
         fooled = fnn.Objective(lambda p, z: critic.apply(q, forger.apply(p, z)), losses.logistic)
-        mine_next = training.step(mine, my_state, p, fooled.on((noise, LABELS[:BATCH])))
-        yours_next = training.step(yours, your_state, q, judged.on((both, LABELS)))
-        return (*mine_next[:2], *yours_next[:2]), None
+        forged = training.step(mine, my_state, p, fooled.on((noise, LABELS[:BATCH])))[:2]
+        return (*forged, *training.step(yours, your_state, q, judged.on((both, LABELS)))[:2]), None
 
-    start = p, mine.init(p), q, yours.init(q)
-    (p, *_), _ = jax.lax.scan(turn, start, jax.random.split(keys[2], steps))
-    return made(p, jax.random.normal(keys[3], (1000, LATENT.size)))
+    (p, *_), _ = jax.lax.scan(turn, (p, mine.init(p), q, yours.init(q)), keys[3:])
+    return made(p, jax.random.normal(keys[2], (1000, LATENT.size)))
 
 
-def main(first=3000, second=300, picture=PICTURE):
+def main(first=3000, second=500, picture=PICTURE):
     """Draws the picture; returns by data and rule the samples close to each mode, of 1000."""
-    (images, digits), heaps = data.digits(), np.tile(CORNERS, (500, 1))
-    ring = heaps + 0.05 * np.random.default_rng(0).normal(size=heaps.shape)
+    images, digits = data.digits()
+    ring = np.random.default_rng(0).normal(np.tile(CORNERS, (500, 1)), 0.05)
     games = {"ring": (ring, CORNERS, np.arange(8), 0.15), "digits": (images, images, digits, 2.0)}
-    adam = rules.adam(optax.linear_schedule(3e-3, 0, first), 0.5)
-    contest = {"adam": (lambda _: adam, first), "kfac": (rules.kfac, second)}
-    figure, panels = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
-    counts = {}
-    for axes, which in zip(panels, itertools.product(games, contest), strict=True):
-        (points, centers, classes, reach), (rule_of, steps) = games[which[0]], contest[which[1]]
-        began, modes = time.time(), classes.max() + 1
-        made = np.asarray(jax.jit(play, static_argnums=(1, 2))(points, rule_of, steps))
-        far = np.linalg.norm(made[:, None] - centers, axis=2)
-        close = classes[far.argmin(axis=1)][far.min(axis=1) < reach]
-        counts[which] = np.bincount(close, minlength=modes)
-        covered = f"{np.sum(counts[which] > 250 / modes)} of {modes} modes"
-        print(*which, f"{steps} steps, {time.time() - began:.1f} s: {covered}, {len(close)} close")
-        axes.set_title(f"{which[1]}, {steps} steps: {covered}")
-        if len(centers) == modes:
-            axes.plot(*points.T, ".", color="0.85")
-            axes.plot(*made.T, ".", color=plots.COLORS[1], markersize=2)
-            axes.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal", xticks=[], yticks=[])
-        else:
-            plots.features(axes, made[:100], (8, 8), columns=10)
+    down = optax.linear_schedule(0.05, 0, second)
+    contest = {
+        "adam": (lambda _: rules.adam(optax.linear_schedule(3e-3, 0, first), 0.5), first),
+        "kfac held back": (lambda k: rules.kfac(k, down, 0.1, momentum=0.0, examples=32), second),
+        "kfac": (lambda k: rules.kfac(k, examples=32), second),
+    }
+    counts, (figure, panels) = {}, plt.subplots(2, 3, figsize=(10.5, 7), layout="constrained")
+    for row, (game, (points, centers, classes, reach)) in zip(panels, games.items(), strict=True):
+        for axes, (name, (rule_of, steps)) in zip(row, contest.items(), strict=True):
+            began, modes = time.time(), classes.max() + 1
+            made = np.asarray(jax.jit(play, static_argnums=(1, 2))(points, rule_of, steps))
+            far = np.linalg.norm(made[:, None] - centers, axis=2)
+            close = classes[far.argmin(axis=1)][far.min(axis=1) < reach]
+            counts[game, name] = np.bincount(close, minlength=modes)
+            covered = f"{np.sum(counts[game, name] > 250 / modes)} of {modes} modes"
+            print(f"{game}, {name}, {steps} steps, {time.time() - began:.1f} s: {covered}")
+            axes.set_title(f"{name}, {steps} steps: {covered}")
+            if game == "ring":
+                axes.plot(*points.T, ".", color="0.85")
+                axes.plot(*made.T, ".", color=plots.COLORS[1], markersize=2)
+                axes.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal", xticks=[], yticks=[])
+            else:
+                plots.features(axes, made[:80], (8, 8), columns=10)
     figure.savefig(picture, dpi=80)
     return counts
 
