@@ -16,7 +16,7 @@ import fnn
 from fnn import curvature, data, layers, losses, plots, rules, training
 
 PICTURE = Path(__file__).parent / "drawn" / "gan.png"
-LATENT, BATCH, RELU = jnp.zeros(8), 128, layers.elementwise(jax.nn.relu)
+LATENT, BATCH, PENALTY, RELU = jnp.zeros(8), 128, 0.3, layers.elementwise(jax.nn.relu)
 LABELS = np.repeat([[1.0], [0.0]], BATCH, axis=0)
 CORNERS = np.exp(0.25j * np.pi * np.arange(8)).view(float).reshape(8, 2)
 
@@ -30,15 +30,17 @@ def play(points, rule_of, steps):
     mine = rule_of(curvature.structure(forger.apply, p, LATENT))
     yours = rule_of(curvature.structure(critic.apply, q, points[0]))
     judged, made = fnn.Objective(critic.apply, losses.logistic), jax.vmap(forger.apply, (None, 0))
+    slopes = jax.vmap(jax.grad(lambda x, q: critic.apply(q, x)[0]), (0, None))
 
     def turn(carry, key):
         p, my_state, q, your_state = carry
-        first, second = jax.random.split(key)  # one key for both would betray the forger
-        noise = jax.random.normal(first, (BATCH, LATENT.size))
-        both = jnp.concatenate([jax.random.choice(second, points, (BATCH,)), made(p, noise)])
+        noise = jax.random.normal(key, (BATCH, LATENT.size))
+        real = jax.random.choice(jax.random.fold_in(key, 1), points, (BATCH,))
+        tax = fnn.penalty(lambda q: PENALTY / 2 * jnp.mean(jnp.sum(slopes(real, q) ** 2, axis=1)))
+        truth = judged.on((jnp.concatenate([real, made(p, noise)]), LABELS)) + tax
         fooled = fnn.Objective(lambda p, z: critic.apply(q, forger.apply(p, z)), losses.logistic)
         forged = training.step(mine, my_state, p, fooled.on((noise, LABELS[:BATCH])))[:2]
-        return (*forged, *training.step(yours, your_state, q, judged.on((both, LABELS)))[:2]), None
+        return (*forged, *training.step(yours, your_state, q, truth)[:2]), None
 
     (p, *_), _ = jax.lax.scan(turn, (p, mine.init(p), q, yours.init(q)), keys[3:])
     return made(p, jax.random.normal(keys[2], (1000, LATENT.size)))
@@ -49,10 +51,9 @@ def main(first=3000, second=500, picture=PICTURE):
     images, digits = data.digits()
     ring = np.random.default_rng(0).normal(np.tile(CORNERS, (500, 1)), 0.05)
     games = {"ring": (ring, CORNERS, np.arange(8), 0.15), "digits": (images, images, digits, 2.0)}
-    down = optax.linear_schedule(0.05, 0, second)
     contest = {
         "adam": (lambda _: rules.adam(optax.linear_schedule(3e-3, 0, first), 0.5), first),
-        "kfac held back": (lambda k: rules.kfac(k, down, 0.1, momentum=0.0, examples=32), second),
+        "kfac held back": (lambda k: rules.kfac(k, 0.02, 0.1, momentum=0.0, examples=32), second),
         "kfac": (lambda k: rules.kfac(k, examples=32), second),
     }
     counts, (figure, panels) = {}, plt.subplots(2, 3, figsize=(10.5, 7), layout="constrained")
@@ -67,8 +68,7 @@ def main(first=3000, second=500, picture=PICTURE):
             print(f"{game}, {name}, {steps} steps, {time.time() - began:.1f} s: {covered}")
             axes.set_title(f"{name}, {steps} steps: {covered}")
             if game == "ring":
-                axes.plot(*points.T, ".", color="0.85")
-                axes.plot(*made.T, ".", color=plots.COLORS[1], markersize=2)
+                axes.plot(*points.T, "C7.", *made.T, "C1.", markersize=2)
                 axes.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal", xticks=[], yticks=[])
             else:
                 plots.features(axes, made[:80], (8, 8), columns=10)
