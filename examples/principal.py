@@ -41,7 +41,7 @@ def draw(curves, least, axes, decoder):
     left.set(xscale="log", yscale="log", xlabel="steps", ylabel="share of variance left, above PCA")
     left.set_title(f"64-{CODE}-64 on digits: all end at PCA's {least:.4f}, none below it")
     left.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False, loc="lower left")
+    left.legend(frameon=False, loc="center right")
     turned = axes @ np.linalg.pinv(decoder) @ decoder
     plots.features(right, np.concatenate([axes, decoder, turned]), (8, 8), columns=CODE)
     for row, name in enumerate(("PCA's axes", "the decoder's weights", "mixed: PCA's axes")):

@@ -34,7 +34,8 @@ def codes(axes: Axes, points: Float[np.ndarray, "n 2"], classes: Int[np.ndarray,
             f"{points.shape}; try points[:, :2]"
         )
     for number in np.unique(classes):
-        look = {"color": style(int(number)).color, "marker": f"${number}$", "label": str(number)}
-        axes.scatter(*points[classes == number].T, 28, linewidths=0.2, **look)
+        x, y = points[classes == number].T
+        color, marker = style(int(number)).color, f"${number}$"
+        axes.scatter(x, y, s=28, color=color, marker=marker, linewidths=0.2, label=str(number))
     axes.set(xticks=[], yticks=[])
     return axes
