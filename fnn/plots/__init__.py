@@ -5,6 +5,7 @@ panels       what a figure of measurements shows, as data, for matplotlib and a 
 curves       what was measured of several things, under labels: curves, arrivals, ranks
 history      how a training went
 landscape    surfaces over the plane and paths on them, still and moving
+codes        examples in the plane of a code
 networks     what a network does: regions, fits, features, mistakes, the loss around it
 portraits    all of these that a trained model allows
 """
@@ -13,6 +14,7 @@ from fnn.requirements import require
 
 __requires__ = require("plots", "matplotlib")
 
+from fnn.plots.codes import codes as codes
 from fnn.plots.curves import arrivals as arrivals
 from fnn.plots.curves import curves as curves
 from fnn.plots.curves import profile as profile
@@ -65,6 +67,7 @@ __all__ = [
     "animate",
     "arrivals",
     "band",
+    "codes",
     "confusion",
     "contours",
     "curves",

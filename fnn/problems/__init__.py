@@ -19,6 +19,9 @@ matlab           SIN, PARITY, CANCER, DIABETES of MATLAB's table
 equations        partial differential equations: Poisson, Helmholtz, Allen-Cahn, heat
 """
 
+from fnn.problems.autoencoders import gaussian_divergence as gaussian_divergence
+from fnn.problems.autoencoders import negative_evidence_bound as negative_evidence_bound
+from fnn.problems.autoencoders import variational as variational
 from fnn.problems.problem import COSTS as COSTS
 from fnn.problems.problem import Budget as Budget
 from fnn.problems.problem import Measure as Measure
@@ -51,11 +54,14 @@ __all__ = [
     "Surface",
     "accuracy",
     "entropy_of_sentences",
+    "gaussian_divergence",
     "get",
     "load",
+    "negative_evidence_bound",
     "network",
     "sentences",
     "standardized",
     "supervised",
+    "variational",
 ]
 __dir__ = __all__.copy

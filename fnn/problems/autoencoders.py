@@ -82,17 +82,7 @@ def variational_autoencoder() -> Problem:
     Returns:
         The problem.
     """
-    encoder, decoder = network([32, 2 * LATENT]), network([32, PIXELS])
-
-    def init(key: Key[Array, ""], x: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
-        (pixels, noise), (first, second) = x, jax.random.split(key)
-        return encoder.init(first, pixels), decoder.init(second, noise)
-
-    def apply(params: tuple[PyTree, PyTree], x: tuple[Array, Array]) -> Float[Array, " outputs"]:
-        pixels, noise = x
-        mean, log_variance = jnp.split(encoder.apply(params[0], pixels), 2)
-        latent = mean + jnp.exp(log_variance / 2) * noise
-        return jnp.concatenate([decoder.apply(params[1], latent), mean, log_variance])
+    model = variational(network([32, 2 * LATENT]), network([32, PIXELS]))
 
     def mean_bound(outputs: Float[Array, "n outputs"], targets: Float[Array, "n pixels"]) -> Scalar:
         return jnp.mean(jax.vmap(negative_evidence_bound)(outputs, targets))
@@ -101,7 +91,7 @@ def variational_autoencoder() -> Problem:
         "variational-autoencoder",
         "digits of 8 x 8 pixels by 8 latent numbers, 64-32-16 and 8-32-64",
         "Kingma and Welling (2014), smaller",
-        model=layers.Layer(init, augmented(apply, _with_fresh)),
+        model=model,
         loss=negative_evidence_bound,
         parts=_with_noise(LATENT),
         score=Score("nats per image", mean_bound),
@@ -111,7 +101,79 @@ def variational_autoencoder() -> Problem:
     )
 
 
-# The bound ----------------------------------------------------------------------------------------
+# Encoder, decoder and bound -----------------------------------------------------------------------
+
+
+def variational(encoder: layers.Layer, decoder: layers.Layer) -> layers.Layer:
+    """decoder(mean + exp(log_variance / 2) noise), mean and log_variance being encoder(x).
+
+    Its inputs are pairs (x, noise), as many numbers of noise as there are latent numbers. In
+    training (with a key) the noise is drawn anew; in inference it is that which is given, so that
+    a loss is a number and not a draw, and with noise 0 the decoder sees the mean. An encoder whose
+    outputs are not twice as many as the noise is refused while tracing.
+
+    Args:
+        encoder: from x to means and log variances, one after the other: 2 k numbers.
+        decoder: from k latent numbers to logits.
+
+    Shapes:
+        x (n,), noise (k,); outputs (n + 2 k,), what `negative_evidence_bound` wants.
+
+    Returns:
+        A layer; its parameters are those of the encoder and those of the decoder, a pair.
+
+    Source:
+        Kingma and Welling, "Auto-encoding variational Bayes", ICLR (2014), arXiv:1312.6114,
+        section 2.4.
+
+    Example:
+        >>> coder = variational(layers.dense(2 * 3), layers.dense(5))
+        >>> x = jnp.ones(5), jnp.zeros(3)
+        >>> coder.apply(coder.init(jax.random.key(0), x), x).shape
+        (11,)
+    """
+
+    def init(key: Key[Array, ""], x: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+        (pixels, noise), (first, second) = x, jax.random.split(key)
+        return encoder.init(first, pixels), decoder.init(second, noise)
+
+    def apply(params: tuple[PyTree, PyTree], x: tuple[Array, Array]) -> Float[Array, " outputs"]:
+        pixels, noise = x
+        code = encoder.apply(params[0], pixels)
+        if jnp.shape(code) != (2 * jnp.size(noise),):
+            raise ValueError(
+                f"variational: expected an encoder of twice as many outputs as numbers of noise, "
+                f"got {jnp.shape(code)} outputs for noise of shape {jnp.shape(noise)}; try "
+                f"layers.dense({2 * jnp.size(noise)}) as its last layer"
+            )
+        mean, log_variance = jnp.split(code, 2)
+        latent = mean + jnp.exp(log_variance / 2) * noise
+        return jnp.concatenate([decoder.apply(params[1], latent), mean, log_variance])
+
+    return layers.Layer(init, augmented(apply, _with_fresh))
+
+
+def gaussian_divergence(mean: Float[Array, " k"], log_variance: Float[Array, " k"]) -> Scalar:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)), summed over independent numbers, in nats.
+
+        1/2 sum(mean^2 + exp(log_variance) - 1 - log_variance)
+
+    Args:
+        mean: the means.
+        log_variance: logarithms of the variances.
+
+    Returns:
+        A number >= 0, and 0 only of means 0 and variances 1.
+
+    Source:
+        Kingma and Welling, "Auto-encoding variational Bayes", ICLR (2014), arXiv:1312.6114,
+        appendix B.
+
+    Example:
+        >>> float(gaussian_divergence(jnp.array([3.0, 0.0]), jnp.zeros(2)))
+        4.5
+    """
+    return jnp.sum(mean**2 + jnp.expm1(log_variance) - log_variance) / 2
 
 
 def _split(outputs: Float[Array, " outputs"], target: Array) -> tuple[Array, Array, Array]:
@@ -135,10 +197,29 @@ def _bound_factor(outputs: Float[Array, " outputs"], target: Array) -> tuple[Arr
 def negative_evidence_bound(
     outputs: Float[Array, " outputs"], target: Float[Array, " pixels"]
 ) -> Scalar:
-    """-log p(pixels | latent) + KL(q(latent | pixels) || N(0, 1)), at least -log p(pixels)."""
+    """-log p(pixels | latent) + KL(q(latent | pixels) || N(0, 1)), at least -log p(pixels).
+
+    In the mean over noise it is KL(q(latent | pixels) || p(latent | pixels)) above it. Pixels
+    between 0 and 1 count as shares of white: p is then no density, and a bound of it all the same.
+
+    Args:
+        outputs: those of `variational`: logits of the pixels, k means and k log variances.
+        target: pixels in [0, 1].
+
+    Returns:
+        The bound in nats; its curvature is attached.
+
+    Source:
+        Kingma and Welling, "Auto-encoding variational Bayes", ICLR (2014), arXiv:1312.6114,
+        equation 10, with one draw.
+
+    Example:
+        >>> outputs = jnp.concatenate([jnp.zeros(2), jnp.zeros(1), jnp.zeros(1)])
+        >>> f"{negative_evidence_bound(outputs, jnp.array([0.0, 1.0])):.4f}"
+        '1.3863'
+    """
     logits, mean, log_variance = _split(outputs, target)
-    divergence = jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance) / 2
-    return losses.logistic(logits, target) + divergence
+    return losses.logistic(logits, target) + gaussian_divergence(mean, log_variance)
 
 
 # Pixels and noise ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`fit`, the one training loop, `fits`, many at once, and `advance`, the pure function."""
+"""`fit`, the one training loop; `fits`, many at once; `advance`, the pure function; `step`, one."""
 
 from fnn.training.callbacks import Callback as Callback
 from fnn.training.checkpoints import Checkpoints as Checkpoints
@@ -18,6 +18,7 @@ from fnn.training.loop import look as look
 from fnn.training.loop import start as start
 from fnn.training.sources import evaluation_of as evaluation_of
 from fnn.training.sources import source_of as source_of
+from fnn.training.step import step as step
 
 __all__ = [
     "Callback",
@@ -38,5 +39,6 @@ __all__ = [
     "look",
     "source_of",
     "start",
+    "step",
 ]
 __dir__ = __all__.copy

@@ -97,6 +97,19 @@ def test_features_are_images_with_their_signs(axes):
     np.testing.assert_allclose(warm, to_rgb(plots.COLORS[1]), atol=0.01)
 
 
+def test_codes_are_written_as_their_classes(axes):
+    points = RNG.normal(size=(40, 2))
+    classes = np.arange(40) % 8 + 5
+    plots.codes(axes, points, classes)
+    assert [shown.get_label() for shown in axes.collections] == [str(n) for n in range(5, 13)]
+    for shown, number in zip(axes.collections, range(5, 13), strict=True):
+        np.testing.assert_array_equal(shown.get_offsets(), points[classes == number])
+        np.testing.assert_allclose(shown.get_facecolor()[0, :3], to_rgb(plots.style(number).color))
+    for wrong in (points[:, :1], points[:5], points.T):
+        with pytest.raises(ValueError, match=r"codes: expected points of shape \(40, 2\)"):
+            plots.codes(axes, wrong, classes)
+
+
 def test_confusion_counts_rows_of_classes(axes):
     targets, answers = np.array([0, 0, 0, 2]), np.array([0, 0, 2, 1])
     plots.confusion(axes, answers, targets)
