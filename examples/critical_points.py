@@ -58,9 +58,8 @@ def main(dimensions=(1, 2, 3, 5), fields=100, picture=PICTURE):
         positive = np.linalg.eigvalsh(a + a.swapaxes(1, 2)) > 0
         shares["random matrices"].append(positive.all(axis=1).mean())
         waves = rng.normal(size=(fields, WAVES, n)), rng.uniform(0, 2 * np.pi, (fields, WAVES))
-        starts = rng.uniform(-1.7, 1.7, size=(fields, 40, n))
         for rule in RULES:
-            which, points, eigenvalues = found(rule, waves, starts)
+            which, points, eigenvalues = found(rule, waves, rng.uniform(-1.7, 1.7, (fields, 40, n)))
             shares[rule].append(np.mean(eigenvalues.min(axis=1) > 0))
             if (n, rule) == (2, "newton"):
                 plots.contours(right, functools.partial(field, [w[0] for w in waves]), BOX, BOX)

@@ -24,21 +24,20 @@ GRAPH = {
 INPUTS = {"w": 0.5, "x": 2.0, "b": -0.3, "t": 1.0}
 X = {"w": 0, "x": 0, "b": 1, "t": 3, "w x": 1, "a": 2, "y": 3, "y - t": 4, "E": 5}
 Y = {"w": 2.6, "x": 0.8, "b": 0, "t": 0, "w x": 1.7, "a": 1.2, "y": 1.8, "y - t": 1.2, "E": 1.2}
-ARROW = {"arrowstyle": "->", "shrinkA": 15, "shrinkB": 15, "color": "0.5"}
+ARROW = {"arrowstyle": "->", "shrinkA": 17, "shrinkB": 17, "color": "0.5"}
 
 
 def draw(axes, values, derivatives, title):
-    """The graph, with a value above and a derivative below each node."""
+    """The graph, with a value in each node and a derivative below it."""
     for name, node in GRAPH.items():
         for parent in node.parents:
             axes.annotate("", (X[name], Y[name]), (X[parent], Y[parent]), arrowprops=ARROW)
-    how = {"ha": "center", "va": "center", "fontsize": 9}
+    how = {"ha": "center", "va": "center", "fontsize": 8}
     for name, x in X.items():
-        axes.plot(x, Y[name], "o", markersize=26, color="white", markeredgecolor="k")
-        axes.text(x, Y[name], name, **how)
-        axes.text(x, Y[name] + 0.43, f"{values[name]:.3g}", **how)
-        axes.text(x, Y[name] - 0.43, f"{derivatives[name]:.3g}", color=plots.COLORS[1], **how)
-    axes.set(xlim=(-0.5, 5.5), ylim=(-0.6, 3.2), title=title, xticks=[], yticks=[])
+        axes.plot(x, Y[name], "o", markersize=32, color="white", markeredgecolor="k")
+        axes.text(x, Y[name], f"{name}\n{values[name]:.3g}", **how)
+        axes.text(x, Y[name] - 0.53, f"{derivatives[name]:.3g}", color=plots.COLORS[1], **how)
+    axes.set(xlim=(-0.5, 5.5), ylim=(-0.8, 3.1), title=title, xticks=[], yticks=[])
 
 
 def ladder(depth):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fnn import activations
 
@@ -64,3 +65,67 @@ def test_activations(tmp_path):
     assert max(apart.values()) < 1e-9
     assert len(apart) == 12
     assert [float(f(0.0)) for f in (activations.unipolar_step, activations.bipolar_step)] == [1, 1]
+
+
+def test_graph(tmp_path):
+    """Forward and in reverse the same; path by path the same, too, for 2^depth times the price."""
+    tangents, adjoints, counted = run("graph", tmp_path, depths=range(1, 6))
+    x, slope = 2.0, (y := 1 / (1 + np.exp(-0.7))) * (1 - y) * (y - 1)
+    np.testing.assert_allclose([adjoints["w"], adjoints["b"]], [x * slope, slope])
+    for name, node in tangents.items():
+        np.testing.assert_allclose(node["E"], adjoints[name])
+    depth = np.arange(1, 6)
+    np.testing.assert_array_equal(counted[:, 0], 2**depth * (depth + 1))
+    np.testing.assert_array_equal(counted[:, 1], 2 + 2 * (2 * depth - 1))
+    for derivatives in counted[:, 2:].T:  # of w to the power of 2^depth
+        np.testing.assert_allclose(derivatives, 2**depth * 1.01 ** (2.0**depth - 1))
+
+
+@pytest.mark.filterwarnings("ignore:fits")  # some of the rates that are tried are too large
+def test_rates(tmp_path):
+    """Lengths of steps are those of closed forms: AdaGrad's falls to 1/20 in 400 steps."""
+    lengths, losses = run("rates", tmp_path, steps=300)
+    for measured, closed in lengths.values():
+        np.testing.assert_allclose(measured, closed, rtol=1e-5)
+    assert abs(lengths["AdaGrad"][0][-1] - 0.005) < 1e-4
+    assert abs(lengths["RMSProp"][0][-1] - 0.1) < 1e-4
+    assert all(loss[-1] < loss[0] / 5 for loss in losses.values())
+
+
+def test_critical_points(tmp_path):
+    """Matrices as the closed forms say; gradient descent finds minima, Newton's method anything."""
+    shares = run("critical_points", tmp_path, dimensions=(1, 2, 3), fields=25)
+    exact = 1 / 2, 1 / 2 - 2**0.5 / 4, 1 / 4 - 2**0.5 / (2 * np.pi)
+    np.testing.assert_allclose(shares["random matrices"], exact, atol=0.005)
+    assert shares["sgd"] == [1, 1, 1]
+    # Of points of Gaussian functions of two numbers half are saddles, of three 0.123 are minima.
+    np.testing.assert_allclose(shares["newton"], [1 / 2, 1 / 4, (29 - 6 * 6**0.5) / 116], atol=0.15)
+
+
+def test_cliffs(tmp_path):
+    """One leap without clipping, none with it; and the gradient is a product over the steps."""
+    seen = run("cliffs", tmp_path, steps=150)
+    longest = [
+        np.linalg.norm(np.diff(points, axis=0), axis=1).max() for points, *_ in seen.values()
+    ]
+    assert longest[0] > 1
+    assert longest[1] < 0.02 + 1e-9
+    _, errors, norms = seen["LM"]
+    assert errors[-1] < 1e-10
+    assert norms.max() > 1e3 * norms[0]
+
+
+def test_starts(tmp_path):
+    """He keeps the squares of rectified signals that LeCun halves; Newton needs no preparation."""
+    squares, prepared = run("starts", tmp_path, depth=12, steps=150)
+    np.testing.assert_allclose(squares["orthogonal, linear"], squares["orthogonal, linear"][0])
+    assert 0.4 < squares["He, ReLU"][-1] < 2.5
+    halved = squares["LeCun, ReLU"] * 2.0 ** np.arange(1, 13)
+    np.testing.assert_allclose(halved, squares["He, ReLU"], rtol=1e-6)
+    assert squares["deviation 0.01, tanh"][-1] < 1e-15
+    conditions, descents, newtons = zip(*prepared.values(), strict=True)
+    assert conditions[0] > 1000 > conditions[1] > 100 > 1.001 > conditions[2]
+    ends = [losses[-1] for losses in descents]
+    assert ends[0] > ends[1] > ends[2]
+    for losses in newtons[1:]:
+        np.testing.assert_allclose(losses, newtons[0], rtol=1e-6)
