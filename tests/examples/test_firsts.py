@@ -129,3 +129,31 @@ def test_starts(tmp_path):
     assert ends[0] > ends[1] > ends[2]
     for losses in newtons[1:]:
         np.testing.assert_allclose(losses, newtons[0], rtol=1e-6)
+
+
+def test_narrow(tmp_path):
+    """Two layers of five rectified units come nearer to sin 3x than one, by both rules."""
+    errors = run("narrow", tmp_path, depths=(1, 2), seeds=4, steps=700)
+    for name in ("adam", "LM"):
+        assert errors[2, name].min() < errors[1, name].min() / 2
+        assert errors[2, name].min() < 2e-3
+
+
+@pytest.mark.gate
+def test_random_rectifiers(tmp_path):
+    """Trained hidden units are the better ones, and a convex problem asks for the second order."""
+    found = run("random_rectifiers", tmp_path, seeds=4)
+    for shares in found.values():
+        assert min(shares["trained, adam"].mean(), shares["trained, K-FAC"].mean()) > 0.89
+        assert 0.6 < shares["random, adam"].mean() < 0.88
+        assert shares["random, adam"].mean() < shares["random, LM"].mean()
+
+
+@pytest.mark.gate
+def test_claims(tmp_path):
+    """Augmentation helps with what is moved, and does not with what is not; nor does dropout."""
+    seen = run("claims", tmp_path, seeds=4)
+    plain, moved = (seen[name, "adam"].mean(axis=0) for name in ("cross-entropy", "augmentation"))
+    assert moved[1] > plain[1] + 0.15
+    assert moved[0] < plain[0]
+    assert abs(seen["dropout", "adam"].mean(axis=0)[0] - plain[0]) < 0.02
