@@ -12,7 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import fnn
-from fnn import curvature, data, layers, losses, perturbations, plots, rules
+from fnn import curvature, data, layers, losses, plots, rules
+from fnn.losses import half_squared_error
+from fnn.perturbations import augmented
 from fnn.problems.problem import accuracy
 
 PICTURE = Path(__file__).parent / "drawn" / "claims.png"
@@ -30,22 +32,19 @@ def shifted(key, x):
 
 CASES = {  # a network, what is trained in its place, and the loss
     "cross-entropy": (PLAIN, PLAIN.apply, losses.softmax_cross_entropy),
-    "squared error": (
-        PLAIN, PLAIN.apply, lambda y, t: losses.half_squared_error(y, jax.nn.one_hot(t, 10))),
-    "augmentation": (
-        PLAIN, perturbations.augmented(PLAIN.apply, shifted), losses.softmax_cross_entropy),
+    "squared error": (PLAIN, PLAIN.apply, lambda y, t: half_squared_error(y, jnp.eye(10)[t])),
+    "augmentation": (PLAIN, augmented(PLAIN.apply, shifted), losses.softmax_cross_entropy),
     "dropout": (DROPOUT, DROPOUT.apply, losses.softmax_cross_entropy),
     "batch normalization": (NORMALIZED, NORMALIZED.apply, losses.softmax_cross_entropy),
-}  # fmt: skip
+}
 MOVED = jax.vmap(shifted)(jax.random.split(jax.random.key(3), len(TEST.inputs)), TEST.inputs)
 
 
 def trained(name, second, seeds, epochs):
     """Of networks from several seeds: how many of the clean and of the moved digits are right."""
-    network, model, loss = CASES[name]
-    keys = jax.random.split(jax.random.key(1), seeds)
-    params = jax.vmap(network.init, (0, None))(keys, TEST.inputs[0])
-    known = curvature.structure(model, network.init(keys[0], TEST.inputs[0]), TEST.inputs[0])
+    (network, model, loss), x = CASES[name], TEST.inputs[0]
+    params = jax.vmap(network.init, (0, None))(jax.random.split(jax.random.key(1), seeds), x)
+    known = curvature.structure(model, network.init(jax.random.key(0), x), x)
     rule = rules.kfac(known, learning_rate=0.03, damping=0.03) if second else rules.adam(0.003)
     plan = {"epochs": epochs, "batch_size": 50, "key": jax.random.key(2)}
     params = fnn.fits(rule, fnn.Objective(model, loss), params, TRAIN, **plan).params
@@ -55,7 +54,7 @@ def trained(name, second, seeds, epochs):
         answers = [jax.vmap(network.apply, (None, 0))(params, x) for x in (TEST.inputs, MOVED)]
         return jnp.array([accuracy(outputs, TEST.targets) for outputs in answers])
 
-    return np.asarray(jax.jit(jax.vmap(right))(params))
+    return np.asarray(jax.jit(jax.vmap(right))(params), float)
 
 
 def main(seeds=8, epochs=60, picture=PICTURE):

@@ -65,7 +65,7 @@ def main(depth=30, steps=2000, picture=PICTURE):
         label = f"sgd, {name}: condition {found[0]:.3g}"
         right.semilogx(range(1, len(found[1]) + 1), found[1], color=plots.COLORS[i], label=label)
     right.plot(range(1, len(found[2]) + 1), found[2], "k.--", label="newton, on all three")
-    left.set(xlabel="layer", ylabel="mean square", ylim=(1e-12, 1e4), title="256 random units each")
+    left.set(xlabel="layer", ylabel="mean square", ylim=(1e-12, 1e4), title="signals, by start")
     right.set(xlabel="steps", ylabel="loss", title="is it a versicolor? one logistic unit")
     left.legend(fontsize=8, ncols=2)
     right.legend(frameon=False, fontsize=8)

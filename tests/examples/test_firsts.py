@@ -132,11 +132,9 @@ def test_starts(tmp_path):
 
 
 def test_narrow(tmp_path):
-    """Two layers of five rectified units come nearer to sin 3x than one, by both rules."""
-    errors = run("narrow", tmp_path, depths=(1, 2), seeds=4, steps=700)
-    for name in ("adam", "LM"):
-        assert errors[2, name].min() < errors[1, name].min() / 2
-        assert errors[2, name].min() < 2e-3
+    """Layers of n + 4 = 5 rectified units come near to sin 3x, by both rules."""
+    errors = run("narrow", tmp_path, depths=(2,), seeds=4, steps=700)
+    assert max(values.min() for values in errors.values()) < 1.5e-3
 
 
 @pytest.mark.gate
