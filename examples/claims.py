@@ -71,7 +71,7 @@ def main(seeds=8, epochs=60, picture=PICTURE):
             facts = np.round([shares.mean(axis=0), shares.std(axis=0)], 3).tolist()
             print(f"{name:20} {rule:6}{time.perf_counter() - began:5.0f} s", *facts, flush=True)
     panels[0].set(title="share right of other digits", yticks=range(len(CASES)), yticklabels=CASES)
-    panels[1].set_title("and of these moved by a pixel (o: adam, squares: K-FAC)")
+    panels[1].set_title("the same, moved (o: adam, squares: K-FAC)")
     figure.savefig(picture, dpi=80)
     return seen
 

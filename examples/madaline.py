@@ -70,7 +70,7 @@ def main(sweeps=100, starts=5, picture=PICTURE):
         panels[1].hist(changes[solved[name]], np.arange(-0.5, 31), alpha=0.6, **look)
     panels[0].set(xlabel="sweeps", ylabel="% right", title="all 256 functions of three bits")
     panels[1].set(xlabel="mistakes before all is right", ylabel="runs", title="what it took")
-    panels[0].legend(loc="center right", frameon=False)
+    panels[0].legend(loc=(0.4, 0.55), frameon=False)
     figure.savefig(picture, dpi=80)
     return {name: runs.reshape(starts, -1) for name, runs in solved.items()}, changes
 

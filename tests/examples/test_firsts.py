@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -113,6 +114,13 @@ def test_cliffs(tmp_path):
     _, errors, norms = seen["LM"]
     assert errors[-1] < 1e-10
     assert norms.max() > 1e3 * norms[0]
+    w, b = points = seen["LM"][0][-1]
+    states = [0.5]
+    for _ in range(50):
+        states.append(w / (1 + np.exp(-states[-1])) + b)
+    answers = 1 / (1 + np.exp(-np.array(states[:-1])))
+    slope = jax.grad(script("cliffs")["last"], 1)(jnp.asarray(points), 0.5)
+    np.testing.assert_allclose(slope, np.prod(w * answers * (1 - answers)), rtol=1e-6)
 
 
 def test_starts(tmp_path):
