@@ -47,24 +47,25 @@ def verdict(path, examples):
 
 
 def draw(inputs, labels, path):
-    """The first mistakes: boundary and normal, the pattern that is wrong, and what it adds."""
-    figure, panels = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
-    wrong = np.flatnonzero(np.diff(path, axis=0).any(axis=1))[1:]  # the first is of w = 0
-    for number, (axes, n) in enumerate(zip(panels, wrong, strict=False), start=2):
+    """Mistakes on the way, the normal before them and what each adds to it; and the end."""
+    figure, panels = plt.subplots(1, 5, figsize=(13, 3), layout="constrained")
+    wrong = np.flatnonzero(np.diff(path, axis=0).any(axis=1))[1:5]  # the first is of w = 0
+    for number, (axes, n) in enumerate(zip(panels, [*wrong, -1], strict=True), start=2):
         w, (x, y) = path[n], (inputs[n % len(inputs)], labels[n % len(inputs)])
         for label, color, marker in ((1, plots.COLORS[0], "o"), (-1, plots.COLORS[1], "s")):
             axes.scatter(*inputs[labels == label].T, s=18, color=color, marker=marker)
         axes.axline((0, 0), (-w[1], w[0]), color="k", linewidth=1)
-        for tail, tip, color in (((0, 0), w, "k"), (w, w + y * x, plots.COLORS[2])):
-            axes.annotate("", tip, tail, arrowprops=ARROW | {"color": color})
-        axes.plot(*x, "o", markersize=12, fillstyle="none", color=plots.COLORS[2])
-        axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", xticks=[], yticks=[])
-        axes.set_title(f"mistake {number}: w {'+' if y > 0 else '-'} x", fontsize=10)
+        axes.annotate("", w, (0, 0), arrowprops=ARROW | {"color": "k"})
+        title = f"mistake {number}: w {'+' if y > 0 else '-'} x" if n >= 0 else "nothing is wrong"
+        axes.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xticks=[], yticks=[], aspect=1, title=title)
+        if n >= 0:
+            axes.annotate("", w + y * x, w, arrowprops=ARROW | {"color": plots.COLORS[2]})
+            axes.plot(*x, "o", markersize=12, fillstyle="none", color=plots.COLORS[2])
     return figure
 
 
 def main(picture=PICTURE):
-    """Draws the first mistakes; returns how many there are, and what XOR does."""
+    """Draws mistakes and the end; returns how many there are, what XOR does, and what is wrong."""
     inputs = 3.2 * jax.random.uniform(jax.random.key(4), (24, 2), "float32") - 1.6
     labels = jnp.sign(inputs @ (normal := jnp.array([-0.6, 0.8], "float32")))
     inputs += 0.08 * labels[:, None] * normal  # a margin
@@ -72,8 +73,8 @@ def main(picture=PICTURE):
     xor = jnp.array([[1.0, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]])
     cycle = learn(xor, jnp.array([-1.0, 1, 1, -1]), sweeps=10)
     draw(*map(np.asarray, (inputs, labels, path))).savefig(picture, dpi=80)
-    return verdict(path, len(inputs)), verdict(cycle, 4)
+    return verdict(path, 24), verdict(cycle, 4), int(jnp.sum(labels * (inputs @ path[-1]) <= 0))
 
 
 if __name__ == "__main__":
-    print("\n".join(main()))
+    print(*main(), sep="\n")

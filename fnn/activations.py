@@ -4,6 +4,9 @@ All are functions of an array, element by element, that keep its dtype and let N
 rest (`relu`, `leaky_relu`, `sigmoid`, `tanh`, `softmax`, `hard_tanh`, ...) stands in `jax.nn`.
 Make one a layer with `layers.elementwise(activation)`, bind its parameter with
 `functools.partial`, and let it learn its slope with `layers.prelu`.
+
+At 0, where courses differ (1 in one, 0 and -1 in another), both steps are 1 here: a unit that just
+reaches its threshold fires.
 """
 
 import jax

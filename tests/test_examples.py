@@ -182,7 +182,8 @@ def test_mackey_glass(tmp_path):
 
 def test_perceptron(tmp_path):
     main = runpy.run_path(str(EXAMPLES / "perceptron.py"))["main"]
-    found, never = main(picture=tmp_path / "perceptron.png")
+    found, never, wrong = main(picture=tmp_path / "perceptron.png")
+    assert wrong == 0
     assert found == "separated after 9 mistakes"
     assert never.startswith("cycles")
     assert (tmp_path / "perceptron.png").stat().st_size > 5_000

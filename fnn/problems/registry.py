@@ -40,6 +40,7 @@ DATA: Mapping[str, str] = {
     "matlab-cancer": "Proben1's cancer1.dt or another permutation",
     "matlab-diabetes": "Proben1's diabetes1.dt or another permutation",
     "mnist": "a folder with MNIST's four IDX files",
+    "mnist-15": "a folder with MNIST's four IDX files",
     "mnist-conv": "a folder with MNIST's four IDX files",
     "cifar10-conv": "a folder with the six files of CIFAR-10's binary version",
     "fashion-mnist": "a folder with Fashion-MNIST's four IDX files",

@@ -45,6 +45,9 @@ def test_784_15_10_on_files_of_mnists_format(tmp_path):
     # softmax changes no answer
     assert jnp.all(jax.nn.softmax(outputs).argmax(axis=1) == outputs.argmax(axis=1))
     assert problems.get("mnist", tmp_path).train.inputs.shape == (550, 784)
+    raced = problems.get("mnist-15", tmp_path)
+    start = jax.eval_shape(raced.init, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, start) == jax.tree.map(jnp.shape, params)
 
 
 def test_64_15_10_on_digits_by_cross_entropy_and_slower_by_squared_error():

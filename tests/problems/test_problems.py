@@ -62,6 +62,7 @@ def paths(tmp_path_factory):
         "matlab-diabetes": folder / "diabetes.dt",
         "mnist": folder,
         "fashion-mnist": folder,
+        "mnist-15": folder,
         "mnist-conv": folder,
         "cifar10-conv": folder,
         "char-rnn": folder / "text.txt",
