@@ -35,7 +35,7 @@ def completed(couplings, s, sweeps=20):
 
 
 def bidirectional(weights, x, y, rounds=20):
-    """Both layers of a bidirectional memory and its energy -x W y, after every half of a round."""
+    """Both layers of a bidirectional memory and its energy -x W y, after every half round."""
     energies = [-np.sum((x @ weights) * y, axis=1)]
     for _ in range(rounds):
         x = sign(y @ weights.T, x)
@@ -77,5 +77,4 @@ def main(picture=PICTURE):
 if __name__ == "__main__":
     whole, by_name, names, _ = main()
     print("pixels right after completion:", whole.round(2))
-    print("pixels right by names of which a quarter is wrong:", by_name.round(2))
-    print("bits of names right:", names.round(2))
+    print("pixels right by names that are a quarter wrong, and bits:", by_name, names.round(2))
