@@ -96,6 +96,14 @@ def few_programs(request):
             mappings.spare(0.35)
 
 
+@pytest.fixture(autouse=True)
+def closed_figures():
+    """Figures that scripts leave open are closed: pyplot warns of the twenty-first."""
+    yield
+    if (pyplot := sys.modules.get("matplotlib.pyplot")) is not None:
+        pyplot.close("all")
+
+
 @pytest.fixture
 def memory():
     """Bytes of a program that is compiled as users compile it, `memory(fn, *args)`."""

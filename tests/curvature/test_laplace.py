@@ -361,7 +361,7 @@ def test_misuse_is_named():
     events = Objective(LINE.model, losses.logistic)
     with pytest.raises(ValueError, match="all of squares or all of likelihoods, got both"):
         curvature.laplace(value_fn + events.on(data), w)
-    with pytest.raises(ValueError, match=r"beta = 1 of a likelihood, got 2\.0; try None"):
+    with pytest.raises(ValueError, match=r"beta = 1 of a likelihood, .*got 2\.0; try None"):
         curvature.laplace(events.on(data), w, beta=2.0)
     with pytest.raises(ValueError, match=r"dense matrix.*got.*Try a larger memory_budget"):
         curvature.laplace(value_fn, w, memory_budget=10)

@@ -68,7 +68,8 @@ def test_every_rule_takes_the_path_of_a_single_device(factory):
     path, value_fn = walk(tamed(factory)), OBJECTIVE.on(data())
     split = OBJECTIVE.on(jax.device_put(data(), SPLIT))
     alone, shared = path(initial(), value_fn), path(initial(), split)
-    assert_same(shared, alone)
+    # SOAP divides by eps what gradients have along directions where they have nothing.
+    assert_same(shared, alone, atol=1e-7 if factory is rules.soap else 1e-10)
     assert np.any(alone["w"][0] != alone["w"][-1])
 
 

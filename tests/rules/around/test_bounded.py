@@ -135,7 +135,7 @@ def test_a_bound_that_cuts_a_step_is_no_curvature_to_quasi_newton_rules():
         return [jnp.linalg.norm(p - jnp.clip(p - grad, -1, 1)) for p, grad in ends]
 
     projected, at_first = left(*map(jnp.array, (curved, centers, starts)))
-    assert (projected < 1e-6 * at_first).all(), projected / at_first
+    assert (projected < 1e-5 * at_first).all(), projected / at_first
 
 
 WALK = jax.jit(loop.walk, static_argnames=("rule", "steps"))
