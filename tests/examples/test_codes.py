@@ -47,6 +47,7 @@ def test_variational(tmp_path):
     assert sum(found["ekfac"][:2]) < sum(found["adam"][:2])
 
 
+@pytest.mark.gate
 def test_denoising(tmp_path):
     """Wiener's filter is off by what theory says; no network does better than the mean."""
     errors = run("denoising", tmp_path, epochs=5)

@@ -108,6 +108,7 @@ def test_a_convolution_moves_with_its_image():
     np.testing.assert_allclose(moved[2:-2, 2:-2], still[2:-2, 2:-2], atol=1e-12)
 
 
+@pytest.mark.gate
 def test_kfac_is_there_epochs_before_adam(tmp_path):
     found = script("architectures")
     picture = tmp_path / "architectures.png"

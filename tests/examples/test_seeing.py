@@ -103,6 +103,7 @@ def test_losses_of_heads_have_diagonal_curvature(name):
     np.testing.assert_allclose(B @ s, gradient, atol=1e-12)  # it is complete
 
 
+@pytest.mark.gate
 def test_yolo_learns_to_find(tmp_path):
     """Most boxes that Adam has found after 600 steps are right."""
     scores = script("yolo")["main"](steps=(600, 0), picture=tmp_path / "yolo.png")
