@@ -1,6 +1,6 @@
 """What the scripts of restricted Boltzmann machines share: training by CD-1, and exact sums."""
 
-import time
+import functools
 from typing import NamedTuple
 
 import jax
@@ -58,7 +58,8 @@ def contrast(machine, v, key):
     return jax.tree.map(jnp.subtract, new, old)
 
 
-def trained(machine, inputs, key, epochs, watch, rate=0.1, batch=20):
+@functools.partial(jax.jit, static_argnames=("epochs", "watch", "batch"))
+def trained(machine, inputs, key, epochs, watch=lambda _: (), rate=0.1, batch=20):
     """The machine after training, and what `watch` saw before each epoch and at the end."""
 
     def step(machine, key):
@@ -73,6 +74,16 @@ def trained(machine, inputs, key, epochs, watch, rate=0.1, batch=20):
 
     machine, seen = jax.lax.scan(epoch, machine, jax.random.split(key, epochs))
     return machine, jax.tree.map(lambda a, b: jnp.append(a, b[None], 0), seen, watch(machine))
+
+
+def pretrained(params, widths, inputs, key, epochs):
+    """A network's layers as machines learned them, each from the hidden units of the one before."""
+    keys, stack = jax.random.split(key, (len(widths), 2)), list(params)
+    for (layer, n), (first, then) in zip(widths.items(), keys, strict=True):
+        machine, _ = trained(start(first, inputs, n), inputs, then, epochs)
+        stack[layer] = {"weight": machine.weights, "bias": machine.hidden}
+        inputs = upwards(machine, inputs)
+    return tuple(stack)
 
 
 def states(n):
@@ -94,7 +105,7 @@ def phases(machine, v):
     return jax.tree.map(jnp.subtract, positive, negative)
 
 
-def row(name, params, rule, steps, began, fact):
+def row(name, params, rule, steps, seconds, fact):
     """Prints a line of a table."""
-    size, seconds = optax.tree.size(params), time.perf_counter() - began
-    print(f"{name:12}{size:6} parameters  {rule:20}{steps:6} steps{seconds:6.1f} s  {fact}")
+    count = f"{optax.tree.size(params)} parameters"
+    print(f"{name:13}{count:17}{rule:21}{steps:5} steps{seconds:6.1f} s   {fact}")
