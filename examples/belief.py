@@ -59,7 +59,7 @@ def draw(found, sizes):
             axes.plot(steps[0], mean, color=color, dashes=dash, label=label)
             axes.fill_between(steps[0], mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
         axes.set(xscale="log", xlabel="steps of 100 digits", ylabel="held-out digits right")
-        axes.set_title(f"{n} labels, mean and standard deviation of {len(rows)} seeds")
+        axes.set_title(f"{n} labels, mean and standard deviation of all seeds")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="lower right")
     return figure

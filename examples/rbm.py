@@ -29,7 +29,8 @@ def digits():
 def tiles(axes, images, columns, title, colors, lowest, highest):
     """Images of 8 x 8 pixels side by side, with gaps."""
     padded = np.pad(np.reshape(images, (-1, columns, 8, 8)), ((0, 0), (0, 0), (1, 1), (1, 1)))
-    axes.imshow(np.hstack(np.hstack(padded)), cmap=colors, vmin=lowest, vmax=highest)
+    sheet = padded.swapaxes(1, 2).reshape(-1, 10 * columns)
+    axes.imshow(sheet, cmap=colors, vmin=lowest, vmax=highest)
     axes.set(xticks=[], yticks=[], frame_on=False, title=title)
 
 

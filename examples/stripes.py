@@ -36,14 +36,12 @@ def compared(steps, keys):
     for name, rule in RULES.items():
         began, plan = time.perf_counter(), {"steps": steps, "tolerance": 0}
         found = [fnn.fit(rule, value_fn, start, **plan).history.value for start in starts]
-        # A rule that can no longer lower the value stops early, and stays where it is.
         rows = [np.pad(values, (0, steps - len(values)), mode="edge") for values in found]
         taken, seconds = int(np.median([*map(len, found)])), time.perf_counter() - began
         curves[name] = np.array(rows) - ENTROPY, taken, seconds
 
     def contrastive(start, key):
-        plan = {"rate": 0.3, "batch": len(STRIPES)}
-        return PARTS["trained"](start, STRIPES, key, steps - 1, surprise, **plan)[1]
+        return PARTS["trained"](start, STRIPES, key, steps - 1, surprise, 0.3, len(STRIPES))[1]
 
     began, stacked = time.perf_counter(), jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     rows = np.asarray(jax.vmap(contrastive)(stacked, keys)) - ENTROPY
@@ -57,15 +55,13 @@ def compared(steps, keys):
 def draw(curves):
     """Nats above the entropy by step, a line for each start."""
     figure, axes = plt.subplots(figsize=(10, 4.4), layout="constrained")
+    starts, steps = curves["Adam"].shape
     for i, (name, rows) in enumerate(curves.items()):
-        steps, seen = np.arange(1, rows.shape[1] + 1), np.maximum(rows, 1e-6).T
-        lines = axes.plot(steps, seen, color=plots.style(i).color, lw=0.8)
-        lines[0].set_label(f"{name}: {np.sum(rows[:, -1] < 0.05)} of {len(rows)} below 0.05")
-    axes.set(
-        xscale="log", yscale="log", xlabel="step", ylabel="nats above the entropy, 1e-6 at least"
-    )
-    title = f"6 visible and 4 hidden units learn ten images of stripes, from {len(rows)} starts"
-    axes.set_title(title)
+        style, ends = {"color": plots.style(i).color, "lw": 0.8}, np.sum(rows[:, -1] < 0.05)
+        lines = axes.plot(np.arange(1, steps + 1), np.maximum(rows, 1e-6).T, **style)
+        lines[0].set_label(f"{name}: {ends} of {starts} below 0.05")
+    axes.set(xscale="log", yscale="log", xlabel="step", ylabel="nats above the entropy")
+    axes.set_title("6 visible and 4 hidden units learn ten images of stripes; 1e-6 is the bottom")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left")
     return figure
