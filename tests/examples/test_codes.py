@@ -31,6 +31,7 @@ def test_principal(tmp_path):
     assert max(left.values()) < 1.5 * least
 
 
+@pytest.mark.gate
 def test_autoencoders(tmp_path):
     """Eight epochs of K-FAC, and depth is ahead of PCA on digits that it has not seen."""
     left, pca, agree = run("autoencoders", tmp_path, epochs=8)
@@ -38,6 +39,7 @@ def test_autoencoders(tmp_path):
     assert agree["deep, kfac"] > agree["PCA"] + 0.03
 
 
+@pytest.mark.gate
 def test_variational(tmp_path):
     """The bound lies above what it bounds, which an integral over the plane tells; EKFAC leads."""
     found = run("variational", tmp_path, epochs=8)

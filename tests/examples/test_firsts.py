@@ -139,6 +139,7 @@ def test_starts(tmp_path):
         np.testing.assert_allclose(losses, newtons[0], rtol=1e-6)
 
 
+@pytest.mark.gate
 def test_narrow(tmp_path):
     """Layers of n + 4 = 5 rectified units come near to sin 3x, by both rules."""
     errors = run("narrow", tmp_path, depths=(2,), seeds=4, steps=700)

@@ -42,6 +42,7 @@ def test_adding():
         adding(jax.random.key(0), 0)
 
 
+@pytest.mark.gate
 def test_reversal(tmp_path, capsys):
     """K-FAC's network writes backward by itself, and looks along the anti-diagonal."""
     script, picture = names("reversal"), tmp_path / "picture.png"
