@@ -3,7 +3,6 @@
 uv run examples/rbm.py
 """
 
-import runpy
 import time
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import optax
 
-from fnn import data, plots
+from fnn import boltzmann, data, plots, rules
 
 PICTURE = Path(__file__).parent / "drawn" / "rbm.png"
-PARTS = runpy.run_path(str(Path(__file__).parent / "parts" / "restricted.py"))
 
 
 def digits():
@@ -41,7 +40,7 @@ def draw(machine, test, errors, energies):
     title = "weights of the hidden units,\nfrom -3 (blue) to 3 (red)"
     strongest = jnp.argsort(-jnp.linalg.norm(machine.weights, axis=0))[:64]
     tiles(axes[0], machine.weights.T[strongest], 8, title, "RdBu_r", -3, 3)
-    back = PARTS["downwards"](machine, PARTS["upwards"](machine, test[:24]))
+    back = boltzmann.downwards(machine, boltzmann.upwards(machine, test[:24]))
     pairs = jnp.stack([test[:24], back], axis=1)
     title = f"held-out digits, and what comes back\nsquared error of a pixel {errors[-1]:.3f}"
     tiles(axes[1], pairs, 6, title, "gray_r", 0, 1)
@@ -61,16 +60,18 @@ def main(epochs=100, hidden=64, picture=PICTURE):
     train, test, _ = sets.values()
 
     def watch(machine):
-        energies = {name: PARTS["free_energy"](machine, v).mean() for name, v in sets.items()}
-        return PARTS["error"](machine, test), energies
+        energies = {name: boltzmann.free_energy(machine, v).mean() for name, v in sets.items()}
+        back = boltzmann.downwards(machine, boltzmann.upwards(machine, test))
+        return jnp.mean((back - test) ** 2), energies
 
-    start, began = PARTS["start"](jax.random.key(0), train, hidden), time.perf_counter()
-    machine, seen = PARTS["trained"](start, train, jax.random.key(1), epochs, watch)
+    start, began = boltzmann.init(jax.random.key(0), train, hidden), time.perf_counter()
+    plan = {"epochs": epochs, "key": jax.random.key(1), "watch": watch}
+    machine, seen = boltzmann.train(rules.sgd(0.1), start, train, **plan)
     errors, energies = jax.block_until_ready(seen)
     seconds, energies = time.perf_counter() - began, {name: energies[name] for name in sets}
     fact = ", ".join(f"{name} {values[-1]:.1f}" for name, values in energies.items())
-    row = f"64 x {hidden}", start, "CD-1, no loss", 71 * epochs, seconds
-    PARTS["row"](*row, f"error {errors[-1]:.3f}; mean free energy of {fact}")
+    print(f"64 x {hidden}, {optax.tree.size(start)} parameters, CD-1, no loss: {seconds:.1f} s")
+    print(f"{71 * epochs} steps, error {errors[-1]:.3f}; mean free energy of {fact}")
     draw(machine, test, errors, energies).savefig(picture, dpi=80)
     return errors, energies
 

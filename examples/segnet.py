@@ -3,20 +3,19 @@
 uv run examples/segnet.py
 """
 
-import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
+from parts import seeing
 
 import fnn
 from fnn import data, layers, losses
 from fnn.layers import pooled, serial
 
 PICTURE = Path(__file__).parent / "drawn" / "segnet.png"
-SEEING = runpy.run_path(str(Path(__file__).parent / "parts" / "seeing.py"))
 
 
 def conv(features, *then):
@@ -59,14 +58,14 @@ def main(steps=(1200, 150), size=24, picture=PICTURE):
     scenes = [data.shapes(n, size=size, seed=n) for n in (2000, 200)]
     (train, labels), (test, truth) = [(of.inputs.astype("float32"), of.labels) for of in scenes]
     params = MODEL.init(jax.random.key(0), train[0])
-    runs = SEEING["compared"]("SegNet", OBJECTIVE, params, (train, labels), steps)
+    runs = seeing.compared("SegNet", OBJECTIVE, params, (train, labels), steps)
     answers = {rule: OBJECTIVE.outputs(of.params, test).argmax(-1) for rule, of in runs.items()}
     shares = {rule: overlap(answer, truth) for rule, answer in answers.items()}
     print("intersection over union:", ", ".join(f"{r} {share:.3f}" for r, share in shares.items()))
     figure, rows = plt.subplots(2 + len(runs), 9, figsize=(11, 5.2), layout="constrained")
     columns = {"image": -test[..., 0], "truth": truth, **answers}
     for axes, (name, images) in zip(rows, columns.items(), strict=True):
-        look = {"vmin": 0, "vmax": 3, "cmap": ListedColormap(SEEING["COLORS"])}
+        look = {"vmin": 0, "vmax": 3, "cmap": ListedColormap(seeing.COLORS)}
         for i, panel in enumerate(axes):
             panel.imshow(images[i], **({"cmap": "gray"} if name == "image" else look))
             panel.set(xticks=[], yticks=[])

@@ -3,25 +3,24 @@
 uv run examples/solo.py
 """
 
-import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from parts import seeing
 
 import fnn
 from fnn import data, layers, losses
 
 PICTURE = Path(__file__).parent / "drawn" / "solo.png"
-SEEING = runpy.run_path(str(Path(__file__).parent / "parts" / "seeing.py"))
 PLACES = np.stack(np.mgrid[-1:1:12j, -1:1:12j], -1)  # a mask must know where it is drawn
-FEATURES, KERNELS = SEEING["conv"](12), layers.conv(3 + 12, (1, 1))
+FEATURES, KERNELS = seeing.conv(12), layers.conv(3 + 12, (1, 1))
 
 
 def init(key, image):
     """Parameters of the backbone, of the features of masks, and of the cells' answers."""
-    keys, backbone = jax.random.split(key, 3), SEEING["BACKBONE"]
+    keys, backbone = jax.random.split(key, 3), seeing.BACKBONE
     params = backbone.init(keys[0], image)
     fine, coarse = jax.eval_shape(backbone.apply, params, image)
     fine = jax.ShapeDtypeStruct((12, 12, fine.shape[-1] + 2), fine.dtype)
@@ -31,7 +30,7 @@ def init(key, image):
 def model(params, x):
     """By cell the logits of three classes; of the cells asked for those of a mask's pixels."""
     (image, cells), (backbone, features, kernels) = x, params
-    fine, coarse = SEEING["BACKBONE"].apply(backbone, image)
+    fine, coarse = seeing.BACKBONE.apply(backbone, image)
     fine = jnp.concatenate([fine, PLACES.astype(fine.dtype)], axis=-1)
     answers = KERNELS.apply(kernels, coarse).reshape(36, 3 + 12)
     masks = jnp.einsum("rcf,kf->krc", FEATURES.apply(features, fine), answers[cells, 3:])
@@ -69,7 +68,7 @@ def main(steps=(800, 240), picture=PICTURE):
     examples, test = asked(data.shapes(2000)), data.shapes(200, seed=1)
     training = init(jax.random.key(0), examples[0][0][0]), examples
     truth = test.inputs.astype("float32"), test.masks, test.classes
-    scores, figure = SEEING["answers"]("SOLO", OBJECTIVE, training, truth, steps, pixels, None)
+    scores, figure = seeing.answers("SOLO", OBJECTIVE, training, truth, steps, pixels, None)
     figure.suptitle("masks of disks, squares and triangles, and the true ones; precision, recall")
     figure.savefig(picture, dpi=80)
     return scores

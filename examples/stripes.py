@@ -3,7 +3,6 @@
 uv run examples/stripes.py
 """
 
-import runpy
 import time
 from pathlib import Path
 
@@ -11,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import optax
 
 import fnn
-from fnn import plots, rules
+from fnn import boltzmann, plots, rules
 
 PICTURE = Path(__file__).parent / "drawn" / "stripes.png"
-PARTS = runpy.run_path(str(Path(__file__).parent / "parts" / "restricted.py"))
 # Images of 2 x 3 pixels whose rows are each on or off, or whose columns are; two are in both lists.
-ROWS, COLUMNS = PARTS["states"](2), PARTS["states"](3)
+ROWS, COLUMNS = boltzmann.states(2), boltzmann.states(3)
 STRIPES = jnp.concatenate([jnp.repeat(ROWS, 3, axis=1), jnp.tile(COLUMNS, 2)])
 ENTROPY = 4 / 12 * np.log(6) + 8 / 12 * np.log(12)  # the least that -log-likelihood can be
 RULES = {"Adam": rules.adam(0.1), "trust-region Newton": rules.trust_region_newton()}
@@ -26,12 +25,12 @@ RULES = {"Adam": rules.adam(0.1), "trust-region Newton": rules.trust_region_newt
 
 def surprise(machine):
     """The mean of -log p of the stripes, in nats."""
-    return -PARTS["log_likelihood"](machine, STRIPES)
+    return -boltzmann.log_likelihood(machine, STRIPES)
 
 
 def compared(steps, keys):
     """By rule, the nats above the entropy before every step, a row for each start."""
-    starts = [PARTS["start"](key, STRIPES, 4, scale=1.0) for key in keys]
+    starts = [boltzmann.init(key, STRIPES, 4, scale=1.0) for key in keys]
     value_fn, curves = fnn.penalty(surprise), {}
     for name, rule in RULES.items():
         began, plan = time.perf_counter(), {"steps": steps, "tolerance": 0}
@@ -41,14 +40,16 @@ def compared(steps, keys):
         curves[name] = np.array(rows) - ENTROPY, taken, seconds
 
     def contrastive(start, key):
-        return PARTS["trained"](start, STRIPES, key, steps - 1, surprise, 0.3, len(STRIPES))[1]
+        plan = {"epochs": steps - 1, "batch_size": len(STRIPES), "watch": surprise}
+        return boltzmann.train(rules.sgd(0.3), start, STRIPES, key=key, **plan)[1]
 
     began, stacked = time.perf_counter(), jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     rows = np.asarray(jax.vmap(contrastive)(stacked, keys)) - ENTROPY
     curves["CD-1, no loss"] = rows, steps, time.perf_counter() - began
     for name, (rows, *cost) in curves.items():
+        row = "6 x 4, {} parameters, {}: {} steps, {:.1f} s, above the entropy: {}"
         last = np.sort(rows[:, -1]).round(3)
-        PARTS["row"]("6 x 4", starts[0], name, *cost, f"above the entropy: {last}")
+        print(row.format(optax.tree.size(starts[0]), name, *cost, last))
     return {name: rows for name, (rows, *_) in curves.items()}
 
 

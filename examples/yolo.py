@@ -3,20 +3,19 @@
 uv run examples/yolo.py
 """
 
-import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from parts import seeing
 
 import fnn
 from fnn import data, layers, losses
 
 PICTURE = Path(__file__).parent / "drawn" / "yolo.png"
-SEEING = runpy.run_path(str(Path(__file__).parent / "parts" / "seeing.py"))
-MIDDLES = np.tile(np.stack(np.divmod(SEEING["CELLS"], 6), -1) + 0.5, 2)
-HEAD = layers.serial(SEEING["BACKBONE"], layers.parallel(layers.serial(), layers.conv(7, (1, 1))))
+MIDDLES = np.tile(np.stack(np.divmod(seeing.CELLS, 6), -1) + 0.5, 2)
+HEAD = layers.serial(seeing.BACKBONE, layers.parallel(layers.serial(), layers.conv(7, (1, 1))))
 
 
 def model(params, x):
@@ -60,7 +59,7 @@ def main(steps=(1000, 200), picture=PICTURE):
     examples, test = asked(data.shapes(2000)), data.shapes(200, seed=1)
     training = HEAD.init(jax.random.key(0), examples[0][0][0]), examples
     truth = test.inputs.astype("float32"), filled(test.boxes), test.classes
-    scores, figure = SEEING["answers"]("YOLO", OBJECTIVE, training, truth, steps, pixels)
+    scores, figure = seeing.answers("YOLO", OBJECTIVE, training, truth, steps, pixels)
     figure.suptitle("boxes of disks, squares and triangles, and the true ones; precision, recall")
     figure.savefig(picture, dpi=80)
     return scores

@@ -13,6 +13,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     perturbations compression   inputs changed while training; smaller networks
     prediction                  outputs of many examples
     diagnostics backprop        signals and gradients by layer; a step worked by hand
+    boltzmann                   machines of hidden units, without a loss
     capture objective           a model's Jacobian, never formed; value functions
     bridges                     modules of flax, equinox and haiku as layers
     solvers batches             linear systems of curvature; the mean over examples
@@ -41,6 +42,7 @@ from fnn.requirements import require
 if TYPE_CHECKING:  # for type checkers, which do not follow __getattr__
     from fnn import activations as activations
     from fnn import backprop as backprop
+    from fnn import boltzmann as boltzmann
     from fnn import bridges as bridges
     from fnn import compression as compression
     from fnn import curvature as curvature
@@ -77,6 +79,7 @@ __all__ = [
     "__version__",
     "activations",
     "backprop",
+    "boltzmann",
     "bridges",
     "compression",
     "curvature",

@@ -196,6 +196,18 @@ def test_regions(tmp_path):
     assert (tmp_path / "regions.png").stat().st_size > 5_000
 
 
+def test_gates(tmp_path):
+    """Each unit has its truth table; XOR and its opposite alone have none, and XOR takes three."""
+    single, two = runpy.run_path(str(EXAMPLES / "gates.py"))["main"](tmp_path / "gates.png")
+    assert len(single) == 14
+    assert not {"0110", "1001"} & set(single)
+    for truth, (a, b, bias) in single.items():
+        rows = [a * x + b * y + bias >= 0 for x in (0, 1) for y in (0, 1)]
+        assert "".join(str(int(row)) for row in rows) == truth
+    assert two == "0110"
+    assert (tmp_path / "gates.png").stat().st_size > 5_000
+
+
 def test_universal_approximation(tmp_path):
     """The medians of 20 starts; 7.26e-9 and 1.458e-4 are the best of three units for two of them.
 
