@@ -254,6 +254,7 @@ def test_the_guide_runs(capsys):
         (FNNRegressor, (X, Y, np.zeros(24)), "zero"),
         (functools.partial(FNNRegressor, rule="adm"), (X, Y), "did you mean 'adam'?"),
         (functools.partial(FNNRegressor, activation="tahn"), (X, Y), "did you mean 'tanh'?"),
+        (functools.partial(FNNRegressor, activation="logsumexp"), (X, Y), "got 'logsumexp'"),
         (FNNRegressor, (X, Y, np.ones((24, 1))), r"sample_weight of shape \(24,\).* got \(24, 1\)"),
         (FNNRegressor, (X, Y, np.where(Y > 0, np.nan, 1)), "sample_weight contains NaN"),
         (

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fnn import activations, layers, rules
@@ -137,10 +138,19 @@ def network(hidden: tuple[int, ...], activation: Any, make: Factory | None, k: i
 
 @functools.cache
 def _known_activations() -> dict[str, Callable]:
-    """The activations of JAX and of fnn, functions of one array."""
+    """The activations of JAX and of fnn, functions of one array that keep its shape."""
     own = {name: getattr(activations, name) for name in activations.__all__}
     known = {name: fn for name, fn in vars(jax.nn).items() if callable(fn)} | own
-    return {name: fn for name, fn in known.items() if len(_needed(fn)) == 1}
+    return {name: fn for name, fn in known.items() if len(_needed(fn)) == 1 and _keeps_shape(fn)}
+
+
+def _keeps_shape(fn: Callable) -> bool:
+    """Whether a function answers three numbers with three numbers."""
+    three = jax.ShapeDtypeStruct((3,), jnp.float32)
+    try:
+        return getattr(jax.eval_shape(fn, three), "shape", None) == three.shape
+    except (TypeError, ValueError, AssertionError):  # the last is `glu`'s, of odd sizes
+        return False
 
 
 def rule_of(estimator: Any, auto: str) -> tuple[optax.GradientTransformation, bool]:

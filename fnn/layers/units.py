@@ -54,7 +54,7 @@ def elementwise(f: Callable[[Any], Any]) -> Layer:
     def apply(_: tuple[()], x: Any) -> Any:
         try:
             return f(x)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             got = jax.tree.map(lambda leaf: jnp.shape(leaf), x)
             error.add_note(f"elementwise({name}): expected a function of its input, of shape {got}")
             raise

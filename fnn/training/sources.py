@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 
 from fnn.objective import Block, Objective, ValueFunction
@@ -160,9 +161,22 @@ def evaluation_of(
         inputs, targets = (validation, None) if objective.loss is None else validation
         outputs = objective.outputs(params, inputs)
         loss = chunked(Objective(objective.model, objective.loss).on(validation), chunk)(params)
-        return {"loss": loss} | {name: metric(outputs, targets) for name, metric in metrics}
+        scores = {name: _score(name, metric, outputs, targets) for name, metric in metrics}
+        return {"loss": loss} | scores
 
     return evaluate
+
+
+def _score(name: str, metric: Metric, outputs: PyTree, targets: PyTree) -> Scalar:
+    """What a metric says, one number."""
+    score = metric(outputs, targets)
+    if not isinstance(score, Array | np.ndarray | np.generic | float | int) or jnp.ndim(score):
+        got = f"shape {jnp.shape(score)}" if hasattr(score, "shape") else type(score).__name__
+        raise TypeError(
+            f"fit: expected the metric {name!r} to be one number of all outputs and targets, got "
+            f"{got}; try jnp.mean of it, or a metric for each of its numbers"
+        )
+    return jnp.asarray(score)
 
 
 def source_of_batches(

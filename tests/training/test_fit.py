@@ -458,6 +458,13 @@ def test_misuse_raises_before_anything_runs(arguments, options, message):
         fit(RULE, *arguments, **options)
 
 
+def test_a_metric_is_one_number():
+    for score, got in ((jnp.square, r"shape \(10,\)"), (str, "str"), (lambda _: None, "NoneType")):
+        plan = {"validation": DATA, "metrics": {"v": lambda o, _, score=score: score(o)}}
+        with pytest.raises(TypeError, match=f"metric 'v' to be one number .* got {got}"):
+            fit(RULE, OBJECTIVE, START, DATA, steps=1, **plan)
+
+
 def test_parameters_that_are_not_real_numbers_are_named():
     for bias, dtype in ((jnp.array(0), "int"), (jnp.array(1j), "complex")):
         with pytest.raises(TypeError, match=rf"floating point, got params\['bias'\] of {dtype}"):
