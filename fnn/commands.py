@@ -76,7 +76,7 @@ def race_suite(
     races, names_of = list(found.values()), [path.name for path in found]
     _show_together(races, folder)
     for name, one in zip(names_of, races, strict=True):
-        for caveat in report.tables.caveats(one):
+        for caveat in report.sentences.caveats(one):
             console.print(f"- {name}: {caveat}")
     if lost := _without(baseline, races):
         console.print(f"The report has no baseline that you named, for {lost}.")
@@ -245,13 +245,13 @@ def _show(found: Sequence[race.Race], folders: Sequence[Path], baseline: str | N
                 f"report: expected a rule that is done, got none in {folder}; "
                 + " ".join(one.caveats)
             )
-        console.print(report.tables.summary(one, baseline))
+        console.print(report.sentences.summary(one, baseline))
         sheets = [report.tables.standings(one, baseline)]
         if baseline is not None:  # who asks for one wants to know how far apart they are
             sheets.append(report.tables.beside(one, baseline))
         for sheet in sheets:
-            console.print(report.tables.to_rich(sheet, console.width))
-        for caveat in report.tables.caveats(one):
+            console.print(report.sheets.to_rich(sheet, console.width))
+        for caveat in report.sentences.caveats(one):
             console.print(f"- {caveat}")
         report.export(one, folder / "figures", baseline)
     if len(found) == 1:
@@ -301,7 +301,7 @@ def _show_together(found: Sequence[race.Race], folder: Path) -> None:
     """The tables of a suite on the terminal, its files in a folder."""
     for cost in report.suite.COSTS:
         sheet = report.suite.table(found, cost)
-        console.print(report.tables.to_rich(sheet, console.width))
+        console.print(report.sheets.to_rich(sheet, console.width))
     console.print(report.suite.summary(found))
     report.suite.export(found, folder)
 

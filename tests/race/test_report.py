@@ -16,7 +16,16 @@ from rich.console import Console
 from fnn import plots
 from fnn.problems import COSTS
 from fnn.race import ENTRANTS, report
-from fnn.race.report import charts, figures, findings, statistics, tables
+from fnn.race.report import (
+    charts,
+    figures,
+    findings,
+    sentences,
+    sheets,
+    statistics,
+    tables,
+    wording,
+)
 from fnn.race.result import Race
 from tests.race import synthetic
 
@@ -34,7 +43,7 @@ def race():
 
 
 def test_the_first_sentence_answers(race):
-    text = tables.summary(race)
+    text = sentences.summary(race)
     low, middle, high = map(float, statistics.median_interval(findings.finals(race)["newton"]))
     assert text.startswith(
         "On digits, at equal seconds, newton ended with the lowest median validation loss, "
@@ -66,28 +75,30 @@ def test_every_view_says_the_same_of_the_same_baseline(race):
         assert len(bars) == (len(compared.alike) > 1)
         joined = {list(ranked.mean_ranks)[place] for bar in bars for place in bar["y"]}
         assert joined == (set(compared.alike) if bars else set())
-        assert tables.policy(compared) in sheet.caption
+        assert sentences.policy(compared) in sheet.caption
         apart = {row[0].text: row[1].text for row in tables.beside(race, baseline).rows}
         assert apart == {rule: cell.text for rule, cell in said.items()
                          if rule != compared.baseline}  # fmt: skip
-    assert "two-sided, over 12 seeds. Holm's correction for 4 tests" in tables.policy(compared)
-    assert "Friedman" not in tables.policy(compared)
+    assert "two-sided, over 12 seeds. Holm's correction for 4 tests" in sentences.policy(compared)
+    assert "Friedman" not in sentences.policy(compared)
 
 
 def test_without_adam_the_best_is_the_baseline(race):
     rest = race._replace(results=[r for r in race.results if r.rule != "adam"])
     compared = findings.comparison(rest)
     assert compared.baseline == compared.best == "newton"
-    assert "Friedman's test corrects for how the best was chosen" in tables.policy(compared)
+    assert "Friedman's test corrects for how the best was chosen" in sentences.policy(compared)
     assert "; all 3 others are worse than it. No other rule reaches newton's" in (
-        tables.summary(rest)
+        sentences.summary(rest)
     )
     unsound = race._replace(withheld={"adam": "it took 3 steps."})
     assert findings.comparison(unsound).baseline == "newton"
     three = rest._replace(results=rest.results[:3])
-    assert "; both others are worse than it. No" in tables.summary(three)
+    assert "; both others are worse than it. No" in sentences.summary(three)
     two = rest._replace(results=rest.results[:2])
-    assert "Friedman" not in tables.policy(findings.comparison(two))  # one pair: nothing was chosen
+    assert "Friedman" not in sentences.policy(
+        findings.comparison(two)
+    )  # one pair: nothing was chosen
 
 
 def test_the_first_of_several_others_has_no_interval(race):
@@ -95,12 +106,12 @@ def test_the_first_of_several_others_has_no_interval(race):
     adam = race.results[0]
     slow = adam._replace(rule="slow", costs={name: 2 * cost for name, cost in adam.costs.items()})
     twin = adam._replace(rule="twin")
-    text = tables.summary(race._replace(results=[adam, twin, slow]))
+    text = sentences.summary(race._replace(results=[adam, twin, slow]))
     said = (
         "The first other rule to reach adam's final validation loss is twin, in 1.00 of its seconds"
     )
     assert f"{said}. " in text
-    text = tables.summary(race._replace(results=[adam, slow]))
+    text = sentences.summary(race._replace(results=[adam, slow]))
     assert (
         "slow reaches adam's final validation loss in 2.00 (2.00 to 2.00) of its seconds. " in text
     )
@@ -109,7 +120,7 @@ def test_the_first_of_several_others_has_no_interval(race):
 def test_what_is_withheld_is_first_in_nothing(race):
     """Nor is the next one called the best; and without a test there are no words about one."""
     held = race._replace(withheld={"newton": "it took 1 step.", "adam": "it took 2 steps."})
-    text = tables.summary(held)
+    text = sentences.summary(held)
     assert text.count("newton") == 2  # the lowest median, of which there is no verdict
     assert f"{ODD} has the lowest training loss" in text
     sheet = tables.standings(held)
@@ -119,20 +130,20 @@ def test_what_is_withheld_is_first_in_nothing(race):
         "best with a verdict",
     ]
     assert sheet.columns[5].title == "beside the best with a verdict"
-    asked = tables.summary(held, "adam")
+    asked = sentences.summary(held, "adam")
     assert "adam's final validation loss" not in asked
     nobody = race._replace(withheld=dict.fromkeys(RULES, "the machine was not quiet."))
     assert "Wilcoxon" not in tables.standings(nobody).caption
-    assert "at the target" not in tables.summary(nobody)
+    assert "at the target" not in sentences.summary(nobody)
 
 
 def test_a_verdict_is_withheld_with_its_reason(race):
     held = race._replace(withheld={"newton": "it took 1 step."}, caveats=[])
-    assert "; there is no verdict on newton: it took 1 step. " in tables.summary(held)
+    assert "; there is no verdict on newton: it took 1 step. " in sentences.summary(held)
     assert tables.standings(held).rows[0][5].text == "withheld"
-    assert tables.caveats(held) == ["No verdict on newton: it took 1 step."]
+    assert sentences.caveats(held) == ["No verdict on newton: it took 1 step."]
     assert findings.comparison(held).tests == 3
-    asked = tables.summary(race._replace(withheld={"adam": "it took 1 step."}), "adam")
+    asked = sentences.summary(race._replace(withheld={"adam": "it took 1 step."}), "adam")
     assert "; there is no verdict on adam: it took 1 step. " in asked
     change = tables.differences(held, race).rows[0]
     assert (change[0].text, change[-1].text) == ("newton", "withheld")
@@ -140,31 +151,31 @@ def test_a_verdict_is_withheld_with_its_reason(race):
 
 def test_the_summary_claims_no_more_than_the_statistics():
     few = synthetic.race({"adam": 0.9, "sgd": 0.35}, seeds=5)
-    assert "too few seeds to tell whether the other rule is worse" in tables.summary(few)
-    assert "too few seeds to tell whether it is better than sgd" in tables.summary(few, "sgd")
+    assert "too few seeds to tell whether the other rule is worse" in sentences.summary(few)
+    assert "too few seeds to tell whether it is better than sgd" in sentences.summary(few, "sgd")
     assert "5 seeds: too few to tell rules apart" in tables.standings(few).caption
     assert "the lowest and the highest of them" in tables.standings(few).caption
     assert tables.standings(few).columns[4].title == "lowest, highest"
-    assert re.search(r"validation loss, \S+ \(5 seeds from \S+ to \S+\); ", tables.summary(few))
-    assert "final validation loss" not in tables.summary(few)
+    assert re.search(r"validation loss, \S+ \(5 seeds from \S+ to \S+\); ", sentences.summary(few))
+    assert "final validation loss" not in sentences.summary(few)
     assert findings.ranks([few]).alike == ("adam", "sgd")
     one = synthetic.race({"adam": 0.9})
-    assert "too few" not in tables.summary(one)
+    assert "too few" not in sentences.summary(one)
     assert "Wilcoxon" not in tables.standings(one).caption  # of one rule there is no test
     assert tables.beside(one).rows == []
     twin = one._replace(results=[one.results[0], one.results[0]._replace(rule="twin")])
-    assert "twin is not told apart from it" in tables.summary(twin)
+    assert "twin is not told apart from it" in sentences.summary(twin)
     assert "twin reaches adam's final validation loss in 1.00 (1.00 to 1.00) of its seconds." in (
-        tables.summary(twin)
+        sentences.summary(twin)
     )
     assert tables.standings(twin).rows[1][5].text == "not told apart (p = 1.00)"
-    missed = tables.summary(synthetic.race({"adam": 0.9}, target=1e-9))
+    missed = sentences.summary(synthetic.race({"adam": 0.9}, target=1e-9))
     assert "No rule reached the target of 1e-09 with most of its seeds." in missed
 
 
 def test_optimization_and_generalization_are_apart(race):
     sloppy = race.results[3]._replace(rule="sloppy", test=np.full(12, 0.999))
-    text = tables.summary(race._replace(results=[*race.results[:3], sloppy]))
+    text = sentences.summary(race._replace(results=[*race.results[:3], sloppy]))
     assert re.search(
         r"newton has the lowest training loss at the end, \S+ \(\S+ to \S+\), and sloppy the "
         r"highest test accuracy, 0.999 \(0.999 to 0.999\)\.", text
@@ -181,11 +192,11 @@ def test_the_first_at_the_target_is_so_by_what_the_budget_counts(race):
     found = {r.rule: [np.median(r.to_target(0.05, c)) for c in ("steps", "seconds")]
              for r in by_steps.results}  # fmt: skip
     took = {
-        rule: "{} steps ({} seconds)".format(*map(tables.number, of)) for rule, of in found.items()
+        rule: "{} steps ({} seconds)".format(*map(wording.number, of)) for rule, of in found.items()
     }
     assert (
         f"The first at the target of 0.05 was adam, after {took['adam']} in the median; "
-        f"newton took {took['newton']}." in tables.summary(by_steps)
+        f"newton took {took['newton']}." in sentences.summary(by_steps)
     )
     for chart in (charts.losses(by_steps, train=True), charts.arrivals(by_steps),
                   charts.profile([by_steps])):  # fmt: skip
@@ -196,7 +207,7 @@ def test_the_first_at_the_target_may_be_another():
     both = synthetic.race({"slow": 2.0, "quick": 1.5})
     slow, quick = both.results
     quick = quick._replace(costs={name: cost / 100 for name, cost in quick.costs.items()})
-    text = tables.summary(both._replace(results=[slow, quick]))
+    text = sentences.summary(both._replace(results=[slow, quick]))
     assert "slow ended with the lowest" in text
     assert re.search(r"The first at the target of 0.05 was quick, after .*; slow took \d", text)
 
@@ -253,7 +264,7 @@ def test_seeds_are_paired_by_their_names_and_misses_count():
 
 
 def test_a_baseline_must_be_in_the_race(race):
-    for use in (tables.summary, tables.standings, tables.beside, findings.comparison):
+    for use in (sentences.summary, tables.standings, tables.beside, findings.comparison):
         with pytest.raises(ValueError, match="expected a baseline that is in the race, got 'lion'"):
             use(race, "lion")
     out = race._replace(caveats=["kfac was left out: it needs examples."])
@@ -262,14 +273,14 @@ def test_a_baseline_must_be_in_the_race(race):
 
 
 def test_caveats_follow_from_the_numbers(race):
-    assert tables.caveats(race) == ["killed once, and went on"]
+    assert sentences.caveats(race) == ["killed once, and went on"]
     adam = race.results[0]
     edge = race._replace(results=[adam._replace(chosen=4)], caveats=[])
-    (said,) = tables.caveats(edge)
+    (said,) = sentences.caveats(edge)
     assert "chosen learning_rate is at an end of what was tried" in said
     assert "adam (highest, 0.1)" in said
     other = synthetic.race({"sgd": 0.35}, seeds=5).results[0]
-    some = tables.caveats(race._replace(results=[adam, other]))
+    some = sentences.caveats(race._replace(results=[adam, other]))
     assert some[1:] == [
         "5 seeds: fewer than 12 give no verdict.",
         "Not all rules have the same seeds; 5 seeds are compared.",
@@ -292,7 +303,7 @@ def test_nothing_to_report_is_said(race):
 
 
 def test_standings_are_the_medians_from_lowest_to_highest(race):
-    rows = list(csv.DictReader(io.StringIO(tables.to_csv(tables.standings(race)))))
+    rows = list(csv.DictReader(io.StringIO(sheets.to_csv(tables.standings(race)))))
     assert [row["rule"] for row in rows] == ORDER
     results = {result.rule: result for result in race.results}
     for row in rows:
@@ -320,7 +331,7 @@ def test_standings_are_the_medians_from_lowest_to_highest(race):
     np.testing.assert_array_equal(float(rows[-1]["test"]), np.median(diverged))
 
 
-def sheets(race):
+def every_sheet(race):
     return [
         tables.standings(race),
         tables.beside(race),
@@ -331,18 +342,18 @@ def sheets(race):
 
 
 def test_markdown_has_a_cell_for_each_column(race):
-    for sheet in sheets(race):
-        lines = [line for line in tables.to_markdown(sheet).splitlines() if line.startswith("|")]
+    for sheet in every_sheet(race):
+        lines = [line for line in sheets.to_markdown(sheet).splitlines() if line.startswith("|")]
         assert len(lines) == len(sheet.rows) + 2
         for line in lines:
             bars = re.findall(r"(?<!\\)(?:\\\\)*\|", line)
             assert len(bars) == len(sheet.columns) + 1
-    assert r"a_b\<\&\>%\$x\$\|\\" in tables.to_markdown(sheets(race)[0])
+    assert r"a_b\<\&\>%\$x\$\|\\" in sheets.to_markdown(every_sheet(race)[0])
 
 
 def test_latex_is_balanced_and_escaped(race):
-    for sheet in sheets(race):
-        text = tables.to_latex(sheet)
+    for sheet in every_sheet(race):
+        text = sheets.to_latex(sheet)
         depth = np.cumsum([{"{": 1, "}": -1}.get(c, 0) for c in re.sub(r"\\[{}]", "", text)])
         assert depth.min() == 0
         assert depth[-1] == 0
@@ -358,18 +369,18 @@ def test_latex_is_balanced_and_escaped(race):
         assert len(caption) < 100
         assert text.index(r"\end{tabular}") < text.index(r"\footnotesize")
     escaped = r"a\_b\textless{}\&\textgreater{}\%\$x\$\textbar{}\textbackslash{}"
-    assert escaped in tables.to_latex(sheets(race)[0])
-    small = tables.Sheet(
-        "", "", [tables.Column("x", ("x",))], [[tables.Cell("1.2e-05", (1.2e-5,))]]
+    assert escaped in sheets.to_latex(every_sheet(race)[0])
+    small = sheets.Sheet(
+        "", "", [sheets.Column("x", ("x",))], [[sheets.Cell("1.2e-05", (1.2e-5,))]]
     )
-    assert r"$1.2 \cdot 10^{-5}$ \\" in tables.to_latex(small)
+    assert r"$1.2 \cdot 10^{-5}$ \\" in sheets.to_latex(small)
 
 
 @pytest.mark.parametrize("width", [80, 120, 160])
 def test_the_terminal_shows_every_rule_and_says_what_is_left_out(race, width):
     console = Console(width=width, record=True, file=io.StringIO())
     sheet = tables.standings(race)
-    console.print(tables.to_rich(sheet, width))
+    console.print(sheets.to_rich(sheet, width))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     for row in sheet.rows:
@@ -399,7 +410,7 @@ def test_a_setting_may_be_a_text_or_nothing(race):
     for chosen, text, value in ((None, "None", ""), ("auto", "auto", "auto"), (0.1, "0.1", "0.1")):
         settings = [{"clip": 0.1}, {"clip": 1.0}, *[{"clip": chosen}] * 3]
         sheet = tables.ranges(race._replace(results=[adam._replace(settings=settings)]))
-        (row,) = csv.DictReader(io.StringIO(tables.to_csv(sheet)))
+        (row,) = csv.DictReader(io.StringIO(sheets.to_csv(sheet)))
         assert (sheet.rows[0][3].text, row["chosen"]) == (text, value)
 
 
@@ -414,7 +425,7 @@ def test_rules_at_their_defaults_are_said_to_be_so():
 def test_numbers_have_three_digits():
     values = 0.97512, 97.512, 999.9, 0, -np.inf, 2.5e-9, 1234567
     texts = "0.975", "97.5", "1000", "0", "-∞", "2.50e-09", "1.23e+06"
-    assert tuple(map(tables.number, values)) == texts
+    assert tuple(map(wording.number, values)) == texts
 
 
 # Figures for papers -------------------------------------------------------------------------------
@@ -504,13 +515,13 @@ def text(race):
 
 def test_the_page_says_everything_and_loads_nothing(race, text):
     page = Page(text)
-    for sheet in sheets(race)[:4]:
+    for sheet in every_sheet(race)[:4]:
         for row in sheet.rows:
             for cell in row:
                 assert cell.text in page.cells
     words = "".join(page.words)
-    assert tables.summary(race) in words
-    assert words.index(tables.summary(race)) < words.index("Standings")
+    assert sentences.summary(race) in words
+    assert words.index(sentences.summary(race)) < words.index("Standings")
     assert words.index(race.caveats[0]) < words.index("Standings")
     for said in (*race.caveats, "2f179cb", "0.10.2", "external", "cpu", race.header["summary"]):
         assert said in words
@@ -532,7 +543,7 @@ def test_verdicts_that_are_withheld_stand_beside_the_headline(race):
     held = race._replace(withheld={"sgd": "it had 6 steps", "newton": "the machine was not quiet"})
     words = "".join(Page(report.html([held])).words)
     for said in ("2 verdicts withheld, 1 caveat", "No verdict on sgd: it had 6 steps"):
-        assert words.index(tables.summary(held)) < words.index(said) < words.index("Standings")
+        assert words.index(sentences.summary(held)) < words.index(said) < words.index("Standings")
     assert "No caveats are known." in report.html([race._replace(caveats=[])])
 
 
@@ -735,7 +746,7 @@ def test_races_that_went_wrong_still_get_a_page():
 def test_a_notebook_shows_the_headline_and_no_data(race):
     page = Page(race._repr_html_())
     words = "".join(page.words)
-    assert tables.summary(race) in words
+    assert sentences.summary(race) in words
     assert set(ORDER) <= set(page.cells)
     assert "killed once, and went on" in words
     assert "compile seconds" not in page.cells

@@ -11,14 +11,14 @@ from pathlib import Path
 from string import Template
 
 from fnn import plots
-from fnn.race.report import charts, figures, findings, statistics, tables
+from fnn.race.report import charts, figures, findings, sentences, sheets, statistics, tables
 from fnn.race.result import Race
 
 PAGE = "report.html"
 """The page of a race, in its folder."""
 
 ROOM = 3
-"""A notebook has room for the columns that are spared no later than this, `tables.Column.spare`."""
+"""A notebook has room for the columns that are spared no later than this, `sheets.Column.spare`."""
 
 
 def html(
@@ -105,7 +105,7 @@ def glance(race: Race) -> str:
             columns=[sheet.columns[i] for i in room],
             rows=[[row[i] for i in room] for row in sheet.rows],
         )
-        parts += [f"<p>{escape(tables.summary(race))}</p>", tables.to_html(sheet)]
+        parts += [f"<p>{escape(sentences.summary(race))}</p>", sheets.to_html(sheet)]
     warnings = _warnings(race)
     if warnings:
         parts.append(f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in warnings)}</ul>")
@@ -124,17 +124,17 @@ def export(race: Race, folder: str | Path, baseline: str | None = None) -> list[
         The files.
     """
     folder = Path(folder)
-    sheets = {"table": tables.standings(race, baseline), "trials": tables.trials(race)}
+    named = {"table": tables.standings(race, baseline), "trials": tables.trials(race)}
     beside = tables.beside(race, baseline)
     if beside.rows:
-        sheets["baseline"] = beside
+        named["baseline"] = beside
     ranges = tables.ranges(race)
     if ranges.rows:
-        sheets["sensitivity"] = ranges
+        named["sensitivity"] = ranges
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    forms = {".md": tables.to_markdown, ".tex": tables.to_latex, ".csv": tables.to_csv}
-    for name, sheet in sheets.items():
+    forms = {".md": sheets.to_markdown, ".tex": sheets.to_latex, ".csv": sheets.to_csv}
+    for name, sheet in named.items():
         for suffix, form in forms.items():
             written.append(folder / f"{name}{suffix}")
             written[-1].write_text(form(sheet), encoding="utf-8")
@@ -196,16 +196,16 @@ def _headline(race: Race, name: str, baseline: str | None) -> str:
         beside = (
             f'<details class="caveats" open><summary>{label}</summary><ul>{items}</ul></details>'
         )
-    summary = f'<p class="summary">{named}{escape(tables.summary(race, baseline))}</p>'
+    summary = f'<p class="summary">{named}{escape(sentences.summary(race, baseline))}</p>'
     return f'<div class="headline">{summary}{beside}</div>'
 
 
 def _warnings(race: Race) -> list[str]:
     """Verdicts that are withheld, then caveats; none without results, but those of the race."""
-    return tables.caveats(race) if race.results else race.caveats
+    return sentences.caveats(race) if race.results else race.caveats
 
 
-def _led_by_loss(sheet: tables.Sheet) -> tables.Sheet:
+def _led_by_loss(sheet: sheets.Sheet) -> sheets.Sheet:
     """The standings with the loss beside the rule: a narrow screen shows these two."""
     places = list(range(len(sheet.columns)))
     loss = next(i for i in places if "validation_loss" in sheet.columns[i].fields)
@@ -312,14 +312,14 @@ def _ranks(compared: statistics.Comparison, what: str) -> str:
         charts.ranks(compared, what),
         f"1 is the lowest in every one of the {compared.seeds} {what}. The bar at the right joins "
         f"{compared.baseline} and the rules that are not told apart from it. "
-        f"{tables.policy(compared, what)}",
+        f"{sentences.policy(compared, what)}",
     )
 
 
-def _sheet(sheet: tables.Sheet, *, marks: Sequence[str] = (), kind: str = "scroll") -> str:
+def _sheet(sheet: sheets.Sheet, *, marks: Sequence[str] = (), kind: str = "scroll") -> str:
     """A table with its caption."""
     return (
-        f'<div class="{kind}" tabindex="0">{tables.to_html(sheet, marks)}</div>'
+        f'<div class="{kind}" tabindex="0">{sheets.to_html(sheet, marks)}</div>'
         f'<p class="caption">{escape(sheet.caption)}</p>'
     )
 

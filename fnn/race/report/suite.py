@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fnn import plots
-from fnn.race.report import findings, tables
+from fnn.race.report import findings, sheets
 from fnn.race.report.figures import LABELS
-from fnn.race.report.tables import Cell, Column, Sheet
+from fnn.race.report.sheets import Cell, Column, Sheet
 from fnn.race.result import Race
 
 COSTS = "gradients", "seconds"
@@ -122,7 +122,7 @@ def export(races: Sequence[Race], folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for cost in COSTS:
         sheet = table(races, cost)
-        for suffix, form in {".md": tables.to_markdown, ".csv": tables.to_csv}.items():
+        for suffix, form in {".md": sheets.to_markdown, ".csv": sheets.to_csv}.items():
             written.append(folder / f"suite-{cost}{suffix}")
             written[-1].write_text(form(sheet), encoding="utf-8")
     drawn = figure(races)

@@ -1,80 +1,26 @@
-"""Tables of a race: one kind of table, and a form for each place where it goes.
+"""The tables of a race: standings, trials, ranges, rules beside a baseline, two races."""
 
-A `Sheet` has for each cell the text that people read and the numbers behind it. The terminal,
-Markdown, LaTeX and HTML show the text; CSV has all digits of the numbers.
-"""
-
-import csv
-import html
-import io
-import math
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from fnn.race.protocol import LAPS
 from fnn.race.report import findings, statistics
+from fnn.race.report.sentences import policy
+from fnn.race.report.sheets import Cell, Column, Sheet
+from fnn.race.report.wording import (
+    SCOPE,
+    against,
+    count,
+    number,
+    p_value,
+    setting,
+    signed,
+    value_of,
+    verdict,
+    wilcoxon,
+)
 from fnn.race.result import Race, Result
-
-
-class Column(NamedTuple):
-    """A column.
-
-    Attributes:
-        title: its heading.
-        fields: the names in CSV of the numbers in each of its cells.
-        number: whether it is aligned to the right.
-        spare: where room is short, the column with the largest is left out first; 0 always stays.
-    """
-
-    title: str
-    fields: tuple[str, ...]
-    number: bool = True
-    spare: int = 0
-
-
-class Cell(NamedTuple):
-    """A cell: its text for people, and a number or name for each field of its column."""
-
-    text: str
-    values: tuple[str | float, ...]
-
-
-class Sheet(NamedTuple):
-    """A table."""
-
-    title: str
-    caption: str
-    columns: list[Column]
-    rows: list[list[Cell]]
-
-
-def number(value: float) -> str:
-    """A measured number with three significant digits.
-
-    Args:
-        value: infinity is a run that diverged or never arrived.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> print(*map(number, (0.5, 1234.5, 1.234e-7, 999.9, np.inf)))
-        0.500 1234 1.23e-07 1000 ∞
-    """
-    if not math.isfinite(value):
-        return "-∞" if value < 0 else "∞"
-    if value == 0 or 999.5 <= abs(value) < 1e6:
-        return f"{value + 0.0:.0f}"  # no minus before 0
-    return f"{value:#.3g}".rstrip(".")
-
-
-# What stands in them ------------------------------------------------------------------------------
 
 
 def standings(race: Race, baseline: str | None = None) -> Sheet:
@@ -92,7 +38,7 @@ def standings(race: Race, baseline: str | None = None) -> Sheet:
             ("validation_low", "validation_high"),
             spare=5,
         ),
-        Column(f"beside {_against(compared)}", ("verdict", "p", "effect", "mean_rank"), False),
+        Column(f"beside {against(compared)}", ("verdict", "p", "effect", "mean_rank"), False),
         Column(f"test {race.header['measure']}", ("test",), spare=2),
         Column("seconds to target", ("seconds_to_target",)),
         Column("reached", ("reached", "seeds"), spare=1),
@@ -120,52 +66,6 @@ def _intervals(seeds: int) -> str:
     return "the lowest and the highest of them" if few else "bootstrap intervals of 95 %"
 
 
-def policy(compared: statistics.Comparison, units: str = "seeds") -> str:
-    """The hypotheses, the test, its units and its correction, as every view of a race says them.
-
-    Args:
-        compared: the verdicts.
-        units: what makes pairs: seeds, or problems.
-
-    Returns:
-        Some sentences.
-    """
-    unit = units.removesuffix("s")
-    if not compared.tests:
-        return ""
-    if compared.seeds < statistics.MINIMUM_SEEDS:
-        return (
-            f"{_count(compared.seeds, unit)}: too few to tell rules apart; there are verdicts from "
-            f"{statistics.MINIMUM_SEEDS} {units} on."
-        )
-    friedman = compared.chosen and compared.tests > 1
-    return (
-        f"Each rule is tested against {_against(compared)} by the validation loss, and against no "
-        f"other: the hypothesis is that to exchange the two within a {unit} would change nothing, "
-        f"the test {_wilcoxon(compared.seeds)}, two-sided, over {compared.seeds} {units}. Holm's "
-        f"correction for {_count(compared.tests, 'test')} keeps the probability of any false "
-        f"difference at {100 * compared.alpha:.0f} % at most"
-        + ("; Friedman's test corrects for how the best was chosen." if friedman else ".")
-        + (f" {_SCOPE}" if units == "seeds" else "")
-    )
-
-
-_SCOPE = "The verdicts are of the settings that were chosen, on this split of the data."
-"""What a test over seeds does not reach beyond."""
-
-
-def _wilcoxon(pairs: int) -> str:
-    """The test's name; of more pairs its distribution is that of the limit."""
-    return f"Wilcoxon's {'exact ' if pairs <= statistics.EXACT else ''}signed-rank test"
-
-
-def _against(compared: statistics.Comparison) -> str:
-    """The baseline in words."""
-    if not compared.chosen:
-        return compared.baseline
-    return "the best" if compared.baseline == compared.best else f"the {statistics.BEST_SOUND}"
-
-
 def _row(race: Race, result: Result, standing: statistics.Standing, only: str | None) -> list[Cell]:
     """The standing of a rule, one cell for each column."""
     low, middle, high = _interval(race, result.rule)
@@ -176,7 +76,7 @@ def _row(race: Race, result: Result, standing: statistics.Standing, only: str | 
     values = standing.verdict, standing.p, standing.effect, standing.mean_rank
     return [
         Cell(result.rule, (result.rule,)),
-        Cell(_value(result.setting[only]) if only else setting(result.setting),
+        Cell(value_of(result.setting[only]) if only else setting(result.setting),
              (setting(result.setting),)),
         Cell(str(result.batch), (result.batch,)),
         _number(middle),
@@ -202,41 +102,6 @@ def _only(results: Sequence[Result]) -> str | None:
     """The name of the hyperparameter, if all rules have the same one and no other."""
     names = {tuple(result.setting) for result in results}
     return next(iter(names))[0] if len(names) == 1 and len(next(iter(names))) == 1 else None
-
-
-def verdict(standing: statistics.Standing) -> str:
-    """A verdict in a word or two, with the p-value of a test."""
-    if standing.verdict == "lowest median":
-        return "best"
-    if standing.verdict in ("better", "worse", "not told apart", "differs"):
-        return f"{standing.verdict} ({_p(standing.p)})"
-    return standing.verdict
-
-
-def _p(p: float) -> str:
-    """A p-value with as many digits as count."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-
-
-def setting(values: dict[str, Any]) -> str:
-    """Hyperparameters in one line.
-
-    Args:
-        values: of one trial.
-
-    Returns:
-        Names and values, "defaults" where there are none.
-
-    Example:
-        >>> setting({"learning_rate": 0.0316228, "decay": 0.9})
-        'learning_rate 0.0316, decay 0.9'
-    """
-    return ", ".join(f"{name} {_value(value)}" for name, value in values.items()) or "defaults"
-
-
-def _value(value: Any) -> str:
-    """The value of a hyperparameter: three digits of a number, and whatever else as it is."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def trials(race: Race) -> Sheet:
@@ -281,7 +146,7 @@ def trials(race: Race) -> Sheet:
     return Sheet(
         "Every setting that was tried",
         f"Medians of the validation loss over the tuning seeds. The search of each rule may spend "
-        f"as much as {_count(spent, 'whole run')}, a third of it in short runs of all settings and "
+        f"as much as {count(spent, 'whole run')}, a third of it in short runs of all settings and "
         "the rest in a final of the better half, whose runs are longer; a rule whose short runs "
         "would have fewer than ten steps has fewer settings and no final. Losses of different "
         "lengths are not to be compared. A seed that diverged did not end, and counts as infinity.",
@@ -311,7 +176,7 @@ def ranges(race: Race) -> Sheet:
                 Cell(rule, (rule,)),
                 Cell(name, (name,)),
                 Cell(f"{low:.3g} to {high:.3g}", (low, high)),
-                Cell(_value(value), ("" if value is None else value,)),
+                Cell(value_of(value), ("" if value is None else value,)),
                 Cell(f"{good.decades:.2f}", (good.decades,)),
                 Cell(f"{100 * good.share:.0f} %", (good.share,)),
             ])  # fmt: skip
@@ -354,7 +219,7 @@ def beside(race: Race, baseline: str | None = None) -> Sheet:
         ])  # fmt: skip
     return Sheet(
         f"Beside {other}",
-        f"Medians over {_count(compared.seeds, 'seed')} with {_intervals(compared.seeds)}, each of "
+        f"Medians over {count(compared.seeds, 'seed')} with {_intervals(compared.seeds)}, each of "
         f"a rule and {other} with the same seed. Losses and {measure} are the rule's less those of "
         f"{other}: the lowest validation loss, the training loss at the end (optimization), and "
         f"the test's {measure} (generalization). Costs are those of the rule over those of "
@@ -376,22 +241,6 @@ def _spanned(interval: statistics.Interval, text: Callable[[float], str]) -> Cel
     """The cell of a median with its interval."""
     low, median, high = map(float, interval)
     return Cell(f"{text(median)} [{text(low)}, {text(high)}]", (median, low, high))
-
-
-def signed(value: float) -> str:
-    """A difference with three significant digits and its sign.
-
-    Args:
-        value: the difference.
-
-    Returns:
-        Its text.
-
-    Example:
-        >>> print(*map(signed, (0.5, -1.234e-7, 0.0, np.inf)))
-        +0.500 -1.23e-07 0 +∞
-    """
-    return f"{'+' if value > 0 else ''}{number(value)}"
 
 
 def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) -> Sheet:
@@ -426,9 +275,9 @@ def differences(before: Race, after: Race, names: tuple[str, str] = ("A", "B")) 
     return Sheet(
         f"{a} and {b}, rule by rule",
         "Medians over seeds, each race's own. The hypothesis is that to exchange the two races "
-        f"within a seed would change nothing; the test is {_wilcoxon(pairs)}, two-sided, over the "
+        f"within a seed would change nothing; the test is {wilcoxon(pairs)}, two-sided, over the "
         "seeds that both have in common, with Holm's correction for the number of rules that are "
-        f"tested. {_SCOPE}",
+        f"tested. {SCOPE}",
         columns,
         rows,
     )
@@ -471,368 +320,12 @@ def _changes(
         )
         told = p <= 0.05
         cells[rule] = Cell(
-            f"{f'lower in {lower}' if told else 'not told apart'} ({_p(p)})",
+            f"{f'lower in {lower}' if told else 'not told apart'} ({p_value(p)})",
             (verdict if told else "not told apart", p),
         )
     return cells
 
 
-def summary(race: Race, baseline: str | None = None) -> str:
-    """The race in a few sentences, the first of which answers.
-
-    Who ended lowest, and whether the test tells it from the baseline; at what share of its cost;
-    how the others stand beside it; who trains best, and who generalizes best; who came first.
-
-    Args:
-        race: the race.
-        baseline: the rule that the others are tested against; `adam` where it takes part, or else
-            the best, if None.
-
-    Returns:
-        The sentences.
-    """
-    compared = findings.comparison(race, baseline)
-    sentences = [_answer(race, compared)]
-    sound = [rule for rule in compared.standings if rule not in race.withheld]
-    if len(sound) > 1:
-        if compared.baseline in sound and compared.seeds >= statistics.MINIMUM_SEEDS:
-            sentences.append(_share_of_its_cost(race, compared.baseline, sound))
-        sentences += [*_others(compared), _apart(race, sound)]
-    if sound:
-        sentences.append(_first_at_the_target(race, sound))
-    return " ".join(f"{sentence}." for sentence in sentences)
-
-
-def _answer(race: Race, compared: statistics.Comparison) -> str:
-    """Who ended lowest, and what the test says of it."""
-    best, other = compared.best, compared.baseline
-    others = [rule for rule in compared.standings if rule != best]
-    low, middle, high = map(number, _interval(race, best))
-    seeds = _count(compared.seeds, "seed")
-    few = compared.seeds < statistics.INTERVAL_SEEDS
-    between = f"{seeds} from {low} to {high}" if few else f"95 % interval {low} to {high}, {seeds}"
-    said = (
-        f"On {race.header['problem']}, at equal {findings.unit(race)}, {best} ended with the "
-        f"lowest median validation loss, {middle} ({between})"
-    )
-    if not others:
-        return said
-    for rule in dict.fromkeys([best, other]):
-        if rule in race.withheld:
-            return f"{said}; there is no verdict on {rule}: {race.withheld[rule].rstrip('.')}"
-    if compared.seeds < statistics.MINIMUM_SEEDS:
-        rest = "the other rule is" if len(others) == 1 else "the other rules are"
-        asked = f"{rest} worse" if best == other else f"it is better than {other}"
-        return f"{said}; these are too few seeds to tell whether {asked}"
-    if best == other:
-        return f"{said}; {', '.join(_clauses(compared, others, 'it'))}"
-    standing = compared.standings[best]
-    return f"{said}; it {_SAID[standing.verdict][0]} {other} ({_p(standing.p)})"
-
-
-_SAID = {
-    "better": ("is better than", "are better than"),
-    "not told apart": ("is not told apart from", "are not told apart from"),
-    "differs": (
-        "differs, by its ranks and against its median, from",
-        "differ, by their ranks and against their medians, from",
-    ),
-    "worse": ("is worse than", "are worse than"),
-    "withheld": ("has no verdict beside", "have no verdict beside"),
-}
-"""What a verdict says of one rule and of several, beside the baseline."""
-
-
-def _clauses(compared: statistics.Comparison, rules: Sequence[str], other: str) -> list[str]:
-    """What the verdicts say of rules, those of one verdict in one clause."""
-    named = {v: [r for r in rules if compared.standings[r].verdict == v] for v in _SAID}
-    named = {verdict: alike for verdict, alike in named.items() if alike}
-    clauses = []
-    for i, (verdict, alike) in enumerate(named.items()):
-        subject, several = _list(alike), len(alike) > 1
-        if several and i == len(named) - 1:
-            every = "both" if len(alike) == 2 else f"all {len(alike)}"
-            subject = f"the other {len(alike)}" if i else f"{every} others"
-        clauses.append(f"{subject} {_SAID[verdict][several]} {other}")
-    return clauses
-
-
-def _share_of_its_cost(race: Race, baseline: str, sound: Sequence[str]) -> str:
-    """The share of the baseline's cost at which the best, or else the first, has its loss."""
-    unit, apart = findings.unit(race), findings.beside(race, baseline)
-    shares = {rule: apart[rule].to_its_loss for rule in sound if rule != baseline}
-    leads = sound[0] == baseline
-    rule = min(shares, key=lambda rule: float(shares[rule][unit].median)) if leads else sound[0]
-    reaches = f"{baseline}'s final validation loss"
-    if not math.isfinite(shares[rule][unit].median):
-        who = "No other rule reaches" if leads else f"{rule} does not reach"
-        return f"{who} {reaches} with most of its seeds"
-    # The first of several was chosen by this very share: an interval would be too narrow for it.
-    chosen = leads and len(shares) > 1
-    of = [
-        f"{number(float(share.median)) if chosen else _spelled(share)} of its {cost}"
-        for cost, share in shares[rule].items()
-        if cost in (unit, "seconds")
-    ]
-    said = f"in {' and '.join(of)}"
-    if chosen:
-        return f"The first other rule to reach {reaches} is {rule}, {said}"
-    return f"{rule} reaches {reaches} {said}"
-
-
-def _others(compared: statistics.Comparison) -> list[str]:
-    """How all but the best stand beside the baseline, where that is another rule."""
-    both = compared.best, compared.baseline
-    rules = [rule for rule in compared.standings if rule not in both]
-    if compared.best == compared.baseline or not rules:
-        return []
-    said = ", ".join(_clauses(compared, rules, compared.baseline))
-    said = said[:1].upper() + said[1:] if said.startswith(("all ", "both ")) else said
-    return [said] if said else []
-
-
-def _apart(race: Race, sound: Sequence[str]) -> str:
-    """Who is best in training, and who on test data: optimization apart from generalization."""
-    highest, measure = race.header["highest"], race.header["measure"]
-    trained, tested = (
-        {
-            r.rule: statistics.median_interval(of(r))
-            for r in findings.ordered(race)
-            if r.rule in sound
-        }
-        for of in (
-            lambda r: findings.or_infinity(r.train[:, -1]),
-            lambda r: findings.measures(race, r),
-        )
-    )
-    first = min(trained, key=lambda rule: float(trained[rule].median))
-    sign = -1 if highest else 1
-    second = min(tested, key=lambda rule: sign * float(tested[rule].median))
-    return (
-        f"{first} has the lowest training loss at the end, {_spelled(trained[first])}, and "
-        f"{'also' if first == second else second} the {'highest' if highest else 'lowest'} test "
-        f"{measure}, {_spelled(tested[second])}"
-    )
-
-
-def _first_at_the_target(race: Race, sound: Sequence[str]) -> str:
-    """Who reached the target first, in what the budget is counted in."""
-    best, costs = sound[0], dict.fromkeys([findings.unit(race), "seconds"])
-    spent = {
-        cost: {rule: float(np.median(s)) for rule, s in findings.arrivals(race, cost).items()}
-        for cost in costs
-    }
-    ranking = spent[findings.unit(race)]
-    first = min(sound, key=lambda rule: ranking[rule])
-    target = f"{race.header['target']:.4g}"
-    if not math.isfinite(ranking[first]):
-        return f"No rule reached the target of {target} with most of its seeds"
-
-    def after(rule: str) -> str:
-        unit, *others = (f"{number(spent[cost][rule])} {cost}" for cost in costs)
-        return f"{unit} ({', '.join(others)})" if others else unit
-
-    too = f"{best}, too" if first == best else first
-    said = f"The first at the target of {target} was {too}, after {after(first)} in the median"
-    if first == best:
-        return said
-    missed = not math.isfinite(ranking[best])
-    return f"{said}; {best} {'missed it with most seeds' if missed else f'took {after(best)}'}"
-
-
-def _spelled(interval: statistics.Interval) -> str:
-    """A median with its interval in a sentence."""
-    low, median, high = (number(float(value)) for value in interval)
-    return f"{median} ({low} to {high})"
-
-
-def _list(names: Sequence[str]) -> str:
-    """Names in a sentence, the first two of many."""
-    if len(names) > 3:
-        return f"{', '.join(names[:2])} and {len(names) - 2} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _count(n: int, noun: str) -> str:
-    """A number and its noun, in the plural where it must be."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def caveats(race: Race) -> list[str]:
-    """Verdicts that are withheld, the race's own caveats, and those that its numbers make."""
-    withheld = [f"No verdict on {rule}: {why}" for rule, why in race.withheld.items()]
-    sentences = [*withheld, *race.caveats]
-    seeds = findings.comparison(race).seeds
-    if seeds < statistics.MINIMUM_SEEDS:
-        sentences.append(
-            f"{_count(seeds, 'seed')}: fewer than {statistics.MINIMUM_SEEDS} give no verdict."
-        )
-    if len({tuple(sorted(result.seeds)) for result in race.results}) > 1:
-        sentences.append(
-            f"Not all rules have the same seeds; {_count(seeds, 'seed')} are compared."
-        )
-    results = findings.ordered(race)
-    for name, sweeps in findings.sweeps(race).items():
-        ends = []
-        for rule, sweep in sweeps.items():
-            value = next(r for r in results if r.rule == rule).setting.get(name)
-            if value in (np.min(sweep.setting), np.max(sweep.setting)):
-                end = "lowest" if value == np.min(sweep.setting) else "highest"
-                ends.append(f"{rule} ({end}, {value:.3g})")
-        if ends:
-            sentences.append(
-                f"The chosen {name} is at an end of what was tried: {', '.join(ends)}."
-            )
-    return sentences
-
-
 def _number(value: float) -> Cell:
     """The cell of a number."""
     return Cell(number(value), (value,))
-
-
-# Where they go ------------------------------------------------------------------------------------
-
-
-def to_rich(sheet: Sheet, width: int = 80) -> Table:
-    """The sheet for a terminal of so many characters, without columns that it has no room for."""
-    widths = [_width(sheet, i) for i in range(len(sheet.columns))]
-    places = list(range(len(widths)))
-    while sum(widths[i] + 2 for i in places) > width and any(
-        sheet.columns[i].spare for i in places
-    ):
-        places.remove(max(places, key=lambda i: sheet.columns[i].spare))
-    fits = sum(widths[i] + 2 for i in places) <= width
-    missing = [column.title for i, column in enumerate(sheet.columns) if i not in places]
-    left_out = f" Left out for want of room: {', '.join(missing)}." if missing else ""
-    table = Table(  # every text is a `Text`, so that nothing in it is read as markup
-        title=Text(sheet.title),
-        caption=Text(sheet.caption + left_out),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    for i in places:
-        justify = "right" if sheet.columns[i].number else "left"
-        table.add_column(
-            Text(sheet.columns[i].title),
-            justify=justify,
-            overflow="fold",
-            no_wrap=i == 0,
-            width=widths[i] if fits else None,
-        )
-    for row in sheet.rows:
-        table.add_row(*(Text(row[i].text) for i in places))
-    return table
-
-
-def _width(sheet: Sheet, column: int) -> int:
-    """The width of a column that breaks no cell and no word of the heading."""
-    words = [len(word) for word in sheet.columns[column].title.split()]
-    return max([*words, *(len(row[column].text) for row in sheet.rows)])
-
-
-def to_markdown(sheet: Sheet) -> str:
-    r"""The sheet as a pipe table, with its caption below.
-
-    Args:
-        sheet: the table.
-
-    Returns:
-        Markdown.
-
-    Example:
-        >>> sheet = Sheet("", "", [Column("a", ("a",), False), Column("b", ("b",))],
-        ...               [[Cell("x|y", ("x|y",)), Cell("1", (1,))]])
-        >>> print(to_markdown(sheet))
-        | a | b |
-        |---|---:|
-        | x\|y | 1 |
-    """
-    rules = "|".join("---:" if column.number else "---" for column in sheet.columns)
-    lines = [[column.title for column in sheet.columns]]
-    lines += [[cell.text for cell in row] for row in sheet.rows]
-    rows = [f"| {' | '.join(map(_markdown, line))} |" for line in lines]
-    table = "\n".join([rows[0], f"|{rules}|", *rows[1:]])
-    title = f"**{_markdown(sheet.title)}**\n\n" if sheet.title else ""
-    caption = f"\n\n{_markdown(sheet.caption)}\n" if sheet.caption else ""
-    return title + table + caption
-
-
-def _markdown(text: str) -> str:
-    """The text in one line, escaped."""
-    text = re.sub(r"([\\`*\[\]<>&|$])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "∞": r"$\infty$",
-}  # fmt: skip
-
-
-def to_latex(sheet: Sheet) -> str:
-    """The sheet as a `table` for papers, its caption one line, its notes below; needs booktabs."""
-    form = "".join("r" if column.number else "l" for column in sheet.columns)
-    heads = [_latex(column.title) for column in sheet.columns]
-    rows = [[_latex(cell.text) for cell in row] for row in sheet.rows]
-    return "\n".join([
-        r"\begin{table}",
-        r"  \centering",
-        r"  \small",
-        rf"  \caption{{{_latex(sheet.title)}}}",
-        rf"  \begin{{tabular}}{{{form}}}",
-        r"    \toprule",
-        rf"    {' & '.join(heads)} \\",
-        r"    \midrule",
-        *(rf"    {' & '.join(row)} \\" for row in rows),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {_latex(sheet.caption)}}}",
-        r"\end{table}",
-        "",
-    ])  # fmt: skip
-
-
-def _latex(text: str) -> str:
-    """The text in one line, escaped, with 1.2e-05 as a power of ten."""
-    pieces = re.split(r"(?<![\w.])(\d(?:\.\d+)?)e([+-]\d+)(?!\w)", " ".join(text.split()))
-    escaped = ["".join(_LATEX.get(character, character) for character in p) for p in pieces]
-    powers = [
-        rf"${digits} \cdot 10^{{{int(exponent)}}}$"
-        for digits, exponent in zip(pieces[1::3], pieces[2::3], strict=True)
-    ]
-    return "".join(plain + power for plain, power in zip(escaped[::3], [*powers, ""], strict=True))
-
-
-def to_csv(sheet: Sheet) -> str:
-    """The sheet for programs: a line of names, and for each row a line with all digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field for column in sheet.columns for field in column.fields)
-    for row in sheet.rows:
-        writer.writerow(value for cell in row for value in cell.values)
-    return text.getvalue()
-
-
-def to_html(sheet: Sheet, marks: Sequence[str] = ()) -> str:
-    """The sheet as a `table` element, with HTML marks before the first cell of each row."""
-    kinds = [' class="number"' if column.number else "" for column in sheet.columns]
-    head = "".join(
-        f'<th scope="col"{kind}>{html.escape(column.title)}</th>'
-        for kind, column in zip(kinds, sheet.columns, strict=True)
-    )
-    body = []
-    for i, row in enumerate(sheet.rows):
-        mark = marks[i] if marks else ""
-        name = re.sub(r"(?<=[_.])", "<wbr>", html.escape(row[0].text))  # where it may break
-        first = f'<th scope="row">{mark}{name}</th>'
-        cells = "".join(
-            f"<td{kind}>{html.escape(cell.text)}</td>"
-            for kind, cell in zip(kinds[1:], row[1:], strict=True)
-        )
-        body.append(f"<tr>{first}{cells}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
