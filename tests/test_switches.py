@@ -217,7 +217,7 @@ def derivatives(name, dtype="float64"):
     return jax.jit(run)
 
 
-@every_rule
+@few_before_the_gate
 def test_the_derivative_of_a_step_is_the_central_difference(name):
     """It is so in parameters and in data, and the gradient contracts to the same number."""
     along, here, size = tangents(), (initial(), data()), 1e-5

@@ -162,6 +162,7 @@ def test_a_race_that_is_done_is_not_run_again(folder):
     assert (folder / "runs.jsonl").read_bytes() == before
 
 
+@pytest.mark.gate
 def test_a_race_goes_on_wherever_it_was_cut(folder, tmp_path):
     """Before each group of lines and after its first one, and half of the next line is written."""
     whole, expected = (folder / "runs.jsonl").read_bytes(), content(folder)
