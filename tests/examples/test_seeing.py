@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from parts import seeing
 
 from fnn import data, losses
 
@@ -57,13 +58,13 @@ def test_what_is_asked_of_yolo_is_in_the_scene():
     sizes = np.prod(SCENES.boxes[..., 2:] - SCENES.boxes[..., :2], axis=-1)
     np.testing.assert_array_equal(boxes.sum((2, 3)), sizes)
     logits = np.where(classes > 0, 1.0, -1.0)
-    score = found["SEEING"]["score"]
+    score = seeing.score
     assert score(logits, found["pixels"](answers), boxes, SCENES.classes) == (1, 1)
 
 
 def test_score_counts_wrong_classes_places_and_seconds():
     """Of four found one has the wrong class, one overlaps too little, one is found twice."""
-    score = script("yolo")["SEEING"]["score"]
+    score = seeing.score
     truth, kinds = np.zeros((1, 3, 4, 4), bool), np.array([[1, 2, 0]])
     truth[0, 0, :2], truth[0, 1, 2:] = True, True
     found, logits = np.zeros((1, 5, 4, 4), bool), np.full((1, 5, 3), -1.0)
