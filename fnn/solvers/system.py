@@ -275,8 +275,9 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
         >>> bool(all_finite({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}))
         False
     """
+    # One reduction: XLA would copy a chain of as many `and` as leaves to every leaf that reads it.
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
+    return jnp.all(jnp.array(finite, bool))
 
 
 def largest_entry(tree: PyTree) -> Float[Array, ""]:
