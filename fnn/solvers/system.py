@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn.dtypes import widest
+from fnn.reductions import all_of
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -275,9 +276,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
         >>> bool(all_finite({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}))
         False
     """
-    # One reduction: XLA would copy a chain of as many `and` as leaves to every leaf that reads it.
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.array(finite, bool))
+    return all_of([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
 
 
 def largest_entry(tree: PyTree) -> Float[Array, ""]:
