@@ -243,6 +243,7 @@ def spectrum(factor: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Arr
 
 def shifted_inverse(factor: Float[Array, "n n"], shift: Array) -> Float[Array, "n n"]:
     """(factor + shift)^-1, a pseudo-inverse, by Cholesky where nothing is 0 to rounding."""
+    shift = shift.astype(factor.dtype)
     total = factor + shift * jnp.eye(len(factor), dtype=factor.dtype)
     if len(factor) == 1:
         return inverse(total, jnp.zeros((), total.dtype))

@@ -11,7 +11,11 @@ where `curvature` is an array of the shape of G, and what the two rules differ i
 the eigenvalues, or what the examples' gradients have along these directions, squared. Leaves
 without factors have their Gauss-Newton diagonal for it. Factors, moments and diagonals are running
 means over the batches, corrected for their start; the eigenvectors are found anew in the first step
-and in every `refresh`-th after it. The curvature of `l2` penalties counts as damping.
+and after it in every `refresh`-th, different matrices in different steps, so that no step is much
+longer than the others. The curvature of `l2` penalties counts as damping.
+
+Where the damping is a number and `damping.constant()` its policy, `kfac` needs no eigenvectors: it
+keeps the inverses of the factors, by Cholesky, with the damping that they had at their refresh.
 
 The blocks do not see each other: their steps together lead too far. So the parameters move by
 
@@ -88,7 +92,7 @@ def kfac(
         momentum: in [0, 1); None minimizes the quadratic model.
         policy: how the damping changes, see `rules.damping`; None is
             `damping.trust_ratio(1.5, 2 / 3, minimum=1e-6)`.
-        refresh: steps from one eigendecomposition to the next, at least 1.
+        refresh: steps from one eigendecomposition, or inverse, of a matrix to the next, at least 1.
         samples: None for the exact sums over an example's rows; a number, at least 1, for as many
             random combinations of them, each for the price of a backward pass (see the module).
         examples: None for the curvature of the whole batch; a number, at least 1, for that of as
@@ -115,9 +119,9 @@ def kfac(
 
     Differs:
         The Gauss-Newton matrix is exact in the outputs unless `samples` is given. Biases have
-        their own exact blocks in place of one more row in their weights' factor. Factors are
-        inverted by their eigenvalues, and what is zero to rounding is cut off, so that without
-        damping it is the pseudo-inverse. One damping is for the factors and for the quadratic
+        their own exact blocks in place of one more row in their weights' factor. Inverses
+        are made in turns. What is zero to rounding is cut off, so that without damping they are
+        pseudo-inverses. One damping is for the factors and for the quadratic
         model, and a step that does not lower the value is rejected. Learning rate and momentum see
         the batch at hand.
 
@@ -177,7 +181,7 @@ def ekfac(
         momentum: in [0, 1); None minimizes the quadratic model.
         policy: how the damping changes, see `rules.damping`; None is
             `damping.trust_ratio(1.5, 2 / 3, minimum=1e-6)`.
-        refresh: steps from one eigendecomposition to the next, at least 1.
+        refresh: steps from one eigendecomposition, or inverse, of a matrix to the next, at least 1.
         samples: None for the exact sums over an example's rows; a number, at least 1, for as many
             random combinations of them, each for the price of a backward pass (see the module).
         examples: None for the curvature of the whole batch; a number, at least 1, for that of as
