@@ -1,6 +1,6 @@
 """Loss against seconds: first- and second-order rules, each tuned with the same budget of seconds.
 
-    uv run --group bench benchmarks/second_order.py [digits] [autoencoder] [kfac-step]
+    uv run --group bench benchmarks/second_order.py [digits] [autoencoder]
 
 Two problems on scikit-learn's 1797 digits, batches of 256, float32, tanh:
 
@@ -16,13 +16,9 @@ until `TUNING` seconds of training are spent; the setting with the lowest traini
 of its trial then runs `SECONDS` seconds from each of `SEEDS` fresh starts. The clock runs while
 the compiled steps run: compiling, and the loss over all examples noted between chunks of steps,
 stand still. The hyperparameters are traced, so that a rule compiles once.
-
-`kfac-step` times one step of our K-FAC beside kfac-jax's on digits: factors from all rows of each
-example or from a random one, their inverses renewed in every step or in every tenth, by both.
 """
 
 import functools
-import itertools
 import json
 import math
 import os
@@ -42,7 +38,6 @@ import optax
 
 import fnn
 from fnn import curvature, data, devices, layers, losses, rules, solvers
-from fnn.programs.equations import evaluation
 
 TUNING, TRIAL, SECONDS, SEEDS, BATCH, CHUNK = 18.0, 3.0, 6.0, 3, 256, 0.1
 SHUFFLES = 50
@@ -256,109 +251,11 @@ def race(name, problem):
     return rows
 
 
-def kfac_jax_step(task, problem, mode, period):
-    """A step of kfac-jax on digits: a run, to be called."""
-    import kfac_jax
-    from kfac_jax._src import tag_graph_matcher
-
-    # kfac-jax 0.0.8 asks a primitive for two things where jax 0.10 gives three.
-    tag_graph_matcher.eval_jaxpr_eqn = lambda eqn, operands: evaluation(eqn)(*operands)
-    model = problem.model
-
-    def value(params, batch):
-        inputs, labels = batch
-        logits = jax.vmap(lambda x: model.apply(params, x))(inputs)
-        kfac_jax.register_softmax_cross_entropy_loss(logits, labels)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-
-    optimizer = kfac_jax.Optimizer(
-        jax.value_and_grad(value),
-        l2_reg=0.0,
-        learning_rate_schedule=lambda _: 0.1,
-        momentum_schedule=lambda _: 0.9,
-        damping_schedule=lambda _: 1e-2,
-        estimation_mode=mode,
-        inverse_update_period=period,
-        num_burnin_steps=0,
-    )
-    batch = task.inputs[:BATCH], task.targets[:BATCH]
-    key = jax.random.key(0)
-    carry = [task.start(key), None]
-    carry[1] = optimizer.init(carry[0], key, batch)
-
-    def run(steps):
-        for i in range(steps):
-            params, state, _ = optimizer.step(*carry, key, batch=batch, global_step_int=i)
-            carry[:] = params, state
-        jax.block_until_ready(carry)
-
-    return run
-
-
-def our_kfac_step(task, samples, period):
-    """A step of ours in the same Python loop."""
-    fixed = {"policy": rules.damping.constant(), "samples": samples, "refresh": period}
-    rule = rules.kfac(task.structure, 0.1, 1e-2, momentum=0.9, **fixed)
-    batch = task.inputs[:BATCH], task.targets[:BATCH]
-
-    @functools.partial(devices.jit, donate_argnums=(0, 1))
-    def step(params, state, value_fn):
-        value, grad = jax.value_and_grad(value_fn)(params)
-        updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
-        return optax.apply_updates(params, updates), state
-
-    params = task.start(jax.random.key(0))
-    carry = jax.tree.map(jnp.copy, [params, rule.init(params)])  # no buffer twice, to be donated
-
-    def run(steps):
-        for _ in range(steps):
-            carry[:] = step(*carry, task.objective.on(batch))
-        jax.block_until_ready(carry)
-
-    return run
-
-
-def kfac_steps(rounds=7, steps=50):
-    """Milliseconds of a step, ours and kfac-jax's by turns."""
-    problem, rows = PROBLEMS["digits"], []
-    task = prepared(problem)
-    ways = {"all rows": (None, "fisher_exact"), "a random row": (1, "fisher_gradients")}
-    for (way, (samples, mode)), period in itertools.product(ways.items(), (1, 10)):
-        runs = {
-            "fnn": our_kfac_step(task, samples, period),
-            "kfac-jax": kfac_jax_step(task, problem, mode, period),
-        }
-        seconds = {name: [] for name in runs}
-        for run in runs.values():
-            run(11)
-        for _ in range(rounds):
-            for name, run in runs.items():
-                began = time.perf_counter()
-                run(steps)
-                seconds[name].append((time.perf_counter() - began) / steps)
-        for name, times in seconds.items():
-            ratios = [t / u for t, u in zip(times, seconds["fnn"], strict=True)]
-            row = {
-                "rows": way,
-                "refresh": period,
-                "name": name,
-                "milliseconds": 1e3 * statistics.median(times),
-                "times_slower_than_ours": statistics.median(ratios),
-            }
-            rows.append(row)
-            print(
-                f"  {name:10} {way:14} refresh {period:3}{row['milliseconds']:9.3f} ms"
-                f"{row['times_slower_than_ours']:8.2f}x",
-                flush=True,
-            )
-    return rows
-
-
 def main(chosen):
     """Prints the tables and writes the JSON."""
     path = Path(__file__).parent / "results" / "second_order-cpu.json"
     report = json.loads(path.read_text()) if chosen and path.exists() else {}
-    packages = ("fnn", "jax", "jaxlib", "optax", "numpy", "scikit-learn", "kfac-jax")
+    packages = ("fnn", "jax", "jaxlib", "optax", "numpy", "scikit-learn")
     report |= {
         "python": platform.python_version(),
         "cores": os.cpu_count(),
@@ -366,7 +263,7 @@ def main(chosen):
         "seconds": {"tuning": TUNING, "trial": TRIAL, "run": SECONDS, "starts": SEEDS},
     }
     parts = {name: functools.partial(race, name, problem) for name, problem in PROBLEMS.items()}
-    for name, part in (parts | {"kfac-step": kfac_steps}).items():
+    for name, part in parts.items():
         if not chosen or name in chosen:
             report[name] = part()
             path.write_text(json.dumps(report, indent=1) + "\n")

@@ -32,6 +32,7 @@ PRIVATE = {
     "capture",
     "batches",
     "branches",
+    "reductions",
     "locks",
     "requirements",
     "prediction",

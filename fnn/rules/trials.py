@@ -29,6 +29,7 @@ from fnn import solvers
 from fnn.branches import where_due
 from fnn.curvature import Operator
 from fnn.dtypes import wide, widest
+from fnn.reductions import all_of, total
 from fnn.rules.damping import Damping, DampingState, Verdict
 
 SHARE = 1 / 4
@@ -300,7 +301,7 @@ def mark_of(params: PyTree) -> tuple[Array, Array]:
         return jnp.sum(weighted), rounding * jnp.sum(jnp.abs(weighted))
 
     marks, roundings = zip(*map(sums, jax.tree.leaves(params)), strict=True)
-    return functools.reduce(jnp.add, marks), functools.reduce(jnp.add, roundings)
+    return total(marks), total(roundings)
 
 
 # Judgments ----------------------------------------------------------------------------------------
@@ -328,8 +329,7 @@ def exceeds_rounding(decrease: Array, value: Array) -> Bool[Array, ""]:
 
 def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
     """Whether any two numbers of two trees differ."""
-    changed = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.any(a != b), one, other))
-    return functools.reduce(jnp.logical_or, changed)
+    return ~all_of(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.all(a == b), one, other)))
 
 
 # What the model still promises --------------------------------------------------------------------

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn.dtypes import widest
+from fnn.reductions import all_of
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -275,8 +276,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
         >>> bool(all_finite({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}))
         False
     """
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
+    return all_of([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
 
 
 def largest_entry(tree: PyTree) -> Float[Array, ""]:

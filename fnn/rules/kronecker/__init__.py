@@ -2,7 +2,8 @@
 
 rule              `kfac` and `ekfac`, whose factors come from the model's curvature
 step              what both do in one step
-blocks            what both remember of a leaf: factors, eigenvectors, curvature
+blocks            what both remember: factors, and their eigenvectors or inverses
+layout            where the matrices of a structure stand when equal ones are stacked
 two_step_sizes    how far along the step, and how far along the one before
 from_gradients    `shampoo` and `soap`, whose factors come from gradients alone
 sides             what both know of a leaf: what its gradients are like along every axis

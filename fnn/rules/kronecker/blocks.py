@@ -1,6 +1,9 @@
-"""What K-FAC and EKFAC remember of a leaf: running factors, their eigenvectors, the curvature.
+"""What K-FAC and EKFAC remember of leaves with factors, and the step that it gives.
 
-A *measure* says what the curvature along the eigenvectors is; it is all that the two differ in.
+Both remember the running factors and, of every factor, what a *refresh* makes of it: its inverse
+with the damping in it, or its eigenvectors. A *measure* says what that is and what the curvature
+along it is; it is all that the rules differ in. Factors of equal size are renewed in one loop, each
+in its turn (see `layout`).
 """
 
 import functools
@@ -14,39 +17,40 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from fnn import solvers
 from fnn.curvature import Blocks, Factors, Structure
+from fnn.rules.kronecker.layout import Group, Layout, Pools, Stacks, layout_of
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class Block(NamedTuple):
-    """What is remembered of a leaf with Kronecker factors.
+class Memory(NamedTuple):
+    """What is remembered of the leaves with Kronecker factors.
 
     Attributes:
         factors: A and D, means over the batches.
-        basis: The eigenvectors that they had at the last refresh.
-        curvature: Along them. Of `kfac` the eigenvalues at the last refresh, (b, i) and (b, o); of
-            `ekfac` the moments, means over the batches, (b, i, o).
+        bases: What the last refresh made of each of them.
+        moments: Of `ekfac` the curvature along the eigenvectors, means over the batches; of `kfac`
+            none.
     """
 
-    factors: Factors
-    basis: Factors
-    curvature: Any
+    factors: Pools
+    bases: Pools
+    moments: Stacks
 
 
 class Measure(NamedTuple):
-    """What the curvature of a block along its eigenvectors is.
+    """What a refresh makes of factors, and the step that it gives.
 
     Attributes:
-        zeros: `(b, i, o), dtype -> curvature` before the first batch.
-        refreshed: `block, basis, eigenvalues -> curvature` along new eigenvectors.
-        inverse: `curvature, damping -> (b, i, o)`.
-        moments: Whether it is a mean of moments, measured in every step.
+        first: `identities -> bases` of a pool before the first batch.
+        renewed: `factor, shift -> basis` of one factor; the shift is its share of the damping.
+        step: `memory, group, grad, damping -> step` of the matrices of a group.
+        moments: Whether moments along the eigenvectors, the bases, are measured in every step.
     """
 
-    zeros: Callable[[tuple[int, int, int], Any], Any]
-    refreshed: Callable[[Block, Factors, tuple[Array, Array]], Any]
-    inverse: Callable[[Any, Array], Float[Array, "b i o"]]
-    moments: bool
+    first: Callable[[Float[Array, "k n n"]], Any]
+    renewed: Callable[[Float[Array, "n n"], Array], Any]
+    step: Callable[[Memory, Group, Float[Array, "b i o"], Array], Array]
+    moments: bool = False
 
 
 class Mean(NamedTuple):
@@ -70,105 +74,196 @@ class Mean(NamedTuple):
         return jax.tree.map(leaf_with_batch, mean, batch)
 
 
-def first_blocks(
-    measure: Measure, structure: Structure, dtype: Any
-) -> tuple[dict[str, Block], dict[str, Array]]:
-    """Blocks and diagonals before the first batch, by the paths of their leaves."""
-    blocks, diagonals = {}, {}
-    for path, shape, matrix in structure.leaves:
-        if matrix is None:
-            diagonals[path] = jnp.zeros(shape, dtype)
-            continue
-        b, *sizes = matrix
-        zeros = (jnp.zeros((b, n, n), dtype) for n in sizes)
-        basis = (jnp.tile(jnp.eye(n, dtype=dtype), (b, 1, 1)) for n in sizes)
-        blocks[path] = Block(Factors(*zeros), Factors(*basis), measure.zeros(matrix, dtype))
-    return blocks, diagonals
-
-
-def with_factors(
-    blocks: dict[str, Block], mean: Mean, factors: dict[str, Factors]
-) -> dict[str, Block]:
-    """The blocks with a batch's factors in their means."""
-    return {
-        path: blocks[path]._replace(factors=mean.with_batch(blocks[path].factors, new))
-        for path, new in factors.items()
+def first_memory(measure: Measure, layout: Layout, dtype: Any) -> Memory:
+    """What is remembered before the first batch."""
+    identities = {
+        size: jnp.tile(jnp.eye(int(size), dtype=dtype), (count, 1, 1))
+        for size, count in layout.counts.items()
     }
+    return Memory(
+        factors=jax.tree.map(jnp.zeros_like, identities),
+        bases={size: measure.first(each) for size, each in identities.items()},
+        moments={g.name: jnp.zeros(g.shape, dtype) for g in layout.groups if measure.moments},
+    )
 
 
-def with_moments(
-    blocks: dict[str, Block], mean: Mean, moments: dict[str, Array]
-) -> dict[str, Block]:
-    """The blocks with a batch's moments in their means."""
-    return {
-        path: block._replace(curvature=mean.with_batch(block.curvature, moments[path]))
-        for path, block in blocks.items()
-    }
+# Refresh ------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def refreshing(measure: Measure) -> Callable[[Array, dict[str, Block]], dict[str, Block]]:
-    """New eigenvectors where they are due; in the lanes of a vmap one at a time (see `ladder`)."""
+def refreshing(measure: Measure, structure: Structure) -> Callable[..., Memory]:
+    """`due, damping, memory -> memory`, renewed for the matrices that are due (see `Stacks`)."""
+    # The lanes of a vmap are renewed one after another (see `ladder`).
+    layout = layout_of(structure)
 
     @jax.jit
     @sequential_vmap
-    def refreshed(due: Array, blocks: dict[str, Block]) -> dict[str, Block]:
-        return jax.lax.cond(due, functools.partial(_all_anew, measure), lambda same: same, blocks)
+    def refreshed(due: Stacks, damping: Stacks, memory: Memory) -> Memory:
+        means = {
+            size: jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1]
+            for size, factors in memory.factors.items()
+        }
+        shifts = layout.pools({
+            group.name: Factors(*share_out(*group.factors(means), damping[group.name]))
+            for group in layout.groups
+        })
+        pools_due = layout.pools({name: Factors(each, each) for name, each in due.items()})
+        bases = {
+            size: _renewed(measure, pools_due[size], factors, shifts[size], memory.bases[size])
+            for size, factors in memory.factors.items()
+        }
+        moments = {
+            group.name: _carried(due[group.name], group, memory, bases)
+            for group in layout.groups
+            if measure.moments
+        }
+        return memory._replace(bases=bases, moments=moments)
 
     return refreshed
 
 
-def _all_anew(measure: Measure, blocks: dict[str, Block]) -> dict[str, Block]:
-    """All blocks along their factors' present eigenvectors."""
-    return {path: _anew(measure, block) for path, block in blocks.items()}
+def _renewed(measure: Measure, due: Array, factors: Array, shifts: Array, before: Any) -> Any:
+    """The bases of a pool, new where they are due and finite."""
+
+    def one(args: tuple[Array, ...]) -> Any:
+        is_due, factor, shift, old = args
+        return jax.lax.cond(is_due, anew, lambda *_: old, factor, shift, old)
+
+    def anew(factor: Array, shift: Array, old: Any) -> Any:
+        new = measure.renewed(factor, shift)
+        is_finite = solvers.all_finite(new)
+        return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
+
+    def all_of_them() -> Any:
+        return jax.lax.map(one, (due, factors, shifts, before))
+
+    return jax.lax.cond(jnp.any(due), all_of_them, lambda: before)
 
 
-def _anew(measure: Measure, block: Block) -> Block:
-    """The block along its factors' present eigenvectors; as it was where they are not finite."""
-    (inputs, u), (outputs, v) = map(eigen, block.factors)
-    basis = Factors(u, v)
-    curvature = measure.refreshed(block, basis, (inputs, outputs))
-    is_finite = solvers.all_finite((basis, curvature))
-    new = block._replace(basis=basis, curvature=curvature)
-    return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, block)
+def _carried(due: Array, group: Group, memory: Memory, bases: Pools) -> Float[Array, "b i o"]:
+    """The moments along new eigenvectors, of the matrices that the old ones stood for."""
+    moments = memory.moments[group.name]
+    (old_u, old_v), (u, v) = group.factors(memory.bases), group.factors(bases)
+
+    def along_new() -> Array:
+        turned = times(jnp.square(times(u.mT, old_u)), moments, jnp.square(times(old_v.mT, v)))
+        is_new = due & jnp.all(jnp.isfinite(turned), (1, 2))
+        return jnp.where(is_new[:, None, None], turned, moments)
+
+    return jax.lax.cond(jnp.any(due), along_new, lambda: moments)
+
+
+def share_out(of_a: Array, of_d: Array, damping: Array) -> tuple[Array, Array]:
+    """The damping shared out between A and D of these mean eigenvalues, p r and r / p."""
+    # p^2 is the ratio of the means, r the root of the damping (see `kfac`).
+    are_positive = (of_a > 0) & (of_d > 0)
+    share = jnp.sqrt(jnp.where(are_positive, of_a, 1) / jnp.where(are_positive, of_d, 1))
+    root = jnp.sqrt(damping)
+    return share * root, root / share
+
+
+# Steps --------------------------------------------------------------------------------------------
+
+
+def steps_apart(
+    measure: Measure,
+    layout: Layout,
+    sampled: Blocks,
+    memory: Memory,
+    diagonals: dict[str, Array],
+    grad: PyTree,
+    damping: Array,
+) -> PyTree:
+    """The step of every leaf by itself."""
+    grads = sampled.matrices(grad)
+    steps = {
+        path: -g * inverse(diagonals[path], damping + sampled.penalty[path])
+        for path, g in grads.items()
+        if path in diagonals
+    }
+    shifts = dampings(layout, sampled, damping)
+    for group in layout.groups:
+        if any(path in grads for path, _ in group.places):
+            stack = group.stacked(grads, lambda place, g=group: _zeros(g, place, damping.dtype))
+            step = -measure.step(memory, group, stack, shifts[group.name])
+            steps |= group.apart(step, grads)
+    return sampled.tree(steps)
+
+
+def dampings(layout: Layout, sampled: Blocks, damping: Array) -> Stacks:
+    """The damping of every matrix, with what the penalties add to its leaf's."""
+    return {group.name: _damping(group, sampled.penalty, damping) for group in layout.groups}
+
+
+def _damping(group: Group, penalty: dict[str, Any], damping: Array) -> Float[Array, " b"]:
+    """The damping of every matrix of a group."""
+    added = [penalty.get(path, 0.0) for path, _ in group.places]
+    if all(each is added[0] for each in added):
+        return jnp.broadcast_to(damping + added[0], group.shape[:1])
+    parts = [
+        jnp.broadcast_to(damping + each, (place.stop - place.start,))
+        for each, (_, place) in zip(added, group.places, strict=True)
+    ]
+    return jnp.concatenate(parts)
+
+
+def _zeros(group: Group, place: slice, dtype: Any) -> Array:
+    """The gradient of a leaf that is left out."""
+    return jnp.zeros((place.stop - place.start, *group.shape[1:]), dtype)
+
+
+def largest_norm(layout: Layout, factors: Pools, diagonals: dict[str, Array]) -> Array:
+    """The norm of the largest block, which rotations do not change; 1 where there is none."""
+    norms = [jnp.max(diagonal, initial=0) for diagonal in diagonals.values()]
+    for group in layout.groups:
+        sides = group.factors(factors)
+        inputs, outputs = (jnp.linalg.norm(factor, axis=(1, 2)) for factor in sides)
+        norms.append(jnp.max(inputs * outputs))
+    norm = functools.reduce(jnp.maximum, norms)
+    return jnp.where(norm > 0, norm, 1)
+
+
+# Matrices -----------------------------------------------------------------------------------------
 
 
 def eigen(factor: Float[Array, "b n n"]) -> tuple[Float[Array, "b n"], Float[Array, "b n n"]]:
     """Eigenvalues, at least 0, and eigenvectors of every factor."""
     if factor.shape[-1] == 1:
         return factor[..., 0], jnp.ones_like(factor)
-    values, vectors = jax.lax.map(lambda matrix: tuple(jnp.linalg.eigh(matrix)), factor)
+    return jax.lax.map(spectrum, factor)
+
+
+def spectrum(factor: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Eigenvalues, at least 0, and eigenvectors of one factor."""
+    if len(factor) == 1:
+        return jnp.maximum(factor[0], 0), jnp.ones_like(factor)
+    values, vectors = jnp.linalg.eigh(factor)
     return jnp.maximum(values, 0), vectors
 
 
-def steps_apart(
-    measure: Measure,
-    sampled: Blocks,
-    blocks: dict[str, Block],
-    diagonals: dict[str, Array],
-    grad: PyTree,
-    damping: Array,
-) -> PyTree:
-    """The step of every leaf by itself."""
-    steps = {}
-    for path, g in sampled.matrices(grad).items():
-        shift = damping + sampled.penalty[path]
-        if path in diagonals:
-            steps[path] = -g * inverse(diagonals[path], shift)
-        else:
-            _, (u, v), curvature = blocks[path]
-            steps[path] = -times(u, measure.inverse(curvature, shift) * times(u.mT, g, v), v.mT)
-    return sampled.tree(steps)
+def shifted_inverse(factor: Float[Array, "n n"], shift: Array) -> Float[Array, "n n"]:
+    """(factor + shift)^-1, a pseudo-inverse, by Cholesky where nothing is 0 to rounding."""
+    shift = shift.astype(factor.dtype)
+    total = factor + shift * jnp.eye(len(factor), dtype=factor.dtype)
+    if len(factor) == 1:
+        return inverse(total, jnp.zeros((), total.dtype))
+    half = jax.lax.linalg.triangular_solve(
+        jax.lax.linalg.cholesky(total, symmetrize_input=False),
+        jnp.eye(len(factor), dtype=factor.dtype),
+        left_side=True,
+        lower=True,
+    )
+    found = times(half.T, half)
 
+    def by_eigenvalues() -> Array:
+        values, vectors = spectrum(factor)
+        return times(vectors * inverse(values, shift), vectors.T)
 
-def largest_norm(sampled: Blocks) -> Array:
-    """The norm of the largest block, which rotations do not change; 1 where there is none."""
-    norms = [jnp.max(diagonal, initial=0) for diagonal in sampled.diagonals.values()]
-    for factors in sampled.factors.values():
-        inputs, outputs = (jnp.linalg.norm(factor, axis=(1, 2)) for factor in factors)
-        norms.append(jnp.max(inputs * outputs))
-    norm = functools.reduce(jnp.maximum, norms)
-    return jnp.where(norm > 0, norm, 1)
+    # 1 / |X| is at most the least eigenvalue; what `inverse` would cut off is below the rounding.
+    rounding = len(factor) * jnp.finfo(total.dtype).eps * jnp.linalg.norm(total)
+    least = jnp.maximum(shift, 1 / jnp.linalg.norm(found))
+    is_regular = jnp.all(jnp.isfinite(found)) & (least > rounding)
+    return jax.lax.cond(is_regular, lambda: found, by_eigenvalues)
 
 
 def inverse(curvature: Array, damping: Array) -> Array:

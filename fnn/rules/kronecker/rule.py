@@ -11,7 +11,11 @@ where `curvature` is an array of the shape of G, and what the two rules differ i
 the eigenvalues, or what the examples' gradients have along these directions, squared. Leaves
 without factors have their Gauss-Newton diagonal for it. Factors, moments and diagonals are running
 means over the batches, corrected for their start; the eigenvectors are found anew in the first step
-and in every `refresh`-th after it. The curvature of `l2` penalties counts as damping.
+and after it in every `refresh`-th, different matrices in different steps, so that no step is much
+longer than the others. The curvature of `l2` penalties counts as damping.
+
+Where the damping is a number and `damping.constant()` its policy, `kfac` needs no eigenvectors: it
+keeps the inverses of the factors, by Cholesky, with the damping that they had at their refresh.
 
 The blocks do not see each other: their steps together lead too far. So the parameters move by
 
@@ -36,14 +40,26 @@ A step that is not finite is always rejected, and a batch whose curvature is not
 trace.
 """
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from fnn.curvature import Factors, Structure
+from fnn.curvature import Structure
 from fnn.rules.contract import Scalar, Schedule, interned_rule
 from fnn.rules.damping import Damping
-from fnn.rules.kronecker.blocks import Block, Measure, inverse, times
+from fnn.rules.kronecker.blocks import (
+    Measure,
+    Memory,
+    inverse,
+    share_out,
+    shifted_inverse,
+    spectrum,
+    times,
+)
+from fnn.rules.kronecker.layout import Group
 from fnn.rules.kronecker.step import Options, kronecker
 
 
@@ -76,7 +92,7 @@ def kfac(
         momentum: in [0, 1); None minimizes the quadratic model.
         policy: how the damping changes, see `rules.damping`; None is
             `damping.trust_ratio(1.5, 2 / 3, minimum=1e-6)`.
-        refresh: steps from one eigendecomposition to the next, at least 1.
+        refresh: steps from one eigendecomposition, or inverse, of a matrix to the next, at least 1.
         samples: None for the exact sums over an example's rows; a number, at least 1, for as many
             random combinations of them, each for the price of a backward pass (see the module).
         examples: None for the curvature of the whole batch; a number, at least 1, for that of as
@@ -103,9 +119,9 @@ def kfac(
 
     Differs:
         The Gauss-Newton matrix is exact in the outputs unless `samples` is given. Biases have
-        their own exact blocks in place of one more row in their weights' factor. Factors are
-        inverted by their eigenvalues, and what is zero to rounding is cut off, so that without
-        damping it is the pseudo-inverse. One damping is for the factors and for the quadratic
+        their own exact blocks in place of one more row in their weights' factor. Inverses
+        are made in turns. What is zero to rounding is cut off, so that without damping they are
+        pseudo-inverses. One damping is for the factors and for the quadratic
         model, and a step that does not lower the value is rejected. Learning rate and momentum see
         the batch at hand.
 
@@ -132,7 +148,8 @@ def kfac(
         examples,
         memory_budget,
     )
-    return kronecker("kfac", _EIGENVALUES, options)
+    is_fixed = policy is not None and policy.shrink is None and not callable(damping)
+    return kronecker("kfac", _INVERSES if is_fixed else _EIGENVALUES, options)
 
 
 @interned_rule
@@ -164,7 +181,7 @@ def ekfac(
         momentum: in [0, 1); None minimizes the quadratic model.
         policy: how the damping changes, see `rules.damping`; None is
             `damping.trust_ratio(1.5, 2 / 3, minimum=1e-6)`.
-        refresh: steps from one eigendecomposition to the next, at least 1.
+        refresh: steps from one eigendecomposition, or inverse, of a matrix to the next, at least 1.
         samples: None for the exact sums over an example's rows; a number, at least 1, for as many
             random combinations of them, each for the price of a backward pass (see the module).
         examples: None for the curvature of the whole batch; a number, at least 1, for that of as
@@ -193,11 +210,10 @@ def ekfac(
         the new basis, of the matrix that it stood for.
 
     Example:
-        >>> import jax
         >>> from fnn import curvature
         >>> w = jnp.zeros((3, 2))
         >>> rule = ekfac(curvature.structure(lambda w, x: x @ w, w, jnp.zeros(3)))
-        >>> jax.eval_shape(rule.init, w).blocks[""].curvature.shape
+        >>> jax.eval_shape(rule.init, w).memory.moments["3 x 2"].shape
         (1, 3, 2)
     """
     options = Options(
@@ -215,42 +231,49 @@ def ekfac(
     return kronecker("ekfac", _MOMENTS, options)
 
 
-# Products of eigenvalues --------------------------------------------------------------------------
-
-_Eigenvalues = tuple[Float[Array, "b i"], Float[Array, "b o"]]
+# The steps of the matrices of a group -------------------------------------------------------------
 
 
-def _eigenvalues(block: Block, basis: Factors, eigenvalues: _Eigenvalues) -> _Eigenvalues:
-    """The eigenvalues themselves."""
-    del block, basis
-    return eigenvalues
+class _Spectrum(NamedTuple):
+    """The eigenvalues and eigenvectors of factors."""
+
+    values: Float[Array, "k n"]
+    vectors: Float[Array, "k n n"]
 
 
-def _shared_inverse(eigenvalues: _Eigenvalues, damping: Array) -> Float[Array, "b i o"]:
-    """The inverse of both factors, the damping shared out between them."""
-    inputs, outputs = eigenvalues
-    of_a, of_d = jnp.mean(inputs, 1, keepdims=True), jnp.mean(outputs, 1, keepdims=True)
-    are_positive = (of_a > 0) & (of_d > 0)
-    share = jnp.sqrt(jnp.where(are_positive, of_a, 1) / jnp.where(are_positive, of_d, 1))
-    root = jnp.sqrt(damping)
-    return inverse(inputs, share * root)[:, :, None] * inverse(outputs, root / share)[:, None]
+def _between_inverses(memory: Memory, group: Group, grad: Array, damping: Array) -> Array:
+    """The inverses' product with the gradient; their damping is that of their refresh."""
+    del damping
+    of_a, of_d = group.factors(memory.bases)
+    return times(of_a, grad, of_d)
 
 
+def _by_eigenvalues(memory: Memory, group: Group, grad: Array, damping: Array) -> Array:
+    """The inverse of both factors, with the present damping shared out between them."""
+    (inputs, u), (outputs, v) = group.factors(memory.bases)
+    of_a, of_d = jax.vmap(_shared_inverse)(inputs, outputs, damping)
+    return times(u, of_a[:, :, None] * times(u.mT, grad, v) * of_d[:, None], v.mT)
+
+
+def _shared_inverse(inputs: Array, outputs: Array, damping: Array) -> tuple[Array, Array]:
+    """The inverse eigenvalues of both factors of a matrix."""
+    of_a, of_d = share_out(jnp.mean(inputs), jnp.mean(outputs), damping)
+    return inverse(inputs, of_a), inverse(outputs, of_d)
+
+
+def _by_moments(memory: Memory, group: Group, grad: Array, damping: Array) -> Array:
+    """The gradient along the eigenvectors, divided by the moments there."""
+    u, v = group.factors(memory.bases)
+    divisors = jax.vmap(inverse)(memory.moments[group.name], damping)
+    return times(u, divisors * times(u.mT, grad, v), v.mT)
+
+
+_INVERSES = Measure(lambda eyes: eyes, shifted_inverse, _between_inverses)
 _EIGENVALUES = Measure(
-    zeros=lambda shape, dtype: (jnp.zeros(shape[:2], dtype), jnp.zeros(shape[::2], dtype)),
-    refreshed=_eigenvalues,
-    inverse=_shared_inverse,
-    moments=False,
+    first=lambda eyes: _Spectrum(jnp.zeros_like(eyes[:, 0]), eyes),
+    renewed=lambda factor, _: _Spectrum(*spectrum(factor)),
+    step=_by_eigenvalues,
 )
-
-# Moments ------------------------------------------------------------------------------------------
-
-
-def _carried(block: Block, basis: Factors, eigenvalues: _Eigenvalues) -> Float[Array, "b i o"]:
-    """The moments along new eigenvectors, of the matrix that the old ones stood for."""
-    del eigenvalues
-    (old_u, old_v), (u, v) = block.basis, basis
-    return times(jnp.square(times(u.mT, old_u)), block.curvature, jnp.square(times(old_v.mT, v)))
-
-
-_MOMENTS = Measure(zeros=jnp.zeros, refreshed=_carried, inverse=inverse, moments=True)
+_MOMENTS = Measure(
+    lambda eyes: eyes, lambda factor, _: spectrum(factor)[1], _by_moments, moments=True
+)

@@ -23,16 +23,16 @@ from fnn.rules.contract import (
 )
 from fnn.rules.damping import Damping, DampingState, trust_ratio
 from fnn.rules.kronecker.blocks import (
-    Block,
     Mean,
     Measure,
-    first_blocks,
+    Memory,
+    dampings,
+    first_memory,
     largest_norm,
     refreshing,
     steps_apart,
-    with_factors,
-    with_moments,
 )
+from fnn.rules.kronecker.layout import Layout, Pools, layout_of, turns
 from fnn.rules.kronecker.two_step_sizes import lowest, plane, promise
 from fnn.rules.trials import (
     Info,
@@ -53,7 +53,7 @@ class KroneckerState(NamedTuple):
         damping: Its unit is the norm of the largest block at the start.
         velocity: The last movement; 0 after a rejection.
         batches: How many are part of the means; the others had a curvature that is not finite.
-        blocks: By the path of each leaf that has factors.
+        memory: Of the leaves that have factors, those of one shape together.
         diagonals: By the path of each other leaf, the diagonal of its Gauss-Newton block.
         info: What came of the steps; `value` and `gain` None with a damping that does not change;
             `stalled` where the damping arrived at its maximum.
@@ -62,7 +62,7 @@ class KroneckerState(NamedTuple):
     damping: DampingState
     velocity: PyTree
     batches: Int[Array, ""]
-    blocks: dict[str, Block]
+    memory: Memory
     diagonals: dict[str, Array]
     info: Info
 
@@ -89,19 +89,22 @@ def kronecker(
     _require_options(name, options)
     # A damping that is nothing beside rounding would leave the model to stale directions.
     policy = options.policy or trust_ratio(1.5, 2 / 3, minimum=1e-6)
-    follow = by_gain(policy)
+    follow, layout = by_gain(policy), layout_of(options.structure)
 
     def init(params: PyTree) -> KroneckerState:
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
-        blocks, diagonals = first_blocks(measure, options.structure, dtype)
         is_judged = policy.shrink is not None
         return KroneckerState(
             damping=DampingState(zero, zero, zero).awaiting_verdict(),
             velocity=jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), dtype), params),
             batches=jnp.zeros((), jnp.int32),
-            blocks=blocks,
-            diagonals=diagonals,
+            memory=first_memory(measure, layout, dtype),
+            diagonals={
+                path: jnp.zeros(shape, dtype)
+                for path, shape, matrix in options.structure.leaves
+                if matrix is None
+            },
             info=no_info(dtype, looks=is_judged, gain=is_judged, counts=False),
         )
 
@@ -117,15 +120,16 @@ def kronecker(
         del extra_args
         require_aligned(updates, state.velocity, "state")
         sampled = _sampled(options, value_fn, params, state.info.steps)
-        is_finite = solvers.all_finite((sampled.factors, sampled.diagonals))
-        state = _with_batch(measure, options, sampled, is_finite, state)
-        norm = jnp.where(is_finite, largest_norm(sampled), 0)
+        factors = layout.with_leaves(sampled.factors, state.memory.factors)
+        is_finite = solvers.all_finite((factors, sampled.diagonals))
+        norm = jnp.where(is_finite, largest_norm(layout, factors, sampled.diagonals), 0)
         unit = jnp.where(state.damping.unit > 0, state.damping.unit, norm)
         given = None if options.damping is None else now(options.damping, state.info.steps)
         before, changed = unlearned(state.damping, params, value, follow)
         damping = policy.init(given, before, unit)
+        state = _with_batch(measure, options, sampled, factors, is_finite, damping.value, state)
         direction = steps_apart(
-            measure, sampled, state.blocks, state.diagonals, updates, damping.value
+            measure, layout, sampled, state.memory, state.diagonals, updates, damping.value
         )
         velocity, promised = _velocity(
             options, policy, sampled, updates, direction, damping.value, state
@@ -177,25 +181,38 @@ def _with_batch(
     measure: Measure,
     options: Options,
     sampled: Blocks,
+    factors: Pools,
     is_finite: Bool[Array, ""],
+    damping: Array,
     state: KroneckerState,
 ) -> KroneckerState:
-    """The state with a batch in its means, and with new eigenvectors where they are due."""
+    """The state with a batch in its means, and with new bases where they are due."""
+    layout = layout_of(options.structure)
     batches = state.batches + is_finite.astype(jnp.int32)
     count = jnp.maximum(batches, 1).astype(float)
     mean = Mean((1 - options.decay) / (1 - jnp.power(options.decay, count)), is_finite)
-    diagonals = {
-        path: mean.with_batch(state.diagonals[path], new) for path, new in sampled.diagonals.items()
+    old = {path: state.diagonals[path] for path in sampled.diagonals}
+    diagonals = mean.with_batch(old, sampled.diagonals)
+    memory = state.memory._replace(factors=mean.with_batch(state.memory.factors, factors))
+    turn, is_first = state.batches % options.refresh, state.batches == 0
+    due = {
+        name: is_finite & (is_first | (turn == own))
+        for name, own in turns(options.structure, options.refresh).items()
     }
-    blocks = with_factors(state.blocks, mean, sampled.factors)
-    is_due = is_finite & (state.batches % options.refresh == 0)
-    blocks = refreshing(measure)(is_due, blocks)
+    memory = refreshing(measure, options.structure)(due, dampings(layout, sampled, damping), memory)
     if measure.moments:
-        moments = sampled.moments({path: block.basis for path, block in blocks.items()})
-        blocks = with_moments(blocks, mean, moments)
-    return state._replace(
-        batches=batches, blocks=state.blocks | blocks, diagonals=state.diagonals | diagonals
-    )
+        memory = memory._replace(moments=_moments(layout, mean, sampled, memory))
+    return state._replace(batches=batches, memory=memory, diagonals=state.diagonals | diagonals)
+
+
+def _moments(layout: Layout, mean: Mean, sampled: Blocks, memory: Memory) -> dict[str, Array]:
+    """The means of the moments with those of a batch in them."""
+    moments = sampled.moments({path: layout.leaf(memory.bases, path) for path in sampled.factors})
+    stacks = {
+        group.name: group.stacked(moments, memory.moments[group.name].__getitem__)
+        for group in layout.groups
+    }
+    return mean.with_batch(memory.moments, stacks)
 
 
 def _velocity(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from fnn import solvers
@@ -38,10 +38,12 @@ def plane(
     damping: Scalar,
 ) -> Plane:
     """The model from the curvature along both sides of the plane, and the damping of parameters."""
-    grad, *sides = (jax.tree.map(wide, tree) for tree in (grad, direction, velocity))
-    slope = -jnp.array([optax.tree.vdot(grad, side) for side in sides])
-    lengths = jnp.array([[optax.tree.vdot(one, other) for other in sides] for one in sides])
-    return Plane(slope, curvature, damping * lengths)
+    # One product of long vectors: six for every leaf took twice as long to compile.
+    vectors = jnp.stack([
+        ravel_pytree(jax.tree.map(wide, tree))[0] for tree in (grad, direction, velocity)
+    ])
+    products = jnp.matmul(vectors, vectors.T, precision=jax.lax.Precision.HIGHEST)
+    return Plane(-products[0, 1:], curvature, damping * products[1:, 1:])
 
 
 def lowest(

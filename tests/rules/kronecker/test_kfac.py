@@ -17,6 +17,7 @@ import fnn
 from fnn import Objective, losses, rules
 from fnn.curvature import Factors, gauss_newton_system, kronecker_blocks, structure
 from fnn.rules import damping
+from fnn.rules.kronecker.layout import layout_of
 from fnn.rules.kronecker.two_step_sizes import Plane, lowest, promise
 from tests import loop
 
@@ -356,19 +357,25 @@ def test_factors_and_moments_are_running_means_and_bases_wait_for_their_refresh(
         return loop.stream(rule, params, objective.on, batches)[1], jax.lax.map(trace, batches)
 
     states, traces = jax.jit(seen)(batches)
-    block = states.blocks["['w']"]
+    layout = layout_of(known)
+    kept, bases = (
+        jax.vmap(lambda pools: layout.leaf(pools, "['w']"))(pools)
+        for pools in (states.memory.factors, states.memory.bases)
+    )
     weights = jnp.array([
         [(1 - decay) * decay ** (k - i) / (1 - decay ** (k + 1)) * (i <= k) for i in range(5)]
         for k in range(5)
     ])
     inputs = jnp.einsum("kni,knj->kij", batches[0], batches[0]) / 8
-    close(block.factors.inputs[:, 0], jnp.tensordot(weights, inputs, 1))
-    u = block.basis.inputs[:, 0]
+    close(kept.inputs[:, 0], jnp.tensordot(weights, inputs, 1))
+    u = bases.inputs[:, 0]
     close(u[jnp.array([1, 2, 4])], u[jnp.array([0, 0, 3])])
-    turned = u.mT @ block.factors.inputs[:, 0] @ u
+    turned = u.mT @ kept.inputs[:, 0] @ u
     off = jnp.abs(turned - turned * jnp.eye(3)).max((1, 2))
     assert np.all((off < 1e-9) == np.array([True, False, False, True, False]))
-    close(jnp.sum(block.curvature, (1, 2, 3)), weights @ traces)  # kept by every change of basis
+    close(
+        jnp.sum(states.memory.moments["3 x 4"], (1, 2, 3)), weights @ traces
+    )  # kept by every change of basis
 
 
 # Symmetries ---------------------------------------------------------------------------------------
@@ -439,7 +446,7 @@ def test_what_is_not_finite_is_rejected_and_leaves_no_trace():
     memory = states._replace(info=states.info._replace(value=None))  # a broken batch has no value
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(memory))
     np.testing.assert_array_equal(states.batches, [[1, 1, 2, 3], [1, 1, 2, 3], [1, 2, 3, 4]])
-    close(*(jax.tree.map(lambda x, k=k: x[:2, k], states.blocks) for k in (0, 1)))
+    close(*(jax.tree.map(lambda x, k=k: x[:2, k], states.memory) for k in (0, 1)))
 
 
 def test_zero_curvature_and_factors_without_inverse_stay_finite():

@@ -8,6 +8,7 @@ import pytest
 from fnn import Objective, curvature, flops, losses, rules
 from fnn.curvature import kronecker_blocks, structure
 from fnn.rules import damping
+from fnn.rules.kronecker.layout import layout_of
 from tests import loop
 
 RNG = np.random.default_rng(0)
@@ -112,7 +113,9 @@ def test_every_step_draws_anew_and_the_running_means_forget_the_noise():
 
     def run(rule, steps):
         _, states = loop.walk(rule, PARAMS, value_fn, steps)
-        return states.blocks["['w']"].factors.outputs
+        return jax.vmap(lambda memory: layout_of(KNOWN).leaf(memory.factors, "['w']"))(
+            states.memory
+        ).outputs
 
     (exact,), noisy = jax.jit(
         lambda: [
@@ -156,7 +159,7 @@ def test_the_curvature_of_some_examples_is_the_estimate_of_theirs():
     factors, (updates, state), (whole, _), (exact, _) = found()
     jax.tree.map(
         lambda block, factor: np.testing.assert_allclose(block, factor, rtol=1e-10),
-        {path: block.factors for path, block in state.blocks.items()},
+        {path: layout_of(KNOWN).leaf(state.memory.factors, path) for path in factors},
         factors,
     )
     jax.tree.map(np.testing.assert_array_equal, whole, exact)

@@ -1,0 +1,128 @@
+"""Seconds from the first call to a compiled step, by rule and by network.
+
+    uv run benchmarks/compiling.py [RULE ...]
+
+One step of a rule on a batch of 64, float32: the processor's seconds of tracing, of lowering and of
+compiling, the equations of the step (those of loops and calls counted once) and the arrays of the
+rule's state. JAX's cache of compiled programs is off. Writes `results/compiling-cpu.json`.
+"""
+
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from kronecker import convolutions, loss, perceptron, transformer
+
+import fnn
+from fnn import curvature, layers, losses, programs, rules
+
+RESULTS = Path(__file__).parent / "results" / "compiling-cpu.json"
+BATCH, TANH = 64, layers.elementwise(jnp.tanh)
+
+
+def curve(params, x):
+    """A curve of three parameters."""
+    return params["height"] * jnp.exp(-params["rate"] * x) + params["floor"]
+
+
+def fifty(stacked):
+    """Fifty equal layers, one after another or in a scan."""
+    layer = layers.serial(layers.dense(16), TANH)
+    hidden = [layers.stack(layer, 50)] if stacked else [layer] * 50
+    return layers.serial(*hidden, layers.dense(10))
+
+
+def networks():
+    """The model, the parameters, an example, its target and the loss of every network."""
+    names = ("height", "rate", "floor")
+    yield "curve", curve, dict.fromkeys(names, jnp.ones(())), jnp.ones(()), jnp.ones(()), None
+    text = jnp.zeros(32, int)
+    for name, model, x, target in (
+        ("perceptron", perceptron(), jnp.zeros((8, 8)), jnp.array(0)),
+        ("convolutions", convolutions(), jnp.zeros((8, 8)), jnp.array(0)),
+        ("transformer", transformer(), text, text),
+        ("50 layers", fifty(stacked=False), jnp.zeros(16), jnp.array(0)),
+        ("50 layers, stacked", fifty(stacked=True), jnp.zeros(16), jnp.array(0)),
+    ):
+        judge = loss if target.ndim else losses.softmax_cross_entropy
+        yield name, model.apply, model.init(jax.random.key(0), x), x, target, judge
+
+
+RULES = {
+    "adam": lambda _: rules.adam(1e-3),
+    "kfac": rules.kfac,
+    "kfac, fixed": lambda structure: rules.kfac(
+        structure, 0.03, 1e-2, momentum=0.9, policy=rules.damping.constant(), samples=1
+    ),
+    "soap": lambda _: rules.soap(1e-3),
+    "levenberg_marquardt": lambda _: rules.levenberg_marquardt(),
+}
+
+
+def equations(jaxpr):
+    """The equations of a jaxpr and of those inside it."""
+    inside = (body.jaxpr for eqn in jaxpr.eqns for body in programs.bodies(eqn))
+    return len(jaxpr.eqns) + sum(map(equations, inside))
+
+
+def measured(make, model, params, x, target, judge):
+    """A row of the table."""
+    batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (BATCH, *leaf.shape)), (x, target))
+    objective = fnn.Objective(model, judge or losses.half_squared_error)
+    rule = make(curvature.structure(model, params, x))
+
+    def step(params, state, value_fn):
+        value, grad = jax.value_and_grad(value_fn)(params)
+        updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
+        return optax.apply_updates(params, updates), state
+
+    state, marks = rule.init(params), [time.process_time()]
+    traced = jax.jit(step).trace(params, state, objective.on(batch))
+    marks.append(time.process_time())
+    lowered = traced.lower()
+    marks.append(time.process_time())
+    lowered.compile()
+    marks.append(time.process_time())
+    trace, lower, compiling = (b - a for a, b in itertools.pairwise(marks))
+    return {
+        "trace": trace,
+        "lower": lower,
+        "compile": compiling,
+        "equations": equations(traced.jaxpr.jaxpr),
+        "arrays": len(jax.tree.leaves(state)),
+    }
+
+
+def main(chosen):
+    """Prints the table and writes the JSON."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    packages = ("jax", "jaxlib", "optax", "numpy")
+    report = {
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "versions": {name: metadata.version(name) for name in packages} | {"fnn": fnn.__version__},
+    }
+    print(f"{'':42}{'trace':>8}{'lower':>8}{'compile':>9}{'equations':>11}{'arrays':>8}")
+    for network, *parts in networks():
+        for name in chosen or RULES:
+            row = report.setdefault(network, {})[name] = measured(RULES[name], *parts)
+            print(
+                f"{network:20}{name:22}{row['trace']:8.2f}{row['lower']:8.2f}{row['compile']:9.2f}"
+                f"{row['equations']:11}{row['arrays']:8}",
+                flush=True,
+            )
+    if not chosen:
+        RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,29 @@
+"""One number from those of many leaves, in programs that stay small.
+
+XLA copies a chain of scalar additions to every leaf that reads its end. A program in which all
+leaves read one number of all leaves so grows with the square of their count: 100 leaves that are
+kept where all are finite took 4.9 s to compile, and 0.2 s as below, in which nothing is copied.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+_FEW = 16  # leaves, of which a chain takes as long to compile and runs in one loop with its readers
+
+
+def total(numbers: Sequence[Array]) -> Array:
+    """The sum of at least one number, or array of one shape."""
+    if len(numbers) <= _FEW:
+        return functools.reduce(jnp.add, numbers)
+    # XLA makes a chain of the sum of a stack, too, but not of its running sums.
+    return jnp.cumsum(jnp.stack(numbers), axis=0)[-1]
+
+
+def all_of(flags: Sequence[Bool[Array, ""]]) -> Bool[Array, ""]:
+    """Whether all flags are true; of none they are."""
+    if len(flags) <= _FEW:
+        return functools.reduce(jnp.logical_and, flags, jnp.ones((), bool))
+    return total([flag.astype(jnp.int32) for flag in flags]) == len(flags)
