@@ -35,7 +35,7 @@ one traced function; only the `Solution` is a plain tree of arrays.
 
 from fnn.solvers.algebra import Formed, formed
 from fnn.solvers.automatic import Choice, automatic, choose
-from fnn.solvers.conjugate_gradients import conjugate_gradients, jacobi
+from fnn.solvers.conjugate_gradients import conjugate_gradients
 from fnn.solvers.dense import dual, primal
 from fnn.solvers.descent import Descent, descend
 from fnn.solvers.eigen import (
@@ -49,6 +49,7 @@ from fnn.solvers.eigen import (
     trust_region,
 )
 from fnn.solvers.ladder import Rungs, Spectrum, ladder, positive, signed
+from fnn.solvers.preconditioners import Preconditioner, jacobi, kronecker, nystrom
 from fnn.solvers.system import (
     Cost,
     Costs,
@@ -74,6 +75,7 @@ __all__ = [
     "Descent",
     "Eigenbasis",
     "Formed",
+    "Preconditioner",
     "RightHandSide",
     "Rungs",
     "Solution",
@@ -93,10 +95,12 @@ __all__ = [
     "formed",
     "from_rows",
     "jacobi",
+    "kronecker",
     "ladder",
     "lanczos",
     "largest_entry",
     "needs",
+    "nystrom",
     "over",
     "positive",
     "primal",
