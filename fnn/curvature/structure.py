@@ -175,11 +175,14 @@ def common_structure(params: PyTree, stacks: Sequence[Stack]) -> Structure:
 
     def matrix(leaf: int) -> tuple[int, int, int] | None:
         parts = [_parts(program, leaf) for program in programs if program.uses_of(leaf)]
-        entries = [part and part.entries for part in parts]
-        if not entries or any(each is None for each in entries):
+        entries = [each.entries for each in parts if each is not None]
+        if not entries or len(entries) < len(parts):
             return None
-        is_same = all(np.array_equal(entries[0], each) for each in entries)
-        return entries[0].shape if is_same and max(entries[0].shape[1:]) <= LARGEST else None
+        first, *others = entries
+        if not all(np.array_equal(first, other) for other in others):
+            return None
+        b, i, o = first.shape
+        return (b, i, o) if max(i, o) <= LARGEST else None
 
     return Structure(
         tuple(
