@@ -129,7 +129,10 @@ def levenberg_marquardt(
             the damping of every step, and may be a schedule.
         policy: how the damping changes, see `rules.damping`; None is `damping.nielsen()`.
         scaling: in which units the length of a step is measured, see `rules.scaling`.
-        solver: None chooses by counted cost, `solvers.automatic`.
+        solver: None chooses by counted cost, `solvers.automatic`, the exact step. Of networks with
+            many outputs, whose system is large, `conjugate_gradients(4, precondition=kronecker)` of
+            `solvers` takes nearly the same step: in batches of 256 digits with 10 classes for less
+            than 15 steps of Adam in place of some hundreds.
         trials: the most trials in one update, at least 1. Further trials use the same system and
             come only after a rejection; under `vmap`, where any lane had one.
         acceleration: the step is bent, u = v + a / 2, where v is the step above and

@@ -23,6 +23,9 @@ and A as products; a `RightHandSide` holds `s` and `h`; a `Solver` turns both an
 | `absolute()` | eigenvectors of C + P | C, or its part in a subspace | any system; one damping |
 | `automatic()` | by counted cost | as chosen by `choose(system)`, which says why | any system |
 
+Conjugate gradients need few iterations where they go through an inverse that is nearly right,
+`conjugate_gradients(4, precondition=kronecker)`; see `jacobi`, `kronecker` and `nystrom(rank)`.
+
 All of them give the same step, but `absolute`, which takes the sizes of the eigenvalues and so
 differs where one is negative. Beside it, `trust_region` and `cubic` find from an `eigenbasis` the
 steps whose length is given, not their damping. A numerical failure is a zero step with `ok` false
