@@ -182,6 +182,21 @@ def test_ladder_keeps_the_positive_part():
     assert (int(found.counts.eigen), int(found.counts.negative)) == (1, 1)
 
 
+def test_a_large_matrix_is_factored_in_panels():
+    """Of 600 rows in four, and what is singular is found in any of them."""
+    rng = np.random.default_rng(0)
+    half, b = rng.normal(size=(600, 700)), jnp.asarray(rng.normal(size=(600, 2)))
+    gram = jnp.asarray(half @ half.T)
+    found = ladder(gram, b, 0.1)
+    exact = np.linalg.solve(np.asarray(gram) + 0.1 * np.eye(600), np.asarray(b))
+    np.testing.assert_allclose(found.inverse, exact, rtol=1e-8, atol=1e-12)
+    assert found.counts.cholesky == 1
+    program = str(jax.make_jaxpr(solvers.ladder)(gram, b, 0.1))
+    assert "f64[150,150] = cholesky" in program
+    indefinite = gram.at[500, 500].set(-1.0)
+    assert ladder(indefinite, b, 0.1).counts.cholesky == 0
+
+
 def test_tiny_systems_do_not_overflow():
     with jax.enable_x64(False):
         found = ladder(1e-25 * jnp.eye(3), jnp.full((3, 1), 1e-3))
