@@ -47,12 +47,13 @@ from fnn.capture.captured import (
 from fnn.capture.program import Program, settle
 from fnn.dtypes import widest
 
-_LARGE, _TILES = 512, 4
-"""From how many rows on a matrix is cut, and in how many blocks of examples.
+_LARGE, _DEAR, _TILES = 512, 1e9, 4
+"""From how many rows and flops on a matrix is cut, and in how many blocks of examples.
 
-Measured on two CPU cores that others used too, with four products of 1024 columns: of 1024 rows in
-float32 4 blocks take 0.57 to 0.66 of the time of the whole, 2 take 0.65 to 0.70 and 8 as long as 4,
-but twice as long to compile."""
+A cheaper one saves less than a millisecond and takes a second more to compile. Measured on two CPU
+cores that others used too, with four products of 1024 columns: of 1024 rows in float32 4 blocks
+take 0.57 to 0.66 of the time of the whole, 2 take 0.65 to 0.70, and 8 as long as 4, but twice as
+long to compile."""
 
 
 class Side(NamedTuple):
@@ -119,11 +120,10 @@ def _choice(
     uses = [p.uses[i] for p, _, _ in sides for i in p.uses_of(leaf)]
     names = ", ".join(sorted({use.name for use in uses}))
     jacobians = sum(_jacobian_flops(program, leaf, count * each) for program, count, each in sides)
-    share = _share(n, r) if one is two else 1.0
     explicit = Choice(
         None,
         f"{names}: ",
-        jacobians + share * 2.0 * n * r * m * s * size,
+        jacobians + 2.0 * n * r * m * s * size,
         Memory(0.0, itemsize * max(r, s) * size),
     )
     if any(leaf not in use.weight.views for use in uses):
@@ -142,7 +142,7 @@ def _choice(
                 are_plain = one.uses[i].operand is None and two.uses[j].operand is None
                 width_in = 0 if are_plain else 1 if are_look_ups else width_in
                 lefts = r * s if is_swapping else 1
-                flops += share * 2 * b * n * m * pairs * (width_in * lefts + width_out * r * s)
+                flops += 2 * b * n * m * pairs * (width_in * lefts + width_out * r * s)
                 # Three arrays: inner products of lefts and of rights, and their product.
                 of_pair = max(of_pair, 3 * itemsize * b * pairs * r * s)
     if explicit.flops < flops:
@@ -250,8 +250,9 @@ def gram(
         operands, deltas = devices.everywhere((two.operands, two.deltas))
         two = dataclasses.replace(two, operands=operands, deltas=deltas)
     if block >= max(n, m):
-        if other is None and device_count == 1 and _count(n, r) > 1:
-            edges = [n * i // _count(n, r) for i in range(_count(n, r) + 1)]
+        count = _count(forms, n, r)
+        if other is None and device_count == 1 and count > 1:
+            edges = [n * i // count for i in range(count + 1)]
             parts = [examples(captured, i, j - i) for i, j in itertools.pairwise(edges)]
             return _mirrored(tile, [side(part) for part in parts])
         one = side(captured)
@@ -331,14 +332,18 @@ def _mirrored(tile: Callable[[_Side, _Side], Array], sides: Sequence[_Side]) -> 
     return jnp.block([[lower[i][j] if j <= i else lower[j][i].T for j in count] for i in count])
 
 
-def _count(n: int, r: int) -> int:
+def _count(forms: Sequence[Choice], n: int, r: int) -> int:
     """The number of blocks of examples in a matrix of all pairs of so many."""
-    return min(n, _TILES) if n * r >= _LARGE else 1
+    is_large = n * r >= _LARGE and sum(choice.flops for choice in forms) >= _DEAR
+    return min(n, _TILES) if is_large else 1
 
 
-def _share(n: int, r: int) -> float:
-    """The share of the products of such a matrix that are computed."""
-    return (1 + 1 / _count(n, r)) / 2
+def gram_flops(one: Captured, other: Captured | None, itemsize: int = 4) -> float:
+    """The flops of the Gram matrix of one capture, or of two, each leaf in its cheaper form."""
+    two = one if other is None else other
+    forms = choices(one.program, two.program, one.shape, two.shape, itemsize)
+    share = 1.0 if other is not None else (1 + 1 / _count(forms, *one.shape)) / 2
+    return share * sum(choice.flops for choice in forms)
 
 
 def _tile(forms: Sequence[Choice], scales: Sequence[Any], left: _Side, right: _Side) -> Array:

@@ -43,12 +43,13 @@ from fnn.solvers.system import Counts, all_finite
 _HAVE_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
 """The backends that compute in float64; a TPU does not."""
 
-_LARGE, _PANEL, _PANELS = 512, 128, 16
+_LARGE, _PANEL, _PANELS = 900, 128, 16
 """From so many rows on a factorization is cut: into panels of so many columns, at most so many.
 
 LAPACK's own takes one thread, for its threads and XLA's wait for each other (see `devices`); the
 products take all. Of 1000 rows in float64, on two CPU cores that others used too, 8 panels take 0.7
-to 0.8 of its time, 16 as long as 8, and 4 as long as it."""
+to 0.8 of its time, 16 as long as 8, and 4 as long as it; fewer rows save less than a millisecond,
+for a third of a second more to compile."""
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 

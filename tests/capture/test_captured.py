@@ -1,5 +1,6 @@
 """What a capture promises beside its numbers: transformations, refusals, memory, explanations."""
 
+import sys
 from itertools import pairwise
 
 import jax
@@ -188,13 +189,14 @@ def test_the_gram_matrix_is_symmetric_to_the_last_bit():
     np.testing.assert_allclose(matrix, rows @ rows.T, rtol=1e-4, atol=1e-5)
 
 
-def test_a_matrix_in_blocks_is_that_of_all_rows():
+def test_a_matrix_in_blocks_is_that_of_all_rows(monkeypatch):
     """Of two rows an example; a leaf by its factors, one by its Jacobian, in blocks of 65 or 66."""
 
     def model(params, x):
         hidden = jnp.tanh(params["v"] * x @ params["w"])  # v is no view of an entry
         return hidden @ params["w"][:, :2]
 
+    monkeypatch.setattr(sys.modules["fnn.capture.gram"], "_DEAR", 0)
     params = {"v": normal(0, 3), "w": normal(1, 3, 3)}
     captured = curvature.capture(model, params, normal(2, 262, 3))
     jacobian = curvature.jacobian(captured)
