@@ -26,7 +26,6 @@ zero. (Second derivatives are exact where nothing was cut off, and leave Z as it
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,14 +41,6 @@ from fnn.solvers.system import Counts, all_finite
 
 _HAVE_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
 """The backends that compute in float64; a TPU does not."""
-
-_LARGE, _PANEL, _PANELS = 900, 128, 16
-"""From so many rows on a factorization is cut: into panels of so many columns, at most so many.
-
-LAPACK's own takes one thread, for its threads and XLA's wait for each other (see `devices`); the
-products take all. Of 1000 rows in float64, on two CPU cores that others used too, 8 panels take 0.7
-to 0.8 of its time, 16 as long as 8, and 4 as long as it; fewer rows save less than a millisecond,
-for a third of a second more to compile."""
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -172,26 +163,6 @@ def in_float64(function: Callable, dtype: Any = None) -> Callable:
     return wide
 
 
-def _factor(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """L with L L^T = matrix; a large one on a CPU in panels, most of which is a matrix product."""
-    n = len(matrix)
-    if n < _LARGE or jax.default_backend() != "cpu":
-        # LAPACK reads columns: of a symmetric matrix it may have the rows, and spares a copy.
-        return jax.lax.linalg.cholesky(matrix.T, symmetrize_input=False)
-    count = min(n // _PANEL, _PANELS)
-    edges = [n * i // count for i in range(count + 1)]
-    factor = jnp.zeros_like(matrix)
-    for start, stop in itertools.pairwise(edges):
-        panel = matrix[start:, start:stop]
-        if start:
-            panel = panel - _dot(factor[start:, :start], factor[start:stop, :start].T)
-        top = jax.lax.linalg.cholesky(panel[: stop - start], symmetrize_input=False)
-        inverse = solve_triangular(top, jnp.eye(stop - start, dtype=top.dtype), lower=True)
-        panel = jnp.concatenate([top, _dot(panel[stop - start :], inverse.T)])
-        factor = factor.at[start:, start:stop].set(panel)
-    return factor
-
-
 def _cholesky(
     eps: float, matrix: Array, rhs: Array, damping: Array, metric: Array | None
 ) -> tuple[tuple[Array, Array, Array], Array]:
@@ -205,7 +176,8 @@ def _cholesky(
     )
     diagonal = jnp.diagonal(full)
     scale = jnp.where(diagonal > 0, jax.lax.rsqrt(diagonal), 1.0)[:, None]
-    factor = _factor(full * scale * scale.T)
+    # LAPACK reads columns: of a symmetric matrix it may have the rows for them, and spares a copy.
+    factor = jax.lax.linalg.cholesky((full * scale * scale.T).T, symmetrize_input=False)
 
     forward = functools.partial(solve_triangular, factor, lower=True)
     backward = functools.partial(solve_triangular, factor, lower=True, trans=1)
