@@ -1,6 +1,6 @@
 """Loss against seconds: first- and second-order rules, each tuned with the same budget of seconds.
 
-    uv run --group bench benchmarks/second_order.py [digits] [autoencoder]
+    uv run --group bench benchmarks/second_order.py [digits] [autoencoder] [solver-step]
 
 Two problems on scikit-learn's 1797 digits, batches of 256, float32, tanh:
 
@@ -16,9 +16,14 @@ until `TUNING` seconds of training are spent; the setting with the lowest traini
 of its trial then runs `SECONDS` seconds from each of `SEEDS` fresh starts. The clock runs while
 the compiled steps run: compiling, and the loss over all examples noted between chunks of steps,
 stand still. The hyperparameters are traced, so that a rule compiles once.
+
+`solver-step` takes one Levenberg-Marquardt step on a batch of digits by each solver, from the same
+parameters with the same dampings: its price in steps of Adam, and how much lower the loss is after
+it, as a share of what the exact step (the dual, 2560 rows) brings.
 """
 
 import functools
+import itertools
 import json
 import math
 import os
@@ -82,6 +87,19 @@ def kronecker(rule, batch=BATCH, **static):
     return Entry(lambda structure, **h: made(structure, **h), {"damping": (1e-3, 1e2)}, batch)
 
 
+through = functools.partial(solvers.conjugate_gradients, tolerance=0.0)
+SOLVERS = {
+    "kronecker, 2": through(2, precondition=solvers.kronecker),
+    "kronecker, 4": through(4, precondition=solvers.kronecker),
+    "kronecker, 8": through(8, precondition=solvers.kronecker),
+    "kronecker, by progress": through(20, precondition=solvers.kronecker, progress=0.02),
+    "nystrom(16), 4": through(4, precondition=solvers.nystrom(16)),
+    "jacobi, 8": through(8, precondition=solvers.jacobi),
+    "none, 8": through(8),
+    "none, 20": through(20),
+    "dual": solvers.dual(),
+}
+
 DIGITS = {
     "adam": Entry(lambda _, **h: rules.adam(**h), {"learning_rate": (3e-4, 3e-2)}),
     "momentum": Entry(
@@ -90,7 +108,7 @@ DIGITS = {
     ),
     "levenberg_marquardt": Entry(
         lambda _, damping: rules.levenberg_marquardt(
-            damping, rules.damping.constant(), solver=solvers.conjugate_gradients(20)
+            damping, rules.damping.constant(), solver=SOLVERS["kronecker, 4"]
         ),
         {"damping": (1e-4, 1e1)},
     ),
@@ -251,6 +269,71 @@ def race(name, problem):
     return rows
 
 
+def solver_steps(rounds=7, steps=10, before=(2, 5, 10), dampings=(0.1, 0.01, 0.001)):
+    """Milliseconds of a step by each solver, and what it brings, beside Adam's."""
+    task = prepared(PROBLEMS["digits"])
+    order = np.random.default_rng(0).permutation(len(task.inputs))
+    value_fn = task.objective.on((task.inputs[order[:BATCH]], task.targets[order[:BATCH]]))
+
+    def advance(rule, count):
+        @devices.jit
+        def run(params, value_fn, damping):
+            def step(_, carry):
+                params, state = carry
+                value, grad = jax.value_and_grad(value_fn)(params)
+                updates, state = made.update(
+                    grad, state, params, value=value, grad=grad, value_fn=value_fn
+                )
+                return optax.apply_updates(params, updates), state
+
+            made = rule(damping)
+            carry = params, made.init(params)
+            return jax.lax.fori_loop(0, count, step, carry)[0]
+
+        return run
+
+    def by(solver):
+        return lambda damping: rules.levenberg_marquardt(
+            damping, rules.damping.constant(), solver=solver
+        )
+
+    start = task.start(jax.random.key(0))
+    train = {n: advance(by(SOLVERS["kronecker, 8"]), n) for n in before}
+    points = {n: train[n](start, value_fn, 0.1) for n in before}
+    adam, value, rows = advance(lambda _: rules.adam(1e-3), steps), devices.jit(value_fn), {}
+    for name, solver in SOLVERS.items():
+        one, count = advance(by(solver), 1), 1 if name == "dual" else steps
+        many = advance(by(solver), count)
+        rows[name] = {"brought": {}}
+        for n, damping in itertools.product(before, dampings):
+            gain = float(value(points[n]) - value(one(points[n], value_fn, damping)))
+            rows[name]["brought"][f"{n}, {damping}"] = gain
+        ratios, seconds = [], []
+        for i in range(-1, rounds):
+            times = []
+            for run, each in ((adam, steps), (many, count)):
+                began = time.perf_counter()
+                jax.block_until_ready(run(points[before[1]], value_fn, 0.01))
+                times.append((time.perf_counter() - began) / each)
+            if i >= 0:  # before, they compile
+                ratios.append(times[1] / times[0])
+                seconds.append(times[1])
+        rows[name] |= {
+            "milliseconds": 1e3 * statistics.median(seconds),
+            "steps_of_adam": statistics.median(ratios),
+        }
+    for name, row in rows.items():
+        exact = rows["dual"]["brought"]  # 0 where its step was rejected
+        shares = [gain / (exact[at] or math.nan) for at, gain in row["brought"].items()]
+        print(
+            f"  {name:24}{row['milliseconds']:9.3f} ms{row['steps_of_adam']:9.1f} Adam  "
+            + " ".join(f"{share:5.2f}" for share in shares)
+        )
+    print("  (loss it brought / that of the dual), at (steps before, damping):")
+    print("  " + "; ".join(f"{at}: {gain:.2g}" for at, gain in rows["dual"]["brought"].items()))
+    return rows
+
+
 def main(chosen):
     """Prints the tables and writes the JSON."""
     path = Path(__file__).parent / "results" / "second_order-cpu.json"
@@ -263,7 +346,7 @@ def main(chosen):
         "seconds": {"tuning": TUNING, "trial": TRIAL, "run": SECONDS, "starts": SEEDS},
     }
     parts = {name: functools.partial(race, name, problem) for name, problem in PROBLEMS.items()}
-    for name, part in parts.items():
+    for name, part in (parts | {"solver-step": solver_steps}).items():
         if not chosen or name in chosen:
             report[name] = part()
             path.write_text(json.dumps(report, indent=1) + "\n")

@@ -26,8 +26,8 @@ from fnn.capture.captured import square as square
 from fnn.capture.captured import square_share as square_share
 from fnn.capture.captured import transpose_product as transpose_product
 from fnn.capture.explain import explain as explain
-from fnn.capture.gram import choices as choices
 from fnn.capture.gram import gram as gram
+from fnn.capture.gram import gram_flops as gram_flops
 from fnn.capture.gram import norms as norms
 from fnn.capture.program import Program as Program
 from fnn.capture.program import settle as settle

@@ -217,12 +217,17 @@ def product(captured: Captured, tangent: PyTree) -> Float[Array, "n r"]:
     arrays, pull = jax.vjp(values, leaves)
     (changes,) = jax.vjp(pull, jax.tree.map(jnp.zeros_like, arrays))[1]((tangents,))
     change = dict(zip(weights, changes, strict=True))
-    rows = jnp.zeros(captured.shape, captured.outputs.dtype)
+    # Uses whose results are added up, as of a weight and a bias, have the same delta, once.
+    results: dict[int, tuple[Array, Any]] = {}
     for index, use in enumerate(program.uses):
-        delta = wide(captured.deltas[index])
+        delta = captured.deltas[index]
         result = _batched(use, captured, index)(wide(change[use.weight]))
+        _, others = results.get(id(delta), (delta, 0.0))
+        results[id(delta)] = delta, others + result
+    rows = jnp.zeros(captured.shape, captured.outputs.dtype)
+    for delta, result in results.values():
+        delta = wide(delta).reshape(*delta.shape[:2], -1)
         result = result.reshape(delta.shape[0], -1)
-        delta = delta.reshape(*delta.shape[:2], -1)
         rows = rows + jnp.einsum("nz,nrz->nr", result, delta, precision=HIGHEST)
     return rows
 

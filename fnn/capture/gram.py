@@ -12,17 +12,18 @@ When one leaf has several uses, those that read the same entries have cross term
 (with left and right exchanged where W is used beside its transpose), those that read disjoint
 entries have none; anything else is explicit.
 
-Where making the matrix would take more than the memory budget, it is made of tiles, block of
-examples against block of examples, on and below the diagonal. (A matrix that needs no tiles is made
-whole, because cutting and mirroring it costs as much as the half of the products that it saves.)
+A large matrix is made of tiles, block of examples against block of examples, on and below the
+diagonal, and mirrored: of a few unrolled ones that run side by side, or, where these would take
+more than the memory budget, of many in a loop.
 
 Where examples are split over devices, each device makes the rows of its own examples. For that it
 needs the left and right of all others, which travel; Jacobians are made where they are needed.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,10 +43,17 @@ from fnn.capture.captured import (
     outer,
     scale,
     square,
-    square_share,
 )
 from fnn.capture.program import Program, settle
 from fnn.dtypes import widest
+
+_LARGE, _DEAR, _TILES = 512, 1e9, 4
+"""From how many rows and flops on a matrix is cut, and in how many blocks of examples.
+
+A cheaper one saves less than a millisecond and takes a second more to compile. Measured on two CPU
+cores that others used too, with four products of 1024 columns: of 1024 rows in float32 4 blocks
+take 0.57 to 0.66 of the time of the whole, 2 take 0.65 to 0.70, and 8 as long as 4, but twice as
+long to compile."""
 
 
 class Side(NamedTuple):
@@ -112,11 +120,10 @@ def _choice(
     uses = [p.uses[i] for p, _, _ in sides for i in p.uses_of(leaf)]
     names = ", ".join(sorted({use.name for use in uses}))
     jacobians = sum(_jacobian_flops(program, leaf, count * each) for program, count, each in sides)
-    share = square_share(n * r) if one is two else 1.0
     explicit = Choice(
         None,
         f"{names}: ",
-        jacobians + share * 2.0 * n * r * m * s * size,
+        jacobians + 2.0 * n * r * m * s * size,
         Memory(0.0, itemsize * max(r, s) * size),
     )
     if any(leaf not in use.weight.views for use in uses):
@@ -236,14 +243,20 @@ def gram(
             bytes_each = itemsize * max(r, two.shape[1]) * jnp.size(number)
             forms[leaf] = choice._replace(groups=None, memory=Memory(0.0, bytes_each))
     block = _block(forms, max(n, two.shape[0]), memory_budget)
-    tile = partial(_tile, forms=forms, scales=numbers)
+    side, tile = partial(_side, forms=forms, scales=numbers), partial(_tile, forms, numbers)
     m, s = two.shape
     device_count = devices.count(captured.deltas)
     if device_count > 1:
         operands, deltas = devices.everywhere((two.operands, two.deltas))
         two = dataclasses.replace(two, operands=operands, deltas=deltas)
     if block >= max(n, m):
-        return tile(captured, two)
+        count = _count(forms, n, r)
+        if other is None and device_count == 1 and count > 1:
+            edges = [n * i // count for i in range(count + 1)]
+            parts = [examples(captured, i, j - i) for i, j in itertools.pairwise(edges)]
+            return _mirrored(tile, [side(part) for part in parts])
+        one = side(captured)
+        return tile(one, one if other is None and two is captured else side(two))
     height, width = min(block, n), min(block, m)
     if device_count > 1:  # A tile has all rows, so that each device makes those it holds.
         height, width = n, max(1, min(m, block**2 * device_count // n))
@@ -254,7 +267,7 @@ def gram(
 
     def place(matrix, pair):
         i, j = pair
-        part = tile(examples(captured, i, height), examples(two, j, width))
+        part = tile(side(examples(captured, i, height)), side(examples(two, j, width)))
         if is_mirrored:
             matrix = lax.dynamic_update_slice(matrix, part.T, (j * s, i * r))
         return lax.dynamic_update_slice(matrix, part, (i * r, j * s)), None
@@ -285,27 +298,73 @@ def _starts(n: int, block: int) -> Sequence[int]:
     return [*range(0, n - block, block), n - block]
 
 
-def _tile(one: Captured, two: Captured, *, forms: Sequence[Choice], scales: Sequence[Any]) -> Array:
+class _Side(NamedTuple):
+    """Some examples as the rows or the columns of tiles, made once for all of these.
+
+    Attributes:
+        captured: their capture.
+        env: its fixed values.
+        outers: the outer products of its uses, by their numbers.
+        columns: the columns of J of the leaves of explicit form, in the order of `_explicit`.
+    """
+
+    captured: Captured
+    env: Any
+    outers: dict[int, Outer]
+    columns: list[Array]
+
+
+def _side(captured: Captured, *, forms: Sequence[Choice], scales: Sequence[Any]) -> _Side:
+    """The side of some examples."""
+    program = captured.program
+    return _Side(
+        captured,
+        settle(program, jax.tree.leaves(captured.params), captured.closed_over),
+        {i: outer(captured, i) for i in range(len(program.uses))},
+        [_columns_of(captured, leaves) for _, leaves in _explicit(forms, scales)],
+    )
+
+
+def _mirrored(tile: Callable[[_Side, _Side], Array], sides: Sequence[_Side]) -> Array:
+    """The symmetric matrix of all sides, from the tiles on and below its diagonal."""
+    lower = [[tile(one, two) for two in sides[: i + 1]] for i, one in enumerate(sides)]
+    count = range(len(sides))
+    return jnp.block([[lower[i][j] if j <= i else lower[j][i].T for j in count] for i in count])
+
+
+def _count(forms: Sequence[Choice], n: int, r: int) -> int:
+    """The number of blocks of examples in a matrix of all pairs of so many."""
+    is_large = n * r >= _LARGE and sum(choice.flops for choice in forms) >= _DEAR
+    return min(n, _TILES) if is_large else 1
+
+
+def gram_flops(one: Captured, other: Captured | None, itemsize: int = 4) -> float:
+    """The flops of the Gram matrix of one capture, or of two, each leaf in its cheaper form."""
+    two = one if other is None else other
+    forms = choices(one.program, two.program, one.shape, two.shape, itemsize)
+    share = 1.0 if other is not None else (1 + 1 / _count(forms, *one.shape)) / 2
+    return share * sum(choice.flops for choice in forms)
+
+
+def _tile(forms: Sequence[Choice], scales: Sequence[Any], left: _Side, right: _Side) -> Array:
     """The Gram matrix of two blocks of examples."""
+    one, two = left.captured, right.captured
     (n, r), (m, s) = one.shape, two.shape
-    env, other = (settle(c.program, jax.tree.leaves(c.params), c.closed_over) for c in (one, two))
-    left = {i: outer(one, i) for i in range(len(one.program.uses))}
-    right = {i: outer(two, i) for i in range(len(two.program.uses))}
     total = jnp.zeros((n, r, m, s), widest(one.outputs.dtype, jnp.float32))
-    for number, leaves in _explicit(forms, scales):
-        a, b = (_columns_of(x, leaves) for x in (one, two))
+    columns = zip(_explicit(forms, scales), left.columns, right.columns, strict=True)
+    for (number, _), a, b in columns:
         if jnp.ndim(number):
             part = jnp.matmul(a * number.reshape(1, -1), b.T, precision=HIGHEST)
         else:
-            part = number * (square(a) if one is two else jnp.matmul(a, b.T, precision=HIGHEST))
+            part = number * (square(a) if a is b else jnp.matmul(a, b.T, precision=HIGHEST))
         total += part.reshape(n, r, m, s)
     for leaf, choice in enumerate(forms):
         for group in choice.groups or []:
             for i, swap_i in group.left:
                 for j, swap_j in group.right:
                     first, second = one.program.uses[i], two.program.uses[j]
-                    number = scale(first, leaf, env) * scale(second, leaf, other)
-                    part = _factored(left[i], right[j], swap_i, swap_j)
+                    number = scale(first, leaf, left.env) * scale(second, leaf, right.env)
+                    part = _factored(left.outers[i], right.outers[j], swap_i, swap_j)
                     total += scales[leaf] * number * part
     return total.reshape(n * r, m * s)
 
@@ -391,7 +450,8 @@ def norms(captured: Captured, memory_budget: int = 2**30) -> Float[Array, "n r"]
 
     def square_of_row(operands, deltas):
         one = dataclasses.replace(captured, operands=operands, deltas=deltas)
-        return _tile(one, one, forms=forms, scales=ones)[0, 0]
+        side = _side(one, forms=forms, scales=ones)
+        return _tile(forms, ones, side, side)[0, 0]
 
     def example(arrays):
         operands, deltas = jax.tree.map(lambda x: x[None], arrays)

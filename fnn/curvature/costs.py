@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn import solvers
-from fnn.capture import Captured, choices, square_share
+from fnn.capture import Captured, gram_flops, square_share
 from fnn.curvature.rows import Stack, count_passes
 from fnn.dtypes import widest
 
@@ -47,7 +47,9 @@ def costs_of(stacks: Sequence[Stack], size: int, memory_budget: int) -> solvers.
         row_bytes = max(row_bytes, min(memory_budget, 2 * word * n * r * size))
         for other, beside in zip(stacks[: i + 1], prices[: i + 1], strict=True):
             pairs = parts * other.source.shape[0]
-            tile = _tile_flops(price.shapes, beside.shapes, word) + beside.capture
+            is_mirrored = other is stack and parts == 1
+            tile = gram_flops(price.shapes, None if is_mirrored else beside.shapes, word)
+            tile += beside.capture
             gram += pairs * tile + parts * price.capture
     return solvers.Costs(
         multiply=solvers.Cost(multiply, in_memory),
@@ -68,8 +70,3 @@ def _price(stack: Stack) -> _Price:
             a.size * a.dtype.itemsize for a in jax.tree.leaves((shapes.operands, shapes.deltas))
         ),
     )
-
-
-def _tile_flops(one: Captured, two: Captured, word: int) -> float:
-    """The flops of the Gram matrix between two captures, each leaf in its cheaper form."""
-    return sum(c.flops for c in choices(one.program, two.program, one.shape, two.shape, word))

@@ -36,6 +36,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from fnn import flops, programs, solvers
 from fnn.capture import Captured, aval, diagonal, gram, product, transpose_product
 from fnn.curvature.costs import costs_of
+from fnn.curvature.near import near_inverse
 from fnn.curvature.rows import Stack, ValueAndGradient, cross_gram, normal_matrix, sum_trees
 from fnn.curvature.terms import Terms, require_real, terms_of
 from fnn.dtypes import widest
@@ -325,6 +326,7 @@ def _system(terms: Terms, stacks: Sequence[Stack], memory_budget: int) -> solver
         costs=costs_of(stacks, size, memory_budget),
         precision=gram_dtype,
         solve=_widest_solve(policies),
+        kronecker=partial(near_inverse, terms.params, stacks, memory_budget),
     )
 
 

@@ -45,6 +45,13 @@ from fnn.curvature.terms import terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction, wide
 
+LARGEST = 4096
+"""The most rows of a factor unless told: inverting one of so many takes seconds."""
+
+
+MANY = 512
+"""As many rows are enough for a factor that is only to be near: a fifth of those of digits."""
+
 
 class Axes(NamedTuple):
     """A leaf as the Kronecker factors see it.
@@ -113,7 +120,7 @@ class Blocks(NamedTuple):
 
 
 def structure(
-    model: Callable[..., Any], params: PyTree, x: PyTree, *, largest: int = 4096
+    model: Callable[..., Any], params: PyTree, x: PyTree, *, largest: int = LARGEST
 ) -> Structure:
     """Which leaves of a model have Kronecker factors, and of which sizes, from shapes alone.
 
@@ -157,6 +164,29 @@ def structure(
     return Structure(
         tuple(
             Axes(jax.tree_util.keystr(path), leaf.shape, _matrix(program, i, largest))
+            for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
+        )
+    )
+
+
+def common_structure(params: PyTree, stacks: Sequence[Stack]) -> Structure:
+    """The structure of the models of all stacks; a leaf that is not alike in them has none."""
+    programs = [stack.shapes().program for stack in stacks]
+
+    def matrix(leaf: int) -> tuple[int, int, int] | None:
+        parts = [_parts(program, leaf) for program in programs if program.uses_of(leaf)]
+        entries = [each.entries for each in parts if each is not None]
+        if not entries or len(entries) < len(parts):
+            return None
+        first, *others = entries
+        if not all(np.array_equal(first, other) for other in others):
+            return None
+        b, i, o = first.shape
+        return (b, i, o) if max(i, o) <= LARGEST else None
+
+    return Structure(
+        tuple(
+            Axes(jax.tree_util.keystr(path), leaf.shape, matrix(i))
             for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
         )
     )
@@ -288,10 +318,10 @@ def kronecker_blocks(
         value_fn = sketch(value_fn, key, samples)
     params, sources, _, penalty = terms_of(value_fn, params)
     stacks = [source.stack() for source in sources]
-    layout = _Layout.of(structure, params, stacks)
+    layout = Layout.of(structure, params, stacks)
     numbers = jax.tree.leaves(penalty) or [0.0]
     numbers = numbers if len(numbers) == len(layout.paths) else numbers * len(layout.paths)
-    factors, diagonals = _factors_and_diagonals(layout, stacks, memory_budget)
+    factors, diagonals = factors_and_diagonals(layout, stacks, memory_budget)
 
     def bends(*vectors: PyTree) -> Array:
         weights = None if penalty is None else layout.tree.unflatten(numbers)
@@ -308,7 +338,7 @@ def kronecker_blocks(
     )
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """The leaves of the parameters by their paths, and how some of them are matrices.
 
     Attributes:
@@ -326,7 +356,7 @@ class _Layout(NamedTuple):
     matrix: dict[int, Callable[[Array], Array]]
 
     @classmethod
-    def of(cls, structure: Structure, params: PyTree, stacks: Sequence[Stack]) -> "_Layout":
+    def of(cls, structure: Structure, params: PyTree, stacks: Sequence[Stack]) -> "Layout":
         """The layout of the parameters as a structure says, which the stacks must agree with."""
         leaves, tree = jax.tree.flatten(params)
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
@@ -354,16 +384,16 @@ class _Layout(NamedTuple):
         return jax.linear_transpose(self.matrix[i], shape)(matrix)[0]
 
 
-def _factors_and_diagonals(
-    layout: _Layout, stacks: Sequence[Stack], memory_budget: int
+def factors_and_diagonals(
+    layout: Layout, stacks: Sequence[Stack], memory_budget: int, few: bool = False
 ) -> tuple[dict[str, Factors], dict[str, Array]]:
-    """The factors of the leaves that have them, and the diagonals of the others."""
+    """The factors of the leaves that have them, D perhaps from few rows; diagonals of others."""
     others = [i for i in range(len(layout.paths)) if i not in layout.axes]
 
     def sums(captured: Captured, share: Array) -> tuple[dict[int, Any], dict[int, Array]]:
         squares = jax.tree.leaves(diagonal(captured, memory_budget)) if others else layout.leaves
         return (
-            {i: _sums(captured, i, share, axes) for i, axes in layout.axes.items()},
+            {i: _sums(captured, i, share, axes, few) for i, axes in layout.axes.items()},
             {i: wide(squares[i]) for i in others},
         )
 
@@ -380,7 +410,7 @@ def _factors_and_diagonals(
 
 
 def _moments(
-    layout: _Layout, stacks: Sequence[Stack], memory_budget: int, bases: dict[str, Factors]
+    layout: Layout, stacks: Sequence[Stack], memory_budget: int, bases: dict[str, Factors]
 ) -> dict[str, Array]:
     """The diagonals of the blocks of some leaves, in their bases."""
 
@@ -451,7 +481,7 @@ def _layouts(
 
 
 def _sums(
-    captured: Captured, leaf: int, share: Array, matrix: tuple[int, int, int]
+    captured: Captured, leaf: int, share: Array, matrix: tuple[int, int, int], few: bool
 ) -> tuple[Array, Array, Array]:
     """The sums of a a^T, of delta delta^T and of the weights of both, over the uses of a leaf."""
     b, i, o = matrix
@@ -467,7 +497,7 @@ def _sums(
             weighted = left * share.astype(left.dtype)[:, None, None, None, None]
             part = jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
         inputs = _added(inputs, places, part)
-        outputs = _added(outputs, places, _square(captured, index, leaf))
+        outputs = _added(outputs, places, _square(captured, index, leaf, few))
         positions[places] += t
     return (
         inputs,
@@ -550,7 +580,12 @@ def _outer(captured: Captured, index: int, leaf: int) -> tuple[Array | None, Arr
     return left, right * wide(scale(use, leaf, env))
 
 
-def _square(captured: Captured, index: int, leaf: int) -> Float[Array, "b o o"]:
-    """The sum of delta delta^T over a use."""
+def _square(captured: Captured, index: int, leaf: int, few: bool = False) -> Float[Array, "b o o"]:
+    """The sum of delta delta^T over a use, of all examples or of some that stand for them."""
     _, right = _outer(captured, index, leaf)
-    return jnp.einsum("nrbto,nrbtp->bop", right, right, precision=HIGHEST)
+    n, r, _, t, o = right.shape
+    # Some times as many rows as there are columns give a matrix as good to invert.
+    stride = max(1, n * r * t // max(MANY, 8 * o)) if few else 1
+    some = right[::stride]
+    square = jnp.einsum("nrbto,nrbtp->bop", some, some, precision=HIGHEST)
+    return square if stride == 1 else square * (n / len(some))

@@ -72,11 +72,13 @@ class LevenbergMarquardtState(NamedTuple):
         damping: Its unit is the largest curvature at the start.
         scale: The diagonal of the scaling; None for the identity.
         info: What came of the trials; `stalled` where the damping arrived at its maximum.
+        last: The last step that was accepted, for a solver that begins there; None for others.
     """
 
     damping: DampingState
     scale: PyTree
     info: Info
+    last: PyTree = None
 
 
 class Method(NamedTuple):
@@ -127,7 +129,10 @@ def levenberg_marquardt(
             the damping of every step, and may be a schedule.
         policy: how the damping changes, see `rules.damping`; None is `damping.nielsen()`.
         scaling: in which units the length of a step is measured, see `rules.scaling`.
-        solver: None chooses by counted cost, `solvers.automatic`.
+        solver: None chooses by counted cost, `solvers.automatic`, the exact step. Of networks with
+            many outputs, whose system is large, `conjugate_gradients(4, precondition=kronecker)` of
+            `solvers` takes nearly the same step: in batches of 256 digits with 10 classes for less
+            than 15 steps of Adam in place of some hundreds.
         trials: the most trials in one update, at least 1. Further trials use the same system and
             come only after a rejection; under `vmap`, where any lane had one.
         acceleration: the step is bent, u = v + a / 2, where v is the step above and
@@ -240,7 +245,8 @@ def first_state(method: Method, params: PyTree) -> LevenbergMarquardtState:
     scale = None if method.scaling.scale is None else jax.tree.map(_wide_zeros, params)
     # A unit of 0 is not measured yet.
     damping = DampingState(value=zero, growth=zero, unit=zero, failed=zero).awaiting_verdict()
-    return LevenbergMarquardtState(damping, scale, no_info(dtype, outlook=True))
+    last = optax.tree.zeros_like(params) if method.solver.warm else None
+    return LevenbergMarquardtState(damping, scale, no_info(dtype, outlook=True), last)
 
 
 def step_on(
@@ -252,7 +258,7 @@ def step_on(
 ) -> tuple[PyTree, LevenbergMarquardtState]:
     """The step on a model of the value function at the parameters, and the state after it."""
     value, system, rhs = model
-    solution_for = method.solver.prepare(system)
+    rhs, solution_for = rhs._replace(start=state.last), method.solver.prepare(system)
     unit, scale = _measure(system, state, method.scaling)
 
     def propose(damping: DampingState) -> Proposal:
@@ -292,7 +298,10 @@ def step_on(
     info = info_after_trial(state.info, trial, policy, changed)
     outlook = outlook_of_each(params, trial.outlook, info.stalled, value, lambda: _slopes(model))
     info = info._replace(outlook=outlook_like(info.outlook, outlook))
-    return trial.step, LevenbergMarquardtState(trial.damping, scale, info)
+    last = state.last
+    if last is not None:
+        last = jax.tree.map(lambda new, old: jnp.where(trial.accepted, new, old), trial.step, last)
+    return trial.step, LevenbergMarquardtState(trial.damping, scale, info, last)
 
 
 def _slopes(model: Quadratic) -> tuple[PyTree, PyTree]:

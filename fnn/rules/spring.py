@@ -218,7 +218,7 @@ def _with_origin(
     system: solvers.System, rhs: solvers.RightHandSide, step: PyTree
 ) -> solvers.RightHandSide:
     """The right-hand side of the same model, its origin moved to `step`."""
-    s, h, _ = rhs
+    s, h, *_ = rhs
     if s is not None and system.product is not None:
         s = s + system.product(step)
     if system.penalty is not None:

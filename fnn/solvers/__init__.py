@@ -23,6 +23,9 @@ and A as products; a `RightHandSide` holds `s` and `h`; a `Solver` turns both an
 | `absolute()` | eigenvectors of C + P | C, or its part in a subspace | any system; one damping |
 | `automatic()` | by counted cost | as chosen by `choose(system)`, which says why | any system |
 
+Conjugate gradients need few iterations where they go through an inverse that is nearly right,
+`conjugate_gradients(4, precondition=kronecker)`; see `jacobi`, `kronecker` and `nystrom(rank)`.
+
 All of them give the same step, but `absolute`, which takes the sizes of the eigenvalues and so
 differs where one is negative. Beside it, `trust_region` and `cubic` find from an `eigenbasis` the
 steps whose length is given, not their damping. A numerical failure is a zero step with `ok` false
@@ -35,7 +38,7 @@ one traced function; only the `Solution` is a plain tree of arrays.
 
 from fnn.solvers.algebra import Formed, formed
 from fnn.solvers.automatic import Choice, automatic, choose
-from fnn.solvers.conjugate_gradients import conjugate_gradients, jacobi
+from fnn.solvers.conjugate_gradients import conjugate_gradients
 from fnn.solvers.dense import dual, primal
 from fnn.solvers.descent import Descent, descend
 from fnn.solvers.eigen import (
@@ -49,6 +52,7 @@ from fnn.solvers.eigen import (
     trust_region,
 )
 from fnn.solvers.ladder import Rungs, Spectrum, ladder, positive, signed
+from fnn.solvers.preconditioners import Preconditioner, jacobi, kronecker, nystrom
 from fnn.solvers.system import (
     Cost,
     Costs,
@@ -74,6 +78,7 @@ __all__ = [
     "Descent",
     "Eigenbasis",
     "Formed",
+    "Preconditioner",
     "RightHandSide",
     "Rungs",
     "Solution",
@@ -93,10 +98,12 @@ __all__ = [
     "formed",
     "from_rows",
     "jacobi",
+    "kronecker",
     "ladder",
     "lanczos",
     "largest_entry",
     "needs",
+    "nystrom",
     "over",
     "positive",
     "primal",

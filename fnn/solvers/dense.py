@@ -175,7 +175,7 @@ def _dual_trial(rows: _Rows, rhs: RightHandSide, damping: PyTree) -> Solution:
     """The step of one damping."""
     system = rows.system
     rhs = require_matching(system, rhs, damping)
-    s, h, _ = rhs
+    s, h, *_ = rhs
     if s is None:
         raise TypeError("dual: expected s in the right-hand side, got None; try zeros")
     shift = shift_of(system, damping)

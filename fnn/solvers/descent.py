@@ -8,14 +8,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fnn.solvers.conjugate_gradients import Iterate, Preconditioner, begin, following
+from fnn.solvers.conjugate_gradients import Iterate, begin, following, is_little, model_at
+from fnn.solvers.preconditioners import Preconditioner
 from fnn.solvers.system import (
     RightHandSide,
     System,
     all_finite,
     cast,
     gradient,
-    inner,
     largest_entry,
     require_matching,
     shift_of,
@@ -24,6 +24,9 @@ from fnn.solvers.system import (
 
 PROGRESS = 5e-4
 """Relative progress of the model in each of the last iterations, below which it is enough."""
+
+WINDOW = 10
+"""The last iterations are so many, or a tenth of them all."""
 
 
 class Descent(NamedTuple):
@@ -105,21 +108,15 @@ def descend(
         undamped = widen(system, system.multiply(cast(v, system.like)))
         return optax.tree.add(undamped, optax.tree.mul(shift, v))
 
-    def model(now: Iterate) -> Array:  # (C + D) d = -g - residual
-        return inner(now.step, optax.tree.sub(grad, now.residual)) / 2
-
     def going(walk: _Walk) -> Array:
         now, i = walk.now, walk.now.steps
-        k = jnp.maximum(10, i // 10)
-        reached, before = walk.history[i], walk.history[jnp.maximum(i - k, 0)]
-        little = PROGRESS * k.astype(reached.dtype)
-        enough = (i > k) & (reached < 0) & (before - reached < -little * reached)
+        enough = is_little(walk.history, i, PROGRESS, WINDOW)
         far = optax.tree.norm(now.residual) > jnp.finfo(size.dtype).eps ** 0.5 * size
         return far & ~enough & (i < iterations) & ~now.negative
 
     def walk_on(walk: _Walk) -> _Walk:
         now = following(image, improve, walk.now)
-        slot, reached = jnp.searchsorted(stored, now.steps), model(now)
+        slot, reached = jnp.searchsorted(stored, now.steps), model_at(now, grad)
         return _Walk(
             now,
             jax.tree.map(lambda all_, one: all_.at[slot].set(one), walk.steps, now.step),
@@ -129,7 +126,7 @@ def descend(
 
     start = optax.tree.scale(1 / unit, widen(system, start))
     now = begin(start, optax.tree.scale(-1, optax.tree.add(grad, image(start))), improve)
-    size, zero = optax.tree.norm(grad), model(now)
+    size, zero = optax.tree.norm(grad), model_at(now, grad)
 
     def first_of(leaf: Array) -> Array:
         return jnp.zeros((len(stored), *leaf.shape), leaf.dtype).at[0].set(leaf)

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap, sequential_vmap
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from fnn import devices
@@ -179,25 +179,31 @@ def _cholesky(
     # LAPACK reads columns: of a symmetric matrix it may have the rows for them, and spares a copy.
     factor = jax.lax.linalg.cholesky((full * scale * scale.T).T, symmetrize_input=False)
 
-    def solve(right: Array) -> Array:
-        return scale * cho_solve((factor, True), scale * right)
+    forward = functools.partial(solve_triangular, factor, lower=True)
+    backward = functools.partial(solve_triangular, factor, lower=True, trans=1)
 
-    inverse = solve(rhs)
-    solved = jnp.ones((), bool)
-    if eps <= jnp.finfo(matrix.dtype).eps:  # else the factorization has digits to spare
-        inverse = inverse + solve(rhs - times(inverse))
-        residual = jnp.linalg.norm(rhs - times(inverse), axis=0)
-        solved = jnp.all(residual <= 0.1 * jnp.linalg.norm(rhs, axis=0))
-    square = solve(inverse if metric is None else metric @ inverse)
-
+    # Every pass over a large factor costs memory's time, whatever the number of columns: the
+    # solution, its refinement and the search for a small eigenvalue share four of them.
     # A small pivot proves a small eigenvalue, but a small eigenvalue may hide behind larger pivots:
     # the null vector that the weakest pivot points to, improved once, finds it.
     # (A mask, not an index: integers of 64 bits cannot leave the float64 block.)
     pivots = jnp.diagonal(factor)
-    start = (pivots == jnp.min(pivots)).astype(pivots.dtype)
-    vector = solve_triangular(factor, start, trans=1, lower=True)
-    least = jnp.linalg.norm(vector) / jnp.linalg.norm(cho_solve((factor, True), vector))
-
+    start = (pivots == jnp.min(pivots)).astype(pivots.dtype)[:, None]
+    first = backward(jnp.concatenate([forward(scale * rhs), start], axis=1))
+    inverse, vector = scale * first[:, :-1], first[:, -1:]
+    squared = inverse if metric is None else metric @ inverse
+    count = rhs.shape[1]
+    refined = eps <= jnp.finfo(matrix.dtype).eps  # else the factorization has digits to spare
+    rest = (rhs - times(inverse)) if refined else jnp.zeros_like(rhs[:, :0])
+    columns = jnp.concatenate([scale * squared, scale * rest, vector], axis=1)
+    second = backward(forward(columns))
+    square = scale * second[:, :count]
+    least = jnp.linalg.norm(vector) / jnp.linalg.norm(second[:, -1])
+    solved = jnp.ones((), bool)
+    if refined:
+        inverse = inverse + scale * second[:, count:-1]
+        residual = jnp.linalg.norm(rhs - times(inverse), axis=0)
+        solved = jnp.all(residual <= 0.1 * jnp.linalg.norm(rhs, axis=0))
     good = solved & (least > 10 * eps) & jnp.all(jnp.isfinite(inverse))
     return (inverse, square, damping * inverse), good
 

@@ -66,6 +66,8 @@ class System(NamedTuple):
         costs: Counted prices; only the automatic choice needs them.
         precision: The dtype of the algebra where it is wider than the leaves; None where it is not.
         solve: In which dtype dense matrices are factored; None is float64 where the device has it.
+        kronecker: `D -> (v -> about (C + D)^-1 v)`, symmetric and positive definite: what the owner
+            knows of the inverse, cheaply, for conjugate gradients to go through.
     """
 
     like: PyTree
@@ -80,6 +82,7 @@ class System(NamedTuple):
     costs: Costs | None = None
     precision: Any = None
     solve: Any = None
+    kronecker: Callable[[PyTree], Callable[[PyTree], PyTree]] | None = None
 
 
 class RightHandSide(NamedTuple):
@@ -90,11 +93,13 @@ class RightHandSide(NamedTuple):
         h: The rest, a tree; None where there is no rest, and then nothing is computed for it.
         inside: A^T s, where it was summed without writing s down: who reads it and not s needs no
             memory for the rows. None where `System.transpose` makes it.
+        start: A step along which an iterative solver may begin; None for none. Others ignore it.
     """
 
     s: Float[Array, " rows"] | None
     h: PyTree = None
     inside: PyTree = None
+    start: PyTree = None
 
 
 class Counts(NamedTuple):
@@ -157,10 +162,12 @@ class Solver(NamedTuple):
         name: What it is called in a reason or a table.
         prepare: `system -> trial`, does what does not depend on the damping; then
             `trial(rhs, damping) -> Solution`, as often as wanted.
+        warm: Whether it asks the rule for the last step, as `RightHandSide.start`.
     """
 
     name: str
     prepare: Callable[[System], Callable[[RightHandSide, PyTree], Solution]]
+    warm: bool = False
 
     def solve(self, system: System, rhs: RightHandSide, damping: PyTree) -> Solution:
         """One trial.
@@ -384,7 +391,7 @@ def require_matching(system: System, rhs: RightHandSide, damping: PyTree) -> Rig
     for number in jax.tree.leaves(damping):
         if isinstance(number, (int, float)) and not number >= 0:
             raise ValueError(f"solvers: expected damping >= 0, got {number}; try 0.0 for none")
-    s, h, inside = rhs
+    s, h, *_ = rhs
     if s is None and h is None:
         raise TypeError("solvers: expected s or h in the right-hand side, got neither; try h=grad")
     if s is not None and (system.transpose is None or jnp.shape(s) != (system.rows,)):
@@ -392,14 +399,15 @@ def require_matching(system: System, rhs: RightHandSide, damping: PyTree) -> Rig
             f"solvers: expected s of shape ({system.rows},), one entry for each row, got "
             f"{jnp.shape(s)}; try s=None and h=grad in a system without rows"
         )
-    if h is not None:
-        got = jax.tree.map(jnp.shape, h)
-        expected = jax.tree.map(lambda leaf: tuple(leaf.shape), system.like)
+    expected = jax.tree.map(lambda leaf: tuple(leaf.shape), system.like)
+    for name, part in (("h", h), ("start", rhs.start)):
+        got = expected if part is None else jax.tree.map(jnp.shape, part)
         if got != expected:
             raise ValueError(
-                f"solvers: expected h like the parameters, {expected}, got {got}; try the gradient"
+                f"solvers: expected {name} like the parameters, {expected}, got {got}; "
+                f"try {'the gradient' if name == 'h' else 'the last step'}"
             )
-    return RightHandSide(*(widen(system, part) for part in (s, h, inside)))
+    return RightHandSide(*(widen(system, part) for part in rhs))
 
 
 def inner(left: PyTree, right: PyTree) -> Float[Array, ""]:
@@ -457,7 +465,7 @@ def flat_shift(system: System, damping: PyTree) -> Float[Array, " P"]:
 
 def gradient(system: System, rhs: RightHandSide) -> PyTree:
     """`g = A^T s + h`, in the working dtype."""
-    s, h, inside = rhs
+    s, h, inside, _ = rhs
     if s is None or system.transpose is None:
         return h
     if inside is None:

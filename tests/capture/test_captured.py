@@ -1,5 +1,6 @@
 """What a capture promises beside its numbers: transformations, refusals, memory, explanations."""
 
+import sys
 from itertools import pairwise
 
 import jax
@@ -186,6 +187,27 @@ def test_the_gram_matrix_is_symmetric_to_the_last_bit():
     assert matrix.dtype == jnp.float32
     np.testing.assert_array_equal(matrix, matrix.T)
     np.testing.assert_allclose(matrix, rows @ rows.T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_matrix_in_blocks_is_that_of_all_rows(monkeypatch):
+    """Of two rows an example; a leaf by its factors, one by its Jacobian, in blocks of 65 or 66."""
+
+    def model(params, x):
+        hidden = jnp.tanh(params["v"] * x @ params["w"])  # v is no view of an entry
+        return hidden @ params["w"][:, :2]
+
+    monkeypatch.setattr(sys.modules["fnn.capture.gram"], "_DEAR", 0)
+    params = {"v": normal(0, 3), "w": normal(1, 3, 3)}
+    captured = curvature.capture(model, params, normal(2, 262, 3))
+    jacobian = curvature.jacobian(captured)
+    rows = {name: np.asarray(j).reshape(524, -1) for name, j in jacobian.items()}
+    whole = curvature.gram(captured, scales={"v": 2.0, "w": 3.0})
+    expected = 2 * rows["v"] @ rows["v"].T + 3 * rows["w"] @ rows["w"].T
+    np.testing.assert_allclose(whole, expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(whole, whole.T)
+    weights = jnp.arange(9.0).reshape(3, 3)
+    scaled = curvature.gram(captured, scales={"v": 0.0, "w": weights})
+    np.testing.assert_allclose(scaled, rows["w"] * weights.ravel() @ rows["w"].T, atol=1e-12)
 
 
 def test_half_precision_is_accumulated_in_single():

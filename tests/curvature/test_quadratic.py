@@ -124,7 +124,7 @@ def ask(case, params, x, y):
     if held := value_fn.terms[0].held:
         params = {name: None if held[name] is not None else p for name, p in params.items()}
     value, system, rhs = curvature.gauss_newton_system(value_fn, params)
-    s, h, _ = rhs
+    s, h, *_ = rhs
     grad = jax.grad(value_fn)(params)
     inside = jax.tree.map(jnp.zeros_like, grad) if s is None else system.transpose(s)
     flat, unravel = ravel_pytree(params)
@@ -193,7 +193,7 @@ def test_what_vanishes_while_tracing_costs_nothing():
         return flops.count(lambda p, x, y: ask(Objective(mlp, loss).on((x, y)), p), params, x, y)
 
     def gradient(value_fn, params):
-        value, system, (s, h, _) = curvature.gauss_newton_system(value_fn, params)
+        value, system, (s, h, *_) = curvature.gauss_newton_system(value_fn, params)
         assert (h is None) == (value_fn.terms[0].block.loss is told)
         return value, system.transpose(s), h
 
