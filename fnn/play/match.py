@@ -1,0 +1,246 @@
+"""Two rules side by side on one task: their steps, their seconds, and what is seen on the way."""
+
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from fnn.play import task as tasks
+from fnn.play.settings import Settings, takes
+from fnn.play.task import Carry, Curvature, Look, Program, Task, Views
+
+KEPT = 300
+"""The most points of a curve or a path: more are not told apart in a picture."""
+
+CHUNK = 1000
+"""The most steps between two looks at the clock, or at the buttons."""
+
+DIVERGED = 1e6
+"""A loss so many times that of the start is no longer a matter of patience."""
+
+
+class Row(NamedTuple):
+    """One point of the curves."""
+
+    step: int
+    seconds: float
+    loss: float
+    test: float
+    slope: float
+
+
+class Runner(NamedTuple):
+    """One rule and where it stands.
+
+    Attributes:
+        rule: its name.
+        numbers: those of its sliders.
+        program: its compiled functions.
+        carry: parameters, state and step.
+        seconds: what its steps took, compiling and drawing not counted.
+        rows: its curves.
+        path: parameters at the rows, flat.
+        look: how it looks.
+        curvature: the last one seen, None before.
+        trouble: why it stopped, a sentence; empty while it learns.
+    """
+
+    rule: str
+    numbers: dict[str, float]
+    program: Program
+    carry: Carry
+    seconds: float
+    rows: tuple[Row, ...]
+    path: tuple[Float[np.ndarray, " P"], ...]
+    look: Look
+    curvature: Curvature | None
+    trouble: str
+
+
+class Slice(NamedTuple):
+    """The loss on a plane through the start and the places of both rules.
+
+    Attributes:
+        losses: on a grid, row by row from the top.
+        paths: of both rules, projected on the plane; the first and the last point lie in it.
+        corners: from where to where the plane is seen, along each axis.
+    """
+
+    losses: Float[np.ndarray, "cells cells"]
+    paths: tuple[Float[np.ndarray, "points 2"], ...]
+    corners: Float[np.ndarray, "2 2"]
+
+
+class Match(NamedTuple):
+    """Two rules on a task."""
+
+    settings: Settings
+    task: Task
+    views: Views
+    runners: tuple[Runner, ...]
+    slice: Slice | None
+
+
+def begin(settings: Settings) -> Match:
+    """Both rules at the start; programs that are not there yet are compiled."""
+    task, network = tasks.task_of(settings), tasks.network_of(settings)
+    views = tasks.views_of(network)
+    runners = []
+    for rule, numbers in settings.rules():
+        size = settings.batch_size
+        program = tasks.program_of(network, len(settings.seen), task.trained, size, rule)
+        carry = program.start(numbers, task.params)
+        jax.block_until_ready(_advanced(program, numbers, task, settings, carry, 0))
+        look = _looked(views, task, settings, carry.params)
+        runner = Runner(rule, numbers, program, carry, 0.0, (), (), look, None, "")
+        runners.append(_noted(runner))
+    match = Match(settings, task, views, tuple(runners), None)
+    return with_curvature(with_slice(match))
+
+
+def forward(match: Match, steps: int) -> Match:
+    """Both rules so many steps on."""
+    return _each(match, lambda runner: _stepped(match, runner, steps))
+
+
+def onward(match: Match) -> Match:
+    """Both rules on to the next picture, by the pace that was chosen."""
+    pace, speed = match.settings.pace, match.settings.speed
+    if pace == "steps":
+        return forward(match, speed)
+    return _each(match, lambda runner: _timed(match, runner, speed / 1000))
+
+
+def caught_up(match: Match) -> Match:
+    """Both rules at the steps of a link, as a link leaves them."""
+    steps = match.settings.first_steps, match.settings.second_steps
+    pairs = zip(match.runners, steps, strict=True)
+    runners = tuple(_stepped(match, runner, count) for runner, count in pairs)
+    return match._replace(runners=runners)
+
+
+def with_curvature(match: Match) -> Match:
+    """With the Hessian's spectrum at both places, where the network is not too large."""
+    if tasks.size_of(match.task.params) > tasks.MOST_CURVED:
+        return match
+    weight, train = match.settings.regularization, match.task.train
+
+    def curved(runner: Runner) -> Runner:
+        seen = match.views.curvature(runner.carry.params, weight, train)
+        return runner._replace(curvature=jax.tree.map(np.asarray, seen))
+
+    return _each(match, curved)
+
+
+def with_slice(match: Match) -> Match:
+    """With the loss on the plane through the start and both places."""
+    start = np.asarray(jax.flatten_util.ravel_pytree(match.task.params)[0])
+    ways = [np.stack(runner.path) - start for runner in match.runners]
+    axes = _plane([way[-1] for way in ways])
+    paths = tuple(way @ axes.T for way in ways)
+    every = np.concatenate(paths)
+    middle, half = (every.max(0) + every.min(0)) / 2, np.ptp(every, axis=0).max() / 2
+    half = 1.35 * max(float(half), 0.5)
+    corners = np.stack([middle - half, middle + half], -1).astype(np.float32)
+    seen = match.views.on_slice(
+        match.task.params, axes, corners, match.settings.regularization, match.task.train
+    )
+    return match._replace(slice=Slice(np.asarray(seen), paths, corners))
+
+
+def _plane(ends: list[Float[np.ndarray, " P"]]) -> Float[np.ndarray, "2 P"]:
+    """Two directions at right angles whose plane has both ends, and any where they have none."""
+    fixed = np.random.default_rng(0).standard_normal((2, len(ends[0])))
+    axes: list[np.ndarray] = []
+    for way in (*ends, *fixed):
+        rest = way - sum((axis * (axis @ way) for axis in axes), np.zeros_like(way))
+        length = np.linalg.norm(rest)
+        if np.isfinite(length) and length > 1e-4 * max(1e-3, float(np.linalg.norm(way))):
+            axes.append(rest / length)
+    return np.stack(axes[:2]).astype(np.float32)
+
+
+# One rule -----------------------------------------------------------------------------------------
+
+
+def _each(match: Match, change: Any) -> Match:
+    """Both runners changed, but for those in trouble."""
+    runners = (runner if runner.trouble else change(runner) for runner in match.runners)
+    return match._replace(runners=tuple(runners))
+
+
+def _stepped(match: Match, runner: Runner, steps: int) -> Runner:
+    """So many steps on, with a new point of its curves."""
+    while steps > 0:
+        runner = _run(match, runner, min(steps, CHUNK))
+        steps -= CHUNK
+    return _judged(match, runner)
+
+
+def _timed(match: Match, runner: Runner, seconds: float) -> Runner:
+    """So many seconds on, at least one step: in pieces that grow while there is time."""
+    until, steps = runner.seconds + seconds, 1
+    while runner.seconds < until:
+        before = runner.seconds
+        runner = _run(match, runner, steps)
+        each = (runner.seconds - before) / steps
+        steps = min(CHUNK, 4 * steps, max(1, int((until - runner.seconds) / each)))
+    return _judged(match, runner)
+
+
+def _run(match: Match, runner: Runner, steps: int) -> Runner:
+    """So many steps on, on the clock."""
+    began = time.perf_counter()
+    carry = _advanced(
+        runner.program, runner.numbers, match.task, match.settings, runner.carry, steps
+    )
+    jax.block_until_ready(carry)
+    return runner._replace(carry=carry, seconds=runner.seconds + time.perf_counter() - began)
+
+
+def _advanced(
+    program: Program, numbers: dict, task: Task, settings: Settings, carry: Carry, steps: int
+) -> Carry:
+    """The compiled steps of a rule."""
+    return program.advance(
+        numbers, settings.regularization, task.train, task.key, carry, jnp.int32(steps)
+    )
+
+
+def _looked(views: Views, task: Task, settings: Settings, params: PyTree) -> Look:
+    """How a network looks."""
+    seen = task.train, task.test, task.grid, task.thumbs
+    return jax.tree.map(np.asarray, views.look(params, settings.regularization, seen))
+
+
+def _judged(match: Match, runner: Runner) -> Runner:
+    """With a look at it; where that shows no number, it stops, and says so."""
+    look = _looked(match.views, match.task, match.settings, runner.carry.params)
+    loss, first = float(look.loss), runner.rows[0].loss
+    if math.isfinite(loss) and math.isfinite(float(look.slope)) and loss < DIVERGED * (1 + first):
+        return _noted(runner._replace(look=look))
+    what = "is not finite" if not math.isfinite(loss) else f"has grown to {loss:.1e}"
+    if math.isfinite(loss) and loss < DIVERGED:
+        what = "has a gradient that is not finite"
+    numbers = " or ".join(
+        f"a {'smaller' if name == 'learning_rate' else 'larger'} {name.replace('_', ' ')}"
+        for name in takes(runner.rule)
+    )
+    said = f"{runner.rule}: the loss {what} at step {int(runner.carry.step)}"
+    return runner._replace(trouble=f"{said}; try {numbers or 'another rule'}, and reset")
+
+
+def _noted(runner: Runner) -> Runner:
+    """With a new point of its curves and its path; of too many, every other one is dropped."""
+    look = runner.look
+    numbers = float(look.loss), float(look.test), float(look.slope)
+    row = Row(int(runner.carry.step), runner.seconds, *numbers)
+    flat = np.asarray(jax.flatten_util.ravel_pytree(runner.carry.params)[0])
+    rows, path = (*runner.rows, row), (*runner.path, flat)
+    if len(rows) > KEPT:
+        rows, path = (*rows[:-1:2], rows[-1]), (*path[:-1:2], path[-1])
+    return runner._replace(rows=rows, path=path)
