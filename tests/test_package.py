@@ -37,6 +37,7 @@ PRIVATE = {
     "prediction",
     "progress",
     "version",
+    "play",
     "commands",
     "cli",
     "__main__",
@@ -48,7 +49,10 @@ MODULES = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py"} | {
 INNER = "rules.damping", "rules.scaling", "curvature.spectrum"
 PUBLIC = sorted(MODULES - PRIVATE) + list(INNER)
 CORE = "jax", "optax", "numpy"
-EXTRAS = "scipy", "sklearn", "matplotlib", "pandas", "rich", "typer", "ray", "orbax", "safetensors"
+EXTRAS = (
+    "scipy", "sklearn", "matplotlib", "pandas", "rich", "typer", "ray", "orbax", "safetensors",
+    "nicegui",
+)  # fmt: skip
 
 
 def run(code, *arguments, **environment):

@@ -11,9 +11,11 @@ server      the server on the loopback address
 recording   a match as a film
 """
 
+from fnn.play.recording import record as record
+from fnn.play.server import serve as serve
 from fnn.play.settings import Settings as Settings
 from fnn.play.settings import link as link
 from fnn.play.settings import of_link as of_link
 
-__all__ = ["Settings", "link", "of_link"]
+__all__ = ["Settings", "link", "of_link", "record", "serve"]
 __dir__ = __all__.copy

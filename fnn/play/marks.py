@@ -2,7 +2,8 @@
 
 import base64
 import html
-import io
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -129,9 +130,16 @@ def _paint(fill: str, edge: str) -> str:
 
 def _address(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     """Pixels as an address that holds them."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    height, width, _ = pixels.shape
+    # Pillow takes 0.5 ms for a picture of this size, and this a tenth of that: 34 are in a frame.
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], 1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = (b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return f"data:image/png;base64,{base64.b64encode(file).decode()}"
 
 
 # For a film ---------------------------------------------------------------------------------------

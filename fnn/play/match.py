@@ -1,12 +1,15 @@
 """Two rules side by side on one task: their steps, their seconds, and what is seen on the way."""
 
+import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PyTree
 
 from fnn.play import task as tasks
@@ -16,8 +19,11 @@ from fnn.play.task import Carry, Curvature, Look, Program, Task, Views
 KEPT = 300
 """The most points of a curve or a path: more are not told apart in a picture."""
 
-CHUNK = 1000
-"""The most steps between two looks at the clock, or at the buttons."""
+MOST = 20_000
+"""The most steps from picture to picture, so that buttons are heard."""
+
+READING = 3e-3
+"""The seconds of a reading of the clock: calls of 0.1 ms are lost in it."""
 
 DIVERGED = 1e6
 """A loss so many times that of the start is no longer a matter of patience."""
@@ -41,7 +47,7 @@ class Runner(NamedTuple):
         numbers: those of its sliders.
         program: its compiled functions.
         carry: parameters, state and step.
-        seconds: what its steps took, compiling and drawing not counted.
+        price: the seconds of one of its steps, as `_price_of` measures them.
         rows: its curves.
         path: parameters at the rows, flat.
         look: how it looks.
@@ -53,7 +59,7 @@ class Runner(NamedTuple):
     numbers: dict[str, float]
     program: Program
     carry: Carry
-    seconds: float
+    price: float
     rows: tuple[Row, ...]
     path: tuple[Float[np.ndarray, " P"], ...]
     look: Look
@@ -94,9 +100,9 @@ def begin(settings: Settings) -> Match:
         size = settings.batch_size
         program = tasks.program_of(network, len(settings.seen), task.trained, size, rule)
         carry = program.start(numbers, task.params)
-        jax.block_until_ready(_advanced(program, numbers, task, settings, carry, 0))
+        price = _price_of(functools.partial(_advanced, program, numbers, task, settings, carry))
         look = _looked(views, task, settings, carry.params)
-        runner = Runner(rule, numbers, program, carry, 0.0, (), (), look, None, "")
+        runner = Runner(rule, numbers, program, carry, price, (), (), look, None, "")
         runners.append(_noted(runner))
     match = Match(settings, task, views, tuple(runners), None)
     return with_curvature(with_slice(match))
@@ -112,7 +118,14 @@ def onward(match: Match) -> Match:
     pace, speed = match.settings.pace, match.settings.speed
     if pace == "steps":
         return forward(match, speed)
-    return _each(match, lambda runner: _timed(match, runner, speed / 1000))
+    # Counted from the start, so that a rule whose steps are longer than this is not ahead.
+    ends = max(runner.rows[-1].seconds for runner in match.runners) + speed / 1000
+
+    def timed(runner: Runner) -> Runner:
+        steps = int(ends / runner.price) - runner.rows[-1].step
+        return _stepped(match, runner, min(steps, MOST)) if steps > 0 else runner
+
+    return _each(match, timed)
 
 
 def caught_up(match: Match) -> Match:
@@ -138,7 +151,7 @@ def with_curvature(match: Match) -> Match:
 
 def with_slice(match: Match) -> Match:
     """With the loss on the plane through the start and both places."""
-    start = np.asarray(jax.flatten_util.ravel_pytree(match.task.params)[0])
+    start = np.asarray(ravel_pytree(match.task.params)[0])
     ways = [np.stack(runner.path) - start for runner in match.runners]
     axes = _plane([way[-1] for way in ways])
     paths = tuple(way @ axes.T for way in ways)
@@ -174,32 +187,27 @@ def _each(match: Match, change: Any) -> Match:
 
 
 def _stepped(match: Match, runner: Runner, steps: int) -> Runner:
-    """So many steps on, with a new point of its curves."""
-    while steps > 0:
-        runner = _run(match, runner, min(steps, CHUNK))
-        steps -= CHUNK
-    return _judged(match, runner)
-
-
-def _timed(match: Match, runner: Runner, seconds: float) -> Runner:
-    """So many seconds on, at least one step: in pieces that grow while there is time."""
-    until, steps = runner.seconds + seconds, 1
-    while runner.seconds < until:
-        before = runner.seconds
-        runner = _run(match, runner, steps)
-        each = (runner.seconds - before) / steps
-        steps = min(CHUNK, 4 * steps, max(1, int((until - runner.seconds) / each)))
-    return _judged(match, runner)
-
-
-def _run(match: Match, runner: Runner, steps: int) -> Runner:
-    """So many steps on, on the clock."""
-    began = time.perf_counter()
+    """So many steps on, with a look at it."""
     carry = _advanced(
         runner.program, runner.numbers, match.task, match.settings, runner.carry, steps
     )
-    jax.block_until_ready(carry)
-    return runner._replace(carry=carry, seconds=runner.seconds + time.perf_counter() - began)
+    return _judged(match, runner._replace(carry=carry))
+
+
+def _price_of(run: Callable[[int], Any]) -> float:
+    """The seconds of a step: the best of some readings, less those of a call without steps."""
+    # Measured before the start, as those of a run alone: the seconds of the few steps between two
+    # pictures are those of a call, 0.3 ms, in which adam takes 30 steps.
+
+    def reading(steps: int) -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(run(steps))
+        return time.perf_counter() - began
+
+    steps, empty = 8, min(reading(0) for _ in range(5))
+    while reading(steps) < READING and steps < 4096:
+        steps *= 2
+    return max((min(reading(steps) for _ in range(7)) - empty) / steps, 1e-7)
 
 
 def _advanced(
@@ -238,8 +246,9 @@ def _noted(runner: Runner) -> Runner:
     """With a new point of its curves and its path; of too many, every other one is dropped."""
     look = runner.look
     numbers = float(look.loss), float(look.test), float(look.slope)
-    row = Row(int(runner.carry.step), runner.seconds, *numbers)
-    flat = np.asarray(jax.flatten_util.ravel_pytree(runner.carry.params)[0])
+    step = int(runner.carry.step)
+    row = Row(step, step * runner.price, *numbers)
+    flat = np.asarray(ravel_pytree(runner.carry.params)[0])
     rows, path = (*runner.rows, row), (*runner.path, flat)
     if len(rows) > KEPT:
         rows, path = (*rows[:-1:2], rows[-1]), (*path[:-1:2], path[-1])

@@ -39,7 +39,11 @@ body { background: #f3f4f6; color: #1f2430; }
   .play .controls { order: 2; }
   .panel, .panel.wide { grid-column: span 6; }
 }
-@media (max-width: 640px) { .panel, .panel.wide { grid-column: span 12; } }
+@media (max-width: 640px) {
+  .panel, .panel.wide { grid-column: span 12; }
+  .panel { order: 1; }
+  .panel[data-panel$=regions] { order: 0; }
+}
 """
 
 PANELS = (
@@ -79,7 +83,8 @@ class Visit:
             self._build_controls()
             with ui.element("div").classes("panels"):
                 self.panels = {
-                    name: ui.html("", sanitize=False)
+                    name: ui
+                    .html("", sanitize=False)
                     .classes("panel wide" if name in PANELS[:4] else "panel")
                     .props(f"data-panel={name}")
                     for name in PANELS

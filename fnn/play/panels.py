@@ -50,8 +50,8 @@ def panels(match: Match) -> dict[str, Panel]:
 def summary(match: Match, runner: Runner) -> str:
     """Where a rule stands, in one line."""
     row = runner.rows[-1]
-    right = "" if match.settings.is_regression else f", {runner.look.right:.0%} of test right"
-    return f"step {row.step}, {_seconds(row.seconds)}, loss {row.loss:.3g}{right}"
+    judged = f"{row.test:.2g}" if match.settings.is_regression else f"{runner.look.right:.0%} right"
+    return f"step {row.step}, {_seconds(row.seconds)}, loss {row.loss:.2g}, test {judged}"
 
 
 def _seconds(seconds: float) -> str:
@@ -67,7 +67,7 @@ def regions(match: Match, number: int) -> Panel:
     runner = match.runners[number]
     side = SQUARE - _HEAD - 4
     left, top = (SIDE - side) / 2, _HEAD
-    task, answers = match.task, runner.look.grid
+    task, answers = match.task, np.asarray(runner.look.grid)
     shares = _shares(answers, match.settings.is_regression)
     marks: list[Mark] = [
         Words(10, 16, runner.rule, 13, RULES[number], bold=True),
@@ -112,7 +112,7 @@ def network(match: Match, runner: Runner) -> Panel:
         marks += [_thumb(next(thumbs), at, size) for at in column]
         marks += [Box(x - size / 2, y - size / 2, size, size, edge=INK) for x, y in column]
     x, y = places[-1][0]
-    answers = _tint(_shares(runner.look.grid, match.settings.is_regression))
+    answers = _tint(_shares(np.asarray(runner.look.grid), match.settings.is_regression))
     marks.append(Picture(x - 15, y - 15, 30, 30, answers))
     marks.append(Box(x - 15, y - 15, 30, 30, edge=INK))
     heads = ["inputs", *["hidden units"] * (columns > 2), "output"]
@@ -131,12 +131,12 @@ def _edges(
     """Lines for the weights, thick where they are large next to the largest of their layer."""
     sizes = np.abs(np.nan_to_num(matrix))
     shares = sizes / max(float(sizes.max()), 1e-12)
-    for (row, column), share in np.ndenumerate(shares):
-        if share > 0.03:
-            (x, y), (to_x, to_y) = starts[row], ends[column]
-            color = _hex(HIGH * 0.85 if matrix[row, column] > 0 else LOW * 0.9)
-            ends_at = ((x + half, y), (to_x - half, to_y))
-            yield Line(ends_at, color, 0.3 + 2.4 * float(share))
+    colors = _hex(LOW * 0.9), _hex(HIGH * 0.85)
+    for (x, y), weights, row in zip(starts, matrix.tolist(), shares.tolist(), strict=True):
+        for (to_x, to_y), weight, share in zip(ends, weights, row, strict=True):
+            if share > 0.04:
+                between = (x + half, y), (to_x - half, to_y)
+                yield Line(between, colors[weight > 0], 0.3 + 2.4 * share)
 
 
 def _thumb(outputs: Float[np.ndarray, "h w"], at: tuple[float, float], size: float) -> Picture:
@@ -194,7 +194,7 @@ def losses(match: Match, over: str) -> Panel:
     ]
     train = [np.array([row.loss for row in mine]) for mine in rows]
     test = [np.array([row.test for row in mine]) for mine in rows]
-    x = _linear(0, max(float(xs[-1]) for xs in across), _LEFT, WIDTH - _RIGHT)
+    x = _linear(max(float(xs[-1]) for xs in across), 10 if over == "steps" else 1e-3)
     y = _logarithmic([*train, *test])
     marks = _frame(f"Loss over {over}", x, y, "solid: training, dashed: test")
     for xs, solid, dashed, color in zip(across, train, test, RULES, strict=True):
@@ -209,7 +209,7 @@ def gradients(match: Match) -> Panel:
     """The norm of the gradient over steps."""
     across = [np.array([row.step for row in runner.rows]) for runner in match.runners]
     slopes = [np.array([row.slope for row in runner.rows]) for runner in match.runners]
-    x = _linear(0, max(float(xs[-1]) for xs in across), _LEFT, WIDTH - _RIGHT)
+    x = _linear(max(float(xs[-1]) for xs in across), 10)
     y = _logarithmic(slopes)
     marks = _frame("Norm of the gradient", x, y, "over steps")
     for xs, ys, color in zip(across, slopes, RULES, strict=True):
@@ -224,7 +224,7 @@ def spectrum(match: Match, number: int) -> Panel:
     runner, color = match.runners[number], RULES[number]
     heading = f"Curvature under {runner.rule}"
     if runner.curvature is None:
-        empty = _linear(0, 1, _LEFT, WIDTH - _RIGHT)
+        empty = _linear(1, 1)
         marks = _frame(heading, empty, Axis(lambda ys: ys, {}), "")
         said = "The network is too large for a picture of its Hessian"
         marks.append(Words(WIDTH / 2, HEIGHT / 2, said, 10.5, FAINT, "middle"))
@@ -232,7 +232,7 @@ def spectrum(match: Match, number: int) -> Panel:
     order = np.argsort(-np.abs(runner.curvature.eigenvalues))
     values = runner.curvature.eigenvalues[order]
     slopes = np.abs(runner.curvature.slopes[order])
-    x = _linear(0, len(values), _LEFT, WIDTH - _RIGHT)
+    x = _linear(len(values), 1)
     floor = max(float(np.abs(values).max()), float(slopes.max()), 1e-30) / 10**DECADES
     y = _logarithmic([np.abs(values), slopes])
     across = x.place(np.arange(len(values)) + 0.5)
@@ -244,7 +244,7 @@ def spectrum(match: Match, number: int) -> Panel:
         points = list(zip(across[chosen].tolist(), heights[chosen].tolist(), strict=True))
         marks.append(Dots(points, 1.8, fill, color))
     negative = int((values < -floor).sum())
-    key = f"full: above 0; hollow: below, {negative}; gray: gradient along the vector"
+    key = f"full: above 0, hollow: below ({negative}); gray: gradient"
     marks.append(Words(10, 31, key, 10, FAINT))
     said = f"from {values.max():.2g} to {values.min():.2g}, {negative} below 0"
     return Panel(WIDTH, HEIGHT, marks, f"{heading}: eigenvalues {said}")
@@ -265,7 +265,7 @@ def on_slice(match: Match) -> Panel:
         Picture(left, top, side, side, shade.astype(np.uint8)),
     ]
     low, high = seen.corners[:, 0], seen.corners[:, 1]
-    for runner, path, color in zip(match.runners, seen.paths, RULES, strict=True):
+    for path, color in zip(seen.paths, RULES, strict=True):
         places = (path - low) / (high - low)
         points = [
             (left + side * float(x), top + side * float(1 - y))
@@ -274,7 +274,7 @@ def on_slice(match: Match) -> Panel:
         if len(points) > 1:
             marks += [Line(points, PAPER, 3.4), Line(points, color, 1.8)]
         marks.append(Dots(points[-1:], 4.5, color))
-    start = (match.slice.paths[0][0] - low) / (high - low)
+    start = (seen.paths[0][0] - low) / (high - low)
     marks.append(Dots([(left + side * start[0], top + side * (1 - start[1]))], 4, PAPER, INK))
     marks.append(Box(left, top, side, side, edge=FAINT))
     foot = "through the start (white) and both ends; dark is low"
@@ -321,16 +321,16 @@ def _curve(
     return [Line(points, color, width, dash), *end] if len(points) > 1 else end
 
 
-def _linear(lowest: float, highest: float, start: float, end: float) -> Axis:
-    """An axis of even steps, with three or so ticks."""
-    span = max(highest - lowest, 1e-9)
+def _linear(highest: float, least: float) -> Axis:
+    """A level axis of even steps from 0, at least to `least`, with three or so ticks."""
+    span = max(highest, least)
     unit = 10 ** np.floor(np.log10(span / 3))
     step = next(unit * k for k in (1, 2, 5, 10) if span / (unit * k) <= 4.5)
 
-    def place(numbers: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        return start + (np.asarray(numbers) - lowest) / span * (end - start)
+    def place(numbers: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        return _LEFT + np.asarray(numbers) / span * (WIDTH - _RIGHT - _LEFT)
 
-    ticks = np.arange(0, int(span / step + 1e-6) + 1) * step
+    ticks = np.arange(int(span / step + 1e-6) + 1) * step
     return Axis(place, {float(place(tick)): f"{tick:g}" for tick in ticks})
 
 

@@ -2,14 +2,11 @@
 
 import errno
 import socket
+import sys
 import webbrowser
+from collections.abc import Callable
 
-import uvicorn
-from fastapi import FastAPI
-from nicegui import Client, ui
-from starlette.requests import Request
-
-from fnn.play import page
+from fnn import requirements
 from fnn.play.match import begin
 from fnn.play.settings import Settings, link
 
@@ -21,16 +18,39 @@ ICON = (
 )
 
 
-def serve(settings: Settings, port: int, opens: bool, says) -> None:
+def serve(settings: Settings, port: int, opens: bool, says: Callable[[str], None]) -> None:
     """Serves the page until it is interrupted; nothing but this machine reaches it.
 
-    The start page's programs are compiled before, so that it learns from the first second.
+    Args:
+        settings: what the first page begins with. Its programs are compiled before, so that it
+            learns from the first second.
+        port: of the loopback address; 0 takes any. One that is taken is a ValueError.
+        opens: whether a browser is opened.
+        says: is told where the page is.
     """
+    requirements.load("play", "nicegui")  # before anything is opened or compiled
     door = _door(port)
-    address = f"http://{LOOPBACK}:{door.getsockname()[1]}/"
-    query = link(settings)
+    # A thread whose steps are done has the interpreter back after 1 ms, not 5.
+    sys.setswitchinterval(1e-3)
     says("Compiling the start page ...")
     begin(settings)
+    query = link(settings)
+    address = f"http://{LOOPBACK}:{door.getsockname()[1]}/{'?' + query if query else ''}"
+    says(f"The playground is at {address} until you press Ctrl-C.")
+    if opens:
+        webbrowser.open(address)
+    _run(door)
+
+
+def _run(door: socket.socket) -> None:
+    """Serves the pages of all visitors."""
+    import uvicorn
+    from fastapi import FastAPI
+    from nicegui import Client, ui
+    from starlette.requests import Request
+
+    from fnn.play import page
+
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @ui.page("/")
@@ -41,9 +61,6 @@ def serve(settings: Settings, port: int, opens: bool, says) -> None:
     ui.run_with(
         app, title=page.TITLE, favicon=ICON, message_history_length=0, show_welcome_message=False
     )
-    says(f"The playground is at {address}{'?' + query if query else ''} until you press Ctrl-C.")
-    if opens:
-        webbrowser.open(f"{address}{'?' + query if query else ''}")
     config = uvicorn.Config(app, log_level="warning", ws_per_message_deflate=False)
     uvicorn.Server(config).run(sockets=[door])
 

@@ -12,7 +12,7 @@ from fnn.play.match import Match
 from fnn.play.panels import panels, summary
 from fnn.play.settings import Settings
 
-FRAMES = 12
+FRAMES = 15
 """The most pictures in a second: more are not seen, and cost the rules their cores."""
 
 SHARE = 0.25
@@ -74,12 +74,10 @@ class Session:
         match, running, curved = None, False, _Curved()
         while True:
             began = time.perf_counter()
-            name, settings = self._next(running and self._taken.is_set())
+            name, settings = self._next(running)
             if name == "close":
                 return
             running = name == "run" or (running and name not in ("pause", "step", "reset"))
-            if name == "wait":
-                continue
             try:
                 match = self._obeyed(match, name, settings, running)
                 if match is None:
@@ -93,12 +91,15 @@ class Session:
             if running:
                 time.sleep(max(0.0, 1 / FRAMES - (time.perf_counter() - began)))
 
-    def _next(self, going: bool) -> tuple[str, Settings]:
+    def _next(self, running: bool) -> tuple[str, Settings]:
         """The next order; `onward` where there is none and the last picture was taken."""
-        try:
-            return self._orders.get(timeout=0 if going else 0.05)
-        except queue.Empty:
-            return ("onward" if going else "wait"), self._settings
+        while running:
+            try:
+                return self._orders.get(timeout=0.0 if self._taken.is_set() else 0.005)
+            except queue.Empty:
+                if self._taken.is_set():
+                    return "onward", self._settings
+        return self._orders.get()
 
     def _obeyed(
         self, match: Match | None, name: str, settings: Settings, running: bool

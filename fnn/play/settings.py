@@ -120,7 +120,7 @@ HELP: Mapping[str, str] = {
     "second": "The rule that trains the same network on the right, from the same start.",
     "second_rate": "How far a step of the second rule goes.",
     "second_damping": "Holds steps of the second rule back; 0 leaves it to the rule.",
-    "pace": "Both rules take as many steps, or as many seconds, from picture to picture.",
+    "pace": "Both take as many steps, or as many seconds of training alone, between two pictures.",
     "speed": "How many steps, or thousandths of a second, lie between two pictures.",
     "seed": "Another seed draws other points and another start of both networks.",
 }
@@ -166,13 +166,11 @@ GOES_ON = frozenset(("pace", "speed"))
 
 def link(settings: Settings) -> str:
     """The part of an address that holds the settings, without those that the start page has."""
-    return urlencode(
-        {
-            name: _number(value) if isinstance(value, float) else value
-            for name, value in settings._asdict().items()
-            if value != Settings._field_defaults[name]
-        }
-    )
+    return urlencode({
+        name: _number(value) if isinstance(value, float) else value
+        for name, value in settings._asdict().items()
+        if value != Settings._field_defaults[name]
+    })
 
 
 def of_link(query: str) -> Settings:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from fnn import curvature, data, devices, losses, training
@@ -39,14 +40,14 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "softplus": jax.nn.softplus,
     "sin": jnp.sin,
 }
-_FEATURES: dict[str, Callable[[Array, Array], Array]] = {
-    "x": lambda x, y: x,
-    "y": lambda x, y: y,
-    "x^2": lambda x, y: x**2,
-    "y^2": lambda x, y: y**2,
-    "xy": lambda x, y: x * y,
-    "sin x": lambda x, y: jnp.sin(x),
-    "sin y": lambda x, y: jnp.sin(y),
+_FEATURES: dict[str, Callable[[Array], Array]] = {
+    "x": lambda xy: xy[:, 0],
+    "y": lambda xy: xy[:, 1],
+    "x^2": lambda xy: xy[:, 0] ** 2,
+    "y^2": lambda xy: xy[:, 1] ** 2,
+    "xy": lambda xy: xy[:, 0] * xy[:, 1],
+    "sin x": lambda xy: jnp.sin(xy[:, 0]),
+    "sin y": lambda xy: jnp.sin(xy[:, 1]),
 }
 
 
@@ -126,7 +127,7 @@ def task_of(settings: Settings) -> Task:
     start, key = jax.random.split(jax.random.key(settings.seed))
 
     def features(xy: np.ndarray) -> Array:
-        return jnp.stack([_FEATURES[name](xy[:, 0], xy[:, 1]) for name in settings.seen], -1)
+        return jnp.stack([_FEATURES[name](jnp.asarray(xy)) for name in settings.seen], -1)
 
     inputs, targets = features(points), jnp.asarray(heights)[:, None]
     params = _model(network_of(settings))[0](start, inputs[0])
@@ -225,7 +226,7 @@ def program_of(network: Network, features: int, trained: int, batch: int, rule: 
         train=(jnp.zeros(x.shape, x.dtype), jnp.zeros(y.shape, y.dtype)),
         validation=None,
         test=None,
-        measure=Measure("", lambda params, test: jnp.zeros(())),
+        measure=Measure("", lambda *_: jnp.zeros(())),
         batch_size=batch or None,
         budget=Budget(1, "steps"),
         target=0.0,
@@ -298,7 +299,7 @@ def views_of(network: Network) -> Views:
 
     def curved(params: PyTree, weight: Scalar, train: tuple[Array, Array]) -> Curvature:
         seen = curvature.hessian(minimized(network, weight, train), params)
-        grad, _ = jax.flatten_util.ravel_pytree(seen.grad)
+        grad, _ = ravel_pytree(seen.grad)
         eigenvalues, vectors = jnp.linalg.eigh(seen.dense())
         return Curvature(eigenvalues, vectors.T @ grad)
 
@@ -306,7 +307,7 @@ def views_of(network: Network) -> Views:
         start: PyTree, axes: Array, corners: Array, weight: Scalar, train: tuple[Array, Array]
     ) -> Array:
         value_fn = minimized(network, weight, train)
-        flat, tree = jax.flatten_util.ravel_pytree(start)
+        flat, tree = ravel_pytree(start)
         ticks = (jnp.arange(SLICE) + 0.5) / SLICE
         across, up = corners[:, :1] + ticks * (corners[:, 1:] - corners[:, :1])
         places = jnp.stack(jnp.meshgrid(across, up[::-1]), -1).reshape(-1, 2)
