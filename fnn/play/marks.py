@@ -215,7 +215,7 @@ def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
     """The font that matplotlib carries with it."""
     if (size, bold) not in _fonts:
         path = font_manager.findfont(
-            font_manager.FontProperties("DejaVu Sans", weight="bold" if bold else "normal")
+            font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
         )
         _fonts[size, bold] = ImageFont.truetype(path, size)
     return _fonts[size, bold]
