@@ -177,6 +177,9 @@ class Visit:
             self.say()
             return
         self.trouble = ""
+        if settings == self.settings:
+            self.say()
+            return
         self.settings = settings
         self.link.set_visibility(False)
         self._match_numbers()
@@ -188,7 +191,7 @@ class Visit:
         """Runs what is held, and holds what runs."""
         running = self.toggle.text == "Pause"
         self.session.order("pause" if running else "run")
-        self.toggle.set_text("Run" if running else "Pause")
+        self._stand("held" if running else "learning")  # before the thread has heard of it
 
     def reset(self) -> None:
         """Back to the start, with the settings that were good last."""
@@ -200,6 +203,8 @@ class Visit:
             control.set_value(f"{shown:g}" if name in BOUNDS else shown)
         self.session.order("reset", self.settings)
         self._address(self.settings)
+        self.link.set_visibility(False)
+        self.say()
 
     def share(self) -> None:
         """Shows the address of this very state, and makes it the page's own."""
@@ -229,7 +234,6 @@ class Visit:
             if self.sent.get(name) != picture:
                 self.panels[name].set_content(picture)
         self.sent = frame.pictures
-        self.toggle.set_text("Pause" if frame.running else "Run")
         self.say()
         with contextlib.suppress(TimeoutError):  # of a browser that has gone, or sleeps
             await ui.run_javascript("return 0", timeout=5.0)
@@ -239,14 +243,19 @@ class Visit:
         """What goes on, and what went wrong."""
         frame = self.session.frame
         said = [text for text in (self.trouble, *frame.troubles) if text]
-        state = "compiling ..." if frame.preparing else "learning" if frame.running else "held"
-        self.stands.set_text(f"{state}, steps {' and '.join(map(str, frame.steps))}")
+        self._stand("compiling ..." if frame.preparing else "learning" if frame.running else "held")
         if said != getattr(self, "_said", None):
             self._said = said
             self.said.clear()
             with self.said:
                 for text in said:
                     ui.label(text)
+
+    def _stand(self, state: str) -> None:
+        """Says in one word what goes on, beside the steps."""
+        steps = " and ".join(map(str, self.session.frame.steps))
+        self.stands.set_text(f"{state}, steps {steps}")
+        self.toggle.set_text("Pause" if state == "learning" else "Run")
 
 
 def _button(text: str, helps: str, act: Callable[[], Any]) -> Any:

@@ -289,7 +289,8 @@ def _frame(heading: str, x: Axis, y: Axis, foot: str) -> list[Mark]:
         marks.append(Line([(_LEFT, at), (WIDTH - _RIGHT, at)], GRID))
         marks.append(Words(_LEFT - 5, at + 3.5, label, 10, FAINT, "end"))
     for at, label in x.ticks.items():
-        marks.append(Words(at, HEIGHT - _BOTTOM + 13, label, 10, FAINT, "middle"))
+        at, anchor = (at, "middle") if at < WIDTH - 16 else (WIDTH - 4, "end")
+        marks.append(Words(at, HEIGHT - _BOTTOM + 13, label, 10, FAINT, anchor))
     bottom = HEIGHT - _BOTTOM
     marks.append(Line([(_LEFT, _TOP), (_LEFT, bottom), (WIDTH - _RIGHT, bottom)], FAINT))
     middle = (_LEFT + WIDTH - _RIGHT) / 2

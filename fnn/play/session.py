@@ -51,7 +51,8 @@ class Session:
     def __init__(self, settings: Settings, run: bool = False):
         """Begins at the start of a match."""
         self.frame = Frame()
-        self._orders: queue.SimpleQueue[tuple[str, Settings]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[str, Settings, int]] = queue.SimpleQueue()
+        self._resets = 0
         self._taken = threading.Event()
         self._settings = settings
         self.order("reset", settings)
@@ -63,7 +64,8 @@ class Session:
     def order(self, name: str, settings: Settings | None = None) -> None:
         """Asks for `run`, `pause`, `step`, `reset`, `pace` or `close`."""
         self._settings = settings or self._settings
-        self._orders.put((name, self._settings))
+        self._resets += name == "reset"
+        self._orders.put((name, self._settings, self._resets))
 
     def take(self) -> None:
         """The last frame was taken; the thread may go on to the next."""
@@ -74,9 +76,11 @@ class Session:
         match, running, curved = None, False, _Curved()
         while True:
             began = time.perf_counter()
-            name, settings = self._next(running)
+            name, settings, number = self._next(running)
             if name == "close":
                 return
+            if name == "reset" and number < self._resets:
+                continue  # who types makes several, and each may have to be compiled
             running = name == "run" or (running and name not in ("pause", "step", "reset"))
             try:
                 match = self._obeyed(match, name, settings, running)
@@ -91,14 +95,14 @@ class Session:
             if running:
                 time.sleep(max(0.0, 1 / FRAMES - (time.perf_counter() - began)))
 
-    def _next(self, running: bool) -> tuple[str, Settings]:
+    def _next(self, running: bool) -> tuple[str, Settings, int]:
         """The next order; `onward` where there is none and the last picture was taken."""
         while running:
             try:
                 return self._orders.get(timeout=0.0 if self._taken.is_set() else 0.005)
             except queue.Empty:
                 if self._taken.is_set():
-                    return "onward", self._settings
+                    return "onward", self._settings, self._resets
         return self._orders.get()
 
     def _obeyed(

@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from fnn import curvature, data, devices, losses, training
+from fnn import curvature, data, devices, layers, losses, training
 from fnn.objective import Objective, ValueFunction, l2
 from fnn.play.settings import Settings
 from fnn.problems import Budget, Measure, Problem
@@ -162,8 +162,6 @@ def cells(box: float, count: int) -> Float[np.ndarray, "cells 2"]:
 @functools.lru_cache(16)
 def _model(network: Network) -> tuple[Callable[..., PyTree], Callable[..., Any], Objective]:
     """Its start, `trace(params, x)` with the outputs of all layers, and the objective."""
-    from fnn import layers
-
     widths = (*network.units, 1)
     dense = [layers.dense(width) for width in widths]
     activation = _ACTIVATIONS[network.activation]
@@ -187,9 +185,14 @@ def _model(network: Network) -> tuple[Callable[..., PyTree], Callable[..., Any],
     return init, trace, Objective(lambda params, x: trace(params, x)[-1], loss)
 
 
+def objective_of(network: Network) -> Objective:
+    """The model with its loss."""
+    return _model(network)[2]
+
+
 def minimized(network: Network, weight: Scalar, examples: tuple[Array, Array]) -> ValueFunction:
     """The loss with its regularization."""
-    return _model(network)[2].on(examples) + l2(weight)
+    return objective_of(network).on(examples) + l2(weight)
 
 
 # Programs -----------------------------------------------------------------------------------------
