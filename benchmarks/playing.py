@@ -57,7 +57,7 @@ RATES = 0.003, 0.01, 0.02, 0.03, 0.05
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--skip-spiral", action="store_true")
     asked = parser.parse_args()

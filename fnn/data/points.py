@@ -16,7 +16,7 @@ def spirals(n: int = 1000, *, turns: float = 1.5, noise: float = 0.1, seed: int 
     Args:
         n: how many examples, half of them in each class; > 0.
         turns: how often an arm goes around; > 0.
-        noise: standard deviation of the Gaussian noise on the points, in units of half the distance
+        noise: standard deviation of the Gaussian noise on the points, in units of the distance
             between neighboring arms, 0.45 / turns; >= 0.
         seed: the same seed gives the same points.
 

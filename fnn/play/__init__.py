@@ -4,6 +4,7 @@ settings    what is chosen, as one tuple, which a link holds whole
 task        what settings ask to be learned, and the compiled functions that look
 match       two rules on a task: their steps, their seconds, what is seen on the way
 marks       what panels are made of, as SVG and painted
+networks    pictures of a network: its regions, its units, its weights
 panels      what is shown of a match
 session     one visitor's training, in a thread
 page        what one visitor sees and does

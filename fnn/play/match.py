@@ -191,7 +191,7 @@ def _stepped(match: Match, runner: Runner, steps: int) -> Runner:
     carry = _advanced(
         runner.program, runner.numbers, match.task, match.settings, runner.carry, steps
     )
-    return _judged(match, runner._replace(carry=carry))
+    return _judged(match, runner, carry)
 
 
 def _price_of(run: Callable[[int], Any]) -> float:
@@ -225,20 +225,23 @@ def _looked(views: Views, task: Task, settings: Settings, params: PyTree) -> Loo
     return jax.tree.map(np.asarray, views.look(params, settings.regularization, seen))
 
 
-def _judged(match: Match, runner: Runner) -> Runner:
-    """With a look at it; where that shows no number, it stops, and says so."""
-    look = _looked(match.views, match.task, match.settings, runner.carry.params)
-    loss, first = float(look.loss), runner.rows[0].loss
-    if math.isfinite(loss) and math.isfinite(float(look.slope)) and loss < DIVERGED * (1 + first):
-        return _noted(runner._replace(look=look))
-    what = "is not finite" if not math.isfinite(loss) else f"has grown to {loss:.1e}"
-    if math.isfinite(loss) and loss < DIVERGED:
+def _judged(match: Match, runner: Runner, carry: Carry) -> Runner:
+    """With a look at where it has come to; what is no number stops it where it was, and is said."""
+    look = _looked(match.views, match.task, match.settings, carry.params)
+    loss, slope, first = float(look.loss), float(look.slope), runner.rows[0].loss
+    if math.isfinite(loss) and math.isfinite(slope) and loss < DIVERGED * (1 + first):
+        return _noted(runner._replace(carry=carry, look=look))
+    if not math.isfinite(loss):
+        what = "is not finite"
+    elif not math.isfinite(slope):
         what = "has a gradient that is not finite"
+    else:
+        what = f"has grown to {loss:.1e}"
     numbers = " or ".join(
         f"a {'smaller' if name == 'learning_rate' else 'larger'} {name.replace('_', ' ')}"
         for name in takes(runner.rule)
     )
-    said = f"{runner.rule}: the loss {what} at step {int(runner.carry.step)}"
+    said = f"{runner.rule}: the loss {what} at step {int(carry.step)}"
     return runner._replace(trouble=f"{said}; try {numbers or 'another rule'}, and reset")
 
 

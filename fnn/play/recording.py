@@ -9,7 +9,8 @@ from jaxtyping import UInt8
 from fnn.play import match as matches
 from fnn.play.marks import paint
 from fnn.play.match import Match
-from fnn.play.panels import HEIGHT, SIDE, SQUARE, WIDTH, panels
+from fnn.play.networks import SIDE, SQUARE
+from fnn.play.panels import HEIGHT, WIDTH, panels
 from fnn.play.settings import Settings
 from fnn.plots import film, require_film
 

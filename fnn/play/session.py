@@ -9,7 +9,8 @@ from typing import NamedTuple
 from fnn.play import match as matches
 from fnn.play.marks import svg
 from fnn.play.match import Match
-from fnn.play.panels import panels, summary
+from fnn.play.networks import summary
+from fnn.play.panels import panels
 from fnn.play.settings import Settings
 
 FRAMES = 15

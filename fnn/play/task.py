@@ -216,24 +216,8 @@ class Program(NamedTuple):
 @functools.lru_cache(16)
 def program_of(network: Network, features: int, trained: int, batch: int, rule: str) -> Program:
     """The compiled functions of a rule; 16 of them are kept, so that memory is flat."""
-    init, _, objective = _model(network)
     entrant = ENTRANTS[rule]
-    x = jax.ShapeDtypeStruct((trained, features), jnp.float32)
-    y = jax.ShapeDtypeStruct((trained, 1), jnp.float32)
-    problem = Problem(
-        name="playground",
-        summary="",
-        source="",
-        init=lambda key: init(key, jnp.zeros(features, jnp.float32)),
-        objective=objective,
-        train=(jnp.zeros(x.shape, x.dtype), jnp.zeros(y.shape, y.dtype)),
-        validation=None,
-        test=None,
-        measure=Measure("", lambda *_: jnp.zeros(())),
-        batch_size=batch or None,
-        budget=Budget(1, "steps"),
-        target=0.0,
-    )
+    problem = _problem_of(network, features, trained, batch)
     if missing := entrant.misses(problem):
         raise ValueError(f"{rule}: expected {missing}; try another rule")
     size = entrant.examples(problem)
@@ -260,6 +244,26 @@ def program_of(network: Network, features: int, trained: int, batch: int, rule: 
         return jax.lax.fori_loop(0, steps, one, carry)
 
     return Program(devices.jit(start), devices.jit(advance))
+
+
+def _problem_of(network: Network, features: int, trained: int, batch: int) -> Problem:
+    """What a rule is made for: shapes alone, whose numbers are not read."""
+    init, _, objective = _model(network)
+    inputs = jnp.zeros((trained, features), jnp.float32)
+    return Problem(
+        name="playground",
+        summary="",
+        source="",
+        init=lambda key: init(key, inputs[0]),
+        objective=objective,
+        train=(inputs, inputs[:, :1]),
+        validation=None,
+        test=None,
+        measure=Measure("", lambda *_: jnp.zeros(())),
+        batch_size=batch or None,
+        budget=Budget(1, "steps"),
+        target=0.0,
+    )
 
 
 def _drawn(examples: tuple[Array, Array], size: int, key: Array) -> tuple[Array, Array]:

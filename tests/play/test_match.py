@@ -119,9 +119,16 @@ def test_a_number_that_is_none_stops_one_rule_and_says_so(begun):
     )
     assert after.runners[1].trouble == ""
     more = match.forward(after, 1)
-    assert [int(runner.carry.step) for runner in more.runners] == [2, 3]
+    assert [int(runner.carry.step) for runner in more.runners] == [0, 3]
     drawn = panels.panels(match.with_slice(match.with_curvature(more)))
     assert "nan" not in "".join(svg(panel) for panel in drawn.values())
+
+
+def test_a_linear_model_of_heights_is_drawn():
+    one = match.begin(checked(SMALL, layers="", first="sgd", second="sgd", data="sine"))
+    drawn = panels.panels(match.forward(one, 1))
+    assert svg(drawn["first-network"]).count("<image") == 1
+    assert "right" not in svg(drawn["first-regions"])  # which heights are not
 
 
 def test_of_many_points_of_a_curve_every_other_is_dropped(begun):
