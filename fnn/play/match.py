@@ -140,7 +140,7 @@ def with_curvature(match: Match) -> Match:
     """With the Hessian's spectrum at both places, where the network is not too large."""
     if tasks.size_of(match.task.params) > tasks.MOST_CURVED:
         return match
-    weight, train = match.settings.regularization, match.task.train
+    weight, train = match.settings.weight, match.task.train
 
     def curved(runner: Runner) -> Runner:
         seen = match.views.curvature(runner.carry.params, weight, train)
@@ -160,7 +160,7 @@ def with_slice(match: Match) -> Match:
     half = 1.35 * max(float(half), 0.5)
     corners = np.stack([middle - half, middle + half], -1).astype(np.float32)
     seen = match.views.on_slice(
-        match.task.params, axes, corners, match.settings.regularization, match.task.train
+        match.task.params, axes, corners, match.settings.weight, match.task.train
     )
     return match._replace(slice=Slice(np.asarray(seen), paths, corners))
 
@@ -205,7 +205,7 @@ def _price_of(run: Callable[[int], Any]) -> float:
         return time.perf_counter() - began
 
     steps, empty = 8, min(reading(0) for _ in range(5))
-    while reading(steps) < READING and steps < 4096:
+    while min(reading(steps), reading(steps)) < READING and steps < 4096:
         steps *= 2
     return max((min(reading(steps) for _ in range(7)) - empty) / steps, 1e-7)
 
@@ -214,15 +214,13 @@ def _advanced(
     program: Program, numbers: dict, task: Task, settings: Settings, carry: Carry, steps: int
 ) -> Carry:
     """The compiled steps of a rule."""
-    return program.advance(
-        numbers, settings.regularization, task.train, task.key, carry, jnp.int32(steps)
-    )
+    return program.advance(numbers, settings.weight, task.train, task.key, carry, jnp.int32(steps))
 
 
 def _looked(views: Views, task: Task, settings: Settings, params: PyTree) -> Look:
     """How a network looks."""
     seen = task.train, task.test, task.grid, task.thumbs
-    return jax.tree.map(np.asarray, views.look(params, settings.regularization, seen))
+    return jax.tree.map(np.asarray, views.look(params, settings.weight, seen))
 
 
 def _judged(match: Match, runner: Runner, carry: Carry) -> Runner:

@@ -81,6 +81,11 @@ class Settings(NamedTuple):
         return tuple(self.features.split(","))
 
     @property
+    def weight(self) -> float | None:
+        """That of the regularization, None without any."""
+        return self.regularization or None
+
+    @property
     def is_regression(self) -> bool:
         """Whether heights are learned, not classes."""
         return self.data in ("sine", "plane")
@@ -160,6 +165,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 _KINDS: Mapping[str, Callable[[Any], Any]] = get_type_hints(Settings)
 
 
+OWN_PRIOR = "bayesian_levenberg_marquardt"
+"""The rule that takes no regularization but the one that it finds."""
+
 GOES_ON = frozenset(("pace", "speed"))
 """What can be changed while both rules learn; any other change starts them anew."""
 
@@ -191,6 +199,11 @@ def checked(settings: Settings, **changes: object) -> Settings:
         raise ValueError(
             f"batch size: expected at most the {trained} examples that are trained on, got "
             f"{changed.batch_size}; try 0, which takes all"
+        )
+    if changed.regularization and OWN_PRIOR in (changed.first, changed.second):
+        raise ValueError(
+            f"regularization: expected 0 beside {OWN_PRIOR}, which finds its own, got "
+            f"{changed.regularization:g}; try 0, and then the rule"
         )
     return changed
 

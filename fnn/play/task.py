@@ -190,9 +190,12 @@ def objective_of(network: Network) -> Objective:
     return _model(network)[2]
 
 
-def minimized(network: Network, weight: Scalar, examples: tuple[Array, Array]) -> ValueFunction:
-    """The loss with its regularization."""
-    return objective_of(network).on(examples) + l2(weight)
+def minimized(
+    network: Network, weight: Scalar | None, examples: tuple[Array, Array]
+) -> ValueFunction:
+    """The loss with its regularization, if there is any."""
+    loss = objective_of(network).on(examples)
+    return loss if weight is None else loss + l2(weight)
 
 
 # Programs -----------------------------------------------------------------------------------------
@@ -227,7 +230,7 @@ def program_of(network: Network, features: int, trained: int, batch: int, rule: 
 
     def advance(
         numbers: dict[str, Scalar],
-        weight: Scalar,
+        weight: Scalar | None,
         examples: tuple[Array, Array],
         key: Array,
         carry: Carry,
@@ -288,7 +291,7 @@ def views_of(network: Network) -> Views:
     """The compiled functions that look at a network of this kind."""
     _, trace, objective = _model(network)
 
-    def look(params: PyTree, weight: Scalar, task: tuple[Any, ...]) -> Look:
+    def look(params: PyTree, weight: Scalar | None, task: tuple[Any, ...]) -> Look:
         train, test, grid, thumbs = task
         answers = objective.outputs(params, test[0])
         hidden = jax.vmap(trace, (None, 0))(params, thumbs)[:-1]
@@ -304,14 +307,18 @@ def views_of(network: Network) -> Views:
             units.T.reshape(-1, THUMB, THUMB),
         )
 
-    def curved(params: PyTree, weight: Scalar, train: tuple[Array, Array]) -> Curvature:
+    def curved(params: PyTree, weight: Scalar | None, train: tuple[Array, Array]) -> Curvature:
         seen = curvature.hessian(minimized(network, weight, train), params)
         grad, _ = ravel_pytree(seen.grad)
         eigenvalues, vectors = jnp.linalg.eigh(seen.dense())
         return Curvature(eigenvalues, vectors.T @ grad)
 
     def on_slice(
-        start: PyTree, axes: Array, corners: Array, weight: Scalar, train: tuple[Array, Array]
+        start: PyTree,
+        axes: Array,
+        corners: Array,
+        weight: Scalar | None,
+        train: tuple[Array, Array],
     ) -> Array:
         value_fn = minimized(network, weight, train)
         flat, tree = ravel_pytree(start)
