@@ -5,6 +5,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     __main__                    the command `fnn`: race, suite, report, trajectories, plot, ...
     cli                         its words
     commands                    what it does
+    play                        the playground: two rules side by side, on a page
     race                        a fair comparison of rules, and its report
     estimators                  `fit` as an estimator of scikit-learn
     training problems plots     `fit`, the one loop, and `fits`; what can be raced; figures
@@ -32,7 +33,8 @@ The map. Each floor stands on those below it and imports from nothing else; a te
 
 `import fnn` is enough: a module is imported when it is first asked for, `fnn.exchange.save`. What
 `dir` shows of the package and of each of these modules is all that is public, their `__all__`; the
-command `fnn` (`race`, `suite`, `report`, `trajectories`, `plot`, `rules`, `problems`) is on top.
+command `fnn` (`race`, `suite`, `report`, `trajectories`, `plot`, `play`, `rules`,
+`problems`) is on top.
 """
 
 from typing import TYPE_CHECKING, Any

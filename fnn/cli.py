@@ -1,4 +1,4 @@
-"""The command line: `fnn race`, `suite`, `report`, `trajectories`, `plot`, `rules` and `problems`.
+"""The command line: `fnn race`, `suite`, `report`, `plot`, `play` and what else `fnn --help` lists.
 
 Here is what is typed, and what help says of it. What is done is in `commands`, which is imported by
 the command that runs: JAX and matplotlib take seconds that `fnn --help` should not.
@@ -171,6 +171,32 @@ def plot_command(
 
         commands.set_precision(float64)
         commands.draw_training(problem, rule, steps, seed, data, out)
+
+
+@app.command("play")
+def play_command(
+    link: Annotated[
+        str, typer.Argument(help="What the page begins with: an address, or its part behind the ?.")
+    ] = "",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="On the loopback address; 0 takes any.")
+    ] = 8010,
+    record: Annotated[
+        Path | None, typer.Option(help="In place of a page, a film: a .gif, or an .mp4 by ffmpeg.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long the film is.")] = 6.0,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="Whether a browser is opened.")
+    ] = True,
+) -> None:
+    """Watch two rules train the same small network, side by side, on a page or in a film."""
+    with _plain_errors():
+        from fnn import commands
+
+        if record is None:
+            commands.serve_playground(link, port, open_page)
+        else:
+            commands.record_playground(link, record, seconds)
 
 
 @app.command("rules")

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fnn import names, plots, problems, race, rules, training
+from fnn import names, play, plots, problems, race, rules, training
 from fnn.problems import COSTS, Budget
 from fnn.progress import EVERY, line
 from fnn.race import entering, new_folder, report, trajectories
@@ -216,6 +216,21 @@ def draw_training(
         figure.savefig(out / f"{shown.name}-{name}.png", dpi=150)
     console.print(trained.stopped)
     console.print(f"{out / shown.name}-*.png are written: {', '.join(figures)}.", soft_wrap=True)
+
+
+def serve_playground(link: str, port: int, opens: bool) -> None:
+    """Serves the playground until it is interrupted."""
+    play.serve(_played(link), port, opens, lambda said: console.print(said, soft_wrap=True))
+
+
+def record_playground(link: str, file: Path, seconds: float) -> None:
+    """Films the playground."""
+    console.print(f"{play.record(file, _played(link), seconds)} is written.", soft_wrap=True)
+
+
+def _played(link: str) -> play.Settings:
+    """The settings of a link, whole or its part behind the question mark."""
+    return play.of_link(link.rpartition("?")[2] if "://" in link else link)
 
 
 def list_rules() -> None:

@@ -15,6 +15,7 @@ OLDEST = {"jax": ("jax", JAX), "sklearn": ("scikit-learn", "1.6")}
 
 EXTRAS = {
     "matplotlib": ("matplotlib", "race"),
+    "nicegui": ("nicegui", "play"),
     "orbax.checkpoint": ("orbax-checkpoint", "checkpoint"),
     "pandas": ("pandas", "pandas"),
     "ray": ("ray", "cluster"),

@@ -14,6 +14,7 @@ Proben1 are read from your files.
 sets      what scikit-learn carries; `split`
 files     MNIST and its kind, CIFAR-10, Proben1
 affine    centering, scaling and whitening: fitted, applied, inverted
+points    spirals and other patterns in the plane, which small networks learn
 images    random shifts, rotations, zooms and noise of one image
 shapes    drawn scenes of disks, squares and triangles, with masks and boxes
 """
@@ -35,6 +36,11 @@ from fnn.data.images import resample as resample
 from fnn.data.images import rotate as rotate
 from fnn.data.images import shift as shift
 from fnn.data.images import zoom as zoom
+from fnn.data.points import clusters as clusters
+from fnn.data.points import plane as plane
+from fnn.data.points import sine as sine
+from fnn.data.points import spirals as spirals
+from fnn.data.points import xor as xor
 from fnn.data.sets import Data as Data
 from fnn.data.sets import breast_cancer as breast_cancer
 from fnn.data.sets import circles as circles
@@ -57,6 +63,7 @@ __all__ = [
     "cholesky_whitening",
     "cifar10",
     "circles",
+    "clusters",
     "diabetes",
     "digits",
     "iris",
@@ -65,15 +72,19 @@ __all__ = [
     "moons",
     "non_negative_shift",
     "pca_whitening",
+    "plane",
     "proben1",
     "read_idx",
     "resample",
     "rotate",
     "shapes",
     "shift",
+    "sine",
+    "spirals",
     "split",
     "standardization",
     "wine",
+    "xor",
     "zca_whitening",
     "zoom",
 ]

@@ -20,6 +20,8 @@ from fnn.plots.curves import curves as curves
 from fnn.plots.curves import profile as profile
 from fnn.plots.curves import ranks as ranks
 from fnn.plots.curves import sensitivity as sensitivity
+from fnn.plots.film import film as film
+from fnn.plots.film import require_film as require_film
 from fnn.plots.history import history as history
 from fnn.plots.landscape import Landscape as Landscape
 from fnn.plots.landscape import animate as animate
@@ -73,6 +75,7 @@ __all__ = [
     "curves",
     "decision_regions",
     "features",
+    "film",
     "function_fit",
     "history",
     "jitter",

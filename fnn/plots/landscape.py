@@ -1,6 +1,6 @@
 """Surfaces over the plane and the paths that rules take on them, still and moving."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
-from matplotlib.animation import FFMpegWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
 
 from fnn.plots.curves import stroke
+from fnn.plots.film import film, require_film
 from fnn.plots.style import style
 
 SIZE = 8.0, 5.0
@@ -182,9 +181,7 @@ def animate(
     Returns:
         The file.
 
-    Raises:
-        ValueError: if the name ends otherwise.
-        RuntimeError: if ffmpeg, which writes .mp4, is not found.
+    A file whose name ends otherwise is a ValueError, an MP4 without ffmpeg a RuntimeError.
 
     Example:
         >>> animate("bowl.avi", Landscape("bowl", lambda x: x @ x, (-1, 1), (-1, 1)), {})
@@ -192,18 +189,11 @@ def animate(
         ValueError: animate: expected a file that ends with .gif or .mp4, got 'bowl.avi'
     """
     file = Path(file)
-    if file.suffix not in (".gif", ".mp4"):
-        raise ValueError(f"animate: expected a file that ends with .gif or .mp4, got '{file.name}'")
-    if file.suffix == ".mp4" and not FFMpegWriter.isAvailable():
-        raise RuntimeError(
-            f"animate: expected ffmpeg, which writes '{file.name}', got none; try to install it, "
-            f"or '{file.stem}.gif'"
-        )
+    require_film("animate", file)
     longest = max(len(path) for path in named.values())
     steps = np.unique(np.rint(np.linspace(longest - 1, 0, min(frames, longest))).astype(int))
     pictures = _pictures(landscape, named, steps, dpi)
-    (_write_gif if file.suffix == ".gif" else _write_mp4)(file, pictures, len(steps) / seconds)
-    return file
+    return film(file, pictures, len(steps) / seconds)
 
 
 def _pictures(
@@ -234,36 +224,6 @@ def _pictures(
         for artist in (*lines, start, *ends, counter):
             axes.draw_artist(artist)
         yield np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
-
-
-def _write_gif(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
-    """Writes a GIF with one palette, the last picture's commonest colors, so that none flickers."""
-    images = [Image.fromarray(picture) for picture in pictures]
-    numbers = np.asarray(images[-1], dtype=int) @ np.array([1 << 16, 1 << 8, 1])
-    colors, counts = np.unique(numbers, return_counts=True)
-    common = colors[np.argsort(-counts, kind="stable")]
-    # Pillow takes 4 neighboring shades for one, so the palette has one color of each such box.
-    boxes = np.unique(common & 0xFCFCFC, return_index=True)[1]
-    common = common[np.sort(boxes)[:256]]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(
-        np.stack([common >> 16, common >> 8 & 255, common & 255], 1).ravel().tolist()
-    )
-    first, *others = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    durations = [round(1000 / fps)] * len(others) + [2000]
-    first.save(file, save_all=True, append_images=others, duration=durations, loop=0)
-
-
-def _write_mp4(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
-    """Writes a film; as its frames are equally long, the last picture is repeated for its pause."""
-    first, *others = pictures
-    screen = Figure(figsize=SIZE, dpi=first.shape[1] / SIZE[0])
-    image = screen.figimage(first)
-    writer = FFMpegWriter(max(1, round(fps)))
-    with writer.saving(screen, str(file), screen.dpi):
-        for picture in [first, *others, *[others[-1]] * round(2 * fps)]:
-            image.set_data(picture)
-            writer.grab_frame()
 
 
 def _walkers(axes: Axes, named: Collection[str]) -> list[tuple[Line2D, Line2D]]:
