@@ -316,9 +316,9 @@ def pretrain(
         >>> [machine.weights.shape for machine in machines]
         [(6, 4), (4, 3)]
     """
-    machines, plan = [], {"epochs": epochs, "batch_size": batch_size}
+    machines, train_on = [], functools.partial(train, epochs=epochs, batch_size=batch_size)
     for hidden, (start, steps) in zip(widths, jax.random.split(key, (len(widths), 2)), strict=True):
-        machine, _ = train(rule, init(start, inputs, hidden), inputs, key=steps, **plan)
+        machine, _ = train_on(rule, init(start, inputs, hidden), inputs, key=steps)
         inputs = upwards(machine, inputs)
         machines.append(machine)
     return machines
@@ -342,7 +342,8 @@ def _trained(
         v = inputs[jax.random.randint(at, (batch_size,), 0, len(inputs))]
         downhill = jax.tree.map(jnp.negative, contrast(machine, v, gibbs))
         updates, state = rule.update(downhill, state, machine)
-        return (optax.apply_updates(machine, updates), state), None
+        moved: Any = optax.apply_updates(machine, updates)
+        return (moved, state), None
 
     def epoch(carry: tuple[Machine, Any], key: PRNGKeyArray) -> tuple[tuple[Machine, Any], Any]:
         keys = jax.random.split(key, len(inputs) // batch_size)
