@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from kronecker import convolutions
 
 import fnn
 from fnn import data, devices, layers, losses, rules
@@ -42,17 +43,6 @@ def perceptron(*widths):
     """Dense layers with rectifiers."""
     hidden = [part for w in widths for part in (layers.dense(w), layers.elementwise(jax.nn.relu))]
     return layers.serial(*hidden, layers.dense(10))
-
-
-def convolutions():
-    """Two convolutions with a pooling between, and a dense layer, on 8 x 8 images."""
-    relu = layers.elementwise(jax.nn.relu)
-    return layers.serial(
-        layers.elementwise(lambda x: x.reshape(8, 8, 1)),
-        *(layers.conv(16, (3, 3)), relu, layers.max_pool((2, 2))),
-        *(layers.conv(32, (3, 3)), relu, layers.flatten()),
-        *(layers.dense(64), relu, layers.dense(10)),
-    )
 
 
 NETWORKS = {

@@ -5,11 +5,12 @@
 
 Every rule has four settings, each tried with two seeds for the epochs of the network; the setting
 whose median of the lowest validation loss is lowest trains from twelve fresh seeds. All rules have
-the same starts and the same order of batches, and rates that fall to zero like a cosine. The goal
-is the median over these twelve of the lowest validation loss that AdamW came to, and a seed's time to
-it the share of its steps that it took, times the seconds of its run; about 30 looks at the
-validation data are part of that, compilation is not. Medians of an even number are the upper one.
-Rules train one after the other in every seed, so that a busy minute meets all.
+the same starts and the same order of batches, and rates that fall to zero like a cosine.
+
+The goal is the median over these twelve of the lowest validation loss that AdamW came to. A seed's
+time to it is the share of its steps that it took, times the seconds of its run; some 30 looks at
+the validation data are part of that, compilation is not. Medians of an even number are the upper
+one. Rules train one after the other in every seed, so that a busy minute meets all.
 
     convolutions    conv16-pool-conv32-dense64-dense10, digits of 8 x 8 pixels
     residual        conv16 and two residual blocks of two convolutions, the same digits
