@@ -98,9 +98,9 @@ def nystrom(rank: int, seed: int = 0) -> Preconditioner:
 
     Differs:
         The source has, in the directions that W does not see, the smallest seen eigenvalue added to
-        D; here D alone, which may differ from parameter to parameter. Where D is less than the
-        rounding of C it is taken for that. Directions that C does not see are left out, for which
-        the source shifts C.
+        D; here D alone, which may differ from parameter to parameter. Where D is less than
+        `eps^(3/4)` of C's norm it is taken for that. Directions that C does not see are left out,
+        for which the source shifts C.
 
     >>> from fnn.solvers import conjugate_gradients, from_rows, RightHandSide
     >>> system = from_rows(jnp.diag(jnp.logspace(0, 3, 9)[:4]), jnp.zeros(4))
@@ -116,10 +116,11 @@ def nystrom(rank: int, seed: int = 0) -> Preconditioner:
 def _nystrom(rank: int, seed: int, system: System, scaling: PyTree) -> Callable[[PyTree], PyTree]:
     """The map from a residual to the preconditioned one, by the formula of Woodbury."""
     root = _root(system, rank, seed)
-    eps = jnp.finfo(root.dtype).eps
     size = jnp.max(jnp.sum(root**2, axis=1), initial=0)  # near the largest eigenvalue
     shift = flat_shift(system._replace(penalty=None), scaling)
-    shift = jnp.maximum(shift, jnp.where(size > 0, eps * size, 1.0))
+    # In what C sees 1 / D cancels, but for a rounding of it: this keeps that below a percent or so.
+    least = jnp.finfo(root.dtype).eps ** 0.75
+    shift = jnp.maximum(shift, jnp.where(size > 0, least * size, 1.0))
     values, vectors, _ = diagonalize(_dot(root / shift, root.T))
     turned = _dot(vectors.T, root)
     weights = 1 / (1 + jnp.maximum(values, 0))
