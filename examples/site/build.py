@@ -25,7 +25,7 @@ import fnn
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-COMMANDS = "", "race", "report", "suite", "trajectories", "plot"
+COMMANDS = "", "race", "report", "suite", "trajectories", "plot", "play"
 
 
 def main(folder: Path) -> int:
@@ -64,8 +64,8 @@ def copy_markdown(source: Path) -> None:
         for path in (ROOT / name).glob("*.md"):
             page = source / name / path.name.replace("README", "index")
             write(page, linked(path.read_text()))
-    for pictures in ("examples/pictures", "benchmarks", "benchmarks/results"):
-        for path in (ROOT / pictures).glob("*.png"):
+    for pictures in ("examples", "examples/pictures", "benchmarks", "benchmarks/results"):
+        for path in (ROOT / pictures).glob("*.[pg][ni][gf]"):
             (source / pictures).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, source / pictures)
     shutil.copy(ROOT / "LICENSE", source)
