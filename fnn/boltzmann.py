@@ -22,6 +22,7 @@ nets" (2006), doi:10.1162/neco.2006.18.7.1527.
 
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -89,8 +90,10 @@ def init(
         ((2, 3), [0.0, 0.0, 0.0])
     """
     inputs = _require_units("init", inputs)
-    if hidden < 1:
-        raise ValueError(f"init: expected at least 1 hidden unit, got {hidden}; try 64")
+    if not isinstance(hidden, Integral) or hidden < 1:
+        raise ValueError(
+            f"init: expected at least 1 hidden unit, a whole number, got {hidden}; try 64"
+        )
     means = jnp.clip(jnp.mean(inputs, axis=0), 0.01, 0.99)
     weights = scale * jax.random.normal(key, (len(means), hidden), means.dtype)
     return Machine(weights, jax.scipy.special.logit(means), jnp.zeros(hidden, means.dtype))
@@ -192,12 +195,12 @@ def states(n: int) -> Float[Array, "2^n n"]:
         >>> states(2).tolist()
         [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
-    if not 0 <= n <= _ENUMERABLE:
+    if not isinstance(n, Integral) or not 0 <= n <= _ENUMERABLE:
         raise ValueError(
             f"states: expected at most {_ENUMERABLE} units to enumerate, got {n}; try free_energy, "
             "whose differences compare two states of any machine"
         )
-    return jnp.indices((2,) * n).reshape(n, -1).T.astype(float)
+    return jnp.indices((2,) * n).reshape(n, 2**n).T.astype(float)
 
 
 def contrast(machine: Machine, v: Float[Array, "n visible"], key: PRNGKeyArray) -> Machine:
@@ -252,6 +255,7 @@ def train(
         The machine, and what `watch` saw, stacked along a first axis of `epochs + 1`.
 
     Raises:
+        TypeError: where the rule is none.
         ValueError: where shapes do not fit, inputs are outside of [0, 1], or a batch is larger
             than the data.
 
@@ -270,12 +274,17 @@ def train(
             f"train: expected examples of {machine.visible.shape[0]} visible units, got "
             f"{inputs.shape[1]}; try init(key, inputs, hidden)"
         )
-    if not 1 <= batch_size <= len(inputs):
+    if not isinstance(rule, optax.GradientTransformation):
+        raise TypeError(f"train: expected a rule, got {rule!r}; try rules.sgd(0.1)")
+    if not isinstance(batch_size, Integral) or not 1 <= batch_size <= len(inputs):
         raise ValueError(
-            f"train: expected a batch_size of 1 to {len(inputs)} examples, got {batch_size}"
+            f"train: expected a batch_size of 1 to {len(inputs)} examples, got {batch_size}; try "
+            f"{min(20, len(inputs))}"
         )
-    if epochs < 0:
-        raise ValueError(f"train: expected epochs of at least 0, got {epochs}")
+    if not isinstance(epochs, Integral) or epochs < 0:
+        raise ValueError(
+            f"train: expected epochs to be a whole number of at least 0, got {epochs}; try 50"
+        )
     require_hashable("train", watch)
     return _trained(rule, machine, inputs, key, epochs, batch_size, watch)
 
@@ -367,7 +376,8 @@ def _require_units(name: str, inputs: Any) -> Array:
         inputs = inputs.astype(float)
     if inputs.ndim != 2 or not inputs.size:
         raise ValueError(
-            f"{name}: expected inputs of shape (examples, visible units), got {inputs.shape}"
+            f"{name}: expected inputs of shape (examples, visible units), got "
+            f"{inputs.shape}; try inputs.reshape(len(inputs), -1)"
         )
     if not is_traced(inputs) and not bool(((inputs >= 0) & (inputs <= 1)).all()):
         raise ValueError(

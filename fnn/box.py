@@ -154,9 +154,21 @@ def _spread(name: str, which: str, bounds: Any, treedef: Any) -> list:
 def _sides(name: str, path: str, leaf: Any, lower: Any, upper: Any) -> Sides | None:
     """The bounds of one leaf; None where both sides are open."""
     shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
+    if lower is None and upper is None:
+        return None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: expected bounds of real parameters of floating point, got {path} of {dtype}; "
+            "try a tree of bounds with None for that leaf"
+        )
     given = {"lower": -math.inf if lower is None else lower}
     given |= {"upper": math.inf if upper is None else upper}
     for which, bound in given.items():
+        if not _is_real(bound):
+            raise TypeError(
+                f"{name}: expected {which} bounds of real numbers, got {bound!r} for {path}; try "
+                "0.0, or None for an open side"
+            )
         try:
             is_spread = np.broadcast_shapes(jnp.shape(bound), shape) == shape
         except ValueError:
@@ -178,6 +190,15 @@ def _sides(name: str, path: str, leaf: Any, lower: Any, upper: Any) -> Sides | N
     if np.isneginf(low).all() and np.isposinf(high).all():
         return None
     return _sides_from(given, shape, dtype)
+
+
+def _is_real(bound: Any) -> bool:
+    """Whether a bound is a real number or an array of such."""
+    try:
+        dtype = jnp.result_type(bound)
+    except (TypeError, ValueError):
+        return False
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 def _sides_from(given: dict[str, Any], shape: tuple[int, ...], dtype: Any) -> Sides:

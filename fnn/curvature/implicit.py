@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, PyTree, Scalar
 
@@ -74,6 +75,7 @@ def implicit(
         `gauss_newton_system` would not see; a second derivative, a NotImplementedError.)
 
     Raises:
+        TypeError: if what is minimized is no function.
         ValueError: if there are more parameters than a dense matrix is made of unasked.
 
     Source:
@@ -89,6 +91,11 @@ def implicit(
         >>> print(solution(1.0), jax.grad(solution)(1.0))
         3.0 -1.5
     """
+    if not callable(value_fn):
+        raise TypeError(
+            f"implicit: expected a value function, got {type(value_fn).__name__}; try "
+            "objective.on(data), or any function of the parameters"
+        )
     params = jax.lax.stop_gradient(require_real("implicit", params))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     if solver is None and size > _MOST:
@@ -121,7 +128,7 @@ def _with_leaves(value_fn: Callable[[PyTree], Scalar], params: PyTree, system: M
         pairs = zip(parts, are_arrays, strict=True)
         return structure.unflatten(next(own) if is_array else p for p, is_array in pairs)(params)
 
-    fn, hidden = jax.closure_convert(called, params, arrays)
+    fn, hidden = _with_arguments(called, params, arrays)
     if isinstance(value_fn, ValueFunction):
         if not hidden:
             return value_fn
@@ -133,6 +140,25 @@ def _with_leaves(value_fn: Callable[[PyTree], Scalar], params: PyTree, system: M
                 "curvature.hessian_system, which takes any function"
             )
     return jax.tree_util.Partial(_called, jax.tree_util.Partial(fn), arrays, hidden)
+
+
+def _with_arguments(called: Callable, params: PyTree, arrays: list) -> tuple[Callable, list]:
+    """A function that takes whatever is traced in it, keys and integers too; and that."""
+    closed = jax.make_jaxpr(called)(params, arrays)
+    are_traced = [devices.is_traced(const) for const in closed.consts]
+
+    def fn(params: PyTree, arrays: list, *hidden: Array) -> Scalar:
+        own = iter(hidden)
+        pairs = zip(closed.consts, are_traced, strict=True)
+        consts = [next(own) if is_traced else const for const, is_traced in pairs]
+        run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
+        (value,) = run(*jax.tree.leaves((params, arrays)))
+        return value
+
+    hidden = [
+        const for const, is_traced in zip(closed.consts, are_traced, strict=True) if is_traced
+    ]
+    return fn, hidden
 
 
 def _called(fn: Callable[..., Scalar], leaves: list, hidden: list, params: PyTree) -> Scalar:

@@ -1,6 +1,7 @@
 """Points of the plane with a class or a height: patterns on which small networks are watched."""
 
 from collections.abc import Callable
+from numbers import Integral
 
 import numpy as np
 
@@ -36,8 +37,8 @@ def spirals(n: int = 1000, *, turns: float = 1.5, noise: float = 0.1, seed: int 
         ((100, 2), 50, 1.0)
     """
     _require("spirals", n=n, noise=noise)
-    if not turns > 0:
-        raise ValueError(f"spirals: expected turns above 0, got {turns}; try 1.5")
+    if not 0 < turns < np.inf:
+        raise ValueError(f"spirals: expected turns above 0, a finite number, got {turns}; try 1.5")
     targets = np.arange(n) % 2
     # The area swept grows with the square of the radius, and the length of an arm nearly so.
     share = (np.arange(n) // 2 / max(1, (n - 1) // 2)) ** 0.5
@@ -131,8 +132,8 @@ def plane(n: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Data:
 
 def _require(name: str, n: int, noise: float) -> None:
     """Refuses a number of examples or a noise that cannot be."""
-    if n < 1:
-        raise ValueError(f"{name}: expected n to be 1 or more, got {n}; try n=1000")
+    if not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"{name}: expected n to be a whole number, 1 or more, got {n}; try n=1000")
     if not 0 <= noise < np.inf:
         raise ValueError(f"{name}: expected noise to be 0 or more, got {noise}; try noise=0.1")
 

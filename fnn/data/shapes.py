@@ -1,5 +1,6 @@
 """Drawn scenes: shapes on noise, with everything that is known about each of them."""
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -93,8 +94,10 @@ def shapes(
         ("most", most, 1, 6),
         ("noise", noise, 0, np.inf),
     ):
-        if not least <= number <= largest:
+        is_whole = name == "noise" or isinstance(number, Integral)
+        if not is_whole or not least <= number <= largest or number == np.inf:
             expected = f"{least} or more" if largest == np.inf else f"from {least} to {largest}"
+            expected += "" if is_whole else ", a whole number"
             raise ValueError(
                 f"shapes: expected {name} {expected}, got {number}; try {name}={least}"
             )

@@ -87,6 +87,6 @@ def _write_mp4(file: Path, pictures: Iterable[UInt8[np.ndarray, "h w 3"]], fps: 
     image = screen.figimage(first)
     writer = FFMpegWriter(max(1, round(fps)))
     with writer.saving(screen, str(file), screen.dpi):
-        for picture in [first, *others, *[others[-1]] * round(2 * fps)]:
+        for picture in [first, *others, *[[first, *others][-1]] * round(2 * fps)]:
             image.set_data(picture)
             writer.grab_frame()

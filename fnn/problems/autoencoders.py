@@ -137,9 +137,14 @@ def variational(encoder: layers.Layer, decoder: layers.Layer) -> layers.Layer:
         (pixels, noise), (first, second) = x, jax.random.split(key)
         return encoder.init(first, pixels), decoder.init(second, noise)
 
-    def apply(params: tuple[PyTree, PyTree], x: tuple[Array, Array]) -> Float[Array, " outputs"]:
+    def apply(
+        params: tuple[PyTree, PyTree], x: tuple[Array, Array], *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, " outputs"]:
+        first = second = None  # the keys of dropout in encoder and decoder
+        if key is not None:
+            x, (first, second) = _with_fresh(key, x), jax.random.split(jax.random.fold_in(key, 1))
         pixels, noise = x
-        code = encoder.apply(params[0], pixels)
+        code = encoder.apply(params[0], pixels, key=first)
         if jnp.shape(code) != (2 * jnp.size(noise),):
             raise ValueError(
                 f"variational: expected an encoder of twice as many outputs as numbers of noise, "
@@ -148,9 +153,10 @@ def variational(encoder: layers.Layer, decoder: layers.Layer) -> layers.Layer:
             )
         mean, log_variance = jnp.split(code, 2)
         latent = mean + jnp.exp(log_variance / 2) * noise
-        return jnp.concatenate([decoder.apply(params[1], latent), mean, log_variance])
+        logits = decoder.apply(params[1], latent, key=second)
+        return jnp.concatenate([logits, mean, log_variance])
 
-    return layers.Layer(init, augmented(apply, _with_fresh))
+    return layers.Layer(init, apply)
 
 
 def gaussian_divergence(mean: Float[Array, " k"], log_variance: Float[Array, " k"]) -> Scalar:
@@ -187,8 +193,12 @@ def _bound_factor(outputs: Float[Array, " outputs"], target: Array) -> tuple[Arr
     """The factor (B, s) of the bound, which is convex in the outputs."""
     logits, mean, log_variance = _split(outputs, target)
     B, s = losses.curvature(losses.logistic)(logits, target)
-    root = jnp.exp(log_variance / 2) / jnp.sqrt(2.0)
-    slope = (jnp.exp(log_variance) - 1) / 2
+    # Variances that the dtype holds neither of nor the root of: the factor stays finite.
+    least, most = (
+        jnp.log(bound) for bound in (jnp.finfo(mean.dtype).tiny, jnp.finfo(mean.dtype).max)
+    )
+    root = jnp.exp(jnp.clip(log_variance, least, most) / 2) / jnp.sqrt(2.0).astype(mean.dtype)
+    slope = jnp.expm1(log_variance) / 2
     B = block_diag(B, jnp.eye(mean.size, dtype=B.dtype), jnp.diag(root))
     return B, jnp.concatenate([s, mean, slope / root])
 

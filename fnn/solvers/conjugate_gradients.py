@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from fnn.interned import interned
 from fnn.solvers.preconditioners import Preconditioner
 from fnn.solvers.system import (
     Counts,
@@ -56,7 +58,7 @@ WINDOW = 3
 """Progress is measured over so many iterations, or a tenth of them all."""
 
 
-@functools.cache
+@interned
 def conjugate_gradients(
     iterations: int = 100,
     tolerance: float = 1e-6,
@@ -92,6 +94,7 @@ def conjugate_gradients(
         The solver.
 
     Raises:
+        TypeError: If `precondition` is no function.
         ValueError: If `iterations`, `tolerance` or `progress` is out of range.
 
     Source:
@@ -110,10 +113,22 @@ def conjugate_gradients(
     >>> solution.step.round(4).tolist(), int(solution.counts.iterations)
     ([-1.0, -0.5], 2)
     """
-    if iterations < 1 or not tolerance >= 0 or not progress >= 0:
+    numbers = {"tolerance": tolerance, "progress": progress}
+    if not isinstance(iterations, Integral) or iterations < 1:
         raise ValueError(
-            "conjugate_gradients: expected iterations >= 1, tolerance >= 0 and progress >= 0, got "
-            f"{iterations}, {tolerance} and {progress}; try the defaults"
+            "conjugate_gradients: expected iterations to be an integer >= 1, got "
+            f"{iterations!r}; try 100"
+        )
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not number >= 0:
+            raise ValueError(
+                f"conjugate_gradients: expected {name} to be a number >= 0, got {number!r}; try "
+                "the default"
+            )
+    if precondition is not None and not callable(precondition):
+        raise TypeError(
+            "conjugate_gradients: expected precondition to be a function or None, got "
+            f"{precondition!r}; try solvers.jacobi"
         )
     options = _Options(iterations, tolerance, precondition, progress)
 
@@ -178,7 +193,9 @@ def _iterate(system: System, options: _Options, rhs: RightHandSide, damping: PyT
         residual=optax.tree.norm(image(end.step) + grad),
         scale=size,
         counts=Counts.of(
-            rejected=end.negative & (end.steps <= 1), negative=end.negative, iterations=end.steps
+            rejected=end.negative & (end.steps <= 1) & ~jnp.any(start != 0),
+            negative=end.negative,
+            iterations=end.steps,
         ),
     )
 

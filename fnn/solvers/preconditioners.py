@@ -9,6 +9,7 @@ symmetric and positive definite whatever D is, and hold the whole D.
 
 import functools
 from collections.abc import Callable
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from fnn.interned import interned
 from fnn.solvers.eigen import diagonalize
 from fnn.solvers.ladder import positive
 from fnn.solvers.system import System, cast, entries, flat_shift, needs, widen, working_dtype
@@ -68,7 +70,7 @@ def kronecker(system: System, scaling: PyTree) -> Callable[[PyTree], PyTree]:
     return inverse(scaling)
 
 
-@functools.cache
+@interned
 def nystrom(rank: int, seed: int = 0) -> Preconditioner:
     """The preconditioner `(N + D)^-1`, N being C as `rank` random directions W see it.
 
@@ -108,8 +110,8 @@ def nystrom(rank: int, seed: int = 0) -> Preconditioner:
     >>> int(solver.solve(system, RightHandSide(jnp.ones(4)), 0.1).counts.iterations)
     1
     """
-    if rank < 1:
-        raise ValueError(f"nystrom: expected rank >= 1, got {rank}; try 32")
+    if not isinstance(rank, Integral) or rank < 1:
+        raise ValueError(f"nystrom: expected rank to be an integer >= 1, got {rank!r}; try 32")
     return functools.partial(_nystrom, rank, seed)
 
 

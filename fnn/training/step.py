@@ -1,8 +1,10 @@
 """One step of a rule, for loops that `fit` does not have: games, inner loops, curricula."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree, Scalar
 
@@ -31,6 +33,10 @@ def step(
     Returns:
         The new parameters, the new state, and the value before the step.
 
+    Raises:
+        TypeError: if the rule is none, parameters are not real, or what is minimized is no function
+            of them to a number.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from fnn import rules
@@ -39,8 +45,41 @@ def step(
         >>> float(x), float(value)
         (1.0, 4.0)
     """
-    value, grad = jax.value_and_grad(value_fn)(params)
+    _require(rule, params, value_fn)
+    try:
+        value, grad = jax.value_and_grad(value_fn)(params)
+    except TypeError:
+        _require_number(value_fn, params)
+        raise
     told = {"value": value, "grad": grad, "value_fn": value_fn}
     update = optax.with_extra_args_support(rule).update
     updates, state = update(grad, state, params, **told)
     return optax.apply_updates(params, updates), state, value
+
+
+def _require(rule: Any, params: PyTree, value_fn: Any) -> None:
+    """Requires what can be stepped with."""
+    if not isinstance(rule, optax.GradientTransformation):
+        raise TypeError(f"step: expected a rule, got {rule!r}; try rules.adam(1e-3)")
+    if not callable(value_fn):
+        raise TypeError(
+            f"step: expected a value function, got {type(value_fn).__name__}; try "
+            "objective.on(data), or any function of the parameters"
+        )
+    for path, leaf in jax.tree.leaves_with_path(params):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"step: expected real parameters of floating point, got {dtype} at "
+                f"params{jax.tree_util.keystr(path)}; cast it, or take its real and imaginary "
+                "parts as two leaves"
+            )
+
+
+def _require_number(value_fn: Callable, params: PyTree) -> None:
+    """Requires a function of the parameters to one number."""
+    got = jax.eval_shape(value_fn, params)
+    if getattr(got, "shape", None) != ():
+        raise TypeError(
+            f"step: expected a function of the parameters to one number, got {got}; try its mean"
+        )

@@ -287,3 +287,22 @@ def test_mistakes_are_explained():
         implicit(fnn.l2(1.0), jnp.arange(3))
     with pytest.raises(ValueError, match=r"implicit: expected at least one parameter"):
         implicit(fnn.l2(1.0), {})
+
+
+def test_integers_and_keys_that_are_traced_are_no_hindrance():
+    """d/da of the sum of a k over two parameters is 2 k; of noise drawn within, what was drawn."""
+
+    def solution(a, k, key):
+        aim = a * k * jax.random.uniform(key, 2)
+        value_fn = lambda w: jnp.sum((w - a * k * jax.random.uniform(key, 2)) ** 2)  # ruff: ignore[lambda-assignment]
+        return implicit(value_fn, jax.lax.stop_gradient(aim)).sum()
+
+    key = jax.random.key(0)
+    expected = 2 * jax.random.uniform(key, 2).sum()
+    assert jax.grad(jax.jit(solution))(1.0, 2, key) == pytest.approx(float(expected))
+
+
+def test_what_is_no_function_is_refused():
+    objective = fnn.Objective(lambda w, x: w * x, loss)
+    with pytest.raises(TypeError, match=r"implicit: expected a value function.*objective.on"):
+        implicit(objective, jnp.ones(2))

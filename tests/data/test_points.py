@@ -50,7 +50,9 @@ def test_noise_has_the_size_that_was_asked_for():
 @pytest.mark.parametrize("maker", MAKERS)
 def test_numbers_that_cannot_be_are_refused(maker):
     name = maker.__name__
-    with pytest.raises(ValueError, match=f"{name}: expected n to be 1 or more, got 0"):
+    with pytest.raises(
+        ValueError, match=f"{name}: expected n to be a whole number, 1 or more, got 0"
+    ):
         maker(0)
     for noise in (-1.0, float("nan"), float("inf")):
         with pytest.raises(
@@ -60,5 +62,7 @@ def test_numbers_that_cannot_be_are_refused(maker):
 
 
 def test_spirals_turn():
-    with pytest.raises(ValueError, match=re.escape("spirals: expected turns above 0, got 0; try")):
+    with pytest.raises(
+        ValueError, match=re.escape("spirals: expected turns above 0, a finite number, got 0; try")
+    ):
         data.spirals(10, turns=0)

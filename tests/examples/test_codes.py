@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn import data, layers, problems
+from fnn import data, layers, losses, problems
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -84,3 +84,17 @@ def test_an_encoder_must_have_two_outputs_for_each_latent_number():
         ValueError, match=r"got \(5,\) outputs for noise of shape \(2,\); try layers.dense\(4\)"
     ):
         model.apply(params, x)
+
+
+def test_dropout_is_on_in_training_and_tiny_variances_keep_a_finite_factor():
+    encoder = layers.serial(layers.dense(4), layers.dropout(0.5))
+    coder = problems.variational(encoder, layers.dense(3))
+    x = jnp.ones(3), jnp.ones(2)
+    params = coder.init(jax.random.key(0), x)
+    codes = [coder.apply(params, x, key=jax.random.key(i))[3:] for i in range(4)]
+    assert len({tuple(map(float, code)) for code in codes}) > 1
+    outputs = jnp.array([0.1, 0.2, -900.0], "float64").at[2].set(-900.0)
+    B, s = losses.curvature(problems.negative_evidence_bound)(outputs, jnp.ones(1))
+    grad = jax.grad(problems.negative_evidence_bound)(outputs, jnp.ones(1))
+    assert np.isfinite(B).all()
+    np.testing.assert_allclose(B @ s, grad, atol=1e-12)

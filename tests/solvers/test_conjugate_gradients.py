@@ -199,10 +199,14 @@ def test_progress_ends_the_iterations():
 
 
 def test_misuse_says_what_to_do():
-    with pytest.raises(ValueError, match=r"(?s)nystrom: expected rank >= 1, got 0; try"):
+    with pytest.raises(ValueError, match="nystrom: expected rank to be an integer >= 1, got 0"):
         solvers.nystrom(0)
-    with pytest.raises(ValueError, match=r"(?s)progress >= 0, got 100, 1e-06 and -1; try"):
-        solvers.conjugate_gradients(progress=-1)
+    for wrong in ({"progress": -1}, {"iterations": 10.0}, {"tolerance": jnp.ones(2)}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"conjugate_gradients: expected {name} to be .*try"):
+            solvers.conjugate_gradients(**wrong)
+    with pytest.raises(TypeError, match="precondition to be a function or None, got 'jacobi'"):
+        solvers.conjugate_gradients(precondition="jacobi")
     bare = system(spectral())
     with pytest.raises(TypeError, match=r"(?s)kronecker: expected a system with kronecker.*try"):
         solvers.conjugate_gradients(3, 0.0, solvers.kronecker).solve(bare, slopes(), 0.1)

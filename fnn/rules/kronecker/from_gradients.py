@@ -64,7 +64,8 @@ def soap(
     eigenvalues; `mu` is turned with them, and `nu` keeps its order. The first gradient makes the
     first eigenvectors and is no step: u = 0.
 
-    Leaves without sides (vectors, numbers) are Adam's. Arrays of more axes have a side for each.
+    Leaves without sides (vectors, numbers) are Adam's, without the first gradient, which all leaves
+    leave to the first basis. Arrays of more axes have a side for each.
     Weights decay outside of the division, as in `adamw`, by
     `optax.chain(soap(1.0), optax.add_decayed_weights(-decay), optax.scale(learning_rate))`.
 
@@ -82,8 +83,8 @@ def soap(
 
     Invariant:
         The path does not change under rotations of the inputs and of the outputs of each weight
-        matrix, where no eigenvalue of a side is double; with eps = 0, neither when the loss is
-        scaled.
+        matrix, where no eigenvalue of a side is double, 0 among them; with eps = 0, neither when
+        the loss is scaled.
 
     Returns:
         A rule; its state is a `SidesState`, whose `mu` and `nu` are in the eigenvectors `bases`.
@@ -95,7 +96,9 @@ def soap(
         the first step and for `mu` that is turned with them.
 
     Differs:
-        eps is added to the corrected root, as in Adam; the authors' program adds it before.
+        eps is added to the corrected root, as in Adam; the authors' program adds it before. Along
+        eigenvectors where the gradients are but their own rounding there is no step; by the source
+        it would be as long as any other.
 
     Example:
         >>> rule = soap(0.1)
@@ -159,8 +162,9 @@ def shampoo(
         and axes without sides.
 
     Differs:
-        Means in the place of sums, corrected for their start from 0, as in Adam. The length is
-        Adam's where the source takes AdaGrad's.
+        The root of a side without any gradient yet is the identity. Means in the place of sums,
+        corrected for their start from 0, as in Adam. The length is Adam's where the source takes
+        AdaGrad's.
 
     Example:
         >>> rule = shampoo(0.1, eps=0.0)
@@ -229,10 +233,12 @@ def _options(
 
 def _require_same(of: Cut, g: Array, leaf: _Leaf) -> None:
     """Requires a gradient of the shape that a leaf of the state is of."""
-    if leaf.mu.shape != (math.prod(of.counts), *of.sizes):
+    has_side = tuple(side is not None for side in leaf.sides)
+    if leaf.mu.shape != (math.prod(of.counts), *of.sizes) or has_side != of.has_side:
         raise ValueError(
             f"update: expected updates and state of one shape, got {g.shape} and blocks of "
-            f"{leaf.mu.shape}; try a state that init made of the same parameters"
+            f"{leaf.mu.shape} with sides {has_side}; try a state that init of the same rule made "
+            "of the same parameters"
         )
 
 
@@ -245,7 +251,7 @@ def _soap(options: _Options, count: Array, g: Array, old: _Leaf, of: Cut) -> tup
     turned = along(adjoint(old.bases), g)
     mu, nu = _moments(options, turned, old)
     mu, nu = (jnp.where(t > 0, new, 0) for new in (mu, nu))
-    direction = along(old.bases, _adam(options, t, mu, nu))
+    direction = along(old.bases, _adam(options, t, mu, nu, _rounding(nu, of)))
     sides = _mean(options.b2, old.sides, squares(of, g))
     leaf = _Leaf(mu, nu, sides, old.bases)
     when = jnp.where(t == 0, 2, jnp.where(t % options.refresh == 0, 1, 0))
@@ -311,12 +317,23 @@ def _mean(decay: Scalar, old: PyTree, new: PyTree) -> PyTree:
     return jax.tree.map(lambda o, n: (decay * o + (1 - decay) * n).astype(o.dtype), old, new)
 
 
-def _adam(options: _Options, t: Array, mu: Array, nu: Array) -> Array:
-    """Adam's direction after t gradients; 0 / 0 is 0."""
-    has_any = nu > 0  # else the root has no derivative
+def _rounding(nu: Array, of: Cut) -> Array | float:
+    """The squares of what turning a gradient leaves of its rounding where there is nothing."""
+    if not any(of.has_side):
+        return 0.0
+    unit = max(of.sizes) * jnp.finfo(nu.dtype).eps
+    return unit**2 * jnp.max(nu, axis=tuple(range(1, nu.ndim)), keepdims=True, initial=0)
+
+
+def _adam(
+    options: _Options, t: Array, mu: Array, nu: Array, rounding: Array | float = 0.0
+) -> Array:
+    """Adam's direction after t gradients; 0 / 0 is 0, and so is rounding by itself."""
+    has_any = nu > rounding  # of 0 the root has no derivative
     root = jnp.sqrt(jnp.where(has_any, nu, 1) / _share(options.b2, t, nu))
     divisor = jnp.where(has_any, root, 0) + options.eps
-    return mu / _share(options.b1, t, nu) / jnp.where(divisor > 0, divisor, 1)
+    direction = mu / _share(options.b1, t, nu) / jnp.where(divisor > 0, divisor, 1)
+    return jnp.where(has_any, direction, 0)
 
 
 def _share(decay: Scalar, t: Array, like: Array) -> Array:
@@ -330,6 +347,11 @@ def _share(decay: Scalar, t: Array, like: Array) -> Array:
 
 def _columns(treedef: Any, state: SidesState) -> list[list]:
     """What every field of the state has for each leaf of the gradient."""
+    if not isinstance(state, SidesState):
+        raise TypeError(
+            f"update: expected the state of soap or shampoo, got {type(state).__name__}; try the "
+            "state that init of the same rule made"
+        )
     try:
         return [treedef.flatten_up_to(field) for field in state[1:]]
     except ValueError as error:

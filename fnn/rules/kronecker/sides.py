@@ -122,6 +122,7 @@ def inverse_roots(sides: Sides, ridge: Array | float) -> Sides:
         values, vectors = eigen(side)
         values += jnp.asarray(ridge, values.dtype) * values[..., -1:]
         powers = jnp.where(values > 0, jnp.where(values > 0, values, 1) ** (-1 / order), 0)
+        powers = jnp.where(values[..., -1:] > 0, powers, 1)  # of no gradient yet the identity
         return times(vectors * powers[:, None, :], vectors.conj().mT)
 
     return jax.tree.map(root, sides)

@@ -370,3 +370,13 @@ def test_errors_of_a_curve_at_a_bound_leave_the_held_parameter_out():
     error = curvature.uncertainty(free, params | {"rest": None}).standard_errors()["slope"]
     rest = targets - params["slope"] * x
     close(error, np.sqrt(np.sum(rest**2) / 8 / np.sum(x**2)), rtol=1e-6)
+
+
+def test_bounds_are_of_real_numbers_for_real_parameters():
+    for lower in ("0", 1j):
+        with pytest.raises(TypeError, match="expected lower bounds of real numbers, got "):
+            rules.bounded(rules.adam(0.1), lower).init(jnp.ones(3))
+    mixed = {"a": jnp.ones(2), "i": jnp.arange(2)}
+    with pytest.raises(TypeError, match=r"real parameters of floating point, got .*int"):
+        rules.bounded(rules.sgd(0.1), 0.0).init(mixed)
+    rules.bounded(optax.sgd(0.1), {"a": 0.0, "i": None}).init(mixed)  # nothing is asked of it

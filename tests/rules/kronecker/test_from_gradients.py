@@ -276,3 +276,33 @@ def test_lanes_are_those_of_single_runs(make):
     lanes = jax.vmap(lambda g: walk(rule, jnp.zeros((4, 3)), g))(grads)
     for lane, g in zip(lanes, grads, strict=True):
         np.testing.assert_allclose(lane, walk(rule, jnp.zeros((4, 3)), g), atol=1e-9)
+
+
+def test_what_had_no_gradient_at_first_learns_when_it_has_one():
+    """A side of zeros has no inverse root; until there is one its leaf goes along its gradients."""
+    w, g = jnp.ones((3, 2)), jnp.arange(6.0).reshape(3, 2) - 2
+    rule = rules.shampoo(0.1)
+    _, state = rule.update(jnp.zeros_like(w), rule.init(w), w)
+    updates, _ = rule.update(g, state, w)
+    np.testing.assert_allclose(updates / jnp.linalg.norm(updates), -g / jnp.linalg.norm(g))
+    assert jnp.abs(updates).max() > 0.01
+
+
+def test_where_gradients_are_only_rounding_there_is_no_step():
+    rng = np.random.default_rng(0)
+    one, other = (rng.standard_normal(24).astype("float32") for _ in range(2))
+    g, w, rule = jnp.outer(one, other), jnp.zeros((24, 24), "float32"), rules.soap(1.0)
+    state, along = rule.init(w), one / np.linalg.norm(one)
+    for _ in range(4):
+        updates, state = rule.update(g, state, w)
+    across = updates - np.outer(along, along @ updates)
+    assert jnp.linalg.norm(updates) > 0.5
+    assert jnp.linalg.norm(across) < 1e-3
+
+
+def test_a_foreign_state_is_refused():
+    w = jnp.ones((3, 2))
+    with pytest.raises(TypeError, match="expected the state of soap or shampoo"):
+        rules.soap(0.1).update(w, rules.adam(0.1).init(w), w)
+    with pytest.raises(ValueError, match="expected updates and state of one shape"):
+        rules.soap(0.1).update(w, rules.soap(0.1, longest=2).init(w), w)
