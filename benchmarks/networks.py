@@ -150,7 +150,7 @@ def settings(network, structure):
 
     def kfac(rate, damping):
         fixed = {"momentum": 0.9, "policy": rules.damping.constant(), "samples": 1}
-        return rules.kfac(structure(), falling(rate, steps), damping, **fixed)
+        return rules.kfac(structure, falling(rate, steps), damping, **fixed)
 
     found = {
         "adamw": rates(lambda r: optax.adamw(r, weight_decay=1e-4), 1e-3, 3e-3, 1e-2, 3e-2),
@@ -159,8 +159,9 @@ def settings(network, structure):
         "shampoo": rates(rules.shampoo, 1e-3, 3e-3, 1e-2, 3e-2),
     }
     if "kfac" not in network.leaves_out:
-        pairs = [(0.03, 1e-2), (0.1, 1e-2), (0.1, 1e-1), (0.3, 1e-1)]
+        pairs = [(0.1, 0.1), (0.3, 1.0), (1.0, 10.0)]
         found["kfac"] = {f"rate {r:g}, damping {d:g}": kfac(r, d) for r, d in pairs}
+        found["kfac"]["trust ratio"] = rules.kfac(structure, samples=1)
     return found
 
 
@@ -176,8 +177,9 @@ def trained(network, objective, rule, seed, epochs):
     run = fnn.fit(rule, objective, start, network.train, epochs=epochs, **plan)
     lost = np.asarray(run.history.validation["loss"])
     seconds = time.perf_counter() - began
-    lost = np.where(np.isfinite(lost), lost, np.inf)
-    return np.minimum.accumulate(lost), seconds
+    looks = -(-network.epochs // plan["every"])
+    lost = np.pad(lost, (0, max(0, looks - len(lost))), constant_values=np.inf)[:looks]
+    return np.minimum.accumulate(np.where(np.isfinite(lost), lost, np.inf)), seconds
 
 
 def raced(network, seeds):
@@ -186,7 +188,7 @@ def raced(network, seeds):
     start = network.model.init(jax.random.key(0), network.train[0][0])
     structure = curvature.structure(network.model.apply, start, network.train[0][0])
     chosen, compiling = {}, {}
-    for rule, tried in settings(network, lambda: structure).items():
+    for rule, tried in settings(network, structure).items():
         lowest = {}
         for name, made in tried.items():
             began = time.perf_counter()
