@@ -4,10 +4,12 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.mark.gate
 def test_the_reduced_form_measures_every_part(monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     before = sorted((BENCHMARKS / "results").iterdir())
