@@ -66,6 +66,12 @@ def soap(
 
     Leaves without sides (vectors, numbers) are Adam's, without the first gradient, which all leaves
     leave to the first basis. Arrays of more axes have a side for each.
+
+    Along eigenvectors where gradients are but their own rounding, steps are as long as elsewhere,
+    by the source, too: weights of an input that is always 0 drift, and paths there are not told
+    beforehand. (To stop at rounding makes it diverge: `nu` is not turned with the eigenvectors, and
+    must be above it everywhere when `mu` is.)
+
     Weights decay outside of the division, as in `adamw`, by
     `optax.chain(soap(1.0), optax.add_decayed_weights(-decay), optax.scale(learning_rate))`.
 
@@ -96,9 +102,7 @@ def soap(
         the first step and for `mu` that is turned with them.
 
     Differs:
-        eps is added to the corrected root, as in Adam; the authors' program adds it before. Along
-        eigenvectors where the gradients are but their own rounding there is no step; by the source
-        it would be as long as any other.
+        eps is added to the corrected root, as in Adam; the authors' program adds it before.
 
     Example:
         >>> rule = soap(0.1)
@@ -251,7 +255,7 @@ def _soap(options: _Options, count: Array, g: Array, old: _Leaf, of: Cut) -> tup
     turned = along(adjoint(old.bases), g)
     mu, nu = _moments(options, turned, old)
     mu, nu = (jnp.where(t > 0, new, 0) for new in (mu, nu))
-    direction = along(old.bases, _adam(options, t, mu, nu, _rounding(nu, of)))
+    direction = along(old.bases, _adam(options, t, mu, nu))
     sides = _mean(options.b2, old.sides, squares(of, g))
     leaf = _Leaf(mu, nu, sides, old.bases)
     when = jnp.where(t == 0, 2, jnp.where(t % options.refresh == 0, 1, 0))
@@ -317,23 +321,12 @@ def _mean(decay: Scalar, old: PyTree, new: PyTree) -> PyTree:
     return jax.tree.map(lambda o, n: (decay * o + (1 - decay) * n).astype(o.dtype), old, new)
 
 
-def _rounding(nu: Array, of: Cut) -> Array | float:
-    """The squares of what turning a gradient leaves of its rounding where there is nothing."""
-    if not any(of.has_side):
-        return 0.0
-    unit = max(of.sizes) * jnp.finfo(nu.dtype).eps
-    return unit**2 * jnp.max(nu, axis=tuple(range(1, nu.ndim)), keepdims=True, initial=0)
-
-
-def _adam(
-    options: _Options, t: Array, mu: Array, nu: Array, rounding: Array | float = 0.0
-) -> Array:
-    """Adam's direction after t gradients; 0 / 0 is 0, and so is rounding by itself."""
-    has_any = nu > rounding  # of 0 the root has no derivative
+def _adam(options: _Options, t: Array, mu: Array, nu: Array) -> Array:
+    """Adam's direction after t gradients; 0 / 0 is 0."""
+    has_any = nu > 0  # else the root has no derivative
     root = jnp.sqrt(jnp.where(has_any, nu, 1) / _share(options.b2, t, nu))
     divisor = jnp.where(has_any, root, 0) + options.eps
-    direction = mu / _share(options.b1, t, nu) / jnp.where(divisor > 0, divisor, 1)
-    return jnp.where(has_any, direction, 0)
+    return mu / _share(options.b1, t, nu) / jnp.where(divisor > 0, divisor, 1)
 
 
 def _share(decay: Scalar, t: Array, like: Array) -> Array:

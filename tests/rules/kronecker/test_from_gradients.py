@@ -212,7 +212,8 @@ def test_no_input_makes_parameters_of_nan(make, dtype):
 
 @BOTH
 def test_complex_parameters_train(make):
-    target = jnp.asarray(RNG.normal(size=(3, 3)) + 1j * RNG.normal(size=(3, 3)))
+    rng = np.random.default_rng(1)  # of its own: others draw from RNG in any order
+    target = jnp.asarray(rng.normal(size=(3, 3)) + 1j * rng.normal(size=(3, 3)))
 
     def step(carry, _):
         w, state = carry
@@ -286,18 +287,6 @@ def test_what_had_no_gradient_at_first_learns_when_it_has_one():
     updates, _ = rule.update(g, state, w)
     np.testing.assert_allclose(updates / jnp.linalg.norm(updates), -g / jnp.linalg.norm(g))
     assert jnp.abs(updates).max() > 0.01
-
-
-def test_where_gradients_are_only_rounding_there_is_no_step():
-    rng = np.random.default_rng(0)
-    one, other = (rng.standard_normal(24).astype("float32") for _ in range(2))
-    g, w, rule = jnp.outer(one, other), jnp.zeros((24, 24), "float32"), rules.soap(1.0)
-    state, along = rule.init(w), one / np.linalg.norm(one)
-    for _ in range(4):
-        updates, state = rule.update(g, state, w)
-    across = updates - np.outer(along, along @ updates)
-    assert jnp.linalg.norm(updates) > 0.5
-    assert jnp.linalg.norm(across) < 1e-3
 
 
 def test_a_foreign_state_is_refused():
