@@ -21,7 +21,7 @@ def found():
 class Browser:
     """One tab; `with Browser() as tab`."""
 
-    def __init__(self, timeout=60.0):
+    def __init__(self, timeout=240.0):  # a busy machine compiles slowly
         self.timeout, self.events = timeout, []
         self._ids, self._buffer, self._session = itertools.count(1), b"", None
 
