@@ -22,8 +22,7 @@ DECODER = layers.serial(layers.embedding(SYMBOLS + 1, WIDTH), PLACES, BEFORE)
 ENCODER = layers.serial(layers.embedding(SYMBOLS, WIDTH), PLACES)
 BOTH = layers.parallel(DECODER, ENCODER)  # of what was written so far, and of the source
 MODEL = layers.serial(BOTH, HEAD, layers.each(layers.dense(SYMBOLS)))
-PLACEWISE = jax.vmap(losses.softmax_cross_entropy)
-OBJECTIVE = fnn.Objective(MODEL.apply, lambda outputs, t: jnp.mean(PLACEWISE(outputs, t)))
+OBJECTIVE = fnn.Objective(MODEL.apply, losses.each(losses.softmax_cross_entropy))
 
 
 def task(key, length, examples):

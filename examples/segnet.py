@@ -27,22 +27,8 @@ MIDDLE = pooled(conv(12, conv(12)), (2, 2))
 MODEL = conv(8, pooled(conv(12, MIDDLE, conv(8)), (2, 2)), layers.conv(4, (3, 3)))
 
 
-def factor(outputs, labels):
-    """The curvature of `per_pixel`: a block for each pixel, on the diagonal."""
-    softmax = jax.vmap(losses.curvature(losses.softmax_cross_entropy))
-    blocks, slopes = softmax(outputs.reshape(-1, 4), labels.ravel())
-    n = len(blocks)
-    columns = jnp.einsum("nij,nm->nimj", blocks, jnp.eye(n, dtype=blocks.dtype))
-    return columns.reshape(4 * n, 4 * n) / jnp.sqrt(n), slopes.ravel() / jnp.sqrt(n)
-
-
-def per_pixel(outputs, labels):
-    """The mean of the pixels' cross-entropies."""
-    right = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], axis=-1)
-    return -jnp.mean(right)
-
-
-OBJECTIVE = fnn.Objective(MODEL.apply, losses.with_curvature(per_pixel, factor, complete=True))
+PER_PIXEL = losses.each(losses.each(losses.softmax_cross_entropy))
+OBJECTIVE = fnn.Objective(MODEL.apply, PER_PIXEL)
 
 
 def overlap(answers, labels):

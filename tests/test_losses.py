@@ -88,7 +88,7 @@ def test_the_table_above_is_complete():
     functions = inspect.getmembers(losses, inspect.isfunction)
     public = {n for n, f in functions if f.__module__ == losses.__name__ and n[0] != "_"}
     about = {"with_curvature", "separable", "curvature", "is_complete", "has_factor", "sampler"}
-    assert public == set(TARGETS) | about
+    assert public == set(TARGETS) | about | {"each", "blocks", "block_diagonal"}
 
 
 # --- the definitions ---
@@ -401,6 +401,92 @@ def test_separable_is_the_diagonal_and_what_is_flat_is_left_to_the_rest():
     assert losses.is_complete(losses.separable(loss, complete=True))
 
 
+@everywhere
+def test_each_is_the_mean_over_positions_with_a_block_for_each(name):
+    inner = loss_named(name)
+    loss = losses.each(inner)
+    outputs, targets = (a[:6].reshape(2, 3, *a.shape[1:]) for a in batch(name))
+
+    def plain(outputs, targets):
+        return jnp.mean(jax.vmap(inner)(outputs, targets))
+
+    def flat_derivatives(outputs, targets):
+        def of_flat(flat):
+            return plain(flat.reshape(outputs.shape), targets)
+
+        flat = outputs.ravel()
+        return (
+            loss(outputs, targets),
+            of_flat(flat),
+            jax.grad(of_flat)(flat),
+            jax.hessian(of_flat)(flat),
+        )
+
+    value, expected, grad, hessian = over_examples(flat_derivatives)(outputs, targets)
+    np.testing.assert_allclose(value, expected, rtol=1e-14)
+    square, slope = products(losses.curvature(loss))(outputs, targets)
+    np.testing.assert_allclose(square, hessian, atol=1e-13)
+    assert losses.is_complete(loss) == (name in SMOOTH)
+    if name in SMOOTH:
+        np.testing.assert_allclose(slope, grad, atol=1e-13)
+    assert losses.sampler(loss) is None  # a mean is no likelihood
+
+
+def test_each_of_each_has_a_block_for_every_pixel():
+    pixels = losses.each(losses.each(losses.softmax_cross_entropy))
+    outputs = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    labels = jnp.array([[0, 1, 2], [3, 0, 1]])
+    columns, slopes = jax.jit(losses.blocks(pixels))(outputs, labels)
+    assert (columns.shape, slopes.shape) == ((6, 4, 4), (6, 4))
+
+    def plain(flat):
+        logs = jax.nn.log_softmax(flat.reshape(2, 3, 4))
+        return -jnp.mean(jnp.take_along_axis(logs, labels[..., None], axis=-1))
+
+    B, s = losses.block_diagonal(columns), slopes.ravel()
+    np.testing.assert_allclose(B @ B.T, jax.jit(jax.hessian(plain))(outputs.ravel()), atol=1e-13)
+    np.testing.assert_allclose(B @ s, jax.grad(plain)(outputs.ravel()), atol=1e-13)
+
+
+def test_a_position_of_weight_zero_does_not_count():
+    outputs = jax.random.normal(jax.random.key(0), (3, 4))
+    target = jax.nn.one_hot(jnp.array([1, 2, 0]), 4) * jnp.array([[1.0], [1.0], [0.0]])
+    text = losses.each(losses.softmax_cross_entropy)
+    some = losses.each(losses.softmax_cross_entropy)(outputs[:2], target[:2])
+    np.testing.assert_allclose(3 * text(outputs, target), 2 * some, rtol=1e-14)
+    B, s = losses.curvature(text)(outputs, target)
+    assert np.all(np.isfinite(B @ s))
+    np.testing.assert_allclose((B @ B.T)[8:], 0, atol=1e-90)
+
+
+def test_blocks_that_a_user_attaches_are_those_of_the_whole_matrix():
+    def quartic(outputs, target):
+        return jnp.sum((outputs - target) ** 4)
+
+    def factor(outputs, target):
+        off = (outputs - target).reshape(-1, 1)
+        return (12**0.5 * off)[:, None], 4 * off**2 / 12**0.5
+
+    outputs, target = jnp.array([1.0, -2.0, 0.5]), jnp.zeros(3)
+    attached = losses.with_curvature(quartic, factor, complete=True)
+    B, s = losses.curvature(attached)(outputs, target)
+    np.testing.assert_allclose(B @ B.T, jax.hessian(quartic)(outputs, target), atol=1e-12)
+    np.testing.assert_allclose(B @ s, jax.grad(quartic)(outputs, target), atol=1e-12)
+    badly = losses.with_curvature(quartic, lambda *_: (jnp.ones((2, 2, 2)), jnp.ones((2, 2))))
+    with pytest.raises(ValueError, match=r"\(3, R\) .*\(g, 3 / g, r\).* got \(2, 2, 2\)"):
+        losses.curvature(badly)(outputs, target)
+
+
+def test_a_derived_matrix_of_many_outputs_is_warned_of():
+    def unknown(outputs, target):
+        return jnp.mean(jnp.cosh(outputs - target))
+
+    many = jax.ShapeDtypeStruct((300,), float)
+    with pytest.warns(UserWarning, match=r"unknown is not attached.* 300 x 300 .*losses\.each"):
+        jax.eval_shape(losses.curvature(unknown), many, many)
+    jax.eval_shape(losses.curvature(losses.separable(unknown)), many, many)
+
+
 def test_with_curvature_leaves_the_loss_alone_and_is_not_inherited():
     def doubled(outputs, target):
         """Twice the squares."""
@@ -507,9 +593,18 @@ BATCH = jnp.zeros((3, 4))
         (lambda: losses.softmax_cross_entropy(BATCH[0], 2.0), ValueError, r"astype\(int\)"),
         (lambda: losses.softmax_cross_entropy(BATCH[0], BATCH), ValueError, r"got .*\(3, 4\)"),
         (lambda: losses.softmax_cross_entropy(BATCH[0], -1 + BATCH[0]), ValueError, r">= 0"),
-        (lambda: losses.softmax_cross_entropy(BATCH, 2), ValueError, r"\(3, 4\).*jax\.vmap"),
+        (lambda: losses.softmax_cross_entropy(BATCH, 2), ValueError, r"\(3, 4\).*losses\.each"),
         (lambda: losses.kl(BATCH[0, :1], 0), ValueError, r"K >= 2, got \(1,\); try logistic"),
         (lambda: losses.kl(0.0, 0), ValueError, r"kl: expected logits"),
+        (lambda: losses.each(losses.hinge)(1.0, 1.0), ValueError, r"each: .*positions.* got float"),
+        (lambda: losses.each(losses.hinge)(BATCH[:0], BATCH[:0]), ValueError, r"got \(0, 4\)"),
+        (lambda: losses.each(losses.hinge)(BATCH[0, 0], 1), ValueError, r"each: .*got \(\)"),
+        (
+            lambda: losses.each(losses.softmax_cross_entropy)(BATCH, jnp.zeros(2, int)),
+            ValueError,
+            r"each of 3 positions, got shapes \[\(2,\)\]",
+        ),
+        (lambda: losses.each(losses.hinge)({"a": BATCH}, BATCH), ValueError, r"each: .*got dict"),
         (lambda: losses.huber(0.0), ValueError, r"huber: expected a delta above 0, got 0"),
         (lambda: losses.huber(jnp.nan), ValueError, r"huber: expected a delta above 0, got nan"),
         (

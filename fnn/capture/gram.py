@@ -144,7 +144,8 @@ def _choice(
                 lefts = r * s if is_swapping else 1
                 flops += 2 * b * n * m * pairs * (width_in * lefts + width_out * r * s)
                 # Three arrays: inner products of lefts and of rights, and their product.
-                of_pair = max(of_pair, 3 * itemsize * b * pairs * r * s)
+                apart = 1 if are_plain else b
+                of_pair = max(of_pair, 3 * itemsize * apart * pairs * r * s)
     if explicit.flops < flops:
         return explicit._replace(why=f"{explicit.why}explicit is cheaper")
     return Choice(groups, names, flops, Memory(of_pair, 0.0))
@@ -396,12 +397,18 @@ def _factored(one: Outer, two: Outer, swap_one: bool, swap_two: bool) -> Array:
         lefts = is_same[None].astype(one.right.dtype)
         rights = _inner(one.right, two.right)
     elif one.left is None and two.left is None:
-        lefts, rights = 1.0, _inner(one.right, two.right)
+        lefts, rights = 1.0, _inner(_as_one(one.right), _as_one(two.right))
     else:
         a, b = _sides(one, swap_one)
         c, d = _sides(two, swap_two)
         lefts, rights = _inner(a, c), _inner(b, d)
     return jnp.sum(lefts * rights, (0, 3, 6))
+
+
+def _as_one(right: Float[Array, "n r b t o"]) -> Float[Array, "n r 1 t b*o"]:
+    """The rows of several matrices of one row as those of one."""
+    n, r, b, t, o = right.shape
+    return jnp.moveaxis(right, 2, 3).reshape(n, r, 1, t, b * o)
 
 
 def _sides(use: Outer, swap: bool) -> tuple[Array, Array]:

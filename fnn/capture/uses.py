@@ -50,16 +50,21 @@ class Form(NamedTuple):
     name: str | None = None
 
 
+LARGE = 256
+"""A plain W with more numbers, as of learned positions, is not one matrix but one for each row."""
+
+
 def plain(weight: Value) -> Form:
-    """The use z = W, a matrix for each slice of a W that is stacked."""
-    shape = (1, 1, math.prod(weight.aval.shape))
+    """The use z = W: one row of numbers, or several rows; the same for each slice of a stack."""
+    size, rows = math.prod(weight.aval.shape), math.prod(weight.aval.shape[:-1])
+    b, o = (rows, size // rows) if size > LARGE else (1, size)
     form = Form(
         apply=lambda _, w: w,
         operand=-1,
-        shape=(1, *shape),
-        matrix=lambda w: w.reshape(shape),
+        shape=(b, 1, 1, o),
+        matrix=lambda w: w.reshape(b, 1, o),
         left=None,
-        right=lambda d: d.reshape(shape),
+        right=lambda d: d.reshape(b, 1, o),
     )
     for loop in reversed(weight.stack):
         form = over_slices(form, loop.length)

@@ -115,9 +115,9 @@ class Source(NamedTuple):
 
         def factor(outputs: Array, target: tuple[PyTree, Array]) -> tuple[Array, Array]:
             target, root = target
-            columns, slopes = factor_of(self.block)(self.unravel(outputs), target)
+            columns, slopes = blocks_of(self.block)(self.unravel(outputs), target)
             root = root.astype(widest(slopes.dtype, jnp.float32))
-            return root * columns, root * slopes
+            return root * losses.block_diagonal(columns), root * slopes.ravel()
 
         targets = (part.targets, jnp.sqrt(self.shares(part)))
         return capture(model, self.params, (part.inputs, part.keys), factor, targets)
@@ -132,8 +132,9 @@ class Source(NamedTuple):
 
         # B is computed inside of the vmap, so that one that depends on no example is made once.
         def project(center: Array, target: PyTree, root: Array, outputs: Array) -> Array:
-            columns = wide(factor_of(self.block)(self.unravel(center), target)[0])
-            projected = jnp.matmul(wide(outputs), columns, precision=HIGHEST)
+            columns = wide(blocks_of(self.block)(self.unravel(center), target)[0])
+            groups = wide(outputs).reshape(columns.shape[:2])
+            projected = jnp.einsum("gk,gkr->gr", groups, columns, precision=HIGHEST).ravel()
             return root.astype(projected.dtype) * projected
 
         return lambda params: jax.vmap(project)(center, part.targets, roots, flat_outputs(params))
@@ -190,7 +191,7 @@ def source_of(term: Term, params: PyTree) -> Source | None:
     _, unravel = ravel_pytree(jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), outputs))
     targets = source.first_part.targets
     try:
-        _, slopes = jax.eval_shape(jax.vmap(factor_of(block)), outputs, targets)
+        _, slopes = jax.eval_shape(jax.vmap(blocks_of(block)), outputs, targets)
     except Exception:
         jax.eval_shape(jax.vmap(block.judge), outputs, targets)  # says better what is wrong
         raise
@@ -200,12 +201,13 @@ def source_of(term: Term, params: PyTree) -> Source | None:
         dtype = widest(slopes.dtype, jnp.float32)
         source = source._replace(total_weight=jnp.sum(block.weights, dtype=dtype))
     count = len(jax.tree.leaves(source.parts)[0])
-    return source._replace(unravel=unravel, shape=(count, *slopes.shape))
+    n, groups, r = slopes.shape
+    return source._replace(unravel=unravel, shape=(count, n, groups * r))
 
 
-def factor_of(block: Block) -> losses.Factor:
-    """`(outputs, target) -> (B, s)` of a block's loss, or of its residuals."""
-    return _residuals if block.loss is None else losses.curvature(block.loss)
+def blocks_of(block: Block) -> losses.Factor:
+    """`(outputs, target) -> (B, s)` as `losses.blocks` has them, of a loss or of residuals."""
+    return _residuals if block.loss is None else losses.blocks(block.loss)
 
 
 def sum_trees(trees: Sequence[PyTree]) -> PyTree:
@@ -214,10 +216,10 @@ def sum_trees(trees: Sequence[PyTree]) -> PyTree:
 
 
 def _residuals(outputs: PyTree, target: None) -> tuple[Array, Array]:
-    """The identity and the residuals themselves."""
+    """Ones on the diagonal, and the residuals themselves."""
     del target
     flat, _ = ravel_pytree(outputs)
-    return jnp.eye(flat.size, dtype=flat.dtype), flat
+    return jnp.ones((flat.size, 1, 1), flat.dtype), flat[:, None]
 
 
 Tile = Callable[[Captured, Captured | None], Array]
@@ -367,9 +369,9 @@ def _is_complete(block: Block) -> bool:
 
 def _unreached(block: Block, outputs: PyTree, target: PyTree) -> Float[Array, " k"]:
     """The part of a loss gradient outside the range of B, g - B s, of one example."""
-    columns, slopes = factor_of(block)(outputs, target)
+    columns, slopes = blocks_of(block)(outputs, target)
     grad, _ = ravel_pytree(jax.grad(block.judge)(outputs, target))
-    return grad - jnp.matmul(columns, slopes, precision=HIGHEST)
+    return grad - jnp.einsum("gkr,gr->gk", columns, slopes, precision=HIGHEST).ravel()
 
 
 def _along_unreached(block: Block, outputs: PyTree, target: PyTree) -> Scalar:

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from fnn import losses
 from fnn.capture import HIGHEST
-from fnn.curvature.rows import factor_of
+from fnn.curvature.rows import blocks_of
 from fnn.curvature.terms import keys_of_blocks
 from fnn.objective import Block, ValueFunction
 
@@ -41,12 +41,13 @@ def _sketched_block(block: Block, key: Array, samples: int) -> Block:
     """A block whose loss has the curvature of a sketch, and no value."""
 
     def factor(outputs: PyTree, target: _SketchedTarget) -> tuple[Array, Array]:
-        columns, slopes = factor_of(block)(outputs, target.target)
+        columns, slopes = blocks_of(block)(outputs, target.target)
         if target.key is None or slopes.size <= samples:
             return columns, slopes
         signs = jax.random.rademacher(target.key, (slopes.size, samples), columns.dtype)
-        fewer = jnp.matmul(columns, signs, precision=HIGHEST) / samples**0.5
-        return fewer, jnp.zeros(samples, columns.dtype)
+        signs = signs.reshape(*slopes.shape, samples)
+        fewer = jnp.einsum("gkr,grs->gks", columns, signs, precision=HIGHEST) / samples**0.5
+        return fewer.reshape(-1, samples), jnp.zeros(samples, columns.dtype)
 
     targets = _SketchedTarget(block.targets, jax.random.split(key, block.count))
     loss = losses.with_curvature(no_loss, factor, complete=True)

@@ -68,9 +68,8 @@ def _next_character(
     )
 
 
-def _mean_cross_entropy(outputs: Float[Array, "n k"], targets: Int[Array, " n"]) -> Scalar:
-    """The mean over the characters of a window."""
-    return jnp.mean(jax.vmap(losses.softmax_cross_entropy)(outputs, targets))
+_mean_cross_entropy = losses.each(losses.softmax_cross_entropy)
+"""The mean over the characters of a window."""
 
 
 def _bits(outputs: Float[Array, "windows n k"], targets: Int[Array, "windows n"]) -> Scalar:

@@ -605,6 +605,16 @@ def softplus_far_out():
     )
 
 
+@entry
+def large_table():
+    """More than 256 numbers that are added as they are: a matrix for each row."""
+    return Entry(
+        lambda p, x: jnp.tanh(p["table"] + x).sum(1) @ p["v"],
+        weights(table=(18, 15), v=(18, 2)),
+        inputs(15),
+    )
+
+
 # --- other people's -----------------------------------------------------------------------------
 
 

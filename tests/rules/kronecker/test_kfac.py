@@ -20,6 +20,7 @@ from fnn.rules import damping
 from fnn.rules.kronecker.layout import layout_of
 from fnn.rules.kronecker.two_step_sizes import Plane, lowest, promise
 from tests import loop
+from tests.capture.zoo import ZOO
 
 RNG = np.random.default_rng(0)
 BOTH = [rules.kfac, rules.ekfac]
@@ -273,6 +274,26 @@ def test_structure_says_what_has_factors():
     assert {leaf.matrix for leaf in small.leaves} == {None}
     assert hash(known) == hash(structure(model, params, jax.ShapeDtypeStruct((6,), float)))
     assert known != small
+
+
+def test_a_large_table_has_a_block_for_each_row():
+    entry = ZOO["large_table"]()
+    known = structure(entry.model, entry.params, entry.inputs[0])
+    assert "(18, 15): 18 x 1^2 (x) 15^2" in str(known)
+
+    @jax.jit
+    def found(params):
+        value_fn = Objective(entry.model, losses.half_squared_error).on((
+            entry.inputs,
+            jnp.zeros((len(entry.inputs), 2)),
+        ))
+        jacobian = jax.jacobian(lambda p: jax.vmap(entry.model, (None, 0))(p, entry.inputs))
+        return kronecker_blocks(value_fn, params, known).factors, jacobian(params)["table"]
+
+    factors, rows = found(entry.params)
+    expected = jnp.einsum("nrbo,nrbp->bop", rows, rows) / len(entry.inputs)
+    np.testing.assert_allclose(factors["['table']"].outputs, expected, atol=1e-12)
+    np.testing.assert_allclose(factors["['table']"].inputs, 1, rtol=1e-12)
 
 
 def test_leaves_without_factors_use_their_diagonal_and_penalties_damp():

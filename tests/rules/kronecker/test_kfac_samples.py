@@ -106,6 +106,22 @@ def test_one_of_many_outputs_costs_about_a_backward_pass():
     assert price(64) == price(None)
 
 
+def test_a_step_on_a_text_costs_as_much_as_it_is_long():
+    loss, w = losses.each(losses.softmax_cross_entropy), jnp.ones((2, 6))
+
+    def price(length):
+        known = structure(lambda w, x: x @ w, w, jnp.zeros((length, 2)))
+        value_fn = Objective(lambda w, x: x @ w, loss).on((
+            jnp.ones((5, length, 2)),
+            jnp.zeros((5, length), int),
+        ))
+        rule = rules.kfac(known, samples=1)
+        return flops.count(lambda w: loop.update(rule, w, value_fn), w)
+
+    # A matrix of all outputs would make it four times as much, and its eigenvectors eight times.
+    assert price(64) < 2.1 * price(32)
+
+
 def test_every_step_draws_anew_and_the_running_means_forget_the_noise():
     """At rate 0 on one batch, the means of 200 steps are close to the exact rule's in one."""
     value_fn = CLASSES.on((INPUTS, LABELS))
