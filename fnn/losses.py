@@ -83,6 +83,15 @@ _MANY_OUTPUTS = 256
 # Curvature, attached or derived -------------------------------------------------------------------
 
 
+def _require_loss(name, loss):
+    """A function."""
+    if not callable(loss):
+        raise TypeError(
+            f"losses.{name}: expected a loss, a function of (outputs, target), got "
+            f"{type(loss).__name__}; try losses.half_squared_error"
+        )
+
+
 def with_curvature(
     loss: Loss, factor: Factor, *, complete: bool = False, sample: Sampler | None = None
 ) -> Loss:
@@ -122,6 +131,7 @@ def with_curvature(
         >>> B.tolist(), s.tolist()
         ([[1.0]], [-2.0])
     """
+    _require_loss("with_curvature", loss)
 
     @wraps(loss)
     def curved(outputs, target):
@@ -178,6 +188,7 @@ def separable(loss: Loss, *, complete: bool = False) -> Loss:
         >>> B.tolist(), s.tolist()
         ([[0.5, 0.0], [0.0, 2.0]], [-1.0, 1.0])
     """
+    _require_loss("separable", loss)
 
     def factor(outputs, target):
         flat, unravel = ravel_pytree(outputs)
@@ -220,6 +231,7 @@ def each(loss: Loss) -> Loss:
         >>> columns.shape, slopes.shape
         ((5, 4, 4), (5, 4))
     """
+    _require_loss("each", loss)
 
     def mean(outputs, target):
         _require_positions(outputs, target)

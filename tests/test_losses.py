@@ -605,6 +605,9 @@ BATCH = jnp.zeros((3, 4))
             r"each of 3 positions, got shapes \[\(2,\)\]",
         ),
         (lambda: losses.each(losses.hinge)({"a": BATCH}, BATCH), ValueError, r"each: .*got dict"),
+        (lambda: losses.each(3), TypeError, r"losses\.each: expected a loss, .* got int"),
+        (lambda: losses.separable("kl"), TypeError, r"losses\.separable: expected .* got str"),
+        (lambda: losses.with_curvature(None, losses.hinge), TypeError, r"got NoneType"),
         (lambda: losses.huber(0.0), ValueError, r"huber: expected a delta above 0, got 0"),
         (lambda: losses.huber(jnp.nan), ValueError, r"huber: expected a delta above 0, got nan"),
         (

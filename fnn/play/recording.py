@@ -42,14 +42,11 @@ def record(file: Path, settings: Settings, seconds: float = 6.0) -> Path:
         The file.
 
     Raises:
-        ValueError: if there is no folder for it, or it is too short or too long. (`plots.film`
-            refuses other names.)
+        ValueError: if it is too short or too long. (`plots.film` refuses other names.)
     """
     require_film("record", file)
     if not 0 < seconds <= 60:
         raise ValueError(f"record: expected from 0 to 60 seconds, got {seconds:g}; try 6")
-    if not file.parent.is_dir():
-        raise ValueError(f"record: expected a folder, got none at '{file.parent}'; try to make it")
     return film(file, _pictures(settings, max(1, round(seconds * FPS))), FPS, COLORS)
 
 

@@ -1,5 +1,6 @@
 """Pictures in a row as an animated GIF or an MP4."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,19 +29,20 @@ def film(
         The file.
 
     Raises:
-        ValueError: if the name ends otherwise, or there is no picture. (A missing ffmpeg is a
-            RuntimeError.)
+        ValueError: if the name ends otherwise or its folder is not there, a number is out of its
+            range, or the pictures are none or differ in size. (A missing ffmpeg is a RuntimeError.)
 
     Example:
         >>> film("pictures.avi", [], 10)
         Traceback (most recent call last):
-        ValueError: film: expected a file that ends with .gif or .mp4, got 'pictures.avi'
+        ValueError: film: expected a file that ends with .gif or .mp4, got 'pictures.avi'; try ...
     """
     file = Path(file)
     require_film("film", file)
     pictures = list(pictures)
     if not pictures:
-        raise ValueError("film: expected a picture or more, got none")
+        raise ValueError("film: expected a picture or more, got none; try some of one size")
+    _require_pictures(pictures, fps, colors)
     if file.suffix == ".gif":
         _write_gif(file, pictures, fps, colors)
     else:
@@ -51,12 +53,34 @@ def film(
 def require_film(door: str, file: Path) -> None:
     """Refuses a name that is not a film's, and an MP4 without what writes it."""
     if file.suffix not in (".gif", ".mp4"):
-        raise ValueError(f"{door}: expected a file that ends with .gif or .mp4, got '{file.name}'")
+        raise ValueError(
+            f"{door}: expected a file that ends with .gif or .mp4, got '{file.name}'; try "
+            f"'{file.stem or 'film'}.gif'"
+        )
+    if not file.absolute().parent.is_dir():
+        raise ValueError(
+            f"{door}: expected a folder that is there, got '{file.parent}'; try to make it first"
+        )
     if file.suffix == ".mp4" and not FFMpegWriter.isAvailable():
         raise RuntimeError(
             f"{door}: expected ffmpeg, which writes '{file.name}', got none; try to install it, "
             f"or '{file.stem}.gif'"
         )
+
+
+def _require_pictures(pictures: list[np.ndarray], fps: float, colors: int) -> None:
+    """Refuses pictures of several sizes, and numbers out of their ranges."""
+    if not 0 < fps < math.inf:
+        raise ValueError(f"film: expected fps to be finite and above 0, got {fps}; try 10")
+    if colors not in range(2, 257):
+        raise ValueError(f"film: expected 2 to 256 colors, got {colors}; try 256")
+    for picture in pictures:
+        shape, dtype = np.shape(picture), np.asarray(picture).dtype
+        if shape != np.shape(pictures[0]) or shape[2:] != (3,) or dtype != np.uint8:
+            raise ValueError(
+                "film: expected pictures (h, w, 3) of one size with numbers of 8 bits, got "
+                f"{dtype} of shape {shape}; try picture[..., :3].astype('uint8')"
+            )
 
 
 def _write_gif(

@@ -186,7 +186,7 @@ def animate(
     Example:
         >>> animate("bowl.avi", Landscape("bowl", lambda x: x @ x, (-1, 1), (-1, 1)), {})
         Traceback (most recent call last):
-        ValueError: animate: expected a file that ends with .gif or .mp4, got 'bowl.avi'
+        ValueError: animate: expected a file that ends with .gif or .mp4, got 'bowl.avi'; try ...
     """
     file = Path(file)
     require_film("animate", file)

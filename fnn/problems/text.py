@@ -161,6 +161,10 @@ def char_rnn(file: str | Path) -> Problem:
     """
     try:
         text = Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"char-rnn: expected a text to read, got {error}; try the path of a file"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(
             f"char-rnn: expected {file} to be a text in UTF-8, got {error}; try another file"

@@ -408,6 +408,8 @@ def test_a_text_s_rare_characters_are_one_and_pairs_are_counted(tmp_path):
     file.write_text("ab" * 10)
     with pytest.raises(ValueError, match=r"640 characters or more, got 20"):
         problems.get("char-rnn", file)
+    with pytest.raises(ValueError, match=r"char-rnn: expected a text to read, got .*nowhere"):
+        problems.get("char-rnn", tmp_path / "nowhere")
     file.write_bytes(b"\xff" * 1000)
     with pytest.raises(ValueError, match="a text in UTF-8"):
         problems.get("char-rnn", file)
