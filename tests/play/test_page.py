@@ -18,6 +18,7 @@ from tests.race import chromium
 SMALL = "data=xor&examples=40&layers=3&seed=1&first_rate=0.1"
 STEPS = "document.querySelector('.state').textContent.match(/\\d+/g)?.map(Number)"
 STATE = "document.querySelector('.state').textContent"
+LOST = "document.getElementById('popup').ariaHidden"
 SAID = "document.querySelector('[role=alert]').textContent"
 SEEN = "document.querySelector('[data-panel=first-regions] svg')?.getAttribute('aria-label')"
 DRAWN = "document.querySelectorAll('.panel svg').length === 10"
@@ -251,6 +252,24 @@ def test_a_lost_connection_is_said(tab, served):
     try:
         tab.run("[...document.querySelectorAll('button')][0].click()")
         tab.run("void window.socket.disconnect()")
-        tab.wait("document.body.textContent.includes('onnection lost')")
+        tab.wait("document.getElementById('popup').innerText.includes('onnection lost')")
     finally:
         served[1].send_signal(signal.SIGCONT)
+
+
+@pytest.mark.gate
+def test_who_comes_back_finds_the_same_state(tab):
+    press(tab, "step")
+    tab.wait(f"{STEPS}[0] === 1")
+    press(tab, "run")
+    tab.wait(f"{STEPS}[0] >= 3")
+    tab.run("void window.socket.disconnect()")
+    tab.wait(f"{LOST} === 'false'")
+    tab.run("void window.socket.connect()")
+    tab.wait(f"{LOST} === 'true'")
+    tab.wait(f"{STATE}.startsWith('held')")
+    before = tab.run(STEPS)[0]
+    assert before >= 3
+    press(tab, "step")
+    tab.wait(f"{STEPS}[0] === {before + 1}")
+    assert complaints(tab) == []
