@@ -20,6 +20,10 @@ LAPACK has its threads back when the call has ended, and NumPy's own library is 
 NumPy and SciPy share one, as from conda, neither is). `devices.one_thread_below(0, 0)` switches all
 of it off. On GPUs and TPUs `devices.jit` is `jax.jit`.
 
+**Convolutions.** XLA computes a convolution well in one order of its axes, which it finds by itself
+except in the body of a loop, where a convolution network trains up to twenty times as slowly. So
+`devices.jit`, `fit` and races write all of a program in this order where a loop has another.
+
 **Memory.** XLA asks for the memory of large intermediates anew in every call, and glibc gives it
 back to the kernel, which clears each page when it comes again: half of a Levenberg-Marquardt step
 among 1000 rows. So at the first call of `devices.jit`, `fit` or a race on a CPU glibc is told to
@@ -48,7 +52,7 @@ import threadpoolctl
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from fnn import flops, mappings
+from fnn import flops, mappings, programs
 
 __all__ = [
     "Borders",
@@ -60,6 +64,7 @@ __all__ = [
     "jit",
     "lapack_restored",
     "one_thread_below",
+    "traced",
 ]
 __dir__ = __all__.copy
 
@@ -161,7 +166,7 @@ def one_thread_below(elementwise: float, factorizations: float) -> Borders:
 
 
 def jit(fn: Callable, **options: Any) -> Callable:
-    """`jax.jit`, with small programs on one thread of a CPU.
+    """`jax.jit`, with small programs on one thread of a CPU, and fast convolutions in its loops.
 
     What is small is decided for each set of shapes, by the counted flops of the dearest equation. A
     small program with a factorization is waited for, because LAPACK has its threads back when the
@@ -180,15 +185,18 @@ def jit(fn: Callable, **options: Any) -> Callable:
         >>> print(solve(jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([3.0, 3.0])))
         [1. 1.]
     """
-    key_of, dearest = _keys(fn, options), {}
+    key_of, known = _keys(fn, options), {}
     on_all = jax.jit(fn, **options)
     bare = {name: option for name, option in options.items() if name != "compiler_options"}
     nested = jax.jit(fn, **bare)  # JAX takes compiler options in the outermost jit alone
 
-    @functools.cache  # XLA is not asked for its options before a call
-    def on_one_thread() -> Callable:
+    @functools.cache
+    def for_cpu(on_one_thread: bool, reorders: bool) -> Callable:
+        written = programs.with_fast_convolutions(fn) if reorders else fn
+        if not on_one_thread:
+            return jax.jit(written, **options) if reorders else on_all
         asked = _one_thread_of_xla() | dict(options.get("compiler_options") or {})
-        return jax.jit(fn, **bare, compiler_options=asked)
+        return jax.jit(written, **bare, compiler_options=asked)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -198,13 +206,15 @@ def jit(fn: Callable, **options: Any) -> Callable:
             return on_all(*args, **kwargs)
         _keep_memory()
         key = key_of(args, kwargs)
-        if key not in dearest:
+        if key not in known:
             if next(_programs) % 16 == 0:  # to count mappings takes up to 0.1 s
                 mappings.spare()
-            dearest[key] = flops.dearest(nested.trace(*args, **kwargs).jaxpr)
-        small = dearest[key].elementwise < _borders.elementwise
+            jaxpr = nested.trace(*args, **kwargs).jaxpr
+            known[key] = flops.dearest(jaxpr), programs.has_slow_convolutions(jaxpr)
+        dearest, reorders = known[key]
+        run = for_cpu(dearest.elementwise < _borders.elementwise, reorders)
         try:
-            return _held(on_one_thread() if small else on_all, dearest[key])(*args, **kwargs)
+            return _held(run, dearest)(*args, **kwargs)
         except ValueError:
             # Either fn raised it, and does so again below, or JAX: compiler options are for the
             # outermost jit alone, and one around this call that traces no argument is not seen.
@@ -214,13 +224,35 @@ def jit(fn: Callable, **options: Any) -> Callable:
     return call
 
 
+def traced(fn: Callable, *args: Any, **options: Any) -> jax.stages.Traced:
+    """A function traced for `compiled`, on a CPU with fast convolutions in its loops.
+
+    Args:
+        fn: the function.
+        *args: its arguments, or their shapes and dtypes.
+        **options: those of `jax.jit`.
+
+    Returns:
+        What `jax.jit(fn, **options).trace(*args)` returns.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(compiled(traced(lambda x: 2 * x, jnp.ones(2)))(jnp.ones(2)))
+        [2. 2.]
+    """
+    first = jax.jit(fn, **options).trace(*args)
+    if jax.default_backend() != "cpu" or not programs.has_slow_convolutions(first.jaxpr):
+        return first
+    return jax.jit(programs.with_fast_convolutions(fn), **options).trace(*args)
+
+
 def compiled(
     traced: jax.stages.Traced, options: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
     """A traced function, compiled for the threads that its size deserves.
 
     Args:
-        traced: what `jax.jit(fn).trace(*args)` returns.
+        traced: what `traced(fn, *args)` returns, or `jax.jit(fn).trace(*args)`.
         options: compiler options, by their names; those that are not known are left out.
 
     Returns:
@@ -339,12 +371,12 @@ def is_traced(args: PyTree) -> bool:
         True where one has no numbers yet.
 
     Example:
-        >>> is_traced(jax.numpy.ones(2)), jax.jit(is_traced)(jax.numpy.ones(2)).item()
+        >>> is_traced(jax.random.key(0)), jax.jit(is_traced)(jax.numpy.ones(2)).item()
         (False, True)
     """
-    # Traced arrays alone have no `is_ready`.
+    # Traced arrays alone cannot go to the host. (Random keys cannot be asked for more.)
     arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))
-    return not all(hasattr(leaf, "is_ready") for leaf in arrays)
+    return not all(hasattr(leaf, "copy_to_host_async") for leaf in arrays)
 
 
 def _is_jit_disabled() -> bool:

@@ -60,6 +60,15 @@ def threads_within(compile):
 ONE, ALL = [(1, NUMPYS.num_threads)], [(2, NUMPYS.num_threads)]
 
 
+def test_a_random_key_hides_no_program():
+    seen = []
+    program = devices.jit(
+        lambda matrix, key: (jnp.linalg.cholesky(matrix), look(seen), jax.random.normal(key))
+    )
+    jax.block_until_ready(program(jnp.eye(3), jax.random.key(0)))
+    assert seen == ONE
+
+
 def test_a_small_factorization_has_one_thread_and_a_large_one_all():
     assert threads_within(jax.jit) == ALL
     assert threads_within(devices.jit) == ONE

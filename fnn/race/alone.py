@@ -66,7 +66,7 @@ def alone(problem: Problem, entrant: Entrant, setting: Setting) -> RunAlone:
     template = traced(setting)
     begun = jax.eval_shape(begin_one, template, key)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    one = devices.compiled(jax.jit(walk).trace(begun, template, key, number, train), OPTIONS)
+    one = devices.compiled(devices.traced(walk, begun, template, key, number, train), OPTIONS)
     compile_seconds = time.perf_counter() - began
 
     def reading(setting: Setting, seed: int, steps: int) -> tuple[float, float]:

@@ -174,9 +174,8 @@ def compiled_lanes(problem: Problem, entrant: Entrant, setting: Setting, most: i
     over_lanes = jax.vmap(
         functools.partial(_finish, problem, entrant), in_axes=(0, 0, 0, None, None)
     )
-    finish_lanes = devices.compiled(
-        jax.jit(over_lanes, donate_argnums=0).trace(begun, stacked, keys, allowance, data), OPTIONS
-    )
+    inputs = begun, stacked, keys, allowance, data
+    finish_lanes = devices.compiled(devices.traced(over_lanes, *inputs, donate_argnums=0), OPTIONS)
     return LaneProgram(width, tuple(template), prices, begin_lanes, finish_lanes, data)
 
 

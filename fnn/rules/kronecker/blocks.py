@@ -99,6 +99,14 @@ def refreshing(measure: Measure, structure: Structure) -> Callable[..., Memory]:
     @jax.jit
     @sequential_vmap
     def refreshed(due: Stacks, damping: Stacks, memory: Memory) -> Memory:
+        if not layout.groups:
+            return memory
+        is_any_due = jnp.any(jnp.concatenate(list(due.values())))
+        kept = memory.bases, memory.moments
+        bases, moments = jax.lax.cond(is_any_due, anew, lambda *_: kept, due, damping, memory)
+        return memory._replace(bases=bases, moments=moments)
+
+    def anew(due: Stacks, damping: Stacks, memory: Memory) -> tuple[Pools, Stacks]:
         means = {
             size: jnp.trace(factors, axis1=1, axis2=2) / factors.shape[-1]
             for size, factors in memory.factors.items()
@@ -117,7 +125,7 @@ def refreshing(measure: Measure, structure: Structure) -> Callable[..., Memory]:
             for group in layout.groups
             if measure.moments
         }
-        return memory._replace(bases=bases, moments=moments)
+        return bases, moments
 
     return refreshed
 

@@ -121,14 +121,18 @@ def layout_of(structure: Structure) -> Layout:
 @functools.cache
 def turns(structure: Structure, refresh: int) -> dict[str, np.ndarray]:
     """The turn, 0 to `refresh` - 1, in which each matrix of a group renews its factors' bases."""
-    # All turns should take about as long: the cost of a matrix (i, o) is i^3 + o^3, and the dearest
-    # that is left has the turn that has the least so far.
-    loads, groups = np.zeros(refresh), layout_of(structure).groups
+    # As many turns as would each take as long as the dearest matrix share all of them evenly; the
+    # others have nothing to do. The cost of a matrix (i, o) is i^3 + o^3, and the dearest that is
+    # left has the turn that has the least so far.
+    groups = layout_of(structure).groups
     turn = {group.name: np.zeros(group.shape[0], np.int32) for group in groups}
-    costs = [(-(i**3) - o**3, name, k) for name, (b, i, o), *_ in groups for k in range(b)]
-    for cost, name, k in sorted(costs, key=lambda entry: entry[0]):
+    costs = [(i**3 + o**3, name, k) for name, (b, i, o), *_ in groups for k in range(b)]
+    costs.sort(key=lambda entry: -entry[0])
+    total, most = sum(cost for cost, *_ in costs), max((cost for cost, *_ in costs), default=1)
+    loads = np.zeros(min(refresh, -(-total // most)))
+    for cost, name, k in costs:
         turn[name][k] = np.argmin(loads)
-        loads[turn[name][k]] -= cost
+        loads[turn[name][k]] += cost
     return turn
 
 

@@ -122,8 +122,11 @@ def kronecker(
         sampled = _sampled(options, value_fn, params, state.info.steps)
         factors = layout.with_leaves(sampled.factors, state.memory.factors)
         is_finite = solvers.all_finite((factors, sampled.diagonals))
-        norm = jnp.where(is_finite, largest_norm(layout, factors, sampled.diagonals), 0)
-        unit = jnp.where(state.damping.unit > 0, state.damping.unit, norm)
+        unit = jax.lax.cond(
+            is_finite & (state.damping.unit == 0),  # at the first batch
+            lambda: largest_norm(layout, factors, sampled.diagonals),
+            lambda: state.damping.unit,
+        )
         given = None if options.damping is None else now(options.damping, state.info.steps)
         before, changed = unlearned(state.damping, params, value, follow)
         damping = policy.init(given, before, unit)
