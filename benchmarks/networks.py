@@ -153,16 +153,16 @@ def settings(structure, leaves_out):
         kept = {"momentum": 0.9, "policy": rules.damping.constant(), "samples": 1}
         return falling(lambda r: rules.kfac(structure, r, damping, **kept), rate)
 
-    def adaptive(refresh):
-        return lambda _: rules.kfac(structure, samples=1, refresh=refresh)
+    def adaptive(every, refresh):
+        return lambda _: rules.kfac(structure, samples=1, every=every, refresh=refresh)
 
     found = {
         "adamw": rates(lambda r: optax.adamw(r, weight_decay=1e-4), 1e-3, 3e-3, 1e-2, 3e-2),
         "muon": rates(optax.contrib.muon, 3e-3, 1e-2, 3e-2, 1e-1),
         "soap": rates(lambda r: rules.soap(r, refresh=50), 1e-3, 3e-3, 1e-2, 3e-2),
         "shampoo": rates(lambda r: rules.shampoo(r, refresh=50), 3e-3, 1e-2, 3e-2, 1e-1),
-        "kfac": {f"rate {r:g}, damping {d:g}": fixed(r, d) for r, d in ((0.3, 1), (1, 10))}
-        | {f"trust ratio, refresh {refresh}": adaptive(refresh) for refresh in (10, 50)},
+        "kfac": {"rate 1, damping 10": fixed(1, 10)}
+        | {f"every {n}, refresh {m}": adaptive(n, m) for n, m in ((1, 10), (10, 10), (10, 50))},
     }
     return {name: tried for name, tried in found.items() if name not in leaves_out}
 

@@ -6,7 +6,7 @@ long (jax-ml/jax issue 12868).
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,13 +19,19 @@ from fnn.programs.equations import evaluation
 
 CONVOLUTION = "conv_general_dilated"
 
+WALKED = INLINED | {
+    "scan", "while", "cond", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call",
+}  # fmt: skip
+"""Equations whose bodies are rewritten. Those of others, as of `shard_map`, may mean something that
+only their own equation knows."""
+
 
 def has_slow_convolutions(closed: core.ClosedJaxpr) -> bool:
     """Whether a loop or a branch of a program has a convolution in another order of axes."""
     return any(
         has_slow_convolutions(body) if eqn.primitive.name in INLINED else _is_slow(body)
         for eqn in closed.jaxpr.eqns
-        for body in bodies(eqn)
+        for body in _walked(eqn)
     )
 
 
@@ -53,9 +59,14 @@ def _is_slow(closed: core.ClosedJaxpr) -> bool:
     """Whether a program has a convolution in another order of axes, anywhere."""
     return any(
         (eqn.primitive.name == CONVOLUTION and _order(eqn) != _fast(eqn))
-        or any(map(_is_slow, bodies(eqn)))
+        or any(map(_is_slow, _walked(eqn)))
         for eqn in closed.jaxpr.eqns
     )
+
+
+def _walked(eqn: core.JaxprEqn) -> Iterator[core.ClosedJaxpr]:
+    """The bodies of an equation that are rewritten."""
+    return bodies(eqn) if eqn.primitive.name in WALKED else iter(())
 
 
 def _results(closed: core.ClosedJaxpr, operands: Sequence[Any]) -> list[Any]:
@@ -70,7 +81,7 @@ def _results(closed: core.ClosedJaxpr, operands: Sequence[Any]) -> list[Any]:
         values = [read(atom) for atom in eqn.invars]
         if eqn.primitive.name == CONVOLUTION and _order(eqn) != _fast(eqn):
             results = [_convolution(eqn, *values)]
-        elif any(map(_is_slow, bodies(eqn))):
+        elif any(map(_is_slow, _walked(eqn))):
             results = evaluation(_with_fast_bodies(eqn))(*values)
         else:
             results = evaluation(eqn)(*values)

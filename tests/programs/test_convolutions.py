@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from jax.custom_batching import sequential_vmap
 
 import fnn
 from fnn import data, devices, layers, losses, programs, rules
@@ -69,7 +70,16 @@ def mapped_and_random(value, w, x):
     return lax.scan(body, jax.random.key(0), jnp.stack([w, 2 * w]))[1]
 
 
-PROGRAMS = scanned, until_small, chosen, mapped_and_random
+def with_rules_of_their_own(value, w, x):
+    kept = jax.custom_vjp(jax.grad(value))
+    kept.defvjp(lambda w, x: (kept(w, x), None), lambda _, g: (g, x))
+    forward = jax.custom_jvp(lambda w, x: kept(w, x))
+    forward.defjvp(lambda primals, tangents: (forward(*primals), tangents[0]))
+    one = sequential_vmap(forward)
+    return lax.scan(lambda w, _: (w, one(w, x)), w, None, 2)[1]
+
+
+PROGRAMS = scanned, until_small, chosen, mapped_and_random, with_rules_of_their_own
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,6 +95,22 @@ def test_loops_and_branches_compute_the_same(kind):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), found, expected
     )
+
+
+def test_what_only_its_own_equation_knows_is_left_alone():
+    value, of_kernel, of_input = KINDS["channels first"]
+    mesh = jax.make_mesh((1,), ("devices",))
+    spec = jax.sharding.PartitionSpec()
+
+    def fn(w, x):
+        mean = jax.shard_map(
+            lambda w, x: lax.pmean(jax.grad(value)(w, x), "devices"),
+            mesh=mesh, in_specs=(spec, spec), out_specs=spec,
+        )  # fmt: skip
+        return lax.scan(lambda w, _: (w - 0.01 * mean(w, x), None), w, None, 2)[0]
+
+    w, x = normal(*of_kernel), normal(*of_input)
+    np.testing.assert_array_equal(devices.jit(fn)(w, x), jax.jit(fn)(w, x))
 
 
 def test_the_entry_of_a_program_is_left_to_xla():

@@ -75,6 +75,7 @@ def kfac(
     samples: int | None = None,
     examples: int | None = None,
     memory_budget: int = 2**30,
+    every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """K-FAC, u = -(A + p r)^-1 G (D + r / p)^-1 for every weight matrix, r = sqrt(damping).
 
@@ -98,6 +99,9 @@ def kfac(
         examples: None for the curvature of the whole batch; a number, at least 1, for that of as
             many examples drawn from it. The gradient and the gain ratio are the batch's.
         memory_budget: bytes that a block of examples' Jacobians may take, where they are needed.
+        every: steps from one batch whose curvature joins the means to the next, at least 1. The
+            steps between have no curvature to compute but that of the quadratic model, if any, and
+            `decay` counts the batches.
 
     Units:
         `learning_rate` and `momentum` are 1, `damping` loss / params^2.
@@ -147,6 +151,7 @@ def kfac(
         samples,
         examples,
         memory_budget,
+        every,
     )
     is_fixed = policy is not None and policy.shrink is None and not callable(damping)
     return kronecker("kfac", _INVERSES if is_fixed else _EIGENVALUES, options)
@@ -164,6 +169,7 @@ def ekfac(
     samples: int | None = None,
     examples: int | None = None,
     memory_budget: int = 2**30,
+    every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """EKFAC, K-FAC with exact curvatures S along its eigenvectors: u = -U (U^T G V / S) V^T.
 
@@ -188,6 +194,9 @@ def ekfac(
             many examples drawn from it. The gradient and the gain ratio are the batch's.
         memory_budget: bytes that a block of examples' Jacobians may take: of leaves without
             factors, and of weights that are shared among positions, whose S has no cheaper form.
+        every: steps from one batch whose curvature joins the means to the next, at least 1. The
+            steps between have no curvature to compute but that of the quadratic model, if any, and
+            `decay` counts the batches.
 
     Units:
         `learning_rate` and `momentum` are 1, `damping` loss / params^2.
@@ -227,6 +236,7 @@ def ekfac(
         samples,
         examples,
         memory_budget,
+        every,
     )
     return kronecker("ekfac", _MOMENTS, options)
 

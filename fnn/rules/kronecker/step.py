@@ -1,6 +1,8 @@
 """What K-FAC and EKFAC share: the step from a batch, and what they remember (see `kfac`)."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from fnn import solvers
+from fnn.branches import where_due
 from fnn.curvature import Blocks, Structure, kronecker_blocks
 from fnn.objective import ValueFunction
 from fnn.rules.contract import (
@@ -32,7 +35,7 @@ from fnn.rules.kronecker.blocks import (
     refreshing,
     steps_apart,
 )
-from fnn.rules.kronecker.layout import Layout, Pools, layout_of, turns
+from fnn.rules.kronecker.layout import Layout, Pools, Stacks, layout_of, turns
 from fnn.rules.kronecker.two_step_sizes import lowest, plane, promise
 from fnn.rules.trials import (
     Info,
@@ -80,6 +83,7 @@ class Options(NamedTuple):
     samples: int | None
     examples: int | None
     memory_budget: int
+    every: int
 
 
 def kronecker(
@@ -120,17 +124,19 @@ def kronecker(
         del extra_args
         require_aligned(updates, state.velocity, "state")
         sampled = _sampled(options, value_fn, params, state.info.steps)
-        factors = layout.with_leaves(sampled.factors, state.memory.factors)
-        is_finite = solvers.all_finite((factors, sampled.diagonals))
-        unit = jax.lax.cond(
-            is_finite & (state.damping.unit == 0),  # at the first batch
-            lambda: largest_norm(layout, factors, sampled.diagonals),
-            lambda: state.damping.unit,
-        )
+
+        def batch() -> Blocks:
+            if options.every == 1:
+                return sampled
+            # A branch makes its own: what it took from outside would be made in every step.
+            return _sampled(options, value_fn, params, state.info.steps)
+
+        known, is_due = _known(layout, options, batch, state)
         given = None if options.damping is None else now(options.damping, state.info.steps)
         before, changed = unlearned(state.damping, params, value, follow)
-        damping = policy.init(given, before, unit)
-        state = _with_batch(measure, options, sampled, factors, is_finite, damping.value, state)
+        damping = policy.init(given, before, known.unit)
+        shifts = dampings(layout, sampled, damping.value)
+        state = _with_batch(measure, options, batch, known, is_due, shifts, state)
         direction = steps_apart(
             measure, layout, sampled, state.memory, state.diagonals, updates, damping.value
         )
@@ -138,7 +144,7 @@ def kronecker(
             options, policy, sampled, updates, direction, damping.value, state
         )
         proposal = _proposal(value_fn, params, value, updates, velocity, promised)
-        proposal = proposal._replace(ok=is_finite & proposal.ok)
+        proposal = proposal._replace(ok=known.is_finite & proposal.ok)
         trial = first_accepted(lambda _: proposal, follow, params, value, damping, None)
         return trial.step, state._replace(
             damping=trial.damping,
@@ -159,7 +165,7 @@ def _require_options(name: str, options: Options) -> None:
     given = {key: number for key, number in options._asdict().items() if number is not None}
     require_rates(name, **{key: given[key] for key in ("learning_rate", "damping") if key in given})
     require_within(name, 0, 1, **{key: given[key] for key in ("decay", "momentum") if key in given})
-    counts = "refresh", "memory_budget", "samples", "examples"
+    counts = "refresh", "every", "memory_budget", "samples", "examples"
     require_within(name, 1, math.inf, **{key: given[key] for key in counts if key in given})
 
 
@@ -180,35 +186,91 @@ def _sampled(
     )
 
 
+class Known(NamedTuple):
+    """What is known of the curvature, with the present batch where it is measured.
+
+    Attributes:
+        factors: Means over the batches.
+        diagonals: Likewise.
+        batches: How many are part of the means.
+        unit: That of the damping.
+        is_finite: Whether the batch's curvature is, and so counts.
+    """
+
+    factors: Pools
+    diagonals: dict[str, Array]
+    batches: Int[Array, ""]
+    unit: Array
+    is_finite: Bool[Array, ""]
+
+
+def _known(
+    layout: Layout, options: Options, batch: Callable[[], Blocks], state: KroneckerState
+) -> tuple[Known, Bool[Array, ""]]:
+    """What is known, and whether the present batch is measured."""
+
+    def measured() -> Known:
+        sampled = batch()
+        factors = layout.with_leaves(sampled.factors, state.memory.factors)
+        is_finite = solvers.all_finite((factors, sampled.diagonals))
+        batches = state.batches + is_finite.astype(jnp.int32)
+        mean = _mean(options, batches, is_finite)
+        old = {path: state.diagonals[path] for path in sampled.diagonals}
+        unit = jax.lax.cond(
+            is_finite & (state.damping.unit == 0),  # at the first batch
+            lambda: largest_norm(layout, factors, sampled.diagonals),
+            lambda: state.damping.unit,
+        )
+        return Known(
+            mean.with_batch(state.memory.factors, factors),
+            state.diagonals | mean.with_batch(old, sampled.diagonals),
+            batches,
+            unit,
+            is_finite,
+        )
+
+    memory, unit = state.memory, state.damping.unit
+    kept = Known(memory.factors, state.diagonals, state.batches, unit, jnp.array(True))
+    is_due = (state.info.steps % options.every == 0) | (state.batches == 0)
+    return (measured() if options.every == 1 else where_due(is_due, measured, kept)), is_due
+
+
+def _mean(options: Options, batches: Int[Array, ""], is_finite: Bool[Array, ""]) -> Mean:
+    """The mean over so many batches, of which the last one comes to it."""
+    count = jnp.maximum(batches, 1).astype(float)
+    return Mean((1 - options.decay) / (1 - jnp.power(options.decay, count)), is_finite)
+
+
 def _with_batch(
     measure: Measure,
     options: Options,
-    sampled: Blocks,
-    factors: Pools,
-    is_finite: Bool[Array, ""],
-    damping: Array,
+    batch: Callable[[], Blocks],
+    known: Known,
+    is_due: Bool[Array, ""],
+    shifts: Stacks,
     state: KroneckerState,
 ) -> KroneckerState:
-    """The state with a batch in its means, and with new bases where they are due."""
-    layout = layout_of(options.structure)
-    batches = state.batches + is_finite.astype(jnp.int32)
-    count = jnp.maximum(batches, 1).astype(float)
-    mean = Mean((1 - options.decay) / (1 - jnp.power(options.decay, count)), is_finite)
-    old = {path: state.diagonals[path] for path in sampled.diagonals}
-    diagonals = mean.with_batch(old, sampled.diagonals)
-    memory = state.memory._replace(factors=mean.with_batch(state.memory.factors, factors))
-    turn, is_first = state.batches % options.refresh, state.batches == 0
+    """The state with what is known, and with new bases where they are due."""
+    layout, is_first = layout_of(options.structure), state.batches == 0
+    step = state.batches * options.every + state.info.steps % options.every
     due = {
-        name: is_finite & (is_first | (turn == own))
+        name: known.is_finite & (is_first | (step % options.refresh == own))
         for name, own in turns(options.structure, options.refresh).items()
     }
-    memory = refreshing(measure, options.structure)(due, dampings(layout, sampled, damping), memory)
+    memory = state.memory._replace(factors=known.factors)
+    memory = refreshing(measure, options.structure)(due, shifts, memory)
     if measure.moments:
-        memory = memory._replace(moments=_moments(layout, mean, sampled, memory))
-    return state._replace(batches=batches, memory=memory, diagonals=state.diagonals | diagonals)
+        mean = _mean(options, known.batches, known.is_finite)
+        measured = partial(_moments, layout, mean, memory)
+        memory = memory._replace(
+            moments=measured(batch())
+            if options.every == 1
+            else where_due(is_due, lambda: measured(batch()), memory.moments)
+        )
+    return state._replace(batches=known.batches, memory=memory, diagonals=known.diagonals)
 
 
-def _moments(layout: Layout, mean: Mean, sampled: Blocks, memory: Memory) -> dict[str, Array]:
+def _moments(layout: Layout, mean: Mean, memory: Memory, sampled: Blocks) -> dict[str, Array]:
     """The means of the moments with those of a batch in them."""
     moments = sampled.moments({path: layout.leaf(memory.bases, path) for path in sampled.factors})
     stacks = {

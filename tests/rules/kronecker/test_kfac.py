@@ -14,7 +14,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import fnn
-from fnn import Objective, losses, rules
+from fnn import Objective, flops, losses, rules
 from fnn.curvature import Factors, gauss_newton_system, kronecker_blocks, structure
 from fnn.rules import damping
 from fnn.rules.kronecker.layout import layout_of
@@ -399,6 +399,48 @@ def test_factors_and_moments_are_running_means_and_bases_wait_for_their_refresh(
     )  # kept by every change of basis
 
 
+def test_batches_between_are_not_measured_and_cost_no_curvature():
+    """The learning rate is 0, so that all batches are seen from one point."""
+    objective = Objective(perceptron, losses.half_squared_error)
+    params = {"w": normal(3, 4), "b": normal(4), "v": normal(4, 2)}
+    known = structure(perceptron, params, jnp.zeros(3))
+    inputs, targets = normal(5, 8, 3), normal(5, 8, 2)
+    inputs = inputs.at[0].set(jnp.nan)  # a batch that does not count
+    measured = jnp.array([1, 2, 4])  # until one counts, and then every second
+    still = PLAIN | {"learning_rate": 0.0, "decay": 0.8, "refresh": 1}
+    some, each = (rules.ekfac(known, every=every, **still) for every in (2, 1))
+
+    @jax.jit
+    def seen(inputs, targets):
+        _, states = loop.stream(some, params, objective.on, (inputs, targets))
+        few = inputs[measured], targets[measured]
+        _, expected = loop.stream(each, params, objective.on, few)
+        first = jax.tree.map(lambda a: a[1], states)
+        batch = objective.on((inputs[1], targets[1]))
+
+        def price(steps):
+            info = first.info._replace(steps=jnp.int32(steps))
+            step = flops.metered(lambda p, s: loop.update(some, p, batch, s))
+            return step(params, first._replace(info=info))[1].flops
+
+        return states, expected, price(2), price(3)
+
+    states, expected, dear, cheap = seen(inputs, targets)
+    assert states.batches.tolist() == [0, 1, 2, 2, 3]
+
+    def kept(memory):
+        return memory.factors, memory.moments
+
+    close(
+        jax.tree.map(lambda a: a[1:], kept(states.memory)),
+        jax.tree.map(lambda a: a[jnp.array([0, 1, 1, 2])], kept(expected.memory)),
+    )
+    gradient = flops.count(
+        lambda p: loop.evaluate(p, objective.on((inputs[1], targets[1]))), params
+    )
+    assert cheap + gradient < dear
+
+
 # Symmetries ---------------------------------------------------------------------------------------
 
 WIDE, DEEP = 4, 3
@@ -509,6 +551,8 @@ def test_misuse_is_named():
         name = make.__name__
         with pytest.raises(ValueError, match=rf"{name}: expected refresh in \[1, .*got 0.*try 1"):
             make(known, refresh=0)
+        with pytest.raises(ValueError, match=rf"{name}: expected every in \[1, .*got 0.*try 1"):
+            make(known, every=0)
         with pytest.raises(ValueError, match=rf"{name}: expected memory_budget"):
             make(known, memory_budget=0)
         with pytest.raises(TypeError, match=rf"{name}: expected a structure, got dict; try"):
