@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -124,19 +124,21 @@ def kronecker(
         del extra_args
         require_aligned(updates, state.velocity, "state")
         sampled = _sampled(options, value_fn, params, state.info.steps)
+        is_due = (state.info.steps % options.every == 0) | (state.batches == 0)
 
-        def batch() -> Blocks:
+        def measured(make: Callable[[Blocks], PyTree], otherwise: PyTree) -> PyTree:
             if options.every == 1:
-                return sampled
+                return make(sampled)
             # A branch makes its own: what it took from outside would be made in every step.
-            return _sampled(options, value_fn, params, state.info.steps)
+            again = partial(_sampled, options, value_fn, params, state.info.steps)
+            return where_due(is_due, lambda: make(again()), otherwise)
 
-        known, is_due = _known(layout, options, batch, state)
+        known = _known(layout, options, measured, state)
         given = None if options.damping is None else now(options.damping, state.info.steps)
         before, changed = unlearned(state.damping, params, value, follow)
         damping = policy.init(given, before, known.unit)
         shifts = dampings(layout, sampled, damping.value)
-        state = _with_batch(measure, options, batch, known, is_due, shifts, state)
+        state = _with_batch(measure, options, measured, known, shifts, state)
         direction = steps_apart(
             measure, layout, sampled, state.memory, state.diagonals, updates, damping.value
         )
@@ -204,13 +206,14 @@ class Known(NamedTuple):
     is_finite: Bool[Array, ""]
 
 
-def _known(
-    layout: Layout, options: Options, batch: Callable[[], Blocks], state: KroneckerState
-) -> tuple[Known, Bool[Array, ""]]:
-    """What is known, and whether the present batch is measured."""
+Measured: TypeAlias = Callable[[Callable[[Blocks], Any], Any], Any]
+"""`make, otherwise -> make(blocks)` of the present batch where it is measured, else `otherwise`."""
 
-    def measured() -> Known:
-        sampled = batch()
+
+def _known(layout: Layout, options: Options, measured: Measured, state: KroneckerState) -> Known:
+    """What is known with the present batch, where it is measured."""
+
+    def with_batch(sampled: Blocks) -> Known:
         factors = layout.with_leaves(sampled.factors, state.memory.factors)
         is_finite = solvers.all_finite((factors, sampled.diagonals))
         batches = state.batches + is_finite.astype(jnp.int32)
@@ -231,8 +234,7 @@ def _known(
 
     memory, unit = state.memory, state.damping.unit
     kept = Known(memory.factors, state.diagonals, state.batches, unit, jnp.array(True))
-    is_due = (state.info.steps % options.every == 0) | (state.batches == 0)
-    return (measured() if options.every == 1 else where_due(is_due, measured, kept)), is_due
+    return measured(with_batch, kept)
 
 
 def _mean(options: Options, batches: Int[Array, ""], is_finite: Bool[Array, ""]) -> Mean:
@@ -244,9 +246,8 @@ def _mean(options: Options, batches: Int[Array, ""], is_finite: Bool[Array, ""])
 def _with_batch(
     measure: Measure,
     options: Options,
-    batch: Callable[[], Blocks],
+    measured: Measured,
     known: Known,
-    is_due: Bool[Array, ""],
     shifts: Stacks,
     state: KroneckerState,
 ) -> KroneckerState:
@@ -261,12 +262,8 @@ def _with_batch(
     memory = refreshing(measure, options.structure)(due, shifts, memory)
     if measure.moments:
         mean = _mean(options, known.batches, known.is_finite)
-        measured = partial(_moments, layout, mean, memory)
-        memory = memory._replace(
-            moments=measured(batch())
-            if options.every == 1
-            else where_due(is_due, lambda: measured(batch()), memory.moments)
-        )
+        moments = measured(partial(_moments, layout, mean, memory), memory.moments)
+        memory = memory._replace(moments=moments)
     return state._replace(batches=known.batches, memory=memory, diagonals=known.diagonals)
 
 
