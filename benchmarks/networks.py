@@ -32,6 +32,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ from fnn import curvature, data, layers, losses, problems, rules
 RESULTS = Path(__file__).parent / "results" / "networks-cpu.json"
 LOOKS, TUNED_ON, SEEDS, BATCH = 30, 2, 12, 64
 SHORTER = 2, 4
+MATRICES = {"refresh": 50, "longest": 256}  # of SOAP and Shampoo
 FIRST_ORDER = "adamw", "muon"
 
 
@@ -159,8 +161,8 @@ def settings(structure, leaves_out):
     found = {
         "adamw": rates(lambda r: optax.adamw(r, weight_decay=1e-4), 1e-3, 3e-3, 1e-2, 3e-2),
         "muon": rates(optax.contrib.muon, 3e-3, 1e-2, 3e-2, 1e-1),
-        "soap": rates(lambda r: rules.soap(r, refresh=50), 1e-3, 3e-3, 1e-2, 3e-2),
-        "shampoo": rates(lambda r: rules.shampoo(r, refresh=50), 3e-3, 1e-2, 3e-2, 1e-1),
+        "soap": rates(partial(rules.soap, **MATRICES), 1e-3, 3e-3, 1e-2, 3e-2),
+        "shampoo": rates(partial(rules.shampoo, **MATRICES), 3e-3, 1e-2, 3e-2, 1e-1),
         "kfac": {"rate 1, damping 10": fixed(1, 10)}
         | {f"every {n}, refresh {m}": adaptive(n, m) for n, m in ((1, 10), (10, 10), (10, 50))},
     }
