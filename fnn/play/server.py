@@ -57,10 +57,9 @@ def _run(door: socket.socket) -> None:
     def index(client: Client, request: Request) -> None:
         page.build(client, request.url.query)
 
-    # A page that was cut off gets what it missed and goes on. Without a bound, pictures of minutes
-    # ago would fill the memory; training is held meanwhile, so that a few are enough.
+    # No history of messages: pictures of minutes ago would fill the memory.
     ui.run_with(
-        app, title=page.TITLE, favicon=ICON, message_history_length=200, show_welcome_message=False
+        app, title=page.TITLE, favicon=ICON, message_history_length=0, show_welcome_message=False
     )
     config = uvicorn.Config(app, log_level="warning", ws_per_message_deflate=False)
     uvicorn.Server(config).run(sockets=[door])

@@ -255,21 +255,3 @@ def test_a_lost_connection_is_said(tab, served):
         tab.wait("document.getElementById('popup').innerText.includes('onnection lost')")
     finally:
         served[1].send_signal(signal.SIGCONT)
-
-
-@pytest.mark.gate
-def test_who_comes_back_finds_the_same_state(tab):
-    press(tab, "step")
-    tab.wait(f"{STEPS}[0] === 1")
-    press(tab, "run")
-    tab.wait(f"{STEPS}[0] >= 3")
-    tab.run("void window.socket.disconnect()")
-    tab.wait(f"{LOST} === 'false'")
-    tab.run("void window.socket.connect()")
-    tab.wait(f"{LOST} === 'true'")
-    tab.wait(f"{STATE}.startsWith('held')")
-    before = tab.run(STEPS)[0]
-    assert before >= 3
-    press(tab, "step")
-    tab.wait(f"{STEPS}[0] === {before + 1}")
-    assert complaints(tab) == []
