@@ -18,7 +18,6 @@ from tests.race import chromium
 SMALL = "data=xor&examples=40&layers=3&seed=1&first_rate=0.1"
 STEPS = "document.querySelector('.state').textContent.match(/\\d+/g)?.map(Number)"
 STATE = "document.querySelector('.state').textContent"
-LOST = "document.getElementById('popup').ariaHidden"
 SAID = "document.querySelector('[role=alert]').textContent"
 SEEN = "document.querySelector('[data-panel=first-regions] svg')?.getAttribute('aria-label')"
 DRAWN = "document.querySelectorAll('.panel svg').length === 10"
