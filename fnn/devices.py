@@ -190,7 +190,7 @@ def jit(fn: Callable, **options: Any) -> Callable:
     bare = {name: option for name, option in options.items() if name != "compiler_options"}
     nested = jax.jit(fn, **bare)  # JAX takes compiler options in the outermost jit alone
 
-    @functools.cache
+    @functools.cache  # XLA is not asked for its options before a call
     def for_cpu(on_one_thread: bool, reorders: bool) -> Callable:
         written = programs.with_fast_convolutions(fn) if reorders else fn
         if not on_one_thread:
