@@ -34,12 +34,12 @@ from fnn.rules.contract import (
 from fnn.rules.kronecker.sides import (
     Cut,
     Sides,
-    adjoint,
-    along,
     cut,
     eigenvectors,
+    into,
     inverse_roots,
     iterated,
+    out_of,
     squares,
 )
 
@@ -221,6 +221,11 @@ class _Leaf(NamedTuple):
     sides: Sides
     bases: Sides
 
+    @property
+    def has_side(self) -> tuple[bool, ...]:
+        """Which axes have a side."""
+        return tuple(side is not None for side in self.sides)
+
 
 def _options(
     rule: str, b1: Scalar, b2: Scalar, eps: Scalar, refresh: int, block_size: int, longest: int
@@ -237,78 +242,108 @@ def _options(
 
 def _require_same(of: Cut, g: Array, leaf: _Leaf) -> None:
     """Requires a gradient of the shape that a leaf of the state is of."""
-    has_side = tuple(side is not None for side in leaf.sides)
-    if leaf.mu.shape != (math.prod(of.counts), *of.sizes) or has_side != of.has_side:
+    if leaf.mu.shape != (math.prod(of.counts), *of.sizes) or leaf.has_side != of.has_side:
         raise ValueError(
             f"update: expected updates and state of one shape, got {g.shape} and blocks of "
-            f"{leaf.mu.shape} with sides {has_side}; try a state that init of the same rule made "
-            "of the same parameters"
+            f"{leaf.mu.shape} with sides {leaf.has_side}; try a state that init of the same rule "
+            "made of the same parameters"
         )
 
 
-# One leaf -----------------------------------------------------------------------------------------
+# The rules ----------------------------------------------------------------------------------------
 
 
-def _soap(options: _Options, count: Array, g: Array, old: _Leaf, of: Cut) -> tuple[Array, _Leaf]:
-    """The direction for blocks of gradients, and what is remembered after it."""
-    t = count - 1  # the first gradient makes the first basis
-    turned = along(adjoint(old.bases), g)
-    mu, nu = _moments(options, turned, old)
-    mu, nu = (jnp.where(t > 0, new, 0) for new in (mu, nu))
-    direction = along(old.bases, _adam(options, t, mu, nu))
-    sides = _mean(options.b2, old.sides, squares(of, g))
-    leaf = _Leaf(mu, nu, sides, old.bases)
+def _soap(
+    options: _Options, count: Array, grads: list[Array], olds: list[_Leaf]
+) -> tuple[list[Array], list[_Leaf]]:
+    """The directions for blocks of gradients, and what is remembered after them."""
+    t = count - 1  # the first gradient makes the first bases
+
+    def advanced(g: Array, old: _Leaf) -> tuple[Array, _Leaf]:
+        mu, nu = _moments(options, into(old.bases, g), old)
+        mu, nu = (jnp.where(t > 0, new, 0) for new in (mu, nu))
+        direction = out_of(old.bases, _adam(options, t, mu, nu))
+        sides = _mean(options.b2, old.sides, squares(old.has_side, g))
+        return direction, _Leaf(mu, nu, sides, old.bases)
+
+    pairs = [advanced(g, old) for g, old in zip(grads, olds, strict=True)]
     when = jnp.where(t == 0, 2, jnp.where(t % options.refresh == 0, 1, 0))
-    return direction, _turned(when, leaf) if any(of.has_side) else leaf
+    turn = functools.partial(_turned, when)
+    return [direction for direction, _ in pairs], _with_sides([leaf for _, leaf in pairs], turn)
 
 
 @jax.jit
 @sequential_vmap
-def _turned(when: Array, leaf: _Leaf) -> _Leaf:
-    """The leaf in new eigenvectors: 0 for the same, 1 for one iteration, 2 for all anew."""
+def _turned(when: Array, leaves: list[_Leaf]) -> list[dict[str, Any]]:
+    """The fields of leaves in new eigenvectors: 0 the same, 1 by one iteration, 2 all anew."""
 
-    def in_basis(bases: Sides, nu: Array) -> _Leaf:
-        mu = along(adjoint(bases), along(leaf.bases, leaf.mu))
-        return leaf._replace(mu=mu, nu=nu, bases=bases)
+    def same(leaf: _Leaf) -> dict[str, Any]:
+        return {"mu": leaf.mu, "nu": leaf.nu, "bases": leaf.bases}
 
-    return jax.lax.switch(
-        when,
-        [
-            lambda: leaf,
-            lambda: in_basis(*iterated(leaf.sides, leaf.bases, leaf.nu)),
-            lambda: in_basis(eigenvectors(leaf.sides), leaf.nu),
-        ],
-    )
+    def iteration(leaf: _Leaf) -> dict[str, Any]:
+        bases, nu = iterated(leaf.sides, leaf.bases, leaf.nu)
+        return {"mu": into(bases, out_of(leaf.bases, leaf.mu)), "nu": nu, "bases": bases}
+
+    def anew(leaf: _Leaf) -> dict[str, Any]:
+        bases = eigenvectors(leaf.sides)
+        return {"mu": into(bases, out_of(leaf.bases, leaf.mu)), "nu": leaf.nu, "bases": bases}
+
+    ways = [functools.partial(map, way) for way in (same, iteration, anew)]
+    return jax.lax.switch(when, [lambda way=way: list(way(leaves)) for way in ways])
 
 
 def _shampoo(
-    options: _Options, ridge: Scalar, count: Array, g: Array, old: _Leaf, of: Cut
-) -> tuple[Array, _Leaf]:
-    """The direction for blocks of gradients, and what is remembered after it."""
-    mu, nu = _moments(options, g, old)
-    adam = _adam(options, count, mu, nu)
-    leaf = _Leaf(mu, nu, _mean(options.b2, old.sides, squares(of, g)), old.bases)
-    if not any(of.has_side):
-        return adam, leaf
-    is_due = (count == 1) | (count % options.refresh == 0)
-    bases = _roots(is_due, leaf.sides, leaf.bases, _share(options.b2, count, g), ridge)
-    direction = along(bases, mu)
-    length = jnp.linalg.norm(direction)
-    direction *= jnp.linalg.norm(adam) / jnp.where(length > 0, length, 1)
-    return direction, leaf._replace(bases=bases)
+    options: _Options, ridge: Scalar, count: Array, grads: list[Array], olds: list[_Leaf]
+) -> tuple[list[Array], list[_Leaf]]:
+    """The directions for blocks of gradients, and what is remembered after them."""
+
+    def advanced(g: Array, old: _Leaf) -> _Leaf:
+        sides = _mean(options.b2, old.sides, squares(old.has_side, g))
+        return _Leaf(*_moments(options, g, old), sides, old.bases)
+
+    def direction(leaf: _Leaf) -> Array:
+        adam = _adam(options, count, leaf.mu, leaf.nu)
+        if not any(leaf.has_side):
+            return adam
+        between = out_of(leaf.bases, leaf.mu)
+        length = jnp.linalg.norm(between)
+        return between * (jnp.linalg.norm(adam) / jnp.where(length > 0, length, 1))
+
+    def with_roots(leaves: list[_Leaf]) -> list[dict[str, Any]]:
+        shares = [_share(options.b2, count, leaf.mu) for leaf in leaves]
+        return _roots((count == 1) | (count % options.refresh == 0), leaves, shares, ridge)
+
+    leaves = [advanced(g, old) for g, old in zip(grads, olds, strict=True)]
+    leaves = _with_sides(leaves, with_roots)
+    return [direction(leaf) for leaf in leaves], leaves
 
 
 @jax.jit
 @sequential_vmap
-def _roots(is_due: Array, sides: Sides, bases: Sides, share: Array, ridge: Array) -> Sides:
-    """The inverse roots of the sides where they are due, else those before."""
+def _roots(
+    is_due: Array, leaves: list[_Leaf], shares: list[Array], ridge: Array
+) -> list[dict[str, Any]]:
+    """The inverse roots of the leaves' sides where they are due, else those before."""
 
-    def anew() -> Sides:
-        return inverse_roots(
-            jax.tree.map(lambda side: side / share.astype(side.dtype), sides), ridge
-        )
+    def root(leaf: _Leaf, share: Array) -> Sides:
+        means = jax.tree.map(lambda side: side / share.astype(side.dtype), leaf.sides)
+        return inverse_roots(means, ridge)
 
-    return jax.lax.cond(is_due, anew, lambda: bases)
+    bases = jax.lax.cond(
+        is_due,
+        lambda: [root(leaf, share) for leaf, share in zip(leaves, shares, strict=True)],
+        lambda: [leaf.bases for leaf in leaves],
+    )
+    return [{"bases": each} for each in bases]
+
+
+def _with_sides(
+    leaves: list[_Leaf], renewed: Callable[[list[_Leaf]], list[dict[str, Any]]]
+) -> list[_Leaf]:
+    """The leaves with what is renewed of those that have sides, all of them under one condition."""
+    some = [leaf for leaf in leaves if any(leaf.has_side)]
+    fields = iter(renewed(some)) if some else iter([])
+    return [leaf._replace(**next(fields)) if any(leaf.has_side) else leaf for leaf in leaves]
 
 
 def _moments(options: _Options, g: Array, old: _Leaf) -> tuple[Array, Array]:
@@ -355,13 +390,13 @@ def _columns(treedef: Any, state: SidesState) -> list[list]:
 
 
 def _by_sides(options: _Options, recurrence: Callable) -> optax.GradientTransformation:
-    """The recurrence of one leaf's blocks as a transformation of trees."""
+    """The recurrence of the leaves' blocks as a transformation of trees."""
 
     def begin(p: Array) -> _Leaf:
         dtype = widest(jnp.float32, p.dtype)
         of = options.cut(p.shape)
         blocks = of.blocks(jnp.zeros(p.shape, dtype))
-        sides = squares(of, blocks)
+        sides = squares(of.has_side, blocks)
         real = jnp.finfo(dtype).dtype
         bases = jax.tree.map(lambda side: side + jnp.eye(side.shape[-1], dtype=dtype)[None], sides)
         return _Leaf(blocks, jnp.zeros(blocks.shape, real), sides, bases)
@@ -378,19 +413,18 @@ def _by_sides(options: _Options, recurrence: Callable) -> optax.GradientTransfor
         del params
         count = optax.safe_increment(state.count)
         grads, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
-        olds = map(_Leaf, *_columns(treedef, state))
-
-        def advance(g: Array | None, old: _Leaf) -> tuple:
-            if g is None:
-                return None, old
-            of = options.cut(g.shape)
-            _require_same(of, g, old)
-            direction, leaf = recurrence(count, of.blocks(g.astype(old.mu.dtype)), old, of)
-            return of.joined(direction), leaf
-
-        pairs = [advance(g, old) for g, old in zip(grads, olds, strict=True)]
-        directions = treedef.unflatten([direction for direction, _ in pairs])
-        columns = zip(*(leaf for _, leaf in pairs), strict=True) if pairs else state[1:]
+        leaves = list(map(_Leaf, *_columns(treedef, state)))
+        given = [k for k, g in enumerate(grads) if g is not None]
+        cuts = [options.cut(grads[k].shape) for k in given]
+        blocks = []
+        for of, k in zip(cuts, given, strict=True):
+            _require_same(of, grads[k], leaves[k])
+            blocks.append(of.blocks(grads[k].astype(leaves[k].mu.dtype)))
+        found, new = recurrence(count, blocks, [leaves[k] for k in given])
+        for k, of, direction, leaf in zip(given, cuts, found, new, strict=True):
+            grads[k], leaves[k] = of.joined(direction), leaf
+        directions = treedef.unflatten(grads)
+        columns = zip(*leaves, strict=True) if leaves else state[1:]
         fields = (treedef.unflatten(column) for column in columns)
         return directions, SidesState(count, *fields)
 

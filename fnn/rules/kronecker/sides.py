@@ -69,29 +69,43 @@ def cut(shape: tuple[int, ...], block_size: int, longest: int) -> Cut:
     return Cut(shape, counts, sizes, has_side)
 
 
-def squares(of: Cut, blocks: Array) -> Sides:
+def squares(has_side: tuple[bool, ...], blocks: Array) -> Sides:
     """Every side of the blocks: the products of their entries along an axis, summed over others."""
 
     def square(axis: int) -> Array:
-        rows = _rows(blocks, axis)
-        return times(rows, rows.conj().mT)
+        others = tuple(other for other in range(1, blocks.ndim) if other != axis)
+        return _product(blocks, blocks.conj(), others, others)
 
-    return tuple(square(i + 1) if has else None for i, has in enumerate(of.has_side))
+    return tuple(square(i + 1) if has else None for i, has in enumerate(has_side))
 
 
-def along(matrices: Sides, blocks: Array) -> Array:
-    """The blocks times a matrix along every axis that has one."""
+def into(bases: Sides, blocks: Array) -> Array:
+    """The blocks along the columns of the bases."""
+    return _along(jax.tree.map(jnp.conj, bases), 1, blocks)
+
+
+def out_of(bases: Sides, blocks: Array) -> Array:
+    """The blocks whose entries along the columns of the bases are these."""
+    return _along(bases, 2, blocks)
+
+
+def _along(matrices: Sides, summed: int, blocks: Array) -> Array:
+    """The blocks times a matrix along every axis that has one; this axis of it is summed."""
     for axis, matrix in enumerate(matrices, start=1):
-        if matrix is not None:
-            moved = jnp.moveaxis(blocks, axis, 1)
-            product = times(matrix, _rows(blocks, axis)).reshape(moved.shape)
-            blocks = jnp.moveaxis(product, 1, axis)
+        if matrix is None:
+            continue
+        if axis == 1:
+            blocks = _product(matrix, blocks, (summed,), (axis,))
+        else:
+            blocks = jnp.moveaxis(_product(blocks, matrix, (axis,), (summed,)), -1, axis)
     return blocks
 
 
-def adjoint(matrices: Sides) -> Sides:
-    """The conjugate transpose of each."""
-    return jax.tree.map(lambda matrix: matrix.conj().mT, matrices)
+def _product(one: Array, other: Array, axes: tuple[int, ...], of_other: tuple[int, ...]) -> Array:
+    """The products of the blocks of two arrays in full precision, summed over these axes."""
+    # Transposed by hand the matrices would be copied in every step.
+    dimensions = (axes, of_other), ((0,), (0,))
+    return jax.lax.dot_general(one, other, dimensions, precision=jax.lax.Precision.HIGHEST)
 
 
 def eigenvectors(sides: Sides) -> Sides:
@@ -126,9 +140,3 @@ def inverse_roots(sides: Sides, ridge: Array | float) -> Sides:
         return times(vectors * powers[:, None, :], vectors.conj().mT)
 
     return jax.tree.map(root, sides)
-
-
-def _rows(blocks: Array, axis: int) -> Array:
-    """The blocks as matrices whose rows are the entries along an axis."""
-    moved = jnp.moveaxis(blocks, axis, 1)
-    return moved.reshape(*moved.shape[:2], -1)

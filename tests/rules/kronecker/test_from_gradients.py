@@ -128,6 +128,15 @@ def test_stale_moments_and_a_wrong_order_are_other_paths():
 # Symmetries and units -----------------------------------------------------------------------------
 
 
+@BOTH
+def test_all_leaves_are_renewed_under_one_condition(make):
+    """Each condition of XLA copies what it reads, so that six of them cost as much as the rest."""
+    params = [jnp.zeros((3, 2)), jnp.zeros(3), jnp.zeros((2, 3, 4)), jnp.zeros((3, 2))]
+    rule = make(RATE)
+    program = jax.make_jaxpr(rule.update)(params, rule.init(params))
+    assert str(program).count(" cond[") == 1
+
+
 def test_rotations_of_inputs_and_outputs_leave_the_path_of_soap():
     u, v = (np.linalg.qr(RNG.normal(size=(5, 5)))[0] for _ in range(2))
     start, grads = RNG.normal(size=(5, 5)), gradients(5, 5)
