@@ -132,20 +132,17 @@ def refreshing(measure: Measure, structure: Structure) -> Callable[..., Memory]:
 
 def _renewed(measure: Measure, due: Array, factors: Array, shifts: Array, before: Any) -> Any:
     """The bases of a pool, new where they are due and finite."""
+    (places,) = jnp.nonzero(due, size=len(due), fill_value=0)
 
-    def one(args: tuple[Array, ...]) -> Any:
-        is_due, factor, shift, old = args
-        return jax.lax.cond(is_due, anew, lambda *_: old, factor, shift, old)
-
-    def anew(factor: Array, shift: Array, old: Any) -> Any:
-        new = measure.renewed(factor, shift)
+    def with_next(k: Array, bases: Any) -> Any:
+        place = places[k]
+        new = measure.renewed(factors[place], shifts[place])
         is_finite = solvers.all_finite(new)
-        return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
+        return jax.tree.map(
+            lambda base, n: base.at[place].set(jnp.where(is_finite, n, base[place])), bases, new
+        )
 
-    def all_of_them() -> Any:
-        return jax.lax.map(one, (due, factors, shifts, before))
-
-    return jax.lax.cond(jnp.any(due), all_of_them, lambda: before)
+    return jax.lax.fori_loop(0, jnp.sum(due), with_next, before)
 
 
 def _carried(due: Array, group: Group, memory: Memory, bases: Pools) -> Float[Array, "b i o"]:
