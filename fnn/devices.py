@@ -43,7 +43,7 @@ import os
 import platform
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,12 +200,12 @@ def jit(fn: Callable, **options: Any) -> Callable:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if is_traced((args, kwargs)):
+        key = key_of(args, kwargs)
+        if key is None:
             return nested(*args, **kwargs)
         if jax.default_backend() != "cpu" or _is_jit_disabled():
             return on_all(*args, **kwargs)
         _keep_memory()
-        key = key_of(args, kwargs)
         if key not in known:
             if next(_programs) % 16 == 0:  # to count mappings takes up to 0.1 s
                 mappings.spare()
@@ -396,9 +396,20 @@ def _held(run: Callable, dearest: flops.Dearest) -> Callable:
             if (library := _lapack()) is not None:
                 library.set_num_threads(1)
             results = run(*args, **kwargs)
-            return results if nested else jax.block_until_ready(results)
+            return results if nested else _awaited(results)
 
     return held
+
+
+def _awaited(results: PyTree) -> PyTree:
+    """The results of a program when they are there. They come together: one is waited for."""
+    for leaf in jax.tree.leaves(results):
+        if not hasattr(leaf, "is_ready"):
+            jax.block_until_ready(leaf)
+        elif not leaf.is_ready():  # an argument among the results may have been there before
+            leaf.block_until_ready()
+            break
+    return results
 
 
 @functools.cache
@@ -429,7 +440,7 @@ def _lapack() -> Any:
 
 
 def _keys(fn: Callable, options: Mapping[str, Any]) -> Callable[[tuple, dict], Any]:
-    """`key_of(args, kwargs)`, equal for calls of one program: its flops are counted once."""
+    """`key_of(args, kwargs)`, equal for calls of one program, and None while it is being traced."""
     names = options.get("static_argnames") or ()
     names = {names} if isinstance(names, str) else set(names)
     places = options.get("static_argnums")
@@ -439,15 +450,27 @@ def _keys(fn: Callable, options: Mapping[str, Any]) -> Callable[[tuple, dict], A
         names |= {parameters[place] for place in places}
         places |= {place for place, name in enumerate(parameters) if name in names}
 
-    def kinds(tree: PyTree) -> Iterator[Any]:  # of a number its type alone, for it is traced
-        for leaf in jax.tree.leaves(tree):
-            yield (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else type(leaf)
+    def kind(leaf: Any) -> Any:  # of a number its type alone, for it is traced
+        return (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else type(leaf)
 
     def key_of(args: tuple, kwargs: dict) -> Any:
-        arguments = [(place in places, arg) for place, arg in enumerate(args)]
-        arguments += [(name in names, (name, arg)) for name, arg in sorted(kwargs.items())]
-        traced = [arg for static, arg in arguments if not static]
-        static = tuple(arg for static, arg in arguments if static)
-        return jax.tree.structure(traced), tuple(kinds(traced)), static
+        traced, static = (args, kwargs), ()
+        if places or names:
+            arguments = [(place in places, arg) for place, arg in enumerate(args)]
+            arguments += [(name in names, (name, arg)) for name, arg in sorted(kwargs.items())]
+            traced = [arg for static, arg in arguments if not static]
+            static = tuple(arg for static, arg in arguments if static)
+        leaves, structure = jax.tree.flatten(traced)
+        array = _array_type()
+        if is_traced([leaf for leaf in leaves if type(leaf) is not array]):
+            return None
+        kinds = [leaf.aval if type(leaf) is array else kind(leaf) for leaf in leaves]
+        return structure, tuple(kinds), static
 
     return key_of
+
+
+@functools.cache
+def _array_type() -> type:
+    """The class of arrays that are there, of which JAX shows an abstract one alone."""
+    return type(jax.numpy.zeros(()))
