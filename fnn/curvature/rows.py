@@ -93,11 +93,14 @@ class Source(NamedTuple):
         """The sum of the results of a function of each part."""
         return accumulate(fn, self.parts) if self.shape[0] > 1 else fn(self.first_part)
 
-    def shares(self, part: Block) -> Float[Array, " n"]:
-        """The share scale * w / sum(w) of each example of a part in the value function."""
+    def share(self, part: Block) -> Float[Array, " n"] | Float[Array, ""]:
+        """The share scale * w / sum(w) of examples of a part; one number where all have the same."""
         weights = 1.0 if part.weights is None else part.weights
-        shares = share(self.term.scale * weights, self.total_weight)
-        return jnp.broadcast_to(shares, (part.count,))
+        return jnp.asarray(share(self.term.scale * weights, self.total_weight))
+
+    def shares(self, part: Block) -> Float[Array, " n"]:
+        """The share of each example of a part in the value function."""
+        return jnp.broadcast_to(self.share(part), (part.count,))
 
     def outputs(self, part: Block, params: PyTree) -> PyTree:
         """The model's outputs for each example of a part."""

@@ -399,7 +399,7 @@ def factors_and_diagonals(
 
     def of_stack(stack: Stack) -> tuple[dict[int, Any], dict[int, Array]]:
         source = stack.source
-        return stack.sum(lambda c, part: sums(c, source.shares(part)), source.parts)
+        return stack.sum(lambda c, part: sums(c, source.share(part)), source.parts)
 
     totals, diagonals = sum_trees([of_stack(stack) for stack in stacks])
     factors = {
@@ -487,23 +487,35 @@ def _sums(
     b, i, o = matrix
     dtype = widest(captured.outputs.dtype, jnp.float32)
     inputs, outputs = jnp.zeros((b, i, i), dtype), jnp.zeros((b, o, o), dtype)
-    positions = np.zeros((b, 1, 1), int)
+    positions, total = (
+        np.zeros((b, 1, 1), int),
+        jnp.sum(jnp.broadcast_to(share, captured.shape[:1])),
+    )
     for index, places in _uses_and_places(captured.program, leaf):
         left, right = _outer(captured, index, leaf)
         t = right.shape[3]
         if left is None:
-            part = jnp.full((len(places), 1, 1), t * jnp.sum(share).astype(right.dtype))
+            part = jnp.full((len(places), 1, 1), t * total.astype(right.dtype))
         else:
-            weighted = left * share.astype(left.dtype)[:, None, None, None, None]
-            part = jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
+            part = _weighted_square(left, share.astype(left.dtype))
         inputs = _added(inputs, places, part)
         outputs = _added(outputs, places, _square(captured, index, leaf, few))
         positions[places] += t
     return (
         inputs,
         outputs,
-        jnp.asarray(positions, inputs.dtype) * jnp.sum(share).astype(inputs.dtype),
+        jnp.asarray(positions, inputs.dtype) * total.astype(inputs.dtype),
     )
+
+
+def _weighted_square(
+    left: Float[Array, "n r b t i"], share: Float[Array, " n"] | Float[Array, ""]
+) -> Float[Array, "b i i"]:
+    """The sum of a a^T, each with the share of its example, over examples and places."""
+    if share.ndim == 0:  # no example is multiplied, only their sum
+        return share * jnp.einsum("nrbti,nrbtj->bij", left, left, precision=HIGHEST)
+    weighted = left * share[:, None, None, None, None]
+    return jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
 
 
 def _uses_and_places(program: Program, leaf: int) -> list[tuple[int, np.ndarray]]:
