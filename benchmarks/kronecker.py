@@ -1,6 +1,6 @@
 """What a step of K-FAC costs, beside kfac-jax's and Adam's: perceptron, convolutions, transformer.
 
-    uv run --group bench benchmarks/kronecker.py [perceptron] [convolutions] [transformer]
+    uv run --group bench benchmarks/kronecker.py [--busy] [perceptron] [convolutions] [transformer]
 
 Three networks, cross-entropy, float32, batches of 64, one compiled step in a Python loop:
 
@@ -17,7 +17,8 @@ batch.
 
 Programs alternate, and each goes on training. A step is the median of `ROUNDS` rounds of `STEPS`
 steps; the worst is the median over the rounds of the longest step, each of them waited for. The
-first call, with its compilation, is apart. Writes `results/kronecker-cpu.json`.
+first call, with its compilation, is apart. With `--busy` as many other processes compute as there
+are cores. Writes `results/kronecker-cpu.json`.
 """
 
 import functools
@@ -36,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from threads import busy_processes
 
 import fnn
 from fnn import curvature, data, devices, layers, losses, rules
@@ -255,9 +257,10 @@ def measured(task):
     return rows | {name: {"error": error} for name, error in left_out.items()}
 
 
-def main(chosen):
+def main(*words):
     """Prints the tables and writes the JSON."""
-    report = json.loads(RESULTS.read_text()) if chosen and RESULTS.exists() else {}
+    chosen, beside = set(words) - {"--busy"}, os.cpu_count() if "--busy" in words else 0
+    report = json.loads(RESULTS.read_text()) if words and RESULTS.exists() else {}
     packages = ("jax", "jaxlib", "optax", "numpy", "kfac-jax")
     report |= {
         "python": platform.python_version(),
@@ -269,8 +272,11 @@ def main(chosen):
     for name, task in tasks().items():
         if chosen and name not in chosen:
             continue
-        report[name] = rows = measured(task)
-        print(f"\n{name}, {optax.tree.size(task.start)} parameters")
+        with busy_processes(beside):
+            rows = measured(task)
+        report[f"{name}, busy" if beside else name] = rows
+        others = f", beside {beside} busy processes" if beside else ""
+        print(f"\n{name}, {optax.tree.size(task.start)} parameters{others}")
         print(f"  {'':20}{'ms':>9}{'adam steps':>12}{'worst':>8}{'first call s':>14}{'faster':>9}")
         for program, row in rows.items():
             if "error" in row:
@@ -287,4 +293,4 @@ def main(chosen):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -47,7 +47,7 @@ import fnn
 from fnn import devices, layers, rules
 from fnn.differential import derivative, laplacian
 
-SEEDS, CHUNK, LONGEST = 5, 0.1, 60.0
+SEEDS, CHUNK, LONGEST, PROBE = 5, 0.1, 60.0, 200
 RATES = 1e-2, 3e-3, 1e-3
 
 
@@ -383,10 +383,11 @@ def fresh(seconds=10.0):
     def run(make, seed):
         start = model.init(jax.random.key(seed), jnp.zeros(2))
         plan = {"key": jax.random.key(100 + seed), "tolerance": 0}
-        fnn.fit(make(100), drawn, start, steps=20, **plan)  # compiles
+        probe = make(PROBE)
+        fnn.fit(probe, drawn, start, steps=PROBE, **plan)  # compiles
         began = time.perf_counter()
-        fnn.fit(make(100), drawn, start, steps=20, **plan)
-        steps = max(20, int(20 * seconds / (time.perf_counter() - began)))
+        fnn.fit(probe, drawn, start, steps=PROBE, **plan)
+        steps = int(PROBE * seconds / (time.perf_counter() - began))
         rule = make(steps)
         fnn.fit(rule, drawn, start, steps=1, **plan)
         began = time.perf_counter()
