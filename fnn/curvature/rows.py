@@ -94,7 +94,7 @@ class Source(NamedTuple):
         return accumulate(fn, self.parts) if self.shape[0] > 1 else fn(self.first_part)
 
     def share(self, part: Block) -> Float[Array, " n"] | Float[Array, ""]:
-        """The share scale * w / sum(w) of examples of a part; one number where all have the same."""
+        """The share scale * w / sum(w) of a part's examples; one number where all have the same."""
         weights = 1.0 if part.weights is None else part.weights
         return jnp.asarray(share(self.term.scale * weights, self.total_weight))
 
