@@ -3,11 +3,11 @@
     uv run --group bench benchmarks/networks.py [convolutions] [residual] [transformer] [lstm]
         [autoencoder]
 
-Every rule has four settings, each tried with two seeds for the epochs of the network; the one whose
+Every rule has four settings, each tried with four seeds for the epochs of the network; the one whose
 loss is lowest is tried for a half and a fourth of the epochs, too. All rates fall to zero like a
 cosine at the end of their own epochs. Of the six tries, AdamW's is the one with the lowest
-validation loss, and every other rule's the one that with both seeds came to what AdamW reached with
-both in the fewest seconds (where none did, the one with the lowest loss). These train from twelve
+validation loss, and every other rule's the one that with all seeds came to what AdamW reached with
+all in the fewest seconds (where none did, the one with the lowest loss). These train from twelve
 fresh seeds, with the same starts and orders of batches for every rule.
 
 The goal is the median over the twelve of the lowest validation loss that AdamW came to. A seed's
@@ -47,10 +47,9 @@ import fnn
 from fnn import curvature, data, layers, losses, problems, rules
 
 RESULTS = Path(__file__).parent / "results" / "networks-cpu.json"
-LOOKS, TUNED_ON, SEEDS, BATCH = 30, 2, 12, 64
+LOOKS, TUNED_ON, SEEDS, BATCH = 30, 4, 12, 64
 SHORTER = 2, 4
-SOAP = {"b1": 0.9, "refresh": 20, "longest": 256}
-SHAMPOO = {"refresh": 50, "longest": 256}
+MATRICES = {"refresh": 50, "longest": 256}  # of SOAP and Shampoo
 FIRST_ORDER = "adamw", "muon"
 
 
@@ -162,8 +161,12 @@ def settings(structure, leaves_out):
     found = {
         "adamw": rates(lambda r: optax.adamw(r, weight_decay=1e-4), 1e-3, 3e-3, 1e-2, 3e-2),
         "muon": rates(optax.contrib.muon, 3e-3, 1e-2, 3e-2, 1e-1),
-        "soap": rates(partial(rules.soap, **SOAP), 3e-3, 1e-2, 2e-2, 3e-2),
-        "shampoo": rates(partial(rules.shampoo, **SHAMPOO), 3e-3, 1e-2, 3e-2, 1e-1),
+        "soap": {
+            f"{name}, b1 {b1}": make
+            for b1 in (0.9, 0.95)
+            for name, make in rates(partial(rules.soap, b1=b1, **MATRICES), 1e-2, 3e-2).items()
+        },
+        "shampoo": rates(partial(rules.shampoo, **MATRICES), 3e-3, 1e-2, 3e-2, 1e-1),
         "kfac": {"rate 1, damping 10": fixed(1, 10)}
         | {f"every {n}, refresh {m}": adaptive(n, m) for n, m in ((1, 10), (10, 10), (10, 50))},
     }
@@ -226,7 +229,7 @@ def trained(network, objective, rule, seed, epochs):
 
 
 def tried(network, objective, name, make, epochs):
-    """A setting after its two seeds."""
+    """A setting after the seeds of the tuning."""
     rule, began = make(epochs * -(-len(network.train[0]) // BATCH)), time.perf_counter()
     trained(network, objective, rule, 100, 1)
     compiling = time.perf_counter() - began
