@@ -3,9 +3,9 @@
     uv run --group bench benchmarks/networks.py [convolutions] [residual] [transformer] [lstm]
         [autoencoder]
 
-Every rule has four settings, each tried with four seeds for the epochs of the network; the one whose
-loss is lowest is tried for a half and a fourth of the epochs, too. All rates fall to zero like a
-cosine at the end of their own epochs. Of the six tries, AdamW's is the one with the lowest
+Every rule has four settings, each tried with four seeds for the epochs of the network; the one
+whose loss is lowest is tried for a half and a fourth of the epochs, too. All rates fall to zero
+like a cosine at the end of their own epochs. Of the six tries, AdamW's is the one with the lowest
 validation loss, and every other rule's the one that with all seeds came to what AdamW reached with
 all in the fewest seconds (where none did, the one with the lowest loss). These train from twelve
 fresh seeds, with the same starts and orders of batches for every rule.
