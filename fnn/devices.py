@@ -170,7 +170,8 @@ def jit(fn: Callable, **options: Any) -> Callable:
 
     What is small is decided for each set of shapes, by the counted flops of the dearest equation. A
     small program with a factorization is waited for, because LAPACK has its threads back when the
-    call has ended; all others are dispatched as by `jax.jit`.
+    call has ended (`lapack_restored` around a loop waits once); all others are dispatched as by
+    `jax.jit`.
 
     Args:
         fn: the function.
@@ -276,15 +277,22 @@ def compiled(
 def lapack_restored() -> Generator[bool]:
     """LAPACK's number of threads is at the end what it was at the beginning.
 
-    Within, programs of `jit` are not waited for: who opened it waits for their results.
+    Within, programs of `jit` are not waited for: who opened it waits for their results. So it stands
+    around a loop of small steps that factorize.
 
     Yields:
         Whether another such block is open around this one.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> step, x = jit(lambda x: jnp.linalg.solve(jnp.eye(2) + x, x)), jnp.eye(2)
         >>> with lapack_restored() as nested:
-        ...     nested
-        False
+        ...     for _ in range(3):
+        ...         x = step(x)
+        ...     x = jax.block_until_ready(x)
+        >>> print(x)
+        [[0.25 0.  ]
+         [0.   0.25]]
     """
     library = _lapack()
     if library is None:
