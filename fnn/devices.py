@@ -277,8 +277,8 @@ def compiled(
 def lapack_restored() -> Generator[bool]:
     """LAPACK's number of threads is at the end what it was at the beginning.
 
-    Within, programs of `jit` are not waited for: who opened it waits for their results. So it stands
-    around a loop of small steps that factorize.
+    Within, programs of `jit` are not waited for: who opened it waits for their results. So it
+    stands around a loop of small steps that factorize.
 
     Yields:
         Whether another such block is open around this one.
