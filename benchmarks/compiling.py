@@ -25,7 +25,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from kronecker import convolutions, loss, perceptron, transformer
+from kronecker import convolutions, perceptron, transformer
 
 import fnn
 from fnn import curvature, layers, losses, programs, rules
@@ -58,7 +58,8 @@ def networks():
         ("50 layers", fifty(stacked=False), jnp.zeros(16), jnp.array(0)),
         ("50 layers, stacked", fifty(stacked=True), jnp.zeros(16), jnp.array(0)),
     ):
-        judge = loss if target.ndim else losses.softmax_cross_entropy
+        judge = losses.softmax_cross_entropy
+        judge = losses.each(judge) if target.ndim else judge
         yield name, model.apply, model.init(jax.random.key(0), x), x, target, judge
 
 
