@@ -133,3 +133,27 @@ def test_the_core_needs_no_extra():
     assert done.returncode == 1
     assert "pip install 'fnn[race]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_benchmark_takes_from_another_is_there():
+    scripts = (PACKAGE.parent / "benchmarks").glob("*.py")
+    trees = {path.stem: ast.parse(path.read_text()) for path in scripts}
+    assert "kronecker" in trees
+
+    def defined(tree):
+        for node in tree.body:
+            named = ast.walk(node) if isinstance(node, ast.Assign) else [node]
+            yield from (getattr(part, "name", getattr(part, "id", None)) for part in named)
+
+    def taken(path, tree):
+        entered = set(imports(path))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                yield from ((node.module, alias.name) for alias in node.names)
+            elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in entered:
+                yield node.value.id, node.attr
+
+    for name, tree in trees.items():
+        for module, word in taken(PACKAGE.parent / "benchmarks" / f"{name}.py", tree):
+            if module in trees:
+                assert word in set(defined(trees[module])), f"{name}: {module} has no {word}"
