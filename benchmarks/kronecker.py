@@ -47,7 +47,7 @@ from fnn import curvature, data, devices, layers, losses, rules
 from fnn.programs.equations import evaluation
 
 RESULTS = Path(__file__).parent / "results" / "kronecker-cpu.json"
-ROUNDS, STEPS, BATCH, REFRESH = 7, 20, 64, 10
+ROUNDS, STEPS, BATCH, REFRESH = 31, 20, 64, 10
 CHARACTERS, PLACES, WIDTH = 30, 32, 64
 RATE, MOMENTUM, DAMPING = 0.03, 0.9, 1e-2
 WAYS = {"exact": (None, "fisher_exact"), "one row": (1, "fisher_gradients")}
