@@ -481,4 +481,5 @@ def _keys(fn: Callable, options: Mapping[str, Any]) -> Callable[[tuple, dict], A
 @functools.cache
 def _array_type() -> type:
     """The class of arrays that are there, of which JAX shows an abstract one alone."""
-    return type(jax.numpy.zeros(()))
+    with jax.ensure_compile_time_eval():  # the first call may be one that is traced
+        return type(jax.numpy.zeros(()))
