@@ -6,9 +6,10 @@ The first fit is that of three parameters to a curve by Levenberg-Marquardt, eac
 of its own, imports apart: with JAX's persistent cache off, again with what it kept, and by
 optimistix with it off; the least of three.
 
-One step of a rule on a batch of 64, float32: the processor's seconds of tracing, of lowering and of
-compiling, the equations of the step (those of loops and calls counted once) and the arrays of the
-rule's state. JAX's cache of compiled programs is off. Writes `results/compiling-cpu.json`.
+One step of a rule on a batch of 64, float32: the processor's seconds of tracing and of compiling as
+`fnn.devices.jit` does, the equations of the step (those of loops and calls counted once) and the
+arrays of the rule's state. JAX's cache of compiled programs is off. Writes
+`results/compiling-cpu.json`.
 """
 
 import itertools
@@ -28,7 +29,7 @@ import optax
 from kronecker import convolutions, perceptron, transformer
 
 import fnn
-from fnn import curvature, layers, losses, programs, rules
+from fnn import curvature, devices, layers, losses, programs, rules
 
 RESULTS = Path(__file__).parent / "results" / "compiling-cpu.json"
 BATCH, TANH = 64, layers.elementwise(jnp.tanh)
@@ -120,16 +121,13 @@ def measured(make, model, params, x, target, judge):
         return optax.apply_updates(params, updates), state
 
     state, marks = rule.init(params), [time.process_time()]
-    traced = jax.jit(step).trace(params, state, objective.on(batch))
+    traced = devices.traced(step, params, state, objective.on(batch))
     marks.append(time.process_time())
-    lowered = traced.lower()
+    devices.compiled(traced)
     marks.append(time.process_time())
-    lowered.compile()
-    marks.append(time.process_time())
-    trace, lower, compiling = (b - a for a, b in itertools.pairwise(marks))
+    trace, compiling = (b - a for a, b in itertools.pairwise(marks))
     return {
         "trace": trace,
-        "lower": lower,
         "compile": compiling,
         "equations": equations(traced.jaxpr.jaxpr),
         "arrays": len(jax.tree.leaves(state)),
@@ -168,12 +166,12 @@ def main(chosen):
         "cores": os.cpu_count(),
         "versions": {name: metadata.version(name) for name in packages} | {"fnn": fnn.__version__},
     }
-    print(f"{'':42}{'trace':>8}{'lower':>8}{'compile':>9}{'equations':>11}{'arrays':>8}")
+    print(f"{'':42}{'trace':>8}{'compile':>9}{'equations':>11}{'arrays':>8}")
     for network, *parts in networks():
         for name in chosen or RULES:
             row = report.setdefault(network, {})[name] = measured(RULES[name], *parts)
             print(
-                f"{network:20}{name:22}{row['trace']:8.2f}{row['lower']:8.2f}{row['compile']:9.2f}"
+                f"{network:20}{name:22}{row['trace']:8.2f}{row['compile']:9.2f}"
                 f"{row['equations']:11}{row['arrays']:8}",
                 flush=True,
             )

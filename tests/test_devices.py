@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import jax
@@ -103,6 +104,60 @@ def test_threads_are_back_after_an_error():
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
         jax.block_until_ready(devices.jit(broken)(jnp.eye(3)))
+
+
+def in_a_thread(fn):
+    """What a function returns in a thread of Python's own."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(fn()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_other_threads_of_python_have_one_thread_of_lapack():
+    """Newer releases of threadpoolctl listen to the first alone that sets a number."""
+    assert threads_within(devices.jit) == ONE
+    assert in_a_thread(lambda: threads_within(devices.jit)) == ONE
+    assert in_a_thread(lambda: SCIPYS.num_threads) == 2
+
+
+def test_whoever_ends_last_gives_the_threads_back():
+    step, is_open, may_end = devices.jit(jnp.linalg.cholesky), threading.Event(), threading.Event()
+
+    def hold():
+        with devices.lapack_restored():
+            is_open.set()
+            may_end.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    is_open.wait()
+    found = step(4 * jnp.eye(200))
+    assert found.is_ready(), "a block of another thread is none of this one"
+    may_end.set()
+    other.join()
+    assert SCIPYS.num_threads == 2
+
+
+def test_a_large_factorization_has_all_threads_beside_small_ones():
+    with devices.lapack_restored():
+        assert threads_within(devices.jit) == ONE
+        devices.one_thread_below(elementwise=1e6, factorizations=0)
+        assert threads_within(devices.jit) == ALL
+
+
+def test_nothing_is_brought_to_the_device():
+    program = """
+        import jax
+        import jax.numpy as jnp
+        from fnn import devices
+        x = jnp.eye(2)
+        with jax.transfer_guard("disallow"):
+            found = devices.jit(jnp.linalg.cholesky)(x)
+        print(found[0, 0])
+    """
+    run_alone(program, expected="1.0")
 
 
 def test_fit_has_one_thread_and_its_callbacks_all():
@@ -240,15 +295,17 @@ def test_xla_compiles_small_programs_for_one_thread(tmp_path):
         from fnn import devices
         def small(x): return x @ x
         def large(x): return x + 1
+        def tiny(x): return jnp.linalg.cholesky(x)
         devices.jit(small)(jnp.ones((9, 9))).block_until_ready()
+        devices.jit(tiny)(jnp.eye(9)).block_until_ready()
         devices.jit(large)(jnp.ones((1000, 1000))).block_until_ready()
         print("done")
     """
     run_alone(program, expected="done", XLA_FLAGS=f"--xla_dump_to={tmp_path}")
-    for name in ("small", "large"):
-        (options,) = tmp_path.glob(f"*.jit_{name}.*debug_options")
-        one_thread = "xla_cpu_multi_thread_eigen: false" in options.read_text()
-        assert one_thread == (name == "small")
+    for name in ("tiny", "small", "large"):
+        (options,) = (path.read_text() for path in tmp_path.glob(f"*.jit_{name}.*debug_options"))
+        assert ("xla_cpu_multi_thread_eigen: false" in options) == (name != "large")
+        assert ("xla_cpu_use_fusion_emitters: false" in options) == (name == "tiny")
 
 
 def test_an_xla_that_cannot_be_held_to_one_thread_is_said_once():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from fnn import devices
 from fnn.problems import Problem
-from fnn.race.compiling import ONCE, OPTIONS, Setting, source, traced
+from fnn.race.compiling import ONCE, Setting, source, traced
 from fnn.race.entrants import Entrant
 from fnn.training import Limits, advance, start
 
@@ -66,7 +66,7 @@ def alone(problem: Problem, entrant: Entrant, setting: Setting) -> RunAlone:
     template = traced(setting)
     begun = jax.eval_shape(begin_one, template, key)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    one = devices.compiled(devices.traced(walk, begun, template, key, number, train), OPTIONS)
+    one = devices.compiled(devices.traced(walk, begun, template, key, number, train))
     compile_seconds = time.perf_counter() - began
 
     def reading(setting: Setting, seed: int, steps: int) -> tuple[float, float]:
