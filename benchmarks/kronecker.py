@@ -266,6 +266,8 @@ def measured(task):
 def main(*words):
     """Prints the tables and writes the JSON."""
     chosen, beside = set(words) - {"--busy"}, os.cpu_count() if "--busy" in words else 0
+    if unknown := chosen - tasks().keys():
+        raise SystemExit(f"kronecker: expected some of {', '.join(tasks())}, got {unknown}")
     report = json.loads(RESULTS.read_text()) if words and RESULTS.exists() else {}
     packages = ("jax", "jaxlib", "optax", "numpy", "kfac-jax")
     report |= {

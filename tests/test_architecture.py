@@ -140,20 +140,22 @@ def test_what_a_benchmark_takes_from_another_is_there():
     trees = {path.stem: ast.parse(path.read_text()) for path in scripts}
     assert "kronecker" in trees
 
-    def defined(tree):
+    def names(tree):
         for node in tree.body:
-            named = ast.walk(node) if isinstance(node, ast.Assign) else [node]
-            yield from (getattr(part, "name", getattr(part, "id", None)) for part in named)
+            targets = getattr(node, "targets", [getattr(node, "target", node)])
+            parts = [part for target in targets for part in ast.walk(target)]
+            yield from (part.id for part in parts if isinstance(part, ast.Name))
+            yield getattr(node, "name", None)
 
-    def taken(path, tree):
-        entered = set(imports(path))
+    def uses(path, tree):
+        modules = set(imports(path))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 yield from ((node.module, alias.name) for alias in node.names)
-            elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in entered:
+            elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in modules:
                 yield node.value.id, node.attr
 
     for name, tree in trees.items():
-        for module, word in taken(PACKAGE.parent / "benchmarks" / f"{name}.py", tree):
+        for module, word in uses(PACKAGE.parent / "benchmarks" / f"{name}.py", tree):
             if module in trees:
-                assert word in set(defined(trees[module])), f"{name}: {module} has no {word}"
+                assert word in set(names(trees[module])), f"{name}: {module} has no {word}"

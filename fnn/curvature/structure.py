@@ -399,7 +399,7 @@ def factors_and_diagonals(
 
     def of_stack(stack: Stack) -> tuple[dict[int, Any], dict[int, Array]]:
         source = stack.source
-        return stack.sum(lambda c, part: sums(c, source.share(part)), source.parts)
+        return stack.sum(lambda c, part: sums(c, source.common_share(part)), source.parts)
 
     totals, diagonals = sum_trees([of_stack(stack) for stack in stacks])
     factors = {
@@ -487,10 +487,8 @@ def _sums(
     b, i, o = matrix
     dtype = widest(captured.outputs.dtype, jnp.float32)
     inputs, outputs = jnp.zeros((b, i, i), dtype), jnp.zeros((b, o, o), dtype)
-    positions, total = (
-        np.zeros((b, 1, 1), int),
-        jnp.sum(jnp.broadcast_to(share, captured.shape[:1])),
-    )
+    positions = np.zeros((b, 1, 1), int)
+    total = jnp.sum(jnp.broadcast_to(share, captured.shape[:1]))
     for index, places in _uses_and_places(captured.program, leaf):
         left, right = _outer(captured, index, leaf)
         t = right.shape[3]
@@ -512,10 +510,9 @@ def _weighted_square(
     left: Float[Array, "n r b t i"], share: Float[Array, " n"] | Float[Array, ""]
 ) -> Float[Array, "b i i"]:
     """The sum of a a^T, each with the share of its example, over examples and places."""
-    if share.ndim == 0:  # no example is multiplied, only their sum
-        return share * jnp.einsum("nrbti,nrbtj->bij", left, left, precision=HIGHEST)
-    weighted = left * share[:, None, None, None, None]
-    return jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
+    each = share[:, None, None, None, None] if share.ndim else 1  # a copy of the operand at most
+    squares = jnp.einsum("nrbti,nrbtj->bij", left * each, left, precision=HIGHEST)
+    return squares if share.ndim else share * squares
 
 
 def _uses_and_places(program: Program, leaf: int) -> list[tuple[int, np.ndarray]]:

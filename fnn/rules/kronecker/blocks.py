@@ -132,6 +132,7 @@ def refreshing(measure: Measure, structure: Structure) -> Callable[..., Memory]:
 
 def _renewed(measure: Measure, due: Array, factors: Array, shifts: Array, before: Any) -> Any:
     """The bases of a pool, new where they are due and finite."""
+    # As many trips as bases are due, of which `flops.count` counts one, and `flops.metered` all.
     (places,) = jnp.nonzero(due, size=len(due), fill_value=0)
 
     def with_next(k: Array, bases: Any) -> Any:

@@ -275,21 +275,22 @@ def _soap(
 @jax.jit
 @sequential_vmap
 def _turned(when: Array, leaves: list[_Leaf]) -> list[dict[str, Any]]:
-    """The fields of leaves in new eigenvectors: 0 the same, 1 by one iteration, 2 all anew."""
+    """What leaves hold in new eigenvectors: 0 the same, 1 by one iteration, 2 all anew."""
 
-    def same(leaf: _Leaf) -> dict[str, Any]:
+    def same(leaf: _Leaf) -> dict[str, Any]:  # no sides, since XLA copies what stays in every step
         return {"mu": leaf.mu, "nu": leaf.nu, "bases": leaf.bases}
 
-    def iteration(leaf: _Leaf) -> dict[str, Any]:
-        bases, nu = iterated(leaf.sides, leaf.bases, leaf.nu)
+    def turned(leaf: _Leaf, bases: Sides, nu: Array) -> dict[str, Any]:
         return {"mu": into(bases, out_of(leaf.bases, leaf.mu)), "nu": nu, "bases": bases}
 
-    def anew(leaf: _Leaf) -> dict[str, Any]:
-        bases = eigenvectors(leaf.sides)
-        return {"mu": into(bases, out_of(leaf.bases, leaf.mu)), "nu": leaf.nu, "bases": bases}
+    def iteration(leaf: _Leaf) -> dict[str, Any]:
+        return turned(leaf, *iterated(leaf.sides, leaf.bases, leaf.nu))
 
-    ways = [functools.partial(map, way) for way in (same, iteration, anew)]
-    return jax.lax.switch(when, [lambda way=way: list(way(leaves)) for way in ways])
+    def anew(leaf: _Leaf) -> dict[str, Any]:
+        return turned(leaf, eigenvectors(leaf.sides), leaf.nu)
+
+    ways = same, iteration, anew
+    return jax.lax.switch(when, [lambda way=way: [way(leaf) for leaf in leaves] for way in ways])
 
 
 def _shampoo(
@@ -309,41 +310,40 @@ def _shampoo(
         length = jnp.linalg.norm(between)
         return between * (jnp.linalg.norm(adam) / jnp.where(length > 0, length, 1))
 
-    def with_roots(leaves: list[_Leaf]) -> list[dict[str, Any]]:
-        shares = [_share(options.b2, count, leaf.mu) for leaf in leaves]
-        return _roots((count == 1) | (count % options.refresh == 0), leaves, shares, ridge)
+    def rooted(leaves: list[_Leaf]) -> list[dict[str, Any]]:
+        is_due = (count == 1) | (count % options.refresh == 0)
+        share = _share(options.b2, count, jnp.zeros([]))
+        sides, bases = [leaf.sides for leaf in leaves], [leaf.bases for leaf in leaves]
+        return [{"bases": each} for each in _roots(is_due, share, ridge, sides, bases)]
 
     leaves = [advanced(g, old) for g, old in zip(grads, olds, strict=True)]
-    leaves = _with_sides(leaves, with_roots)
+    leaves = _with_sides(leaves, rooted)
     return [direction(leaf) for leaf in leaves], leaves
 
 
 @jax.jit
 @sequential_vmap
 def _roots(
-    is_due: Array, leaves: list[_Leaf], shares: list[Array], ridge: Array
-) -> list[dict[str, Any]]:
-    """The inverse roots of the leaves' sides where they are due, else those before."""
+    is_due: Array, share: Array, ridge: Array, sides: list[Sides], bases: list[Sides]
+) -> list[Sides]:
+    """The inverse roots of sides where they are due, else those before."""
 
-    def root(leaf: _Leaf, share: Array) -> Sides:
-        means = jax.tree.map(lambda side: side / share.astype(side.dtype), leaf.sides)
+    def root(of: Sides) -> Sides:
+        means = jax.tree.map(lambda side: side / share.astype(side.dtype), of)
         return inverse_roots(means, ridge)
 
-    bases = jax.lax.cond(
-        is_due,
-        lambda: [root(leaf, share) for leaf, share in zip(leaves, shares, strict=True)],
-        lambda: [leaf.bases for leaf in leaves],
-    )
-    return [{"bases": each} for each in bases]
+    return jax.lax.cond(is_due, lambda: [root(of) for of in sides], lambda: bases)
 
 
 def _with_sides(
     leaves: list[_Leaf], renewed: Callable[[list[_Leaf]], list[dict[str, Any]]]
 ) -> list[_Leaf]:
-    """The leaves with what is renewed of those that have sides, all of them under one condition."""
-    some = [leaf for leaf in leaves if any(leaf.has_side)]
-    fields = iter(renewed(some)) if some else iter([])
-    return [leaf._replace(**next(fields)) if any(leaf.has_side) else leaf for leaf in leaves]
+    """The leaves, of which those that have sides get what is renewed, all at once."""
+    places = [k for k, leaf in enumerate(leaves) if any(leaf.has_side)]
+    fields = renewed([leaves[k] for k in places]) if places else []
+    for k, found in zip(places, fields, strict=True):
+        leaves[k] = leaves[k]._replace(**found)
+    return leaves
 
 
 def _moments(options: _Options, g: Array, old: _Leaf) -> tuple[Array, Array]:
@@ -420,8 +420,8 @@ def _by_sides(options: _Options, recurrence: Callable) -> optax.GradientTransfor
         for of, k in zip(cuts, given, strict=True):
             _require_same(of, grads[k], leaves[k])
             blocks.append(of.blocks(grads[k].astype(leaves[k].mu.dtype)))
-        found, new = recurrence(count, blocks, [leaves[k] for k in given])
-        for k, of, direction, leaf in zip(given, cuts, found, new, strict=True):
+        blocks, new = recurrence(count, blocks, [leaves[k] for k in given])
+        for k, of, direction, leaf in zip(given, cuts, blocks, new, strict=True):
             grads[k], leaves[k] = of.joined(direction), leaf
         directions = treedef.unflatten(grads)
         columns = zip(*leaves, strict=True) if leaves else state[1:]
