@@ -214,21 +214,16 @@ def share_to(goal, lost):
     return (1 + there.argmax()) / len(lost) if there.any() else np.inf
 
 
-def looked_at(epochs):
-    """After how many epochs each the validation data are looked at."""
-    return max(1, epochs // LOOKS)
-
-
-def trained(network, objective, rule, seed, epochs, every):
+def trained(network, objective, rule, seed, epochs):
     """The lowest validation loss so far at each look of a run; and the seconds of the run."""
     start = network.model.init(jax.random.key(seed), network.train[0][0])
     plan = {"batch_size": BATCH, "key": jax.random.key(1000 + seed), "tolerance": 0}
-    plan |= {"validation": network.validation, "every": every}
+    plan |= {"validation": network.validation, "every": max(1, network.epochs // LOOKS)}
     began = time.perf_counter()
     run = fnn.fit(rule, objective, start, network.train, epochs=epochs, **plan)
     lost = np.asarray(run.history.validation["loss"])
     seconds = time.perf_counter() - began
-    looks = -(-epochs // every)
+    looks = -(-epochs // plan["every"])
     lost = np.pad(lost, (0, max(0, looks - len(lost))), constant_values=np.inf)[:looks]
     return np.minimum.accumulate(np.where(np.isfinite(lost), lost, np.inf)), seconds
 
@@ -236,10 +231,9 @@ def trained(network, objective, rule, seed, epochs, every):
 def tried(network, objective, name, make, epochs):
     """A setting after the seeds of the tuning."""
     rule, began = make(epochs * -(-len(network.train[0]) // BATCH)), time.perf_counter()
-    every = looked_at(epochs)
-    trained(network, objective, rule, 100, 1, every)
+    trained(network, objective, rule, 100, 1)
     compiling = time.perf_counter() - began
-    runs = [trained(network, objective, rule, 100 + i, epochs, every) for i in range(TUNED_ON)]
+    runs = [trained(network, objective, rule, 100 + i, epochs) for i in range(TUNED_ON)]
     return Try(name, rule, epochs, runs, compiling)
 
 
@@ -272,8 +266,7 @@ def raced(network, seeds):
     runs = {rule: [] for rule in chosen}
     for seed in range(seeds):
         for rule, made in chosen.items():
-            every = looked_at(made.epochs)
-            runs[rule].append(trained(network, objective, made.rule, seed, made.epochs, every))
+            runs[rule].append(trained(network, objective, made.rule, seed, made.epochs))
     return chosen, runs
 
 

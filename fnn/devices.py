@@ -274,14 +274,16 @@ def compiled(
 
 @contextlib.contextmanager
 def lapack_restored() -> Generator[bool]:
-    """LAPACK's number of threads is at the end what it was at the beginning.
+    """LAPACK has its number of threads back when the last such block of the process ends.
 
     It stands around a loop of small steps that factorize: within it no program of `jit` is waited
     for, so wait for the last results yourself before it ends, or they may be computed on all of
-    LAPACK's threads. Within, LAPACK has the number of threads of the last such program.
+    LAPACK's threads. From the first small step on LAPACK has one thread within, for all that it
+    does. A block ends in the thread of Python that opened it.
 
     Yields:
-        Whether another such block is open around this one in the same thread of Python.
+        Whether another such block is open in the same thread of Python, or there is nothing to
+        restore.
 
     Example:
         >>> import jax.numpy as jnp
@@ -296,15 +298,16 @@ def lapack_restored() -> Generator[bool]:
     """
     library = _lapack()
     if library is None:
-        yield True  # nothing to restore, and so nothing to wait for
+        yield True
         return
-    nested, _thread.is_within = getattr(_thread, "is_within", False), True
     with _lock:
         _usual.append(_usual[0] if _usual else library.num_threads)
+    around = getattr(_thread, "blocks", 0)
+    _thread.blocks = around + 1
     try:
-        yield nested
+        yield around > 0
     finally:
-        _thread.is_within = nested
+        _thread.blocks -= 1
         with _lock:
             usual = _usual.pop()
             if not _usual:
@@ -340,7 +343,7 @@ def compiler_options(options: Mapping[str, Any]) -> dict[str, Any]:
 _SOON = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 _TINY = 1024  # flops of the dearest elementwise equation
 _borders = Borders()
-_lock, _thread = threading.Lock(), threading.local()
+_lock, _thread = threading.RLock(), threading.local()
 _programs = itertools.count(1)
 _concrete: set[type] = set()  # classes of arrays that hold numbers, as far as they were seen
 _usual: list[int] = []  # LAPACK's number of threads, once for each open `lapack_restored`
@@ -421,11 +424,12 @@ def _is_jit_disabled() -> bool:
 
 
 def _held(run: Callable, dearest: flops.Dearest) -> Callable:
-    """The compiled function with the threads of LAPACK that its factorizations deserve."""
-    if not dearest.factorization or jax.default_backend() != "cpu":
+    """The compiled function with LAPACK on one thread, where its factorizations are small."""
+    small = 0 < dearest.factorization < _borders.factorizations
+    if not small or jax.default_backend() != "cpu":
         return run
 
-    def on_one_thread(*args: Any, **kwargs: Any) -> Any:
+    def held(*args: Any, **kwargs: Any) -> Any:
         with lapack_restored() as nested:
             _set_lapack_threads(1)
             results = run(*args, **kwargs)
@@ -433,20 +437,16 @@ def _held(run: Callable, dearest: flops.Dearest) -> Callable:
                 jax.block_until_ready(jax.tree.leaves(results)[-1:])
             return results
 
-    def on_all_threads(*args: Any, **kwargs: Any) -> Any:
-        if _usual:  # a small program within `lapack_restored` has taken them
-            _set_lapack_threads(_usual[0])
-        return run(*args, **kwargs)
-
-    small = dearest.factorization < _borders.factorizations
-    return on_one_thread if small else on_all_threads
+    return held
 
 
 def _set_lapack_threads(number: int) -> None:
     """Sets the threads of LAPACK for the process, if its library is known."""
-    if (library := _lapack()) is not None:
-        # From release 3.8 on threadpoolctl ignores all Python threads but the first that asked.
-        forget_who_asked = getattr(library, "clear_controlling_thread", lambda **_: None)
+    if (library := _lapack()) is None:
+        return
+    # From release 3.8 on threadpoolctl ignores all Python threads but the first that asked.
+    forget_who_asked = getattr(library, "clear_controlling_thread", lambda **_: None)
+    with _lock:
         forget_who_asked(force=True)
         library.set_num_threads(number)
         forget_who_asked(force=True)
@@ -491,8 +491,6 @@ def _keys(fn: Callable, options: Mapping[str, Any]) -> Callable[[tuple, dict], A
         places |= {place for place, name in enumerate(parameters) if name in names}
 
     def kind(leaf: Any) -> Any:  # of a number its type alone, for it is traced
-        if type(leaf) in _concrete:
-            return leaf.aval
         return (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else type(leaf)
 
     def key_of(args: tuple, kwargs: dict) -> Any:

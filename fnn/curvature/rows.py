@@ -93,14 +93,14 @@ class Source(NamedTuple):
         """The sum of the results of a function of each part."""
         return accumulate(fn, self.parts) if self.shape[0] > 1 else fn(self.first_part)
 
-    def common_share(self, part: Block) -> Float[Array, " n"] | Float[Array, ""]:
-        """The shares scale * w / sum(w) of a part's examples; one number where all are equal."""
+    def share_or_shares(self, part: Block) -> Float[Array, " n"] | Float[Array, ""]:
+        """The shares scale * w / sum(w) of a part's examples; without weights one number."""
         weights = 1.0 if part.weights is None else part.weights
         return jnp.asarray(share(self.term.scale * weights, self.total_weight))
 
     def shares(self, part: Block) -> Float[Array, " n"]:
         """The share of each example of a part in the value function."""
-        return jnp.broadcast_to(self.common_share(part), (part.count,))
+        return jnp.broadcast_to(self.share_or_shares(part), (part.count,))
 
     def outputs(self, part: Block, params: PyTree) -> PyTree:
         """The model's outputs for each example of a part."""

@@ -399,7 +399,7 @@ def factors_and_diagonals(
 
     def of_stack(stack: Stack) -> tuple[dict[int, Any], dict[int, Array]]:
         source = stack.source
-        return stack.sum(lambda c, part: sums(c, source.common_share(part)), source.parts)
+        return stack.sum(lambda c, part: sums(c, source.share_or_shares(part)), source.parts)
 
     totals, diagonals = sum_trees([of_stack(stack) for stack in stacks])
     factors = {
@@ -510,8 +510,8 @@ def _weighted_square(
     left: Float[Array, "n r b t i"], share: Float[Array, " n"] | Float[Array, ""]
 ) -> Float[Array, "b i i"]:
     """The sum of a a^T, each with the share of its example, over examples and places."""
-    each = share[:, None, None, None, None] if share.ndim else 1  # a copy of the operand at most
-    squares = jnp.einsum("nrbti,nrbtj->bij", left * each, left, precision=HIGHEST)
+    weighted = left * share[:, None, None, None, None] if share.ndim else left
+    squares = jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
     return squares if share.ndim else share * squares
 
 

@@ -339,7 +339,7 @@ def _with_sides(
     leaves: list[_Leaf], renewed: Callable[[list[_Leaf]], list[dict[str, Any]]]
 ) -> list[_Leaf]:
     """The leaves, of which those that have sides get what is renewed, all at once."""
-    places = [k for k, leaf in enumerate(leaves) if any(leaf.has_side)]
+    leaves, places = list(leaves), [k for k, leaf in enumerate(leaves) if any(leaf.has_side)]
     fields = renewed([leaves[k] for k in places]) if places else []
     for k, found in zip(places, fields, strict=True):
         leaves[k] = leaves[k]._replace(**found)

@@ -95,6 +95,19 @@ def test_on_a_linear_network_every_block_and_its_step_are_exact():
         close(step, expected)
 
 
+def test_examples_of_equal_weight_are_those_without_weights():
+    """Without weights the factors are summed first, and divided afterwards."""
+    params = [(normal(i, o), normal(o)) for i, o in itertools.pairwise((4, 3, 2))]
+    data, known = (normal(9, 4), normal(9, 2)), structure(deep_linear, params, jnp.zeros(4))
+
+    @jax.jit
+    def factors(weights):
+        value_fns = LINEAR.on(data, weights=weights), LINEAR.on(data)
+        return [kronecker_blocks(value_fn, params, known).factors for value_fn in value_fns]
+
+    close(*factors(jnp.full(9, 3.0)))
+
+
 @pytest.mark.parametrize("shape", [(12, 5), (3, 5)], ids=["tall", "wide"])
 def test_one_linear_layer_is_gauss_newton_and_solved_in_one_step(shape):
     """Learning rate and momentum come from the model, whose minimum is the step itself."""
