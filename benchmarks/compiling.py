@@ -29,7 +29,7 @@ import optax
 from kronecker import convolutions, perceptron, transformer
 
 import fnn
-from fnn import curvature, devices, layers, losses, programs, rules
+from fnn import curvature, devices, flops, layers, losses, rules
 
 RESULTS = Path(__file__).parent / "results" / "compiling-cpu.json"
 BATCH, TANH = 64, layers.elementwise(jnp.tanh)
@@ -103,12 +103,6 @@ RULES = {
 }
 
 
-def equations(jaxpr):
-    """The equations of a jaxpr and of those inside it."""
-    inside = (body.jaxpr for eqn in jaxpr.eqns for body in programs.bodies(eqn))
-    return len(jaxpr.eqns) + sum(map(equations, inside))
-
-
 def measured(make, model, params, x, target, judge):
     """A row of the table."""
     batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (BATCH, *leaf.shape)), (x, target))
@@ -129,7 +123,7 @@ def measured(make, model, params, x, target, judge):
     return {
         "trace": trace,
         "compile": compiling,
-        "equations": equations(traced.jaxpr.jaxpr),
+        "equations": flops.dearest(traced.jaxpr).equations,
         "arrays": len(jax.tree.leaves(state)),
     }
 

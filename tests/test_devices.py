@@ -255,7 +255,7 @@ def test_the_dearest_equation_is_found_in_loops_and_calls():
         return batch + 1, jnp.tanh(a)
 
     dearest = flops.dearest(jax.make_jaxpr(fn)(jnp.eye(6)))
-    assert dearest == (36 * 5, 6**3 / 3)
+    assert dearest[:2] == (36 * 5, 6**3 / 3)
 
 
 # What XLA and LAPACK may be like ------------------------------------------------------------------
@@ -299,13 +299,18 @@ def test_xla_compiles_small_programs_for_one_thread(tmp_path):
         def small(x): return x @ x
         def large(x): return x + 1
         def tiny(x): return jnp.linalg.cholesky(x)
+        def long(x):
+            for _ in range(5000):
+                x = x + 1
+            return jnp.linalg.cholesky(x)
         devices.jit(small)(jnp.ones((9, 9))).block_until_ready()
         devices.jit(tiny)(jnp.eye(9)).block_until_ready()
+        devices.jit(long)(jnp.eye(9)).block_until_ready()
         devices.jit(large)(jnp.ones((1000, 1000))).block_until_ready()
         print("done")
     """
     run_alone(program, expected="done", XLA_FLAGS=f"--xla_dump_to={tmp_path}")
-    for name in ("tiny", "small", "large"):
+    for name in ("tiny", "long", "small", "large"):
         (options,) = (path.read_text() for path in tmp_path.glob(f"*.jit_{name}.*debug_options"))
         assert ("xla_cpu_multi_thread_eigen: false" in options) == (name != "large")
         assert ("xla_cpu_use_fusion_emitters: false" in options) == (name == "tiny")

@@ -95,16 +95,18 @@ def count_within(scope: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) 
 
 
 class Dearest(NamedTuple):
-    """Flops of the dearest equations of a program, by who computes them on a CPU.
+    """Flops of the dearest equations of a program, by who computes them on a CPU; and their number.
 
     Attributes:
         elementwise: of anything but products, convolutions and factorizations: XLA's own loops.
         factorization: of the largest matrix that LAPACK factors, n^3 / 3 as for Cholesky, whatever
             the kind: the dearer ones mostly stand in branches of last resort. 0 without any.
+        equations: how many there are.
     """
 
     elementwise: float
     factorization: float
+    equations: int
 
 
 def dearest(program: core.ClosedJaxpr) -> Dearest:
@@ -116,15 +118,15 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
         program: a jaxpr, such as `jax.jit(fn).trace(*args).jaxpr`.
 
     Returns:
-        The dearest elementwise equation and the dearest factorization.
+        The dearest elementwise equation, the dearest factorization, and the number of all.
 
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> dearest(jax.make_jaxpr(lambda a: jnp.linalg.cholesky(a @ a) + 1)(jnp.ones((6, 6))))
-        Dearest(elementwise=36.0, factorization=72.0)
+        Dearest(elementwise=36.0, factorization=72.0, equations=13)
     """
-    elementwise = factorization = 0.0
+    elementwise, factorization, number = 0.0, 0.0, len(program.jaxpr.eqns)
     for eqn in program.jaxpr.eqns:
         name, bodies = eqn.primitive.name, list(calls.bodies(eqn))
         if name in equations.LAPACK:
@@ -137,7 +139,8 @@ def dearest(program: core.ClosedJaxpr) -> Dearest:
             within = dearest(body)
             elementwise = max(elementwise, within.elementwise)
             factorization = max(factorization, within.factorization)
-    return Dearest(elementwise, factorization)
+            number += within.equations
+    return Dearest(elementwise, factorization, number)
 
 
 class Living(NamedTuple):
