@@ -313,7 +313,7 @@ def test_xla_compiles_small_programs_for_one_thread(tmp_path):
     for name in ("tiny", "long", "small", "large"):
         (options,) = (path.read_text() for path in tmp_path.glob(f"*.jit_{name}.*debug_options"))
         assert ("xla_cpu_multi_thread_eigen: false" in options) == (name != "large")
-        assert ("xla_cpu_use_fusion_emitters: false" in options) == (name == "tiny")
+        assert ("xla_backend_optimization_level: 1" in options) == (name == "tiny")
 
 
 def test_an_xla_that_cannot_be_held_to_one_thread_is_said_once():
