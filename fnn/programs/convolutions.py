@@ -50,7 +50,9 @@ def with_fast_convolutions(fn: Callable[..., Any]) -> Callable[..., Any]:
 
         arrays = [leaves[i] for i in places]
         closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
-        return jax.tree.unflatten(jax.tree.structure(shapes), _results(closed, arrays))
+        with jax.enable_x64(True):  # every dtype is written in the jaxpr, and some are float64
+            results = _results(closed, arrays)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return run
 

@@ -11,7 +11,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 
 import fnn
-from fnn import data, devices, layers, losses, programs, rules
+from fnn import data, devices, flops, layers, losses, programs, rules
 from fnn.programs import convolutions
 
 RNG = np.random.default_rng(0)
@@ -96,6 +96,36 @@ def test_loops_and_branches_compute_the_same(kind):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), found, expected
     )
+
+
+def test_float64_within_a_program_of_float32_stays_what_it_is():
+    """As in a race: the meter sums in float64, and second-order rules factor in it."""
+    value, of_kernel, of_input = KINDS["channels last"]
+
+    def length(g):
+        with jax.enable_x64(True):
+            wide = g.astype(jnp.float64)
+            return jnp.sqrt(jnp.sum(wide * wide)).astype(jnp.float32)
+
+    def step(w, x):
+        g = jax.grad(value)(w, x)
+        return w - 0.01 * g / length(g)
+
+    @flops.metered
+    def walk(w, x):
+        return lax.while_loop(
+            lambda state: state[0] < 3, lambda state: (state[0] + 1, step(state[1], x)), (0, w)
+        )
+
+    with jax.enable_x64(False):
+        w = jnp.asarray(0.1 * RNG.normal(size=of_kernel))
+        x = jnp.abs(jnp.asarray(RNG.normal(size=of_input)))
+        fast = programs.with_fast_convolutions(walk)
+        assert programs.has_slow_convolutions(jax.make_jaxpr(walk)(w, x))
+        assert not programs.has_slow_convolutions(jax.make_jaxpr(fast)(w, x))
+        expected, found = jax.jit(lambda w, x: (walk(w, x), fast(w, x)))(w, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+    assert found[0][1].dtype == jnp.float32
 
 
 def test_what_only_its_own_equation_knows_is_left_alone():
