@@ -98,9 +98,9 @@ def kronecker(
     def init(params: PyTree) -> KroneckerState:
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
-        is_judged = policy.shrink is not None
+        is_judged, damping = policy.shrink is not None, DampingState(zero, zero, zero)
         return KroneckerState(
-            damping=DampingState(zero, zero, zero).awaiting_verdict(),
+            damping=damping.awaiting_verdict() if is_judged else damping,
             velocity=jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), dtype), params),
             batches=jnp.zeros((), jnp.int32),
             memory=first_memory(measure, layout, dtype),

@@ -46,6 +46,21 @@ def test_equal_layers_add_no_array_and_no_loop_to_a_step():
     assert of(1) == of(5) == (6, 2, 2)
 
 
+def test_what_looks_at_no_value_remembers_no_step_and_does_not_mark_the_parameters():
+    params, layout = known(deep(1))
+
+    def numbers_of(policy):
+        state = jax.eval_shape(
+            rules.kfac(layout, 0.1, 0.1, momentum=0.9, policy=policy).init, params
+        )
+        return state.damping.verdict, sum(leaf.shape == () for leaf in jax.tree.leaves(state))
+
+    assert numbers_of(damping.constant()) == (None, 8)
+    judged, numbers = numbers_of(damping.trust_ratio())
+    assert judged is not None
+    assert numbers == 18
+
+
 def test_pools_give_every_leaf_its_own_factors_back():
     _, layout = known(deep(3))
     groups = layout_of(layout)
