@@ -404,25 +404,36 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
     leaves, structure = jax.tree.flatten(captured.params)
     env = settle(program, leaves, captured.closed_over)
 
-    def of_leaf(leaf):
+    def met_once(leaf):
+        """The one use of a leaf that meets one position per example; None of any other leaf."""
         indices = program.uses_of(leaf)
-        if len(indices) == 1 and leaf in program.uses[indices[0]].weight.views:
-            (index,) = indices
-            use, (left, right, _) = program.uses[index], outer(captured, index)
-            if right.shape[3] == 1:
-                squares = jnp.sum(right * right, 1)[:, :, 0]
-                inputs = jnp.ones_like(squares[..., :1]) if left is None else left[:, 0, :, 0]
-                matrix = jnp.einsum("nbi,nbo->bio", inputs * inputs, squares, precision=HIGHEST)
-                tree = _pull_back(captured, [unmatrix(use, matrix)], [use.weight])
-                squares = jax.tree.leaves(tree)[leaf] * scale(use, leaf, env)
-                return squares.astype(jnp.result_type(leaves[leaf]))
-        block = examples_at_once(captured, jnp.size(leaves[leaf]), memory_budget)
-        squares = blockwise(
-            lambda part: jnp.sum(wide(leaf_jacobian(part, leaf)) ** 2, (0, 1)), captured, block
-        )
+        if len(indices) != 1 or leaf not in program.uses[indices[0]].weight.views:
+            return None
+        return indices[0] if program.uses[indices[0]].form.shape[1] == 1 else None
+
+    def squares_of(index):
+        left, right, _ = outer(captured, index)
+        squares = jnp.sum(right * right, 1)[:, :, 0]
+        inputs = jnp.ones_like(squares[..., :1]) if left is None else left[:, 0, :, 0]
+        matrix = jnp.einsum("nbi,nbo->bio", inputs * inputs, squares, precision=HIGHEST)
+        return unmatrix(program.uses[index], matrix)
+
+    once = [met_once(leaf) for leaf in range(len(leaves))]
+    indices = sorted({index for index in once if index is not None})
+    weights = [program.uses[index].weight for index in indices]
+    pulled = jax.tree.leaves(_pull_back(captured, [*map(squares_of, indices)], weights))
+
+    def of_leaf(leaf):
+        if once[leaf] is not None:
+            squares = pulled[leaf] * scale(program.uses[once[leaf]], leaf, env)
+        else:
+            block = examples_at_once(captured, jnp.size(leaves[leaf]), memory_budget)
+            squares = blockwise(
+                lambda part: jnp.sum(wide(leaf_jacobian(part, leaf)) ** 2, (0, 1)), captured, block
+            )
         return squares.astype(jnp.result_type(leaves[leaf]))
 
-    return structure.unflatten(of_leaf(leaf) for leaf in range(len(leaves)))
+    return structure.unflatten(map(of_leaf, range(len(leaves))))
 
 
 # More bands leave out more of the upper half, (1 - 1 / _BANDS) / 2 of all products, but smaller

@@ -85,6 +85,20 @@ def equations(closed):
             yield from equations(body)
 
 
+@pytest.mark.parametrize("ask", [curvature.diagonal, curvature.gram, curvature.norms])
+def test_a_layer_more_is_as_many_equations_more_however_many_there_are(ask):
+    def count(depth):
+        model, inputs = layers.serial(*[layers.dense(3)] * depth), jnp.ones((2, 3))
+        params = model.init(jax.random.key(0), inputs[0])
+
+        def asked(params):
+            return ask(curvature.capture(model.apply, params, inputs))
+
+        return sum(1 for _ in equations(jax.make_jaxpr(asked)(params)))
+
+    assert count(8) - count(4) == 2 * (count(4) - count(2))
+
+
 def test_branches_and_factorizations_of_stacked_weights_run_one_by_one():
     """A mapped branch runs both arms, and batched calls of LAPACK may deadlock on a CPU."""
     model, params, inputs = ZOO["stacked_branches"]()
