@@ -25,7 +25,7 @@ The map. Each floor stands on those below it and imports from nothing else; a te
     devices                     meshes of devices, threads of LAPACK
     flops                       what a program costs
     programs branches box       jaxprs: read, counted, metered; work that is seldom due; bounds
-    reductions                  one number from those of many leaves
+    reductions products         one number from those of many leaves; products in full precision
     interned names dtypes       equal calls as one object; names; dtypes of several numbers
     arrays foreign              what is no array, and no pure function, and what to try
     requirements locks version  extras that are not installed; files of one process; this release

@@ -32,6 +32,7 @@ PRIVATE = {
     "capture",
     "batches",
     "branches",
+    "products",
     "reductions",
     "locks",
     "requirements",

@@ -10,7 +10,6 @@ explain     what a capture of a model will cost, leaf by leaf
 `__all__` is what `fnn.curvature` shows to users; the other names are for the rest of the house.
 """
 
-from fnn.capture.captured import HIGHEST as HIGHEST
 from fnn.capture.captured import Captured as Captured
 from fnn.capture.captured import Kronecker as Kronecker
 from fnn.capture.captured import blockwise as blockwise

@@ -28,8 +28,7 @@ from fnn import devices
 from fnn.capture.program import Environment, Program, Use, Value, replay, settle, trace
 from fnn.dtypes import wide, widest
 from fnn.names import EXAMPLES
-
-HIGHEST = lax.Precision.HIGHEST
+from fnn.products import HIGHEST
 
 
 @jax.tree_util.register_dataclass

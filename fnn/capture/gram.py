@@ -35,7 +35,6 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn import devices
 from fnn.capture.captured import (
-    HIGHEST,
     Captured,
     Outer,
     examples,
@@ -46,6 +45,7 @@ from fnn.capture.captured import (
 )
 from fnn.capture.program import Program, settle
 from fnn.dtypes import widest
+from fnn.products import HIGHEST
 
 _LARGE, _DEAR, _TILES = 512, 1e9, 4
 """From how many rows and flops on a matrix is cut, and in how many blocks of examples.

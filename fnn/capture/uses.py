@@ -23,6 +23,7 @@ from jax.extend import core as jex
 from jaxtyping import Array
 
 from fnn.capture.views import Value, aval, mapped
+from fnn.products import HIGHEST
 
 
 class Form(NamedTuple):
@@ -137,7 +138,7 @@ def _dot_general(eqn: jex.JaxprEqn, weight: int) -> Form:
 
     def apply(a, w):
         a, w = (w, a) if data else (a, w)
-        return lax.dot_general(a, w, dimensions, precision=lax.Precision.HIGHEST)
+        return lax.dot_general(a, w, dimensions, precision=HIGHEST)
 
     return Form(
         apply=apply,
@@ -173,9 +174,7 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
         patches = (
             a[every]
             if is_pointwise
-            else lax.conv_general_dilated_patches(
-                a, window, **settings, precision=lax.Precision.HIGHEST
-            )
+            else lax.conv_general_dilated_patches(a, window, **settings, precision=HIGHEST)
         )
         n = patches.shape[0]
         patches = patches.reshape(n, groups, i, -1)
@@ -193,7 +192,7 @@ def _conv(eqn: jex.JaxprEqn, weight: int) -> Form | None:
             **settings,
             dimension_numbers=layout,
             feature_group_count=groups,
-            precision=lax.Precision.HIGHEST,
+            precision=HIGHEST,
         ),
         operand=0,
         shape=(groups, t, i, o // groups),

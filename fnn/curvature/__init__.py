@@ -32,6 +32,7 @@ from fnn.curvature.laplace import Laplace as Laplace
 from fnn.curvature.laplace import Prediction as Prediction
 from fnn.curvature.laplace import laplace as laplace
 from fnn.curvature.laplace import uncertainty as uncertainty
+from fnn.curvature.near import share_out as share_out
 from fnn.curvature.operators import Operator as Operator
 from fnn.curvature.operators import fisher as fisher
 from fnn.curvature.operators import gauss_newton as gauss_newton

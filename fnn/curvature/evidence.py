@@ -35,7 +35,6 @@ squares.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, cast
 
 import jax
@@ -44,11 +43,9 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from fnn import losses, solvers
-from fnn.capture import HIGHEST
 from fnn.curvature.quadratic import Quadratic
 from fnn.objective import EXAMPLES, Block, Term, ValueFunction, wide
-
-_dot = partial(jnp.matmul, precision=HIGHEST)
+from fnn.products import dot
 
 
 class Directions(NamedTuple):
@@ -112,7 +109,7 @@ class Evidence(NamedTuple):
         is_noise = is_lost[None, :] & (jnp.abs(vectors) <= size * eps)
         vectors = jnp.where(is_noise, 0, vectors)
         # Along a vector the curvature is found better than as a difference of an eigenvalue.
-        data = jnp.sum(vectors * _dot(scaled, vectors), axis=0)
+        data = jnp.sum(vectors * dot(scaled, vectors), axis=0)
         rounding = size * eps * jnp.max(jnp.diagonal(scaled))
         data = jnp.where((data > rounding) & ~is_lost, data, 0)
         vectors = scale[:, None] * vectors

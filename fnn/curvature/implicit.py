@@ -27,6 +27,7 @@ from fnn.curvature.operators import Operator, operator_of
 from fnn.curvature.quadratic import Quadratic, gauss_newton_system, hessian_system
 from fnn.curvature.terms import require_real
 from fnn.objective import ValueFunction
+from fnn.products import dot
 
 MakeSystem = Callable[[Any, PyTree], Quadratic]
 
@@ -224,7 +225,7 @@ def _solve(
 
     def times(right: PyTree) -> PyTree:
         flat, unravel = ravel_pytree(right)
-        return unravel(jnp.matmul(inverse, flat, precision=jax.lax.Precision.HIGHEST))
+        return unravel(dot(inverse, flat))
 
     return times, rungs.counts.negative > 0
 

@@ -37,7 +37,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from fnn import devices, solvers
-from fnn.capture import HIGHEST, Captured, capture, gram, jacobian
+from fnn.capture import Captured, capture, gram, jacobian
 from fnn.curvature.evidence import (
     Directions,
     Evidence,
@@ -53,8 +53,7 @@ from fnn.curvature.quadratic import Quadratic, quadratic_of
 from fnn.curvature.rows import Stack
 from fnn.curvature.terms import terms_of
 from fnn.objective import Block, Term, ValueFunction
-
-_dot = partial(jnp.matmul, precision=HIGHEST)
+from fnn.products import dot
 
 
 class Prediction(NamedTuple):
@@ -464,7 +463,7 @@ class _AmongRows(NamedTuple):
     def covariance(self, v: PyTree) -> PyTree:
         """Sigma v, which is the prior's covariance less the reduction by the data."""
         forward, back = solvers.needs(self.system, "laplace", "product", "transpose")
-        reduction = back(_dot(self.root, _dot(self.root.T, forward(v))))
+        reduction = back(dot(self.root, dot(self.root.T, forward(v))))
         return jax.tree.map(lambda leaf, less: (leaf - less) / self.alpha, v, reduction)
 
     def variances(self) -> PyTree:
@@ -493,7 +492,7 @@ class _AmongRows(NamedTuple):
         """The variances of the outputs of one captured example."""
         crosses = [stack.map(partial(gram, captured)) for stack in self.stacks]
         rows = [jnp.moveaxis(cross, 0, 1).reshape(cross.shape[1], -1) for cross in crosses]
-        components = _dot(jnp.concatenate(rows, axis=1), self.root)
+        components = dot(jnp.concatenate(rows, axis=1), self.root)
         prior = jnp.diagonal(gram(captured))
         return jnp.maximum(prior - jnp.sum(components**2, axis=1), 0) / self.alpha
 
@@ -509,10 +508,10 @@ class _AmongParams(NamedTuple):
         """Sigma v."""
         _, unravel = ravel_pytree(self.params)
         flat, _ = ravel_pytree(v)
-        known = _dot(self.root, _dot(self.root.T, flat))
+        known = dot(self.root, dot(self.root.T, flat))
         if self.lost is None:
             return unravel(known)
-        endless = _dot(self.lost, _part(self.lost.T, flat[:, None])[:, 0])
+        endless = dot(self.lost, _part(self.lost.T, flat[:, None])[:, 0])
         return unravel(_infinite(known, endless))
 
     def variances(self) -> PyTree:
@@ -525,15 +524,15 @@ class _AmongParams(NamedTuple):
 
     def dense(self) -> Float[Array, "P P"]:
         """Sigma."""
-        known = _dot(self.root, self.root.T)
-        return known if self.lost is None else _infinite(known, _dot(self.lost, self.lost.T))
+        known = dot(self.root, self.root.T)
+        return known if self.lost is None else _infinite(known, dot(self.lost, self.lost.T))
 
     def variance(self, captured: Captured) -> Float[Array, " outputs"]:
         """The variances of the outputs of one captured example."""
         count = captured.shape[1]
         blocks = [leaf.reshape(count, -1) for leaf in jax.tree.leaves(jacobian(captured))]
         rows = jnp.concatenate(blocks, axis=1)
-        known = jnp.sum(_dot(rows, self.root) ** 2, axis=1)
+        known = jnp.sum(dot(rows, self.root) ** 2, axis=1)
         if self.lost is None:
             return known
         return _infinite(known, jnp.sum(_part(rows, self.lost) ** 2, axis=1))
@@ -541,7 +540,7 @@ class _AmongParams(NamedTuple):
 
 def _part(rows: Array, columns: Array) -> Array:
     """The products of rows with columns, 0 where they are orthogonal up to rounding."""
-    products = _dot(rows, columns)
+    products = dot(rows, columns)
     lengths = jnp.linalg.norm(rows, axis=1)[:, None] * jnp.linalg.norm(columns, axis=0)
     return jnp.where(jnp.abs(products) <= jnp.finfo(rows.dtype).eps ** 0.5 * lengths, 0, products)
 

@@ -10,7 +10,6 @@ diagonal. It is no step: conjugate gradients go through it to the exact one, and
 some of the examples.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -21,8 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn.curvature.rows import Stack
 from fnn.curvature.structure import Factors, Layout, common_structure, factors_and_diagonals
-
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+from fnn.products import dot
 
 
 def near_inverse(
@@ -37,7 +35,7 @@ def near_inverse(
     def times(path: str, part: Array) -> Array:
         if path in inverses:
             inputs, outputs = inverses[path]
-            return _dot(_dot(inputs.astype(part.dtype), part), outputs.astype(part.dtype))
+            return dot(inputs.astype(part.dtype), part, outputs.astype(part.dtype))
         weights = diagonals[path] + shifts[path]
         return part / jnp.where(weights > 0, weights, 1).astype(part.dtype)
 
@@ -59,8 +57,16 @@ def _inverses(factors: Factors, shift: Array) -> Factors:
         return Factors(jnp.ones_like(inputs), _inverse_of_each(inputs * outputs, shift))
     if outputs.shape[-1] == 1:
         return Factors(_inverse_of_each(inputs * outputs, shift), jnp.ones_like(outputs))
-    root, ratio = jnp.sqrt(shift), jnp.sqrt(means[0] / means[1])
-    return Factors(_inverse_of_each(inputs, root * ratio), _inverse_of_each(outputs, root / ratio))
+    of_a, of_d = share_out(means[0], means[1], shift)
+    return Factors(_inverse_of_each(inputs, of_a), _inverse_of_each(outputs, of_d))
+
+
+def share_out(of_a: Array, of_d: Array, damping: Array) -> tuple[Array, Array]:
+    """The damping shared out between A and D of these mean eigenvalues, p r and r / p."""
+    are_positive = (of_a > 0) & (of_d > 0)
+    share = jnp.sqrt(jnp.where(are_positive, of_a, 1) / jnp.where(are_positive, of_d, 1))
+    root = jnp.sqrt(damping)
+    return share * root, root / share
 
 
 def _inverse_of_each(factor: Float[Array, "b n n"], damping: Float[Array, " b"]) -> Array:

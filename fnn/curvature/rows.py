@@ -22,7 +22,6 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from fnn import flops, losses
 from fnn.batches import share
 from fnn.capture import (
-    HIGHEST,
     Captured,
     blockwise,
     capture,
@@ -34,6 +33,7 @@ from fnn.capture import (
 )
 from fnn.dtypes import widest
 from fnn.objective import EXAMPLES, Block, Term, accumulate, wide
+from fnn.products import HIGHEST
 
 # --- how rows are made --------------------------------------------------------------------------
 

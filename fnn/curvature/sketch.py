@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from fnn import losses
-from fnn.capture import HIGHEST
 from fnn.curvature.rows import blocks_of
 from fnn.curvature.terms import keys_of_blocks
 from fnn.objective import Block, ValueFunction
+from fnn.products import HIGHEST
 
 
 class _SketchedTarget(NamedTuple):

@@ -36,6 +36,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Scalar
 from fnn import solvers
 from fnn.curvature.operators import Operator, hessian
 from fnn.objective import wide
+from fnn.products import HIGHEST, dot
 
 __all__ = [
     "Density",
@@ -95,7 +96,7 @@ def extremes(operator: Operator, key: Key[Array, ""], *, steps: int = 64) -> Ext
     basis, matrix = solvers.lanczos(product, start, count)
     values, vectors = _eigen(matrix)
     ends = jnp.array([0, -1])
-    directions = jnp.matmul(vectors[:, ends].T, basis, precision=jax.lax.Precision.HIGHEST)
+    directions = dot(vectors[:, ends].T, basis)
     images = jax.lax.map(product, directions)
     errors = jnp.linalg.norm(images - values[ends, None] * directions, axis=1)
     return Extremes(values[ends], errors, jax.vmap(unravel)(directions))
@@ -222,7 +223,7 @@ def trace(operator: Operator, key: Key[Array, ""], *, samples: int = 32) -> Esti
 
     def of_key(key: Array) -> Array:
         vector = jax.random.rademacher(key, flat.shape, flat.dtype)
-        return jnp.vdot(vector, product(vector), precision=jax.lax.Precision.HIGHEST)
+        return jnp.vdot(vector, product(vector), precision=HIGHEST)
 
     return _mean(jax.lax.map(of_key, _split("trace", key, samples)))
 

@@ -28,7 +28,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from fnn.capture import (
-    HIGHEST,
     Captured,
     Program,
     blockwise,
@@ -44,6 +43,7 @@ from fnn.curvature.sketch import sketch, with_all_rows
 from fnn.curvature.terms import terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction, wide
+from fnn.products import HIGHEST
 
 LARGEST = 4096
 """The most rows of a factor unless told: inverting one of so many takes seconds."""

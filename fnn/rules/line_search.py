@@ -9,7 +9,6 @@ where the cubic through both points, with their slopes, is least. One value and 
 evaluated in each trial.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,9 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fnn.products import dot
 from fnn.rules.contract import Scalar
-
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Step(NamedTuple):
@@ -91,7 +89,7 @@ def strong_wolfe(
         >>> print(strong_wolfe(bowl, start, -grad, bowl(start), grad).size)  # 1 is too long
         0.125
     """
-    slope = _dot(grad, direction)
+    slope = dot(grad, direction)
     none = jnp.zeros_like(slope)
     high = _Place(none + jnp.inf, none, none)
 
@@ -101,7 +99,7 @@ def strong_wolfe(
     def advance(search: _Search) -> _Search:
         best, low, high, size = search
         reached, uphill = jax.value_and_grad(value_fn)(params + size * direction)
-        here = _Place(size, reached.astype(value.dtype), _dot(uphill, direction))
+        here = _Place(size, reached.astype(value.dtype), dot(uphill, direction))
         is_finite = jnp.isfinite(here.value) & jnp.all(jnp.isfinite(uphill))
         is_short = is_finite & (here.value <= value + decrease * size * slope)
         is_lower = is_short & ((here.value < low.value) | (low.size == 0))

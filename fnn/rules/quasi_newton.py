@@ -29,6 +29,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from fnn.products import dot
 from fnn.rules.contract import (
     Scalar,
     interned_rule,
@@ -47,8 +48,6 @@ from fnn.rules.trials import (
     no_info,
     where_accepted,
 )
-
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class QuasiNewtonState(NamedTuple):
@@ -187,11 +186,11 @@ and whether it learned anything."""
 
 def _bfgs(inverse: Array, is_new: Array, s: Array, y: Array) -> tuple[Array, Array]:
     eps = jnp.finfo(s.dtype).eps
-    curvature_along = _dot(s, y)
+    curvature_along = dot(s, y)
     learns = curvature_along > eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
     curvature_along = jnp.where(learns, curvature_along, 1)
-    image = _dot(inverse, y)
-    size = _dot(y, image)
+    image = dot(inverse, y)
+    size = dot(y, image)
     scalable = is_new & (size > 0)
     scale = jnp.where(scalable, curvature_along / jnp.where(size > 0, size, 1), 1)
     inverse, image, size = scale * inverse, scale * image, scale * size
@@ -201,12 +200,12 @@ def _bfgs(inverse: Array, is_new: Array, s: Array, y: Array) -> tuple[Array, Arr
 
 
 def _sr1(inverse: Array, is_new: Array, s: Array, y: Array) -> tuple[Array, Array]:
-    image = _dot(inverse, y)
-    curvature_along, size = _dot(s, y), _dot(y, image)
+    image = dot(inverse, y)
+    curvature_along, size = dot(s, y), dot(y, image)
     scalable = is_new & (curvature_along > 0) & (size > 0)
     scale = jnp.where(scalable, curvature_along / jnp.where(size > 0, size, 1) / 2, 1)
     inverse, error = scale * inverse, s - scale * image
-    gap = _dot(error, y)
+    gap = dot(error, y)
     learns = jnp.abs(gap) > 1e-8 * jnp.linalg.norm(error) * jnp.linalg.norm(y)
     return inverse + jnp.outer(error, error) / jnp.where(learns, gap, 1), learns
 
@@ -320,8 +319,8 @@ def _learned(
 
 def _downhill(state: QuasiNewtonState, grad: Array, first_step: Scalar) -> Array:
     """-B g, or where that is not downhill, -g of the same length; at first of the length given."""
-    image = _dot(state.inverse, grad)
-    slope = _dot(grad, image)
+    image = dot(state.inverse, grad)
+    slope = dot(grad, image)
     lengths = jnp.linalg.norm(grad), jnp.linalg.norm(image)
     ratio = jnp.where(lengths[0] > 0, lengths[1] / jnp.where(lengths[0] > 0, lengths[0], 1), 0)
     leads = slope > jnp.finfo(grad.dtype).eps * lengths[0] * lengths[1]

@@ -10,6 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from fnn.products import HIGHEST, dot
 from fnn.solvers.ladder import Rungs, Spectrum, ladder, positive
 from fnn.solvers.system import (
     RightHandSide,
@@ -29,8 +30,6 @@ from fnn.solvers.system import (
     widen,
     working_dtype,
 )
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @functools.cache
@@ -71,10 +70,10 @@ def _primal(spectrum: Spectrum, system: System) -> Callable[[RightHandSide, PyTr
         solved = ladder(matrix, -grad[:, None], spectrum=spectrum, dtype=system.solve)
         step = solved.inverse[:, 0]
         if spectrum is not positive:
-            unreached = jnp.matmul(matrix, step, precision=_HIGHEST) + grad
+            unreached = dot(matrix, step) + grad
             is_singular = solved.counts.eigen > 0
             step -= jnp.where(is_singular, unreached, 0) / curvature_bound(matrix)
-        image = jnp.matmul(curvature, step, precision=_HIGHEST)
+        image = dot(curvature, step)
         return conclude(
             system,
             unravel(step),
@@ -231,7 +230,7 @@ def _pencil(rows: _Rows, shift: PyTree, damping: PyTree) -> _Pencil:
     else:
         first_leaves = map(rows.kinds.index, range(len(rows.grams)))
         weights = jnp.stack([scales[leaf] for leaf in first_leaves], axis=1)
-        F, held = jnp.tensordot(weights, rows.grams, 1, precision=_HIGHEST)
+        F, held = jnp.tensordot(weights, rows.grams, 1, precision=HIGHEST)
     return _Pencil(m, F, jnp.eye(rows.system.rows, dtype=dtype) + held, free, over_held)
 
 
@@ -276,7 +275,7 @@ def _with_held_step(
 
 def _times(matrix: Array | None, vector: Array) -> Array:
     """A product in the highest precision; None is the identity."""
-    return vector if matrix is None else jnp.matmul(matrix, vector, precision=_HIGHEST)
+    return vector if matrix is None else dot(matrix, vector)
 
 
 def kinds_of(system: System) -> list[int]:

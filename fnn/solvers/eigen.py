@@ -36,6 +36,7 @@ from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
+from fnn.products import dot
 from fnn.solvers.ladder import in_float64
 from fnn.solvers.system import (
     Counts,
@@ -67,8 +68,6 @@ _MATRICES = 4
 
 _WORD = 8
 """Bytes of a float64."""
-
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Eigenbasis(NamedTuple):
@@ -145,11 +144,11 @@ def eigenbasis(
         most = max(1, int(memory_budget / (_WORD * size)))
         iterations = min(size, min(SUBSPACE, most) if subspace is None else subspace)
         basis, matrix = lanczos(product, grad, iterations)
-        projected = _dot(basis, grad)
+        projected = dot(basis, grad)
     values, vectors, finite = diagonalize(matrix)
     eps = jnp.finfo(working_dtype(system)).eps
     cut = len(values) * eps * jnp.max(jnp.abs(values))
-    slopes = _dot(vectors.T, projected)
+    slopes = dot(vectors.T, projected)
     # Where neither curvature nor slope is more than rounding their ratio would be anything.
     noise = (jnp.abs(values) <= cut) & (jnp.abs(slopes) <= size * eps * jnp.linalg.norm(grad))
     slopes = jnp.where(noise, 0.0, slopes)
@@ -159,7 +158,7 @@ def eigenbasis(
     )
 
     def solution(c: Float[Array, " k"], damping: Array | float = 0.0) -> Solution:
-        step = _dot(vectors, c) if basis is None else _dot(basis.T, _dot(vectors, c))
+        step = dot(vectors, c) if basis is None else dot(basis.T, dot(vectors, c))
         return conclude(
             system._replace(penalty=None),  # it is part of the values
             unravel(step),
@@ -337,13 +336,13 @@ def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple, t
     """First-order perturbation theory."""
     values, vectors, finite = _differentiable(*primals)
     (change,) = tangents
-    change = _dot(vectors.T, _dot((change + change.T) / 2, vectors))
+    change = dot(vectors.T, dot((change + change.T) / 2, vectors))
     gaps = values[None] - values[:, None]
     apart = jnp.abs(gaps) > len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
     turns = jnp.where(apart, change / jnp.where(apart, gaps, 1.0), 0.0)
     change, turns = (jnp.where(finite, tangent, 0.0) for tangent in (change, turns))
     none = np.zeros(jnp.shape(finite), jax.dtypes.float0)
-    return (values, vectors, finite), (jnp.diagonal(change), _dot(vectors, turns), none)
+    return (values, vectors, finite), (jnp.diagonal(change), dot(vectors, turns), none)
 
 
 @sequential_vmap
@@ -384,7 +383,7 @@ def lanczos(
     def outside(vectors: Array, vector: Array) -> Array:
         for _ in range(2):  # the second time takes what rounding left of the first
             vector = vector / jnp.linalg.norm(vector)
-            vector = vector - _dot(vectors.T, _dot(vectors, vector))
+            vector = vector - dot(vectors.T, dot(vectors, vector))
         return vector / jnp.linalg.norm(vector)
 
     def another(index: Array) -> Array:
@@ -398,8 +397,8 @@ def lanczos(
         vector = outside(vectors, remainder)
         vectors = vectors.at[index].set(vector)
         image = product(vector)
-        row = _dot(vectors, image)
-        remainder = image - _dot(vectors.T, row)
+        row = dot(vectors, image)
+        remainder = image - dot(vectors.T, row)
         largest = jnp.maximum(largest, jnp.linalg.norm(image))
         return vectors, matrix.at[index].set(row), remainder, largest
 

@@ -37,12 +37,11 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from fnn import devices
+from fnn.products import dot
 from fnn.solvers.system import Counts, all_finite
 
 _HAVE_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
 """The backends that compute in float64; a TPU does not."""
-
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Rungs(NamedTuple):
@@ -330,20 +329,20 @@ def _derivative(
     inverse, square, remainder, counts = solved
 
     def times_S(right: Array) -> Array:
-        return right if metric is None else _dot(metric, right)
+        return right if metric is None else dot(metric, right)
 
     def times_dS(right: Array) -> Array:
-        return jnp.zeros_like(right) if metric is None else _dot(d_metric, right)
+        return jnp.zeros_like(right) if metric is None else dot(d_metric, right)
 
     def times_dM(right: Array) -> Array:
-        return _dot(d_matrix, right) + d_damping * times_S(right) + damping * times_dS(right)
+        return dot(d_matrix, right) + d_damping * times_S(right) + damping * times_dS(right)
 
     def linear(read: Callable[[Rungs], Array]) -> Callable[[Array], Array]:
         def climbed(_: Any, right: Array) -> Array:
             return read(_climb_or_lanes(spectrum, dtype)(matrix, right, damping, metric))
 
         def times(right: Array) -> Array:
-            return _dot(matrix, right) + damping * times_S(right)
+            return dot(matrix, right) + damping * times_S(right)
 
         return lambda right: jax.lax.custom_linear_solve(times, right, climbed, symmetric=True)
 

@@ -18,13 +18,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from fnn.interned import interned
+from fnn.products import dot
 from fnn.solvers.eigen import diagonalize
 from fnn.solvers.ladder import positive
 from fnn.solvers.system import System, cast, entries, flat_shift, needs, widen, working_dtype
 
 Preconditioner = Callable[[System, PyTree], Callable[[PyTree], PyTree]]
-
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def jacobi(
@@ -123,14 +122,14 @@ def _nystrom(rank: int, seed: int, system: System, scaling: PyTree) -> Callable[
     # In what C sees 1 / D cancels, but for a rounding of it: this keeps that below a percent or so.
     least = jnp.finfo(root.dtype).eps ** 0.75
     shift = jnp.maximum(shift, jnp.where(size > 0, least * size, 1.0))
-    values, vectors, _ = diagonalize(_dot(root / shift, root.T))
-    turned = _dot(vectors.T, root)
+    values, vectors, _ = diagonalize(dot(root / shift, root.T))
+    turned = dot(vectors.T, root)
     weights = 1 / (1 + jnp.maximum(values, 0))
 
     def improve(residual: PyTree) -> PyTree:
         flat, unravel = ravel_pytree(residual)
         image = flat / shift
-        return unravel(image - _dot(weights * _dot(turned, image), turned) / shift)
+        return unravel(image - dot(weights * dot(turned, image), turned) / shift)
 
     return improve
 
@@ -148,9 +147,9 @@ def _root(system: System, rank: int, seed: int) -> Float[Array, "rank P"]:
     rank = min(rank, size)
     directions = jax.random.normal(jax.random.key(seed), (rank, size), dtype)
     images = jax.vmap(product)(directions)
-    square = _dot(directions, images.T)
+    square = dot(directions, images.T)
     values, vectors, finite = diagonalize((square + square.T) / 2)
     cut = rank * jnp.finfo(dtype).eps * jnp.max(values, initial=0)
     inverse = positive(values, cut)
-    root = _dot((vectors * jnp.sqrt(inverse)).T, images)
+    root = dot((vectors * jnp.sqrt(inverse)).T, images)
     return jnp.where(finite, root, 0.0)

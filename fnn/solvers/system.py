@@ -12,9 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn.dtypes import widest
+from fnn.products import dot
 from fnn.reductions import all_of
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Cost(NamedTuple):
@@ -212,7 +211,6 @@ def from_rows(matrix: Float[Array, "rows P"], like: PyTree, penalty: PyTree = No
     leaves, treedef = jax.tree.flatten(like)
     stops = [sum(math.prod(leaf.shape) for leaf in leaves[:i]) for i in range(1, len(leaves))]
     blocks = jnp.split(matrix, stops, axis=1)
-    dot = functools.partial(jnp.matmul, precision=_HIGHEST)
 
     def gram(inverse: PyTree) -> Array:
         def one(block: Array, scale: Array) -> Array:

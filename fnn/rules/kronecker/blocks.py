@@ -16,10 +16,9 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, PyTree
 
 from fnn import solvers
-from fnn.curvature import Blocks, Factors, Structure
+from fnn.curvature import Blocks, Factors, Structure, share_out
+from fnn.products import dot
 from fnn.rules.kronecker.layout import Group, Layout, Pools, Stacks, layout_of
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Memory(NamedTuple):
@@ -152,20 +151,11 @@ def _carried(due: Array, group: Group, memory: Memory, bases: Pools) -> Float[Ar
     (old_u, old_v), (u, v) = group.factors(memory.bases), group.factors(bases)
 
     def along_new() -> Array:
-        turned = times(jnp.square(times(u.mT, old_u)), moments, jnp.square(times(old_v.mT, v)))
+        turned = dot(jnp.square(dot(u.mT, old_u)), moments, jnp.square(dot(old_v.mT, v)))
         is_new = due & jnp.all(jnp.isfinite(turned), (1, 2))
         return jnp.where(is_new[:, None, None], turned, moments)
 
     return jax.lax.cond(jnp.any(due), along_new, lambda: moments)
-
-
-def share_out(of_a: Array, of_d: Array, damping: Array) -> tuple[Array, Array]:
-    """The damping shared out between A and D of these mean eigenvalues, p r and r / p."""
-    # p^2 is the ratio of the means, r the root of the damping (see `kfac`).
-    are_positive = (of_a > 0) & (of_d > 0)
-    share = jnp.sqrt(jnp.where(are_positive, of_a, 1) / jnp.where(are_positive, of_d, 1))
-    root = jnp.sqrt(damping)
-    return share * root, root / share
 
 
 # Steps --------------------------------------------------------------------------------------------
@@ -259,11 +249,11 @@ def shifted_inverse(factor: Float[Array, "n n"], shift: Array) -> Float[Array, "
         left_side=True,
         lower=True,
     )
-    found = times(half.T, half)
+    found = dot(half.T, half)
 
     def by_eigenvalues() -> Array:
         values, vectors = spectrum(factor)
-        return times(vectors * inverse(values, shift), vectors.T)
+        return dot(vectors * inverse(values, shift), vectors.T)
 
     # 1 / |X| is at most the least eigenvalue; what `inverse` would cut off is below the rounding.
     rounding = len(factor) * jnp.finfo(total.dtype).eps * jnp.linalg.norm(total)
@@ -277,8 +267,3 @@ def inverse(curvature: Array, damping: Array) -> Array:
     total = curvature + damping
     rounding = max(total.shape, default=1) * jnp.finfo(total.dtype).eps
     return solvers.positive(total, rounding * jnp.max(total, initial=0))
-
-
-def times(*factors: Array) -> Array:
-    """A product of matrices in full precision."""
-    return functools.reduce(functools.partial(jnp.matmul, precision=_HIGHEST), factors)

@@ -48,6 +48,7 @@ import optax
 from jaxtyping import Array, Float
 
 from fnn.curvature import Structure
+from fnn.products import dot
 from fnn.rules.contract import Scalar, Schedule, interned_rule
 from fnn.rules.damping import Damping
 from fnn.rules.kronecker.blocks import (
@@ -57,7 +58,6 @@ from fnn.rules.kronecker.blocks import (
     share_out,
     shifted_inverse,
     spectrum,
-    times,
 )
 from fnn.rules.kronecker.layout import Group
 from fnn.rules.kronecker.step import Options, kronecker
@@ -255,14 +255,14 @@ def _between_inverses(memory: Memory, group: Group, grad: Array, damping: Array)
     """The inverses' product with the gradient; their damping is that of their refresh."""
     del damping
     of_a, of_d = group.factors(memory.bases)
-    return times(of_a, grad, of_d)
+    return dot(of_a, grad, of_d)
 
 
 def _by_eigenvalues(memory: Memory, group: Group, grad: Array, damping: Array) -> Array:
     """The inverse of both factors, with the present damping shared out between them."""
     (inputs, u), (outputs, v) = group.factors(memory.bases)
     of_a, of_d = jax.vmap(_shared_inverse)(inputs, outputs, damping)
-    return times(u, of_a[:, :, None] * times(u.mT, grad, v) * of_d[:, None], v.mT)
+    return dot(u, of_a[:, :, None] * dot(u.mT, grad, v) * of_d[:, None], v.mT)
 
 
 def _shared_inverse(inputs: Array, outputs: Array, damping: Array) -> tuple[Array, Array]:
@@ -275,7 +275,7 @@ def _by_moments(memory: Memory, group: Group, grad: Array, damping: Array) -> Ar
     """The gradient along the eigenvectors, divided by the moments there."""
     u, v = group.factors(memory.bases)
     divisors = jax.vmap(inverse)(memory.moments[group.name], damping)
-    return times(u, divisors * times(u.mT, grad, v), v.mT)
+    return dot(u, divisors * dot(u.mT, grad, v), v.mT)
 
 
 _INVERSES = Measure(lambda eyes: eyes, shifted_inverse, _between_inverses)

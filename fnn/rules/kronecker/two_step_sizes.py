@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fnn import solvers
 from fnn.objective import wide
+from fnn.products import dot
 from fnn.rules.contract import Scalar
 
 
@@ -42,7 +43,7 @@ def plane(
     vectors = jnp.stack([
         ravel_pytree(jax.tree.map(wide, tree))[0] for tree in (grad, direction, velocity)
     ])
-    products = jnp.matmul(vectors, vectors.T, precision=jax.lax.Precision.HIGHEST)
+    products = dot(vectors, vectors.T)
     return Plane(-products[0, 1:], curvature, damping * products[1:, 1:])
 
 
