@@ -51,6 +51,8 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from fnn.products import dot
+
 __all__ = [
     "Factor",
     "Sampler",
@@ -420,7 +422,7 @@ def _derived_blocks(loss, outputs, target):
     cut = jnp.maximum(flat.size * float(machine.eps) * eigenvalues.max(), machine.tiny)
     is_positive = eigenvalues > cut
     roots = jnp.sqrt(jnp.where(is_positive, eigenvalues, 1))
-    components = jnp.matmul(grad, vectors, precision="highest")
+    components = dot(grad, vectors)
     B = jnp.where(is_positive[None], vectors * roots[None], 0)
     return B[None], jnp.where(is_positive, components / roots, 0)[None]
 

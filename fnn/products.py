@@ -14,5 +14,5 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def dot(*factors: Array) -> Array:
-    """The product of matrices or vectors, or of stacks of matrices, from left to right."""
+    """The product, as by `jnp.matmul`, of matrices, vectors or stacks, from left to right."""
     return functools.reduce(functools.partial(jnp.matmul, precision=HIGHEST), factors)

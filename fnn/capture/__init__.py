@@ -15,6 +15,7 @@ from fnn.capture.captured import Kronecker as Kronecker
 from fnn.capture.captured import blockwise as blockwise
 from fnn.capture.captured import capture as capture
 from fnn.capture.captured import diagonal as diagonal
+from fnn.capture.captured import diagonal_of as diagonal_of
 from fnn.capture.captured import examples_at_once as examples_at_once
 from fnn.capture.captured import jacobian as jacobian
 from fnn.capture.captured import kronecker as kronecker

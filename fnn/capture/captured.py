@@ -16,6 +16,7 @@ The Gram matrix J J^T has a module of its own, `gram`.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ from fnn import devices
 from fnn.capture.program import Environment, Program, Use, Value, replay, settle, trace
 from fnn.dtypes import wide, widest
 from fnn.names import EXAMPLES
-from fnn.products import HIGHEST
+from fnn.products import HIGHEST, dot
 
 
 @jax.tree_util.register_dataclass
@@ -165,7 +166,7 @@ def _weights_of_leaves(
         arrays = list(leaves)
         for i, leaf in zip(numbers, arguments, strict=True):
             arrays[i] = leaf
-        env = settle(captured.program, arrays, captured.closed_over)
+        env = settle(captured.program, arrays, captured.closed_over, weights)
         return [env[weight] for weight in weights]
 
     return values, [leaves[i] for i in numbers]
@@ -399,40 +400,48 @@ def diagonal(captured: Captured, memory_budget: int = 2**30) -> PyTree:
         >>> diagonal(captured).tolist()
         [9.0, 16.0]
     """
-    program = captured.program
     leaves, structure = jax.tree.flatten(captured.params)
+    squares = diagonal_of(captured, range(len(leaves)), memory_budget)
+    return structure.unflatten(squares[leaf] for leaf in range(len(leaves)))
+
+
+def diagonal_of(captured: Captured, numbers: Sequence[int], memory_budget: int) -> dict[int, Array]:
+    """The parts of the diagonal of the leaves with some numbers."""
+    program, leaves = captured.program, jax.tree.leaves(captured.params)
     env = settle(program, leaves, captured.closed_over)
-
-    def met_once(leaf):
-        """The one use of a leaf that meets one position per example; None of any other leaf."""
-        indices = program.uses_of(leaf)
-        if len(indices) != 1 or leaf not in program.uses[indices[0]].weight.views:
-            return None
-        return indices[0] if program.uses[indices[0]].form.shape[1] == 1 else None
-
-    def squares_of(index):
-        left, right, _ = outer(captured, index)
-        squares = jnp.sum(right * right, 1)[:, :, 0]
-        inputs = jnp.ones_like(squares[..., :1]) if left is None else left[:, 0, :, 0]
-        matrix = jnp.einsum("nbi,nbo->bio", inputs * inputs, squares, precision=HIGHEST)
-        return unmatrix(program.uses[index], matrix)
-
-    once = [met_once(leaf) for leaf in range(len(leaves))]
-    indices = sorted({index for index in once if index is not None})
+    single = {leaf: index for leaf in numbers if (index := _single_use(program, leaf)) is not None}
+    indices = sorted(set(single.values()))
+    cotangents = [_squares_of_use(captured, index) for index in indices]
     weights = [program.uses[index].weight for index in indices]
-    pulled = jax.tree.leaves(_pull_back(captured, [*map(squares_of, indices)], weights))
+    pulled = jax.tree.leaves(_pull_back(captured, cotangents, weights))
+    squares = {leaf: pulled[leaf] * scale(program.uses[i], leaf, env) for leaf, i in single.items()}
 
-    def of_leaf(leaf):
-        if once[leaf] is not None:
-            squares = pulled[leaf] * scale(program.uses[once[leaf]], leaf, env)
-        else:
-            block = examples_at_once(captured, jnp.size(leaves[leaf]), memory_budget)
-            squares = blockwise(
-                lambda part: jnp.sum(wide(leaf_jacobian(part, leaf)) ** 2, (0, 1)), captured, block
-            )
-        return squares.astype(jnp.result_type(leaves[leaf]))
+    def of_jacobians(part: Captured) -> dict[int, Array]:
+        return {i: jnp.sum(wide(leaf_jacobian(part, i)) ** 2, (0, 1)) for i in explicit}
 
-    return structure.unflatten(map(of_leaf, range(len(leaves))))
+    explicit = [leaf for leaf in numbers if leaf not in single]
+    if explicit:  # in one loop, which cuts the batch into blocks once
+        entries = sum(jnp.size(leaves[leaf]) for leaf in explicit)
+        block = examples_at_once(captured, entries, memory_budget)
+        squares |= blockwise(of_jacobians, captured, block)
+    return {leaf: x.astype(jnp.result_type(leaves[leaf])) for leaf, x in squares.items()}
+
+
+def _single_use(program: Program, leaf: int) -> int | None:
+    """The number of a leaf's only use, if that meets one position per example; else None."""
+    indices = program.uses_of(leaf)
+    if len(indices) != 1 or leaf not in program.uses[indices[0]].weight.views:
+        return None
+    return indices[0] if program.uses[indices[0]].form.shape[1] == 1 else None
+
+
+def _squares_of_use(captured: Captured, index: int) -> Array:
+    """The diagonal of the block of a use's weight, where it meets one position per example."""
+    left, right, _ = outer(captured, index)
+    squares = jnp.sum(right * right, 1)[:, :, 0]
+    inputs = jnp.ones_like(squares[..., :1]) if left is None else left[:, 0, :, 0]
+    matrix = jnp.einsum("nbi,nbo->bio", inputs * inputs, squares, precision=HIGHEST)
+    return unmatrix(captured.program.uses[index], matrix)
 
 
 # More bands leave out more of the upper half, (1 - 1 / _BANDS) / 2 of all products, but smaller
@@ -447,12 +456,12 @@ def square(matrix: Float[Array, "rows k"]) -> Float[Array, "rows rows"]:
     """A A^T; of a large matrix the lower half is computed, band by band, and mirrored."""
     rows = len(matrix)
     if rows < _LARGE:
-        return jnp.matmul(matrix, matrix.T, precision=HIGHEST)
+        return dot(matrix, matrix.T)
     height = -(-rows // _BANDS)
     bands = []
     for start in range(0, rows, height):
         stop = min(start + height, rows)
-        band = jnp.matmul(matrix[start:stop], matrix[:stop].T, precision=HIGHEST)
+        band = dot(matrix[start:stop], matrix[:stop].T)
         bands.append(jnp.pad(band, ((0, 0), (0, rows - stop))))
     lower = jnp.concatenate(bands)
     return jnp.tril(lower) + jnp.tril(lower, -1).T
@@ -470,8 +479,9 @@ def examples_at_once(captured: Captured, entries: int, memory_budget: int) -> in
     return max(1, min(n, int(memory_budget // max(1, entry * r * entries))))
 
 
-def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -> Array:
+def blockwise(fn: Callable[[Captured], PyTree], captured: Captured, block: int) -> PyTree:
     """The sum of a function over captures of `block` examples at a time on each device."""
+    add = partial(jax.tree.map, jnp.add)
     n = captured.shape[0]
     block = min(n, block * devices.count(captured.deltas))
     count, remainder = divmod(n, block)
@@ -486,8 +496,8 @@ def blockwise(fn: Callable[[Captured], Array], captured: Captured, block: int) -
 
         return _map_examples(captured, of_block)
 
-    total = lax.fori_loop(1, count, lambda i, sum_: sum_ + fn(part(i)), fn(part(0)))
-    return total + fn(examples(captured, n - remainder, remainder)) if remainder else total
+    total = lax.fori_loop(1, count, lambda i, sum_: add(sum_, fn(part(i))), fn(part(0)))
+    return add(total, fn(examples(captured, n - remainder, remainder))) if remainder else total
 
 
 class Kronecker(NamedTuple):

@@ -45,7 +45,7 @@ from fnn.capture.captured import (
 )
 from fnn.capture.program import Program, settle
 from fnn.dtypes import widest
-from fnn.products import HIGHEST
+from fnn.products import dot
 
 _LARGE, _DEAR, _TILES = 512, 1e9, 4
 """From how many rows and flops on a matrix is cut, and in how many blocks of examples.
@@ -355,9 +355,9 @@ def _tile(forms: Sequence[Choice], scales: Sequence[Any], left: _Side, right: _S
     columns = zip(_explicit(forms, scales), left.columns, right.columns, strict=True)
     for (number, _), a, b in columns:
         if jnp.ndim(number):
-            part = jnp.matmul(a * number.reshape(1, -1), b.T, precision=HIGHEST)
+            part = dot(a * number.reshape(1, -1), b.T)
         else:
-            part = number * (square(a) if a is b else jnp.matmul(a, b.T, precision=HIGHEST))
+            part = number * (square(a) if a is b else dot(a, b.T))
         total += part.reshape(n, r, m, s)
     for leaf, choice in enumerate(forms):
         for group in choice.groups or []:
@@ -422,8 +422,7 @@ def _inner(x: Float[Array, "n r b t i"], y: Float[Array, "m s b u i"]) -> Array:
     (n, r, b, t, i), (m, s, _, u, _) = x.shape, y.shape
     x = jnp.moveaxis(x, 2, 0).reshape(b, n * r * t, i)
     y = jnp.moveaxis(y, 2, 0).reshape(b, m * s * u, i)
-    multiply = partial(jnp.matmul, precision=HIGHEST)
-    inner = multiply(x[0], y[0].T)[None] if b == 1 else multiply(x, y.swapaxes(1, 2))
+    inner = dot(x[0], y[0].T)[None] if b == 1 else dot(x, y.swapaxes(1, 2))
     return inner.reshape(b, n, r, t, m, s, u)
 
 

@@ -234,7 +234,7 @@ class Program:
     inputs: list[Value] = dataclasses.field(default_factory=list)
     constants: Environment = dataclasses.field(default_factory=dict)
     literals: dict[tuple, Value] = dataclasses.field(default_factory=dict)
-    fixed_steps: list[Step] = dataclasses.field(default_factory=list)
+    fixed_steps: list[Evaluation] = dataclasses.field(default_factory=list)
     steps: list[Step] = dataclasses.field(default_factory=list)
     uses: list[Use] = dataclasses.field(default_factory=list)
     plain: dict[Value, tuple[Value, int]] = dataclasses.field(default_factory=dict)
@@ -268,13 +268,29 @@ class Program:
         return jaxpr.jaxpr, consts
 
 
-def settle(program: Program, leaves: Sequence[Array], closed_over: Sequence[Array]) -> Environment:
-    """The arrays of all fixed values, from those of the parameters."""
+def settle(
+    program: Program,
+    leaves: Sequence[Array],
+    closed_over: Sequence[Array],
+    wanted: Sequence[Value] | None = None,
+) -> Environment:
+    """The arrays of all fixed values, or of those that lead to some, from the parameters'."""
     env = dict(program.constants)
     env.update(zip(program.params, leaves, strict=True))
     env.update(zip(program.closed_over, closed_over, strict=True))
-    run(program.fixed_steps, env, {})
+    steps = program.fixed_steps if wanted is None else _towards(program.fixed_steps, wanted)
+    run(steps, env, {})
     return env
+
+
+def _towards(steps: Sequence[Evaluation], wanted: Sequence[Value]) -> list[Evaluation]:
+    """Those of some steps that lead to wanted values."""
+    needed, leading = set(wanted), []
+    for step in reversed(steps):
+        if not needed.isdisjoint(step.outputs):
+            needed.update(step.operands)
+            leading.append(step)
+    return leading[::-1]
 
 
 def replay(

@@ -61,12 +61,12 @@ def _inverses(factors: Factors, shift: Array) -> Factors:
     return Factors(_inverse_of_each(inputs, of_a), _inverse_of_each(outputs, of_d))
 
 
-def share_out(of_a: Array, of_d: Array, damping: Array) -> tuple[Array, Array]:
-    """The damping shared out between A and D of these mean eigenvalues, p r and r / p."""
-    are_positive = (of_a > 0) & (of_d > 0)
-    share = jnp.sqrt(jnp.where(are_positive, of_a, 1) / jnp.where(are_positive, of_d, 1))
+def share_out(mean_a: Array, mean_d: Array, damping: Array) -> tuple[Array, Array]:
+    """The parts of a damping for factors of these mean eigenvalues, p r and r / p (above)."""
+    are_positive = (mean_a > 0) & (mean_d > 0)
+    p = jnp.sqrt(jnp.where(are_positive, mean_a, 1) / jnp.where(are_positive, mean_d, 1))
     root = jnp.sqrt(damping)
-    return share * root, root / share
+    return p * root, root / p
 
 
 def _inverse_of_each(factor: Float[Array, "b n n"], damping: Float[Array, " b"]) -> Array:

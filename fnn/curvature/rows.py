@@ -33,7 +33,7 @@ from fnn.capture import (
 )
 from fnn.dtypes import widest
 from fnn.objective import EXAMPLES, Block, Term, accumulate, wide
-from fnn.products import HIGHEST
+from fnn.products import HIGHEST, dot
 
 # --- how rows are made --------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class Source(NamedTuple):
         """v^T A^T A w of all pairs of vectors, of a part, by passes through the model."""
         forward, _ = self.linearize(part)
         images = jnp.stack([forward(v).ravel() for v in vectors])
-        return jnp.matmul(images, images.T, precision=HIGHEST)
+        return dot(images, images.T)
 
     def second_derivatives(self, v: PyTree) -> Float[Array, " rows"]:
         """The second derivatives along v of `row_outputs`, of all parts; not through custom_vjp."""

@@ -31,7 +31,7 @@ from fnn.capture import (
     Captured,
     Program,
     blockwise,
-    diagonal,
+    diagonal_of,
     examples_at_once,
     outer,
     scale,
@@ -43,7 +43,7 @@ from fnn.curvature.sketch import sketch, with_all_rows
 from fnn.curvature.terms import terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction, wide
-from fnn.products import HIGHEST
+from fnn.products import HIGHEST, dot
 
 LARGEST = 4096
 """The most rows of a factor unless told: inverting one of so many takes seconds."""
@@ -391,10 +391,10 @@ def factors_and_diagonals(
     others = [i for i in range(len(layout.paths)) if i not in layout.axes]
 
     def sums(captured: Captured, share: Array) -> tuple[dict[int, Any], dict[int, Array]]:
-        squares = jax.tree.leaves(diagonal(captured, memory_budget)) if others else layout.leaves
+        squares = diagonal_of(captured, others, memory_budget) if others else {}
         return (
             {i: _sums(captured, i, share, axes, few) for i, axes in layout.axes.items()},
-            {i: wide(squares[i]) for i in others},
+            {i: wide(each) for i, each in squares.items()},
         )
 
     def of_stack(stack: Stack) -> tuple[dict[int, Any], dict[int, Array]]:
@@ -572,7 +572,7 @@ def _moments_of_one_position(captured: Captured, index: int, leaf: int, basis: F
     """The moments of matrices that one use reads at one position."""
     if captured.program.uses[index].operand is None:  # The block is D itself, from `_square`.
         outputs = _square(captured, index, leaf)
-        images = jnp.matmul(outputs, basis.outputs, precision=HIGHEST)
+        images = dot(outputs, basis.outputs)
         return jnp.einsum("bop,bop->bp", basis.outputs, images, precision=HIGHEST)[:, None]
     left, right = _rotated(captured, index, leaf, basis)
     sums = jnp.sum(right * right, 1)[:, :, 0]

@@ -274,7 +274,7 @@ def _with_held_step(
 
 
 def _times(matrix: Array | None, vector: Array) -> Array:
-    """A product in the highest precision; None is the identity."""
+    """A product in full precision; None is the identity."""
     return vector if matrix is None else dot(matrix, vector)
 
 

@@ -85,14 +85,29 @@ def equations(closed):
             yield from equations(body)
 
 
-@pytest.mark.parametrize("ask", [curvature.diagonal, curvature.gram, curvature.norms])
-def test_a_layer_more_is_as_many_equations_more_however_many_there_are(ask):
+def many_blocks(captured):
+    return curvature.diagonal(captured, memory_budget=1)
+
+
+@pytest.mark.parametrize("form", ["one place", "every place", "half precision"])
+@pytest.mark.parametrize(
+    "ask", [curvature.diagonal, many_blocks, curvature.jacobian, curvature.gram, curvature.norms]
+)
+def test_a_layer_more_is_as_many_equations_more_however_many_there_are(ask, form):
+    layer = layers.each(layers.dense(3)) if form == "every place" else layers.dense(3)
+
     def count(depth):
-        model, inputs = layers.serial(*[layers.dense(3)] * depth), jnp.ones((2, 3))
+        model, inputs = layers.serial(*[layer] * depth), jnp.ones((4, 3, 3))
+        inputs = inputs if form == "every place" else inputs[:, 0]
         params = model.init(jax.random.key(0), inputs[0])
 
+        def apply(params, x):
+            if form == "half precision":
+                params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, x))
+            return model.apply(params, x)
+
         def asked(params):
-            return ask(curvature.capture(model.apply, params, inputs))
+            return ask(curvature.capture(apply, params, inputs))
 
         return sum(1 for _ in equations(jax.make_jaxpr(asked)(params)))
 

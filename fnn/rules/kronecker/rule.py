@@ -47,7 +47,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from fnn.curvature import Structure
+from fnn.curvature import Structure, share_out
 from fnn.products import dot
 from fnn.rules.contract import Scalar, Schedule, interned_rule
 from fnn.rules.damping import Damping
@@ -55,7 +55,6 @@ from fnn.rules.kronecker.blocks import (
     Measure,
     Memory,
     inverse,
-    share_out,
     shifted_inverse,
     spectrum,
 )

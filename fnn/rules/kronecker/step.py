@@ -53,13 +53,14 @@ class KroneckerState(NamedTuple):
     """What `kfac` and `ekfac` remember.
 
     Attributes:
-        damping: Its unit is the norm of the largest block at the start.
+        damping: Its unit is the norm of the largest block at the start; one that does not change
+            has no verdict.
         velocity: The last movement; 0 after a rejection.
         batches: How many are part of the means; the others had a curvature that is not finite.
         memory: Of the leaves that have factors, those of one shape together.
         diagonals: By the path of each other leaf, the diagonal of its Gauss-Newton block.
-        info: What came of the steps; `value` and `gain` None with a damping that does not change;
-            `stalled` where the damping arrived at its maximum.
+        info: What came of the steps; `value`, `gain` and `changed` are None with a damping that
+            does not change; `stalled` where the damping arrived at its maximum.
     """
 
     damping: DampingState
@@ -98,9 +99,9 @@ def kronecker(
     def init(params: PyTree) -> KroneckerState:
         dtype = state_dtype(params)
         zero = jnp.zeros((), dtype)
-        is_judged, damping = policy.shrink is not None, DampingState(zero, zero, zero)
+        damping = DampingState(zero, zero, zero)
         return KroneckerState(
-            damping=damping.awaiting_verdict() if is_judged else damping,
+            damping=damping.awaiting_verdict() if follow.follows else damping,
             velocity=jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), dtype), params),
             batches=jnp.zeros((), jnp.int32),
             memory=first_memory(measure, layout, dtype),
@@ -109,7 +110,7 @@ def kronecker(
                 for path, shape, matrix in options.structure.leaves
                 if matrix is None
             },
-            info=no_info(dtype, looks=is_judged, gain=is_judged, counts=False),
+            info=no_info(dtype, looks=follow.follows, gain=follow.follows, counts=False),
         )
 
     def update(

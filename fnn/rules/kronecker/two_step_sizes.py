@@ -69,4 +69,4 @@ def lowest(
 def promise(model: Plane, learning_rate: Scalar, momentum: Scalar) -> Float[Array, ""]:
     """By how much the undamped model falls, negative where it rises."""
     sizes = jnp.array([learning_rate, momentum])
-    return sizes @ model.slope - sizes @ model.curvature @ sizes / 2
+    return dot(sizes, model.slope) - dot(sizes, model.curvature, sizes) / 2

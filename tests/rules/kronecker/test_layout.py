@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fnn import Objective, layers, losses, rules
-from fnn.curvature import Factors, structure
+from fnn.curvature import Factors, share_out, structure
 from fnn.rules import damping
 from fnn.rules.kronecker.blocks import inverse, shifted_inverse
 from fnn.rules.kronecker.layout import layout_of, turns
@@ -46,19 +46,32 @@ def test_equal_layers_add_no_array_and_no_loop_to_a_step():
     assert of(1) == of(5) == (6, 2, 2)
 
 
-def test_what_looks_at_no_value_remembers_no_step_and_does_not_mark_the_parameters():
-    params, layout = known(deep(1))
+def test_what_looks_at_no_value_remembers_no_step_and_does_not_mark_the_parameters(monkeypatch):
+    model = deep(1)
+    params, layout = known(model)
+    batch = jnp.ones((2, 4)), jnp.ones((2, 3))
+    value_fn = Objective(model.apply, losses.half_squared_error).on(batch)
 
-    def numbers_of(policy):
-        state = jax.eval_shape(
-            rules.kfac(layout, 0.1, 0.1, momentum=0.9, policy=policy).init, params
-        )
-        return state.damping.verdict, sum(leaf.shape == () for leaf in jax.tree.leaves(state))
+    def refuse(_):
+        raise AssertionError("the parameters are marked")
 
-    assert numbers_of(damping.constant()) == (None, 8)
-    judged, numbers = numbers_of(damping.trust_ratio())
-    assert judged is not None
-    assert numbers == 18
+    def verdict_after(policy):
+        rule = rules.kfac(layout, 0.1, 0.1, momentum=0.9, policy=policy)
+        _, state = jax.eval_shape(lambda p: loop.update(rule, p, value_fn), params)
+        return state.damping.verdict
+
+    assert verdict_after(damping.trust_ratio()) is not None
+    monkeypatch.setattr("fnn.rules.trials.mark_of", refuse)
+    assert verdict_after(damping.constant()) is None
+    with pytest.raises(AssertionError, match="are marked"):
+        verdict_after(damping.trust_ratio())
+
+
+def test_a_damping_is_shared_out_by_the_ratio_of_the_means():
+    means = jnp.array([4.0, 0.0, 4.0]), jnp.array([1.0, 4.0, 0.0])
+    of_a, of_d = share_out(*means, jnp.array(9.0))
+    np.testing.assert_allclose(of_a, [6.0, 3.0, 3.0])
+    np.testing.assert_allclose(of_d, [1.5, 3.0, 3.0])
 
 
 def test_pools_give_every_leaf_its_own_factors_back():
