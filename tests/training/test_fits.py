@@ -49,10 +49,10 @@ def kfac():
     ids=["adam", "levenberg_marquardt", "lbfgs", "kfac"],
 )
 def test_each_member_walks_as_alone(make):
-    rule = make()
-    trained = fits(rule, OBJECTIVE, STARTS, DATA, steps=4)
+    rule, steps = make(), 3  # a fourth of Levenberg-Marquardt brings less than rounding, or none
+    trained = fits(rule, OBJECTIVE, STARTS, DATA, steps=steps)
     for index in range(3):
-        alone = fit(rule, OBJECTIVE, member(STARTS, index), DATA, steps=4)
+        alone = fit(rule, OBJECTIVE, member(STARTS, index), DATA, steps=steps)
         assert_walks_alone(trained, index, alone)
     outputs = jax.vmap(lambda params: jax.vmap(model, (None, 0))(params, INPUTS))(trained.params)
     assert outputs.shape == (3, 10)
