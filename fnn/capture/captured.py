@@ -16,11 +16,11 @@ The Gram matrix J J^T has a module of its own, `gram`.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
@@ -481,7 +481,6 @@ def examples_at_once(captured: Captured, entries: int, memory_budget: int) -> in
 
 def blockwise(fn: Callable[[Captured], PyTree], captured: Captured, block: int) -> PyTree:
     """The sum of a function over captures of `block` examples at a time on each device."""
-    add = partial(jax.tree.map, jnp.add)
     n = captured.shape[0]
     block = min(n, block * devices.count(captured.deltas))
     count, remainder = divmod(n, block)
@@ -496,8 +495,10 @@ def blockwise(fn: Callable[[Captured], PyTree], captured: Captured, block: int) 
 
         return _map_examples(captured, of_block)
 
-    total = lax.fori_loop(1, count, lambda i, sum_: add(sum_, fn(part(i))), fn(part(0)))
-    return add(total, fn(examples(captured, n - remainder, remainder))) if remainder else total
+    total = lax.fori_loop(1, count, lambda i, sum_: optax.tree.add(sum_, fn(part(i))), fn(part(0)))
+    if not remainder:
+        return total
+    return optax.tree.add(total, fn(examples(captured, n - remainder, remainder)))
 
 
 class Kronecker(NamedTuple):

@@ -585,7 +585,8 @@ def _outer(captured: Captured, index: int, leaf: int) -> tuple[Array | None, Arr
     view = use.weight.views[leaf]
     if not view.scale and not view.negative:
         return left, right
-    env = settle(captured.program, jax.tree.leaves(captured.params), captured.closed_over)
+    leaves, wanted = jax.tree.leaves(captured.params), [value for value, _ in view.scale]
+    env = settle(captured.program, leaves, captured.closed_over, wanted)
     return left, right * wide(scale(use, leaf, env))
 
 
