@@ -32,6 +32,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from fnn.batches import require_hashable
 from fnn.devices import is_traced
+from fnn.products import dot
 
 __all__ = [
     "Machine",
@@ -153,8 +154,8 @@ def free_energy(machine: Machine, v: Float[Array, "*n visible"]) -> Float[Array,
         >>> round(float(free_energy(machine, jnp.ones(2))), 4)  # -log(2^3)
         -2.0794
     """
-    softplus = jax.nn.softplus(machine.hidden + v @ machine.weights)
-    return -v @ machine.visible - softplus.sum(axis=-1)
+    softplus = jax.nn.softplus(machine.hidden + dot(v, machine.weights))
+    return -dot(v, machine.visible) - softplus.sum(axis=-1)
 
 
 def log_likelihood(machine: Machine, v: Float[Array, "*n visible"]) -> Float[Array, ""]:

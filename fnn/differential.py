@@ -44,6 +44,7 @@ from jax.extend import core as jex
 from jaxtyping import Array, Float
 
 from fnn import programs
+from fnn.products import HIGHEST
 
 __all__ = ["derivative", "divergence", "forward", "gradient", "hessian_product", "laplacian"]
 __dir__ = __all__.copy
@@ -98,7 +99,7 @@ def divergence(u: Function) -> Function:
                 f"divergence: expected a field of the shape of the point, {x.shape}, got {shape}; "
                 "try gradient for the derivatives of all of its components"
             )
-        return jnp.sum(jax.vmap(lambda v: jnp.vdot(jax.jvp(f, (x,), (v,))[1], v))(_axes(x)))
+        return jnp.sum(jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1] * v)(_axes(x)))
 
     return sources
 
@@ -255,7 +256,7 @@ def forward(model: Function) -> Function:
 
         def along(rows: list) -> Array:
             parts = [
-                jnp.tensordot(row, jnp.asarray(changes[i]), axes=jnp.ndim(changes[i]))
+                jnp.tensordot(row, jnp.asarray(changes[i]), jnp.ndim(changes[i]), precision=HIGHEST)
                 for row, i in zip(rows, moving, strict=True)
             ]
             return functools.reduce(jnp.add, parts)

@@ -153,7 +153,7 @@ class Density(NamedTuple):
         """
         distances = (points[:, None] - self.nodes.ravel()) / width
         bells = jnp.exp(-(distances**2) / 2) / (width * math.sqrt(2 * math.pi))
-        return bells @ self.weights.ravel() / len(self.nodes)
+        return dot(bells, self.weights.ravel()) / len(self.nodes)
 
 
 def density(

@@ -309,7 +309,9 @@ def _require_features(x, affine):
 
 
 def _times(x, factor):
-    return x @ factor if factor.ndim == 2 else x * factor
+    """The product, in full precision, or the way back would not lead to where it began."""
+    with jax.default_matmul_precision("highest"):
+        return x @ factor if factor.ndim == 2 else x * factor
 
 
 def _like(mapped, x):

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
+from fnn.products import dot
+
 Image = Float[Array, "rows columns *channels"]
 
 
@@ -59,7 +61,7 @@ def resample(
     rows, columns, *_ = image.shape
     middle = jnp.array([rows - 1, columns - 1]) / 2
     grid = jnp.stack(jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij"), axis=-1)
-    places = (grid - middle) @ jnp.asarray(matrix).T + middle + offset
+    places = dot(grid - middle, jnp.asarray(matrix).T) + middle + offset
     places = tuple(jnp.moveaxis(places, -1, 0).astype(image.dtype))
 
     def of_channel(channel: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:

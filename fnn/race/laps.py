@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
 from fnn.branches import in_any_lane
 from fnn.dtypes import widest
+from fnn.products import dot
 from fnn.race.meter import MeterState
 from fnn.race.protocol import LAPS
 from fnn.training import Limits, Progress, Source, Stop, judge, look
@@ -125,7 +126,7 @@ def _spent(state: MeterState, steps: Array, allowance: Allowance) -> Scalar:
     """What so many steps have cost, in the unit of the allowance."""
     kind = allowance.amount.dtype
     counted = jnp.stack([steps.astype(kind), *(n[0].astype(kind) for n in state[1:])])
-    return jnp.maximum(allowance.prices @ counted, allowance.least * steps)
+    return jnp.maximum(dot(allowance.prices, counted), allowance.least * steps)
 
 
 def _is_due(lane: Lane, clock: Array, allowance: Allowance) -> Bool[Array, ""]:

@@ -1,6 +1,7 @@
 """The nouns: a system, a right-hand side, a solver, a solution."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -209,7 +210,7 @@ def from_rows(matrix: Float[Array, "rows P"], like: PyTree, penalty: PyTree = No
     rows = len(matrix)
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like))
     leaves, treedef = jax.tree.flatten(like)
-    stops = [sum(math.prod(leaf.shape) for leaf in leaves[:i]) for i in range(1, len(leaves))]
+    stops = list(itertools.accumulate(math.prod(leaf.shape) for leaf in leaves[:-1]))
     blocks = jnp.split(matrix, stops, axis=1)
 
     def gram(inverse: PyTree) -> Array:

@@ -15,6 +15,7 @@ from fnn.branches import where_due
 from fnn.curvature import gauss_newton
 from fnn.interned import interned
 from fnn.objective import Block, ValueFunction
+from fnn.products import dot
 from fnn.rules.contract import (
     Scalar,
     Schedule,
@@ -163,7 +164,7 @@ def _solve(state: AccumulateState, damping: Scalar) -> tuple[PyTree, Array, solv
     matrix = state.curvature / state.weight
     system = solvers.System(
         like=jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape, g.dtype), state.grad),
-        multiply=lambda v: unravel(matrix @ ravel_pytree(v)[0]),
+        multiply=lambda v: unravel(dot(matrix, ravel_pytree(v)[0])),
         normal=lambda: matrix,
     )
     rhs = solvers.RightHandSide(None, unravel(mean))
