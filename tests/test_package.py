@@ -1,6 +1,7 @@
 """The package as others find it: its public names, its needs, its types, its command line."""
 
 import ast
+import functools
 import importlib
 import inspect
 import os
@@ -127,18 +128,21 @@ def test_the_version_is_that_of_the_project(monkeypatch):
     assert version.__version__ == PROJECT["version"]
 
 
+@functools.cache
+def nodes():
+    """Everything that the house says, from one reading of it."""
+    trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
+    return [node for tree in trees for node in ast.walk(tree)]
+
+
 def asked_for(face):
     """What the house itself imports from the face of a folder; not all of it is for users."""
-    trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
-    imports = [
-        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-    ]
+    imports = [node for node in nodes() if isinstance(node, ast.ImportFrom)]
     by_name = {alias.name for node in imports if node.module == face for alias in node.names}
     name = face.rpartition(".")[2]
     return by_name | {
         node.attr
-        for tree in trees
-        for node in ast.walk(tree)
+        for node in nodes()
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == name
     }
 
