@@ -46,6 +46,7 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 if jax.__version_info__ >= (0, 12):  # which was seen to abort while it wrote there
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # for the processes that tests start
     jax.config.update("jax_enable_compilation_cache", False)
 
 BROWSER = "tests/race/test_browser.py"
