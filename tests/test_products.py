@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fnn import Objective, boltzmann, curvature, data, differential, losses, rules
-from fnn.data.affine import Affine
 from fnn.products import HIGHEST, dot
 from tests.capture.test_captured import equations
 
@@ -38,7 +37,7 @@ def accumulated(params):
 
 
 VECTOR, SQUARE = jnp.linspace(0.0, 1.0, 3), jnp.eye(3) + 0.5
-WHITENING = Affine(np.zeros(3), np.asarray(SQUARE), np.linalg.inv(SQUARE))
+WHITENING = data.Affine(np.zeros(3), np.asarray(SQUARE), np.linalg.inv(SQUARE))
 MACHINE = boltzmann.Machine(SQUARE, VECTOR, VECTOR)
 
 
