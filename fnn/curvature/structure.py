@@ -39,7 +39,7 @@ from fnn.capture import (
     trace,
 )
 from fnn.curvature.rows import Source, Stack, sum_trees
-from fnn.curvature.sketch import sketch, with_all_rows
+from fnn.curvature.sketch import sketch
 from fnn.curvature.terms import terms_of
 from fnn.dtypes import widest
 from fnn.objective import ValueFunction, wide
@@ -314,10 +314,11 @@ def kronecker_blocks(
         raise ValueError(
             f"kronecker_blocks: expected samples >= 1, got {samples}; try more for less noise"
         )
-    if key is not None and isinstance(value_fn, ValueFunction):
-        value_fn = sketch(value_fn, key, samples)
     params, sources, _, penalty = terms_of(value_fn, params)
-    stacks = [source.stack() for source in sources]
+    sketched = sources
+    if key is not None:
+        sketched = [sketch(s, jax.random.fold_in(key, i), samples) for i, s in enumerate(sources)]
+    stacks = [source.stack() for source in sketched]
     layout = Layout.of(structure, params, stacks)
     numbers = jax.tree.leaves(penalty) or [0.0]
     numbers = numbers if len(numbers) == len(layout.paths) else numbers * len(layout.paths)
@@ -430,7 +431,7 @@ def _inner_products(
     """v^T (A^T A + weights) w of all pairs of vectors, with all rows of every example."""
 
     def of_source(source: Source) -> Array:
-        return source.sum_parts(lambda part: source.inner_products(vectors, with_all_rows(part)))
+        return source.sum_parts(partial(source.inner_products, vectors))
 
     among_rows = reduce(jnp.add, map(of_source, sources))
     if weights is None:
