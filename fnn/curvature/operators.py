@@ -23,6 +23,7 @@ An operator is made of callables that close over arrays: make it and use it insi
 function.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -36,7 +37,6 @@ from jaxtyping import Array, Float, Key, PyTree, Scalar
 from fnn import losses, solvers
 from fnn.curvature.quadratic import Quadratic, gauss_newton_system, hessian_system
 from fnn.curvature.sketch import no_loss
-from fnn.curvature.terms import keys_of_blocks
 from fnn.objective import Block, ValueFunction
 
 
@@ -196,7 +196,7 @@ def fisher(
     operator = operator_of(quadratic)
     if key is None:
         return operator
-    keys = iter(keys_of_blocks(value_fn, key))
+    keys = (jax.random.fold_in(key, k) for k in itertools.count())  # one for each block
     sample_fn = value_fn.map_blocks(lambda block: _block_of_draws(block, next(keys), samples))
     estimate = gauss_newton_system(sample_fn, params, memory_budget=memory_budget)
     return operator_of(estimate)._replace(value=operator.value, grad=operator.grad)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import PyTree, Scalar
 
 from fnn.curvature.rows import Source, source_of
 from fnn.objective import Block, Known, Penalty, Term, ValueFunction
@@ -53,15 +53,6 @@ def terms_of(value_fn: ValueFunction, params: PyTree) -> Terms:
         [*flat, *penalties],
         _penalty(penalties, params),
     )
-
-
-def keys_of_blocks(value_fn: ValueFunction, key: Array) -> list[Array]:
-    """A key for each block of examples, by the place of its term."""
-    return [
-        jax.random.fold_in(key, index)
-        for index, term in enumerate(value_fn.terms)
-        if isinstance(term.block, Block)
-    ]
 
 
 def require_real(name: str, params: PyTree) -> PyTree:

@@ -1,5 +1,8 @@
 """Kronecker factors from random combinations of an example's rows are right in the mean."""
 
+import re
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +76,22 @@ def test_estimates_are_exact_in_the_mean_and_bends_always():
 
     curved = explicit(PARAMS)
     np.testing.assert_allclose(bends[1, 1], sum(map(jnp.sum, jax.tree.leaves(curved))), rtol=1e-10)
+
+
+def test_all_signs_come_from_one_draw_whatever_the_chunks():
+    """6 examples of 3 outputs take 6 words, and a chunk of 4 leaves two places of the last empty."""
+    key, data = jax.random.key(0), (INPUTS, LABELS)
+    program = str(jax.make_jaxpr(lambda: measured(CLASSES.on(data), PARAMS, key, 2))())
+    assert re.findall(r"random_(bits|split)\[.*shape=(\(.*\))", program) == [("bits", "(6, 1)")]
+
+    @jax.jit
+    def found(params):
+        ways = (CLASSES.on(data, chunk=n) for n in (None, 3, 4))
+        return [measured(way, params, key, 2) for way in ways]
+
+    whole, *cut = found(PARAMS)
+    for each in cut:
+        chex.assert_trees_all_close(each, whole, rtol=1e-12, atol=1e-14)
 
 
 def test_as_many_samples_as_rows_are_the_exact_sums_at_their_price():
