@@ -50,6 +50,7 @@ if jax.__version_info__ >= (0, 12):  # which was seen to abort while it wrote th
     jax.config.update("jax_enable_compilation_cache", False)
 
 BROWSER = "tests/race/test_browser.py"
+LONGEST = "tests/test_site.py"
 HINT = "try apt-get install chromium"
 ENDED = itertools.count(1)  # of a worker's tests
 
@@ -83,7 +84,8 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what needs a browser where there is none."""
+    """The longest comes first, and what needs a browser is left out where there is none."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))  # or one worker ends alone
     if chromium.found() is None:
         left_out = [item for item in items if item.nodeid.startswith(BROWSER)]
         items[:] = [item for item in items if not item.nodeid.startswith(BROWSER)]
