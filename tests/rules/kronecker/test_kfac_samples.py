@@ -79,7 +79,7 @@ def test_estimates_are_exact_in_the_mean_and_bends_always():
 
 
 def test_all_signs_come_from_one_draw_whatever_the_chunks():
-    """6 examples of 3 outputs take 6 words, and a chunk of 4 leaves two places of the last empty."""
+    """6 examples of 3 outputs take 6 words; of chunks of 4 the last one has two empty places."""
     key, data = jax.random.key(0), (INPUTS, LABELS)
     program = str(jax.make_jaxpr(lambda: measured(CLASSES.on(data), PARAMS, key, 2))())
     assert re.findall(r"random_(bits|split)\[.*shape=(\(.*\))", program) == [("bits", "(6, 1)")]
