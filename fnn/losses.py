@@ -23,9 +23,10 @@ mean over examples is the objective's. The target is cast to the outputs' dtype,
 
 so that, J being the model's Jacobian, J^T B B^T J is the Gauss-Newton matrix. The rest of the
 gradient, g - B s, is zero for the likelihoods; it holds hinge's slope and Huber's arms. R may be
-smaller than K, and 0 for a loss without curvature. `curvature(loss)` gives the factor of any loss,
-`with_curvature` attaches a closed form, `separable` a diagonal, and `is_complete(loss)` says if
-the rest is known to be zero, so that nobody needs to compute it. Where the loss is a likelihood,
+smaller than K: a cross-entropy has K - 1 columns, because a number that is added to all logits
+changes nothing, and a loss without curvature has none. `curvature(loss)` gives the factor of any
+loss, `with_curvature` attaches a closed form, `separable` a diagonal, and `is_complete(loss)` says
+if the rest is known to be zero, so that nobody needs to compute it. Where the loss is a likelihood,
 `sampler(loss)` draws targets.
 
 **Many outputs.** The loss of a sequence or an image is a mean over positions, `each(loss)`, and its
@@ -574,14 +575,22 @@ def _probabilities(name, outputs, target):
 
 def _softmax_factor(outputs, target):
     # With p = softmax and a target of sum m, the Hessian is m (diag p - p p^T) and the gradient
-    # m p - target. The floor keeps B s exact for a class of probability zero that came true.
+    # m p - target. With r = sqrt(p), diag(r) - p r^T is a root of diag p - p p^T that takes r to 0.
+    # A reflection that takes r to -e_k makes that column k, which is left out. Where k is the most
+    # probable class, nothing is divided by a small number.
     outputs, target = _distribution("softmax_cross_entropy", outputs, target)
     tiny = jnp.finfo(outputs.dtype).tiny
-    p = jnp.maximum(jax.nn.softmax(outputs), tiny)
-    m = jnp.maximum(jnp.sum(target), tiny)
-    # There are two roots, because the product of two tiny numbers is zero.
-    root = jnp.sqrt(m) * jnp.sqrt(p)
-    return jnp.diag(root) - jnp.outer(p, root), root - target / root
+    p = jnp.maximum(jax.nn.softmax(outputs), tiny)  # B s is exact for a class of 0 that came true
+    r, m = jnp.sqrt(p), jnp.maximum(jnp.sum(target), tiny)
+    slopes = jnp.sqrt(m) * r - target / (jnp.sqrt(m) * r)  # not of m p: it may be zero
+
+    places, k = jnp.arange(len(p)), jnp.argmax(p)
+    others = jnp.where(places[:-1] < k, places[:-1], places[1:])
+    is_k = (places == k).astype(p.dtype)
+    shared = (p + r[k] * is_k) / (1 + r[k])
+    is_own = (places[:, None] == others).astype(p.dtype)
+    columns = jnp.sqrt(m) * r[others] * (is_own - shared[:, None])
+    return columns, slopes[others] - r[others] * slopes[k] / (1 + r[k])
 
 
 def _categorical(key, outputs):

@@ -316,6 +316,28 @@ def test_targets_of_any_sum_weigh_their_example():
         assert jnp.abs(s).max() < 1e-15
 
 
+def test_cross_entropy_has_one_row_less_than_classes_whichever_is_most_probable():
+    factor = jax.jit(losses.curvature(losses.softmax_cross_entropy))
+    # Both ends and the middle, a tie, and a class of probability zero that came true.
+    for logits in ([3.0, 0, 1], [0.0, 3, 1], [0.0, 1, 3], [2.0, 2, 2], [-1e4, 0, 1e4]):
+        for dtype, error in ((jnp.float64, 1e-15), (jnp.float32, 1e-6)):
+            outputs = jnp.array(logits, dtype)
+            for target in jnp.eye(3, dtype=dtype):
+                B, s = factor(outputs, target)
+                p = jax.nn.softmax(outputs)
+                assert (B.shape, s.shape) == ((3, 2), (2,))
+                np.testing.assert_allclose(B @ B.T, jnp.diag(p) - jnp.outer(p, p), atol=error)
+                np.testing.assert_allclose(B @ s, p - target, atol=error)
+
+
+def test_cross_entropy_of_two_classes_has_the_row_of_logistic():
+    outputs = jnp.array([0.3, -1.1])
+    B, s = losses.curvature(losses.softmax_cross_entropy)(outputs, jnp.array([0.2, 0.8]))
+    one, slope = losses.curvature(losses.logistic)(outputs[:1] - outputs[1:], jnp.array([0.2]))
+    np.testing.assert_allclose(jnp.abs(B), jnp.full((2, 1), one[0, 0]), rtol=1e-14)
+    np.testing.assert_allclose(B @ s, jnp.array([1, -1]) * (one @ slope), rtol=1e-14)
+
+
 def test_a_class_ruled_out_by_an_infinite_logit():
     outputs, target = jnp.array([1.0, -jnp.inf, 0.0]), jnp.array([1.0, 0.0, 0.0])
     value, grad = jax.value_and_grad(losses.softmax_cross_entropy)(outputs, target)
@@ -437,7 +459,7 @@ def test_each_of_each_has_a_block_for_every_pixel():
     outputs = jax.random.normal(jax.random.key(0), (2, 3, 4))
     labels = jnp.array([[0, 1, 2], [3, 0, 1]])
     columns, slopes = jax.jit(losses.blocks(pixels))(outputs, labels)
-    assert (columns.shape, slopes.shape) == ((6, 4, 4), (6, 4))
+    assert (columns.shape, slopes.shape) == ((6, 4, 3), (6, 3))
 
     def plain(flat):
         logs = jax.nn.log_softmax(flat.reshape(2, 3, 4))

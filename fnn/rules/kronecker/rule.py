@@ -28,13 +28,13 @@ lower it is rejected, an update of zero, and the damping follows the gain ratio 
 `levenberg_marquardt`). A number for both and a constant damping make the step of the papers, with
 nothing looked at, for whoever wants to tune it.
 
-An example has as many rows as outputs, and each costs a backward pass. With `samples=1` one random
-combination of them takes their place, a draw of the outputs' curvature in the manner of Martens and
-Grosse (2015), section 5: with random signs for coefficients, those of `jax.random.key(0)` folded
-with the number of the step. The factors are right in the mean, and being running means they forget
-the noise; the quadratic model stays exact. With many outputs this is most of the price of a step.
-With `examples` factors and quadratic model come from a draw of the batch's examples, in the manner
-of section 8 there, where an eighth and a quarter of the batch did.
+An example has as many rows as outputs (of K classes, K - 1), and each costs a backward pass. With
+`samples=1` one random combination of them takes their place, a draw of the outputs' curvature in
+the manner of Martens and Grosse (2015), section 5: with random signs for coefficients, those of
+`jax.random.key(0)` folded with the number of the step. The factors are right in the mean, and being
+running means they forget the noise; the quadratic model stays exact. With many outputs this is most
+of the price of a step. With `examples` factors and quadratic model come from a draw of the batch's
+examples, in the manner of section 8 there, where an eighth and a quarter of the batch did.
 
 A step that is not finite is always rejected, and a batch whose curvature is not finite leaves no
 trace.
