@@ -57,7 +57,7 @@ def test_estimates_are_exact_in_the_mean_and_bends_always():
     @jax.jit
     def found(params):
         keys = jax.random.split(jax.random.key(0), draws)
-        drawn = jax.lax.map(lambda key: measured(WEIGHED, params, key, 2)[0], keys)
+        drawn = jax.lax.map(lambda key: measured(WEIGHED, params, key)[0], keys)
         bends = measured(BOTH, params, keys[0])[1]
         return measured(WEIGHED, params)[0], drawn, bends
 
@@ -79,15 +79,15 @@ def test_estimates_are_exact_in_the_mean_and_bends_always():
 
 
 def test_all_signs_come_from_one_draw_whatever_the_chunks():
-    """6 examples of 3 outputs take 6 words; of chunks of 4 the last one has two empty places."""
+    """6 examples of 3 classes take 6 words; of chunks of 4 the last one has two empty places."""
     key, data = jax.random.key(0), (INPUTS, LABELS)
-    program = str(jax.make_jaxpr(lambda: measured(CLASSES.on(data), PARAMS, key, 2))())
+    program = str(jax.make_jaxpr(lambda: measured(CLASSES.on(data), PARAMS, key))())
     assert re.findall(r"random_(bits|split)\[.*shape=(\(.*\))", program) == [("bits", "(6, 1)")]
 
     @jax.jit
     def found(params):
         ways = (CLASSES.on(data, chunk=n) for n in (None, 3, 4))
-        return [measured(way, params, key, 2) for way in ways]
+        return [measured(way, params, key) for way in ways]
 
     whole, *cut = found(PARAMS)
     for each in cut:
@@ -95,19 +95,20 @@ def test_all_signs_come_from_one_draw_whatever_the_chunks():
 
 
 def test_as_many_samples_as_rows_are_the_exact_sums_at_their_price():
+    """Three classes have two rows."""
     value_fn, key = CLASSES.on((INPUTS, LABELS)), jax.random.key(0)
 
     def of(samples):
         return lambda params: measured(value_fn, params, key, samples)
 
-    exact, *sketches = jax.jit(lambda p: [measured(value_fn, p), of(3)(p), of(7)(p)])(PARAMS)
+    exact, *sketches = jax.jit(lambda p: [measured(value_fn, p), of(2)(p), of(7)(p)])(PARAMS)
     for sketch in sketches:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), sketch, exact)
-    one, three, four, whole = (
+    one, two, four, whole = (
         flops.count(of(samples) if samples else lambda params: measured(value_fn, params), PARAMS)
-        for samples in (1, 3, 4, None)
+        for samples in (1, 2, 4, None)
     )
-    assert three == four == whole > one
+    assert two == four == whole > one
 
 
 def paid(fn, params):
