@@ -4,7 +4,7 @@
 
 Two problems on scikit-learn's 1797 digits, batches of 256, float32, tanh:
 
-    digits         64-64-32-10, cross-entropy: 2560 rows in a batch
+    digits         64-64-32-10, cross-entropy: 2304 rows in a batch
     autoencoder    64-32-16-8-16-32-64, half the squared error: 16384 rows, 5544 parameters
 
 kfac and ekfac take one random row of each example (`samples=1`). On the autoencoder they see all
@@ -19,7 +19,7 @@ stand still. The hyperparameters are traced, so that a rule compiles once.
 
 `solver-step` takes one Levenberg-Marquardt step on a batch of digits by each solver, from the same
 parameters with the same dampings: its price in steps of Adam, and how much lower the loss is after
-it, as a share of what the exact step (the dual, 2560 rows) brings.
+it, as a share of what the exact step (the dual, 2304 rows) brings.
 """
 
 import functools

@@ -37,7 +37,7 @@ COSTS = "gradients", "flops", "seconds"
 
 
 def little_memory(problem):
-    """K-FAC takes the 768 rows of an example through the attention: 5 GB for each lane."""
+    """K-FAC takes some 700 rows of an example through the attention: 5 GB for each lane."""
     return "more than 24 GB of memory" if problem.name == "char-transformer" else None
 
 

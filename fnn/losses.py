@@ -52,6 +52,7 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from fnn.dtypes import wide
 from fnn.products import dot
 
 __all__ = [
@@ -232,7 +233,7 @@ def each(loss: Loss) -> Loss:
         1.3863
         >>> columns, slopes = blocks(text)(outputs, target)
         >>> columns.shape, slopes.shape
-        ((5, 4, 4), (5, 4))
+        ((5, 4, 3), (5, 3))
     """
     _require_loss("each", loss)
 
@@ -575,22 +576,28 @@ def _probabilities(name, outputs, target):
 
 def _softmax_factor(outputs, target):
     # With p = softmax and a target of sum m, the Hessian is m (diag p - p p^T) and the gradient
-    # m p - target. With r = sqrt(p), diag(r) - p r^T is a root of diag p - p p^T that takes r to 0.
-    # A reflection that takes r to -e_k makes that column k, which is left out. Where k is the most
-    # probable class, nothing is divided by a small number.
+    # m p - target. With r = sqrt(p), diag(r) - p r^T is a root of diag p - p p^T, and its product
+    # with r is 0. After a reflection that takes r to -e_k, and divides by 1 + r_k, its column k is
+    # 0 and is left out. Class k is the most probable one, whose slope is of order one; that of an
+    # improbable class which came true is huge, and would be spread over all others.
     outputs, target = _distribution("softmax_cross_entropy", outputs, target)
-    tiny = jnp.finfo(outputs.dtype).tiny
-    p = jnp.maximum(jax.nn.softmax(outputs), tiny)  # B s is exact for a class of 0 that came true
-    r, m = jnp.sqrt(p), jnp.maximum(jnp.sum(target), tiny)
-    slopes = jnp.sqrt(m) * r - target / (jnp.sqrt(m) * r)  # not of m p: it may be zero
+    tiny = float(jnp.finfo(outputs.dtype).tiny)
+    p = jnp.maximum(jax.nn.softmax(wide(outputs)), tiny)  # B s is exact for a true class of 0
+    r, m = jnp.sqrt(p), jnp.maximum(jnp.sum(wide(target)), tiny)
+    slopes = jnp.sqrt(m) * r - wide(target) / (jnp.sqrt(m) * r)  # not of m p: it may be zero
 
     places, k = jnp.arange(len(p)), jnp.argmax(p)
     others = jnp.where(places[:-1] < k, places[:-1], places[1:])
-    is_k = (places == k).astype(p.dtype)
-    shared = (p + r[k] * is_k) / (1 + r[k])
-    is_own = (places[:, None] == others).astype(p.dtype)
-    columns = jnp.sqrt(m) * r[others] * (is_own - shared[:, None])
-    return columns, slopes[others] - r[others] * slopes[k] / (1 + r[k])
+    is_k, is_own = places == k, places[:, None] == others
+
+    def of_others(x):
+        return jnp.sum(jnp.where(is_own, x[:, None], 0), axis=0)
+
+    r_k, slope_k = jnp.max(r), jnp.sum(jnp.where(is_k, slopes, 0))
+    shared = (p + jnp.where(is_k, r_k, 0)) / (1 + r_k)
+    columns = jnp.sqrt(m) * of_others(r) * (is_own.astype(r.dtype) - shared[:, None])
+    fewer = of_others(slopes) - of_others(r) * slope_k / (1 + r_k)
+    return columns.astype(outputs.dtype), fewer.astype(outputs.dtype)
 
 
 def _categorical(key, outputs):

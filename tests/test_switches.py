@@ -217,8 +217,8 @@ def derivatives(name, dtype="float64"):
 
 
 @few_before_the_gate
-def test_the_derivative_of_a_step_is_the_central_difference_without_x64_too(name):
-    """It is so in parameters and in data, and the gradient contracts to the same number."""
+def test_the_derivative_of_a_step_is_the_central_difference_and_the_same_without_x64(name):
+    """In parameters and in data. The gradient contracts to it; float32 has some digits of it."""
     along, here, size = tangents(), (initial(), data()), 1e-5
     state, run = rule_of(name).init(initial()), derivatives(name)
     ends = [

@@ -72,7 +72,8 @@ def explain(
         model: any function `(params, x) -> outputs` of one example.
         params: arrays, or their shapes and dtypes.
         inputs: a tree of arrays, or of their shapes and dtypes, with the examples first.
-        rows: the number R of rows of an example; by default as many as the model has outputs.
+        rows: the number R of rows of an example; by default as many as the model has outputs
+            (a cross-entropy has one less).
 
     Returns:
         A value that prints as a table.

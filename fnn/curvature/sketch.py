@@ -35,7 +35,7 @@ def sketch(source: Source, key: Array, samples: int) -> Source:
         fewer = jnp.einsum("gkr,grs->gks", columns, signs, precision=HIGHEST) / samples**0.5
         return fewer.reshape(-1, samples), jnp.zeros(samples, columns.dtype)
 
-    # One draw for all examples: with a key for each of them it was a sixth of a small step.
+    # One draw for all examples: a key for each of them takes a tenth of a small step longer.
     words = jax.random.bits(key, (block.count, -(-rows * samples // 32)), jnp.uint32)
     sketched = replace(
         block,
