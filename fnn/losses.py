@@ -588,14 +588,14 @@ def _softmax_factor(outputs, target):
 
     places, k = jnp.arange(len(p)), jnp.argmax(p)
     others = jnp.where(places[:-1] < k, places[:-1], places[1:])
-    is_k, is_own = places == k, places[:, None] == others
+    is_k, is_own = places == k, places[:, None] == others[None]
 
     def of_others(x):
         return jnp.sum(jnp.where(is_own, x[:, None], 0), axis=0)
 
     r_k, slope_k = jnp.max(r), jnp.sum(jnp.where(is_k, slopes, 0))
     shared = (p + jnp.where(is_k, r_k, 0)) / (1 + r_k)
-    columns = jnp.sqrt(m) * of_others(r) * (is_own.astype(r.dtype) - shared[:, None])
+    columns = jnp.sqrt(m) * of_others(r)[None] * (is_own.astype(r.dtype) - shared[:, None])
     fewer = of_others(slopes) - of_others(r) * slope_k / (1 + r_k)
     return columns.astype(outputs.dtype), fewer.astype(outputs.dtype)
 

@@ -51,7 +51,7 @@ def sketch(source: Source, key: Array, samples: int) -> Source:
 
 def _signs(words: UInt32[Array, " w"], shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     """An array of 1 and -1, one for each of the words' first bits."""
-    bits = (words[:, None] >> jnp.arange(32, dtype=words.dtype)) & 1
+    bits = (words[:, None] >> jnp.arange(32, dtype=words.dtype)[None]) & 1
     return 1 - 2 * bits.ravel()[: math.prod(shape)].reshape(shape).astype(dtype)
 
 
