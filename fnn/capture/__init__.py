@@ -20,6 +20,7 @@ from fnn.capture.captured import examples_at_once as examples_at_once
 from fnn.capture.captured import jacobian as jacobian
 from fnn.capture.captured import kronecker as kronecker
 from fnn.capture.captured import outer as outer
+from fnn.capture.captured import outer_sums as outer_sums
 from fnn.capture.captured import product as product
 from fnn.capture.captured import scale as scale
 from fnn.capture.captured import square as square

@@ -34,6 +34,7 @@ from fnn.capture import (
     diagonal_of,
     examples_at_once,
     outer,
+    outer_sums,
     scale,
     settle,
     trace,
@@ -512,7 +513,7 @@ def _weighted_square(
 ) -> Float[Array, "b i i"]:
     """The sum of a a^T, each with the share of its example, over examples and places."""
     weighted = left * share[:, None, None, None, None] if share.ndim else left
-    squares = jnp.einsum("nrbti,nrbtj->bij", weighted, left, precision=HIGHEST)
+    squares = outer_sums(weighted, left)
     return squares if share.ndim else share * squares
 
 
@@ -598,5 +599,5 @@ def _square(captured: Captured, index: int, leaf: int, few: bool = False) -> Flo
     # Some times as many rows as there are columns give a matrix as good to invert.
     stride = max(1, n * r * t // max(MANY, 8 * o)) if few else 1
     some = right[::stride]
-    square = jnp.einsum("nrbto,nrbtp->bop", some, some, precision=HIGHEST)
+    square = outer_sums(some, some)
     return square if stride == 1 else square * (n / len(some))
