@@ -216,22 +216,20 @@ def _known(layout: Layout, options: Options, measured: Measured, state: Kronecke
 
     def with_batch(sampled: Blocks) -> Known:
         factors = layout.with_leaves(sampled.factors, state.memory.factors)
-        is_finite = solvers.all_finite((factors, sampled.diagonals))
+        # No entry of a sum of squares is larger than the largest of its diagonal.
+        marks = jax.tree.map(lambda f: jnp.diagonal(f, axis1=-2, axis2=-1), factors)
+        is_finite = solvers.all_finite((marks, sampled.diagonals))
         batches = state.batches + is_finite.astype(jnp.int32)
         mean = _mean(options, batches, is_finite)
         old = {path: state.diagonals[path] for path in sampled.diagonals}
+        factors = mean.with_batch(state.memory.factors, factors)
+        diagonals = state.diagonals | mean.with_batch(old, sampled.diagonals)
         unit = jax.lax.cond(
-            is_finite & (state.damping.unit == 0),  # at the first batch
-            lambda: largest_norm(layout, factors, sampled.diagonals),
+            is_finite & (state.damping.unit == 0),  # at the first batch, which is the mean
+            lambda: largest_norm(layout, factors, diagonals),
             lambda: state.damping.unit,
         )
-        return Known(
-            mean.with_batch(state.memory.factors, factors),
-            state.diagonals | mean.with_batch(old, sampled.diagonals),
-            batches,
-            unit,
-            is_finite,
-        )
+        return Known(factors, diagonals, batches, unit, is_finite)
 
     memory, unit = state.memory, state.damping.unit
     kept = Known(memory.factors, state.diagonals, state.batches, unit, jnp.array(True))
