@@ -30,8 +30,9 @@ if the rest is known to be zero, so that nobody needs to compute it. Where the l
 `sampler(loss)` draws targets.
 
 **Many outputs.** The loss of a sequence or an image is a mean over positions, `each(loss)`, and its
-B has blocks along the diagonal, one for each position. `blocks(loss)` gives these alone, so that
-whoever needs only products with B never sees the rest.
+B has blocks along the diagonal, one for each position; `blocks(loss)` gives these alone. Of many
+classes even one block is large: `root(loss)` gives v -> B v in its place, whose closed form for a
+cross-entropy is as short as the loss.
 
 **Impossible targets** (a label 0 for hinge, a probability of 2, class 10 of 10) raise where their
 values can be seen. Under `jit` and `vmap` nobody sees them: there an impossible class makes the
@@ -49,11 +50,12 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import xlogy
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from fnn.dtypes import wide
-from fnn.products import dot
+from fnn.products import HIGHEST, dot
 
 __all__ = [
     "Factor",
@@ -70,6 +72,7 @@ __all__ = [
     "kl",
     "logistic",
     "perceptron",
+    "root",
     "sampler",
     "separable",
     "softmax_cross_entropy",
@@ -78,6 +81,7 @@ __all__ = [
 __dir__ = __all__.copy
 
 Factor: TypeAlias = Callable[..., tuple[Float[Array, "k r"], Float[Array, " r"]]]
+FactorOrRoot: TypeAlias = Callable[..., tuple[Float[Array, "k r"] | Partial, Float[Array, " r"]]]
 Sampler: TypeAlias = Callable[[Array, Any], Array]
 Loss = TypeVar("Loss", bound=Callable[..., Array])
 
@@ -97,7 +101,7 @@ def _require_loss(name, loss):
 
 
 def with_curvature(
-    loss: Loss, factor: Factor, *, complete: bool = False, sample: Sampler | None = None
+    loss: Loss, factor: FactorOrRoot, *, complete: bool = False, sample: Sampler | None = None
 ) -> Loss:
     """`loss` with the closed form `factor` of its curvature attached.
 
@@ -107,7 +111,8 @@ def with_curvature(
     Args:
         loss: `loss(outputs, target) -> scalar`. It stays as it is.
         factor: `factor(outputs, target) -> (B, s)`, as the module says; or, where B has blocks
-            along the diagonal, these and their parts of s.
+            along the diagonal, these and their parts of s. A B that need not be a matrix may be a
+            `jax.tree_util.Partial` of a function and arrays, `B(v)` being B v in the dtype of v.
         complete: True promises that B s is always the whole gradient. Without the promise, the rest
             of the gradient costs one more backward pass.
         sample: `sample(key, outputs) -> target`, for a negative log-likelihood: a draw from the
@@ -141,25 +146,32 @@ def with_curvature(
     def curved(outputs, target):
         return loss(outputs, target)
 
-    def blocks_of_shapes(outputs, target):
+    def root_of_shapes(outputs, target):
         B, s = factor(outputs, target)
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(outputs))
-        columns, slopes = (B[None], s[None]) if B.ndim == 2 else (B, s)
-        if (
-            columns.ndim != 3
-            or slopes.shape != (len(columns), columns.shape[2])
-            or (math.prod(columns.shape[:2]) != size)
-        ):
+        if callable(B) and not isinstance(B, Partial):
+            raise TypeError(
+                "with_curvature: expected B to be an array or a jax.tree_util.Partial, got "
+                f"{type(B).__name__}; try Partial(product, *arrays)"
+            )
+        got = f"{'a product' if callable(B) else B.shape} and {s.shape}"
+        if isinstance(B, Partial):
+            B, s = (Partial(_of_one_block, B), s[None]) if s.ndim == 1 else (B, s)
+            shape = (*jax.eval_shape(B, s).shape, s.shape[-1])
+        else:
+            B, s = (B[None], s[None]) if B.ndim == 2 else (B, s)
+            shape = B.shape
+        if len(shape) != 3 or s.shape != (shape[0], shape[2]) or math.prod(shape[:2]) != size:
             raise ValueError(
                 f"with_curvature: expected (B, s) of shapes ({size}, R) and (R,) for {size} "
-                f"outputs, or (g, {size} / g, r) and (g, r), got {B.shape} and {s.shape}; try to "
+                f"outputs, or (g, {size} / g, r) and (g, r), got {got}; try to "
                 "flatten the outputs first"
             )
-        return columns, slopes
+        return B, s
 
     # The owner is stored too, because functools.wraps copies attributes: a function that wraps this
     # loss and computes something else must not inherit its curvature.
-    vars(curved)["_curvature"] = (curved, blocks_of_shapes, complete, sample)
+    vars(curved)["_curvature"] = (curved, root_of_shapes, complete, sample)
     return cast("Loss", curved)
 
 
@@ -243,9 +255,10 @@ def each(loss: Loss) -> Loss:
 
     def factor(outputs, target):
         _require_positions(outputs, target)
-        columns, slopes = jax.vmap(blocks(loss))(outputs, target)
-        t, g, k, r = columns.shape
-        return columns.reshape(t * g, k, r) / t**0.5, slopes.reshape(t * g, r) / t**0.5
+        B, slopes = jax.vmap(_root(loss))(outputs, target)
+        t, g, r = slopes.shape
+        B = B if isinstance(B, Partial) else Partial(_times, B)
+        return Partial(_of_positions, B), slopes.reshape(t * g, r) / t**0.5
 
     return with_curvature(cast("Loss", mean), factor, complete=is_complete(loss))
 
@@ -306,8 +319,42 @@ def blocks(loss: Callable[..., Array]) -> Factor:
         >>> B.tolist(), s.tolist()
         ([[[1.0]], [[1.0]]], [[0.0], [2.0]])
     """
-    attached, *_ = _attached(loss)
-    return attached or partial(_derived_blocks, loss)
+
+    def matrix(outputs, target):
+        B, slopes = _root(loss)(outputs, target)
+        if not isinstance(B, Partial):
+            return B, slopes
+        g, r = slopes.shape
+        ones = jnp.broadcast_to(jnp.eye(r, dtype=slopes.dtype), (g, r, r))
+        return jax.vmap(B, in_axes=-1, out_axes=-1)(ones), slopes
+
+    return matrix
+
+
+def root(loss: Callable[..., Array]) -> Callable[..., tuple[Callable[..., Array], Array]]:
+    """The factor of a loss as the product with the `blocks` of B, which are not made for it.
+
+    Args:
+        loss: as for `curvature`.
+
+    Shapes:
+        The product takes (g, r) to (g, K/g), for K outputs in all, and s is (g, r).
+
+    Returns:
+        `root(outputs, target) -> (v -> B v, s)`; the product is linear, in the dtype of v.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> times, s = root(half_squared_error)(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
+        >>> times(jnp.array([[3.0], [4.0]])).tolist(), s.tolist()
+        ([[3.0], [4.0]], [[0.0], [2.0]])
+    """
+
+    def product(outputs, target):
+        B, slopes = _root(loss)(outputs, target)
+        return B if isinstance(B, Partial) else Partial(_times, B), slopes
+
+    return product
 
 
 def block_diagonal(blocks: Float[Array, "g k r"]) -> Float[Array, "g*k g*r"]:
@@ -386,8 +433,31 @@ def sampler(loss: Callable[..., Array]) -> Sampler | None:
     return sample
 
 
+def _root(loss):
+    """`(outputs, target) -> (B, s)` in blocks, B a matrix or a product as it is attached."""
+    attached, *_ = _attached(loss)
+    return attached or partial(_derived_blocks, loss)
+
+
+def _times(blocks, v):
+    """B v, of blocks that are matrices."""
+    return jnp.einsum("gkr,gr->gk", wide(blocks), wide(v), precision=HIGHEST).astype(v.dtype)
+
+
+def _of_one_block(B, v):
+    """B v as the only block."""
+    return B(v[0])[None]
+
+
+def _of_positions(B, v):
+    """The product with the blocks of all positions of `each`, from those of every one."""
+    t = len(jax.tree.leaves(B)[0])
+    images = jax.vmap(lambda B, v: B(v))(B, v.reshape(t, len(v) // t, v.shape[-1]))
+    return images.reshape(len(v), images.shape[-1]) / t**0.5
+
+
 def _attached(loss):
-    """The factor, whether it is complete, and the sampler that are attached to this very loss."""
+    """The root, whether it is complete, and the sampler that are attached to this very loss."""
     owner, *attached = getattr(loss, "_curvature", (None,))
     return attached if owner is loss and attached else (None, False, None)
 
@@ -586,18 +656,25 @@ def _softmax_factor(outputs, target):
     r, m = jnp.sqrt(p), jnp.maximum(jnp.sum(wide(target)), tiny)
     slopes = jnp.sqrt(m) * r - wide(target) / (jnp.sqrt(m) * r)  # not of m p: it may be zero
 
-    places, k = jnp.arange(len(p)), jnp.argmax(p)
-    others = jnp.where(places[:-1] < k, places[:-1], places[1:])
-    is_k, is_own = places == k, places[:, None] == others[None]
+    k, r_k = jnp.argmax(p), jnp.max(r)
+    is_k = jnp.arange(len(p)) == k
+    slope_k = jnp.sum(jnp.where(is_k, slopes, 0))
+    shared, scaled = (p + jnp.where(is_k, r_k, 0)) / (1 + r_k), jnp.sqrt(m) * _without(k, r)
+    fewer = _without(k, slopes) - _without(k, r) * slope_k / (1 + r_k)
+    return Partial(_softmax_product, k, shared, scaled), fewer.astype(outputs.dtype)
 
-    def of_others(x):
-        return jnp.sum(jnp.where(is_own, x[:, None], 0), axis=0)
 
-    r_k, slope_k = jnp.max(r), jnp.sum(jnp.where(is_k, slopes, 0))
-    shared = (p + jnp.where(is_k, r_k, 0)) / (1 + r_k)
-    columns = jnp.sqrt(m) * of_others(r)[None] * (is_own.astype(r.dtype) - shared[:, None])
-    fewer = of_others(slopes) - of_others(r) * slope_k / (1 + r_k)
-    return columns.astype(outputs.dtype), fewer.astype(outputs.dtype)
+def _softmax_product(k, shared, scaled, v):
+    """B v of the root of a cross-entropy."""
+    each = scaled * v.astype(scaled.dtype)
+    padded, places = jnp.pad(each, 1), jnp.arange(len(shared))
+    own = jnp.where(places < k, padded[1:], jnp.where(places > k, padded[:-1], 0))
+    return (own - shared * jnp.sum(each)).astype(v.dtype)
+
+
+def _without(k, x):
+    """The entries of a vector but for number k."""
+    return jnp.where(jnp.arange(len(x) - 1) < k, x[:-1], x[1:])
 
 
 def _categorical(key, outputs):

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import re
 
 import jax
@@ -88,7 +89,7 @@ def test_the_table_above_is_complete():
     functions = inspect.getmembers(losses, inspect.isfunction)
     public = {n for n, f in functions if f.__module__ == losses.__name__ and n[0] != "_"}
     about = {"with_curvature", "separable", "curvature", "is_complete", "has_factor", "sampler"}
-    assert public == set(TARGETS) | about | {"each", "blocks", "block_diagonal"}
+    assert public == set(TARGETS) | about | {"each", "blocks", "block_diagonal", "root"}
 
 
 # --- the definitions ---
@@ -452,6 +453,62 @@ def test_each_is_the_mean_over_positions_with_a_block_for_each(name):
     if name in SMOOTH:
         np.testing.assert_allclose(slope, grad, atol=1e-13)
     assert losses.sampler(loss) is None  # a mean is no likelihood
+
+
+@pytest.mark.parametrize("is_each", [False, True])
+@everywhere
+def test_the_root_is_the_product_with_the_blocks(name, is_each):
+    loss, (outputs, target) = loss_named(name), (a[:6] for a in batch(name))
+    if is_each:
+        loss = losses.each(losses.each(loss))
+        outputs, target = (a.reshape(1, 2, 3, *a.shape[1:]) for a in (outputs, target))
+
+    def both(outputs, target):
+        columns, slopes = losses.blocks(loss)(outputs, target)
+        times, same = losses.root(loss)(outputs, target)
+        v = jnp.cos(jnp.arange(slopes.size)).reshape(slopes.shape)
+        image = jnp.einsum("gkr,gr->gk", columns, v)
+        (back,) = jax.linear_transpose(times, v)(image)
+        across = jnp.einsum("gkr,gk->gr", columns, image)
+        return (times(v), same, back), (image, slopes, across)
+
+    got, expected = jax.jit(jax.vmap(both))(outputs, target)
+    assert got[0].dtype == outputs.dtype
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), got, expected)
+
+
+def test_of_many_classes_no_matrix_is_made():
+    text = losses.each(losses.softmax_cross_entropy)
+    outputs, targets = jnp.zeros((5, 1000)), jnp.arange(5)
+
+    def there_and_back(outputs):
+        times, slopes = losses.root(text)(outputs, targets)
+        return jax.linear_transpose(times, slopes)(times(slopes))
+
+    program = jax.jit(there_and_back).lower(outputs).as_text()
+    shapes = re.findall(r"tensor<((?:\d+x)+)", program)
+    assert max(math.prod(map(int, shape.split("x")[:-1])) for shape in shapes) <= 5 * 1002
+
+
+def test_a_factor_may_be_a_product():
+    def poisson(outputs, target):
+        return jnp.sum(jnp.exp(outputs) - target * outputs)
+
+    def factor(outputs, target):
+        root = jnp.exp(outputs / 2)
+        return jax.tree_util.Partial(jnp.multiply, root), root - target / root
+
+    curved = losses.with_curvature(poisson, factor, complete=True)
+    outputs, target = jnp.array([0.0, 1.0, -2.0]), jnp.array([1.0, 0.0, 3.0])
+    B, s = losses.curvature(curved)(outputs, target)
+    np.testing.assert_allclose(B @ B.T, jax.hessian(poisson)(outputs, target), atol=1e-14)
+    np.testing.assert_allclose(B @ s, jax.grad(poisson)(outputs, target), atol=1e-14)
+    wrong = losses.with_curvature(poisson, lambda o, t: (factor(o, t)[0], jnp.ones(1)))
+    with pytest.raises(ValueError, match=r"for 4 outputs.*got a product and \(1,\)"):
+        losses.curvature(wrong)(jnp.zeros((2, 2)), jnp.zeros((2, 2)))
+    bare = losses.with_curvature(poisson, lambda o, _: (lambda v: v, o))
+    with pytest.raises(TypeError, match=r"got function; try Partial\(product, \*arrays\)"):
+        losses.curvature(bare)(outputs, target)
 
 
 def test_each_of_each_has_a_block_for_every_pixel():

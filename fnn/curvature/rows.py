@@ -135,9 +135,10 @@ class Source(NamedTuple):
 
         # B is computed inside of the vmap, so that one that depends on no example is made once.
         def project(center: Array, target: PyTree, root: Array, outputs: Array) -> Array:
-            columns = wide(blocks_of(self.block)(self.unravel(center), target)[0])
-            groups = wide(outputs).reshape(columns.shape[:2])
-            projected = jnp.einsum("gk,gkr->gr", groups, columns, precision=HIGHEST).ravel()
+            times, slopes = root_of(self.block)(self.unravel(center), target)
+            groups = wide(outputs).reshape(len(slopes), -1)
+            across = jax.linear_transpose(times, slopes.astype(groups.dtype))
+            projected = across(groups)[0].ravel()
             return root.astype(projected.dtype) * projected
 
         return lambda params: jax.vmap(project)(center, part.targets, roots, flat_outputs(params))
@@ -216,6 +217,13 @@ def blocks_of(block: Block) -> losses.Factor:
 def sum_trees(trees: Sequence[PyTree]) -> PyTree:
     """The sum of at least one tree."""
     return reduce(partial(jax.tree.map, jnp.add), trees)
+
+
+def root_of(block: Block) -> Callable[..., tuple[Callable[[Array], Array], Array]]:
+    """`(outputs, target) -> (v -> B v, s)` as `losses.root` has them, of a loss or of residuals."""
+    if block.loss is not None:
+        return losses.root(block.loss)
+    return lambda outputs, target: (lambda v: v, _residuals(outputs, target)[1])
 
 
 def _residuals(outputs: PyTree, target: None) -> tuple[Array, Array]:
@@ -372,9 +380,9 @@ def _is_complete(block: Block) -> bool:
 
 def _unreached(block: Block, outputs: PyTree, target: PyTree) -> Float[Array, " k"]:
     """The part of a loss gradient outside the range of B, g - B s, of one example."""
-    columns, slopes = blocks_of(block)(outputs, target)
+    times, slopes = root_of(block)(outputs, target)
     grad, _ = ravel_pytree(jax.grad(block.judge)(outputs, target))
-    return grad - jnp.einsum("gkr,gr->gk", columns, slopes, precision=HIGHEST).ravel()
+    return grad - times(slopes).ravel()
 
 
 def _along_unreached(block: Block, outputs: PyTree, target: PyTree) -> Scalar:

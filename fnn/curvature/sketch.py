@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, UInt32
 
 from fnn import losses
-from fnn.curvature.rows import Source, blocks_of
-from fnn.products import HIGHEST
+from fnn.curvature.rows import Source, root_of
 
 
 class _SketchedTarget(NamedTuple):
@@ -30,10 +29,10 @@ def sketch(source: Source, key: Array, samples: int) -> Source:
         return source
 
     def factor(outputs: PyTree, target: _SketchedTarget) -> tuple[Array, Array]:
-        columns, slopes = blocks_of(block)(outputs, target.target)
-        signs = _signs(target.words, (*slopes.shape, samples), columns.dtype)
-        fewer = jnp.einsum("gkr,grs->gks", columns, signs, precision=HIGHEST) / samples**0.5
-        return fewer.reshape(-1, samples), jnp.zeros(samples, columns.dtype)
+        times, slopes = root_of(block)(outputs, target.target)
+        signs = _signs(target.words, (*slopes.shape, samples), slopes.dtype) / samples**0.5
+        fewer = jax.vmap(times, in_axes=-1, out_axes=-1)(signs)
+        return fewer.reshape(-1, samples), jnp.zeros(samples, slopes.dtype)
 
     # One draw for all examples: a key for each of them takes a tenth of a small step longer.
     words = jax.random.bits(key, (block.count, -(-rows * samples // 32)), jnp.uint32)

@@ -284,7 +284,7 @@ def convolution():
             h,
             p["m"],
             (1, 1),
-            ((1, 0), (0, 1)),
+            ((1, 0), (-1, 1)),
             lhs_dilation=(2, 1),
             dimension_numbers=("NHWC", "OHWI", "NCHW"),
         )

@@ -138,6 +138,43 @@ def test_indices_and_masks_pass_a_stack_as_they_are():
     np.testing.assert_allclose(h, x[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("window", "strides"), [((2, 2), None), ((3, 2), 1), ((5, 3), 2), ((4, 6), (2, 3)), ((1, 7), 2)]
+)
+def test_of_equal_entries_the_first_has_the_derivative(window, strides, random):
+    x = jnp.round(random(3, 9, 8, 2))
+    ours = layers.max_pool(window, strides=strides)
+    steps = window if strides is None else np.broadcast_to(strides, 2)
+
+    def pool(x):
+        return ours.apply((), x)
+
+    def plain(x):
+        return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (*window, 1), (*steps, 1), "VALID")
+
+    def both(fn):
+        values, pull = jax.vjp(fn, x)
+        return values, pull(jnp.arange(1.0, values.size + 1).reshape(values.shape))
+
+    got, expected = jax.jit(lambda: (both(pool), both(plain)))()
+    jax.tree.map(np.testing.assert_allclose, got, expected)
+    unknown = x.at[2, 2, 0].set(jnp.nan)
+    np.testing.assert_array_equal(pool(unknown), plain(unknown))
+
+
+def test_a_long_window_is_a_short_program_and_rows_look_for_no_maximum_again():
+    x = jnp.arange(4096.0)[:, None]
+
+    def equations(size):
+        pool = layers.max_pool((size,), strides=3)
+        return len(jax.make_jaxpr(lambda x: pool.apply((), x))(x).eqns)
+
+    assert equations(1023) - equations(15) <= 8 * (equations(15) - equations(7))
+    _, pull = jax.vjp(lambda x: layers.max_pool((2,)).apply((), x), x)
+    rows = str(jax.make_jaxpr(jax.vmap(pull))(jnp.ones((9, 2048, 1))))
+    assert not any(name in rows for name in (" gt", " ge", "argmax", "scatter", "window"))
+
+
 @pytest.mark.parametrize("kind", ["pooled", "stack"])
 def test_statistics_and_tables_see_into_pools_and_stacks(kind, random):
     """What is calibrated infers on its data what the batch trains on; parts have a row each."""
