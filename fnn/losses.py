@@ -31,8 +31,8 @@ if the rest is known to be zero, so that nobody needs to compute it. Where the l
 
 **Many outputs.** The loss of a sequence or an image is a mean over positions, `each(loss)`, and its
 B has blocks along the diagonal, one for each position; `blocks(loss)` gives these alone. Of many
-classes even one block is large: `root(loss)` gives v -> B v in its place, whose closed form for a
-cross-entropy is as short as the loss.
+classes even one block is large: `root(loss)` gives v -> B v in its place, which for a cross-entropy
+takes no more operations than the loss.
 
 **Impossible targets** (a label 0 for hinge, a probability of 2, class 10 of 10) raise where their
 values can be seen. Under `jit` and `vmap` nobody sees them: there an impossible class makes the
@@ -121,7 +121,8 @@ def with_curvature(
 
     Shapes:
         B is (K, R) and s is (R,), for K outputs in all; g blocks are (g, K/g, r) and s (g, r), for
-        groups of outputs that follow one another. This is checked when the factor is used.
+        groups of outputs that follow one another. A product takes what is as s to (K,) or (g, K/g).
+        This is checked when the factor is used.
 
     Returns:
         A new function that computes what `loss` does.
@@ -157,7 +158,13 @@ def with_curvature(
         got = f"{'a product' if callable(B) else B.shape} and {s.shape}"
         if isinstance(B, Partial):
             B, s = (Partial(_of_one_block, B), s[None]) if s.ndim == 1 else (B, s)
-            shape = (*jax.eval_shape(B, s).shape, s.shape[-1])
+            image = jax.eval_shape(B, s)
+            if image.dtype != s.dtype:
+                raise TypeError(
+                    f"with_curvature: expected B(v) in the dtype of v, got {image.dtype} for "
+                    f"{s.dtype}; try to cast the arrays of B to the dtype of the outputs"
+                )
+            shape = (*image.shape, s.shape[-1])
         else:
             B, s = (B[None], s[None]) if B.ndim == 2 else (B, s)
             shape = B.shape
@@ -257,8 +264,11 @@ def each(loss: Loss) -> Loss:
         _require_positions(outputs, target)
         B, slopes = jax.vmap(_root(loss))(outputs, target)
         t, g, r = slopes.shape
-        B = B if isinstance(B, Partial) else Partial(_times, B)
-        return Partial(_of_positions, B), slopes.reshape(t * g, r) / t**0.5
+        if isinstance(B, Partial):
+            B = Partial(_of_positions, B, slopes)
+        else:
+            B = B.reshape(t * g, *B.shape[2:]) / t**0.5
+        return B, slopes.reshape(t * g, r) / t**0.5
 
     return with_curvature(cast("Loss", mean), factor, complete=is_complete(loss))
 
@@ -332,7 +342,9 @@ def blocks(loss: Callable[..., Array]) -> Factor:
 
 
 def root(loss: Callable[..., Array]) -> Callable[..., tuple[Callable[..., Array], Array]]:
-    """The factor of a loss as the product with the `blocks` of B, which are not made for it.
+    """The factor of a loss as the product with the `blocks` of B.
+
+    Where a closed form is attached as a product, as that of a cross-entropy is, no B is made.
 
     Args:
         loss: as for `curvature`.
@@ -449,11 +461,10 @@ def _of_one_block(B, v):
     return B(v[0])[None]
 
 
-def _of_positions(B, v):
+def _of_positions(B, like, v):
     """The product with the blocks of all positions of `each`, from those of every one."""
-    t = len(jax.tree.leaves(B)[0])
-    images = jax.vmap(lambda B, v: B(v))(B, v.reshape(t, len(v) // t, v.shape[-1]))
-    return images.reshape(len(v), images.shape[-1]) / t**0.5
+    images = jax.vmap(lambda B, v: B(v))(B, v.reshape(like.shape))
+    return images.reshape(len(v), images.shape[-1]) / len(like) ** 0.5
 
 
 def _attached(loss):
@@ -666,10 +677,10 @@ def _softmax_factor(outputs, target):
 
 def _softmax_product(k, shared, scaled, v):
     """B v of the root of a cross-entropy."""
-    each = scaled * v.astype(scaled.dtype)
-    padded, places = jnp.pad(each, 1), jnp.arange(len(shared))
+    weighted = scaled * v.astype(scaled.dtype)
+    padded, places = jnp.pad(weighted, 1), jnp.arange(len(shared))
     own = jnp.where(places < k, padded[1:], jnp.where(places > k, padded[:-1], 0))
-    return (own - shared * jnp.sum(each)).astype(v.dtype)
+    return (own - shared * jnp.sum(weighted)).astype(v.dtype)
 
 
 def _without(k, x):

@@ -477,6 +477,19 @@ def test_the_root_is_the_product_with_the_blocks(name, is_each):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), got, expected)
 
 
+def test_a_product_without_arrays_has_positions():
+    def squares(outputs, target):
+        return jnp.sum((outputs - target) ** 2) / 2
+
+    def factor(outputs, target):
+        return jax.tree_util.Partial(lambda v: v), outputs - target
+
+    each = losses.each(losses.with_curvature(squares, factor, complete=True))
+    columns, slopes = losses.blocks(each)(jnp.ones((4, 3)), jnp.zeros((4, 3)))
+    np.testing.assert_allclose(columns, jnp.tile(jnp.eye(3) / 2, (4, 1, 1)))
+    np.testing.assert_allclose(slopes, jnp.ones((4, 3)) / 2)
+
+
 def test_of_many_classes_no_matrix_is_made():
     text = losses.each(losses.softmax_cross_entropy)
     outputs, targets = jnp.zeros((5, 1000)), jnp.arange(5)
@@ -503,9 +516,14 @@ def test_a_factor_may_be_a_product():
     B, s = losses.curvature(curved)(outputs, target)
     np.testing.assert_allclose(B @ B.T, jax.hessian(poisson)(outputs, target), atol=1e-14)
     np.testing.assert_allclose(B @ s, jax.grad(poisson)(outputs, target), atol=1e-14)
+    columns, _ = losses.blocks(losses.each(curved))(outputs[None], target[None])
+    np.testing.assert_allclose(columns[0], B, atol=1e-14)
     wrong = losses.with_curvature(poisson, lambda o, t: (factor(o, t)[0], jnp.ones(1)))
     with pytest.raises(ValueError, match=r"for 4 outputs.*got a product and \(1,\)"):
         losses.curvature(wrong)(jnp.zeros((2, 2)), jnp.zeros((2, 2)))
+    double = losses.with_curvature(poisson, lambda o, _: (factor(outputs, target)[0], o))
+    with pytest.raises(TypeError, match=r"dtype of v, got float64 for float32"):
+        losses.curvature(double)(outputs.astype("float32"), target)
     bare = losses.with_curvature(poisson, lambda o, _: (lambda v: v, o))
     with pytest.raises(TypeError, match=r"got function; try Partial\(product, \*arrays\)"):
         losses.curvature(bare)(outputs, target)

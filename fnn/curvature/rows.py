@@ -134,12 +134,12 @@ class Source(NamedTuple):
         center, roots = flat_outputs(self.params), jnp.sqrt(self.shares(part))
 
         # B is computed inside of the vmap, so that one that depends on no example is made once.
-        def project(center: Array, target: PyTree, root: Array, outputs: Array) -> Array:
+        def project(center: Array, target: PyTree, weight: Array, outputs: Array) -> Array:
             times, slopes = root_of(self.block)(self.unravel(center), target)
             groups = wide(outputs).reshape(len(slopes), -1)
             across = jax.linear_transpose(times, slopes.astype(groups.dtype))
             projected = across(groups)[0].ravel()
-            return root.astype(projected.dtype) * projected
+            return weight.astype(projected.dtype) * projected
 
         return lambda params: jax.vmap(project)(center, part.targets, roots, flat_outputs(params))
 

@@ -109,7 +109,7 @@ def conv(
             dimension_numbers=layout,
             feature_group_count=groups,
         )
-        require_fit(name, x, outputs.shape)
+        require_fit(name, x, outputs.shape[1:-1])
         y = outputs[0]
         return y + over_features(biases[0], y) if biases else y
 

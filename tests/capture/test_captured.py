@@ -443,3 +443,19 @@ def test_a_memory_budget_may_be_a_float():
     small, large = ask(jnp.ones(3), jnp.ones((300, 2, 3)))
     for one, other, rtol in zip(small, large, (1e-12, 1e-7, 1e-12), strict=True):
         np.testing.assert_allclose(one, other, rtol=rtol)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_weight_and_its_bias_share_their_delta(outputs):
+    def model(params, x):
+        hidden = jnp.tanh(x @ params["w"] + params["b"])
+        return hidden @ params["v"]
+
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4), "v": jnp.ones((4, outputs))}
+
+    def deltas(params, x):
+        captured = curvature.capture(model, params, x)
+        assert len({id(delta) for delta in captured.deltas}) == 2 < len(captured.deltas)
+        return captured.deltas
+
+    jax.eval_shape(deltas, params, jnp.ones((5, 3)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import layers, losses, programs, rules
+from fnn import differential, layers, losses, programs, rules
 from fnn.curvature import capture, gram, structure
 
 
@@ -160,6 +160,15 @@ def test_of_equal_entries_the_first_has_the_derivative(window, strides, random):
     jax.tree.map(np.testing.assert_allclose, got, expected)
     unknown = x.at[2, 2, 0].set(jnp.nan)
     np.testing.assert_array_equal(pool(unknown), plain(unknown))
+
+
+def test_a_laplacian_passes_through_a_pool(random):
+    def field(x):
+        return jnp.sum(layers.max_pool((2, 2)).apply((), jnp.sin(x).reshape(4, 4, 2)) ** 2)
+
+    x = random(0, 32)
+    expected = jnp.trace(jax.hessian(field)(x))
+    np.testing.assert_allclose(differential.laplacian(field)(x), expected, rtol=1e-12)
 
 
 def test_a_long_window_is_a_short_program_and_rows_look_for_no_maximum_again():
