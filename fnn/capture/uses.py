@@ -216,12 +216,12 @@ def _patches(
     slides = zip(window, window_strides, rhs_dilation, strict=True)
     for axis, (size, stride, step) in enumerate(slides):
         at = 1 + 2 * axis
-        starts = np.arange(0, a.shape[at] - (size - 1) * step, stride)
-        indices = starts[:, None] + step * np.arange(size)
         if size == 1:
             a = jnp.expand_dims(lax.slice_in_dim(a, 0, None, stride, at), at + 1)
-        else:
-            a = a.at[(slice(None),) * at + (indices,)].get(mode="promise_in_bounds")
+            continue
+        starts = np.arange(0, a.shape[at] - (size - 1) * step, stride)
+        indices = starts[:, None] + step * np.arange(size)
+        a = a.at[(slice(None),) * at + (indices,)].get(mode="promise_in_bounds")
     places, taps = range(1, a.ndim - 1, 2), range(2, a.ndim - 1, 2)
     return a.transpose(0, *places, *taps, a.ndim - 1)
 

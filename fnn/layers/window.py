@@ -114,8 +114,8 @@ def _pool(
         if isinstance(pads, str):
             pads = jax.lax.padtype_to_pads(x.shape[:-1], window, strides, pads)
         slides = list(zip(window, strides, pads, strict=True))
-        lasts = [n + sum(pad) - k for n, (k, _, pad) in zip(x.shape[:-1], slides, strict=True)]
-        require_fit(name, x, [last + 1 for last in lasts])
+        ends = zip(x.shape[:-1], slides, strict=True)
+        require_fit(name, x, [n + sum(pad) - (size - 1) for n, (size, _, pad) in ends])
 
         def reduce(x: Array, start: float, combine: Callable[..., Array]) -> Array:
             for axis, (size, stride, pad) in reversed(list(enumerate(slides))):
