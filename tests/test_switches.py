@@ -140,7 +140,7 @@ def test_a_state_is_in_memory_of_its_own(name):
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
-@every_rule
+@few_before_the_gate
 def test_fit_is_strict_and_holds_no_nan_and_no_infinity(name):
     """Mini-batches, an old key, validation, metrics and patience are used at once."""
     rule_of(name)  # a rule's making is the user's own code
