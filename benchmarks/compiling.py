@@ -7,8 +7,8 @@ of its own, imports apart: with JAX's persistent cache off, again with what it k
 programs of any size), and by optimistix with it off; the least of three.
 
 One step of a rule on a batch of 64, float32: the processor's seconds of tracing and of compiling as
-`fnn.devices.jit` does, the equations of the step (those of loops and calls counted once) and the
-arrays of the rule's state. JAX's cache of compiled programs is off. Writes
+`fnn.devices.jit` does, the clock's for both, the equations of the step (those of loops and calls
+counted once) and the arrays of the rule's state. JAX's cache of compiled programs is off. Writes
 `results/compiling-cpu.json`.
 """
 
@@ -114,7 +114,7 @@ def measured(make, model, params, x, target, judge):
         updates, state = rule.update(grad, state, params, value=value, grad=grad, value_fn=value_fn)
         return optax.apply_updates(params, updates), state
 
-    state, marks = rule.init(params), [time.process_time()]
+    state, marks, began = rule.init(params), [time.process_time()], time.perf_counter()
     traced = devices.traced(step, params, state, objective.on(batch))
     marks.append(time.process_time())
     devices.compiled(traced)
@@ -123,6 +123,7 @@ def measured(make, model, params, x, target, judge):
     return {
         "trace": trace,
         "compile": compiling,
+        "seconds": time.perf_counter() - began,
         "equations": flops.dearest(traced.jaxpr).equations,
         "arrays": len(jax.tree.leaves(state)),
     }
@@ -161,13 +162,13 @@ def main(chosen):
         "cores": os.cpu_count(),
         "versions": {name: metadata.version(name) for name in packages} | {"fnn": fnn.__version__},
     }
-    print(f"{'':42}{'trace':>8}{'compile':>9}{'equations':>11}{'arrays':>8}")
+    print(f"{'':42}{'trace':>8}{'compile':>9}{'seconds':>9}{'equations':>11}{'arrays':>8}")
     for network, *parts in networks():
         for name in chosen or RULES:
             row = report.setdefault(network, {})[name] = measured(RULES[name], *parts)
             print(
                 f"{network:20}{name:22}{row['trace']:8.2f}{row['compile']:9.2f}"
-                f"{row['equations']:11}{row['arrays']:8}",
+                f"{row['seconds']:9.2f}{row['equations']:11}{row['arrays']:8}",
                 flush=True,
             )
     if not chosen:
