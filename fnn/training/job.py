@@ -30,6 +30,7 @@ from fnn.training.streams import MOST, is_stream
 from fnn.training.trail import Marks, marks_of
 
 _UNLIMITED = np.iinfo(np.int32).max
+_FEW = 2**20  # numbers
 
 
 class Job(NamedTuple):
@@ -473,9 +474,24 @@ def require_finite(arrays: Mapping[str, PyTree]) -> None:
             )
 
 
+def _is_finite(arrays: Mapping[str, PyTree]) -> bool:
+    """Whether all numbers are; NumPy looks at few, for which a program is not worth compiling."""
+    leaves = jax.tree.leaves(arrays)
+    is_here = jax.default_backend() == "cpu" and all(
+        getattr(leaf, "is_fully_addressable", True) for leaf in leaves
+    )
+    if not is_here or sum(map(np.size, leaves)) > _FEW:
+        return bool(_are_finite(leaves))
+    return all(
+        np.isfinite(leaf).all()
+        for leaf in leaves
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    )
+
+
 @devices.jit
-def _is_finite(arrays):
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays)]).all()
+def _are_finite(leaves: list[Array]) -> Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def _with_state(progress: Progress, state: PyTree) -> Progress:

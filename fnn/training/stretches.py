@@ -85,7 +85,7 @@ def stretches(job: Job, here: Snapshot) -> Iterator[Stretch]:
             value = here.position.value + float(np.nansum(records.value))
             position = position._replace(value=value)
         here = Snapshot(progress, history, position, segment.fraction)
-        if here.progress.stopped != Stop.RUNNING:
+        if int(here.progress.stopped) != Stop.RUNNING:
             ahead = None
         yield Stretch(here, passed(before, here, records, job.marks), until)
         now = time.perf_counter()
@@ -94,7 +94,7 @@ def stretches(job: Job, here: Snapshot) -> Iterator[Stretch]:
 
 def _next(segments: Segments, here: Snapshot, seconds: float | None) -> Segment | RoundEnd | None:
     """The next segment; a training that has stopped ends its round and has no more of them."""
-    if here.progress.stopped != Stop.RUNNING:
+    if int(here.progress.stopped) != Stop.RUNNING:
         return RoundEnd(looked_at(here.position), 1.0) if here.position.steps else None
     return sent(segments, seconds)
 

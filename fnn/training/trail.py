@@ -67,7 +67,7 @@ def passed(
     if records.trail is None or marks is None:
         return
     first, end = before.steps, after.steps
-    if after.progress.stopped == Stop.NON_FINITE:  # its last round was not taken
+    if int(after.progress.stopped) == Stop.NON_FINITE:  # its last round was not taken
         end = int(after.history.steps[-2]) + 1 if len(after.history.steps) > 1 else 0
     numbers = range((first // marks.steps + 1) * marks.steps, end, marks.steps)
     history, losses = after.history, after.history.validation.get("loss", ())

@@ -13,7 +13,7 @@ import scipy.stats
 import fnn
 from fnn import rules, training
 from fnn.training import Stop, fit
-from fnn.training.job import Request, job_of
+from fnn.training.job import Request, job_of, require_finite
 from fnn.training.sources import shuffled
 from fnn.training.stretches import stretches
 from tests.line import loss, model
@@ -328,6 +328,24 @@ def test_a_second_call_compiles_nothing(compilations, options):
     fit(rule, OBJECTIVE, START, DATA, epochs=700, **options)
     fit(rule, OBJECTIVE, other, DATA, steps=5, **options)
     assert not compilations
+
+
+def test_a_first_call_compiles_a_look_at_the_loss_the_start_and_the_loop(compilations):
+    inputs, start = jnp.ones((43, 4)), {"weight": jnp.zeros(4), "bias": jnp.zeros(())}
+    data = inputs, inputs @ jnp.ones(4)
+    compilations.clear()
+    fit(rules.levenberg_marquardt(), OBJECTIVE, start, data, steps=3)
+    assert len(compilations) == 3
+
+
+@pytest.mark.parametrize("few", [0, 100])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64", "complex128"])
+def test_an_array_that_is_not_finite_is_named(monkeypatch, dtype, few):
+    monkeypatch.setattr("fnn.training.job._FEW", few)
+    good, bad = jnp.ones((40, 2), dtype), jnp.ones((40, 2), dtype).at[3, 1].set(jnp.nan)
+    require_finite({"data": (good, jnp.ones(3, int), 1.0)})
+    with pytest.raises(ValueError, match=r"got 1 that are NaN or infinite in .* \(3, 1\)"):
+        require_finite({"data": (good, bad)})
 
 
 @pytest.mark.parametrize("make", [rules.levenberg_marquardt, lambda: rules.adam(0.1)])
