@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn.reductions import all_of, packed, total
+from fnn.reductions import all_of, stacked, total
+from fnn.rules.trials import differ, mark_of
 from fnn.solvers import all_finite
 
 
@@ -30,29 +31,40 @@ def test_sums_have_derivatives_and_lanes():
     assert lanes.tolist() == [False, True]
 
 
-def test_many_small_leaves_are_one_vector_for_each_dtype_and_few_are_what_they_were():
-    few = [jnp.ones((2, 3)), jnp.ones(())]
-    assert all(one is other for one, other in zip(packed(few), few, strict=True))
+def test_many_small_leaves_of_one_shape_and_dtype_are_one_stack():
+    few = [jnp.ones((2, 3)), 1.0, jnp.ones((2, 3))]
+    assert [stack.shape for stack in stacked(few)] == [(1, 2, 3), (1,), (1, 2, 3)]
     many = [jnp.full((k % 3, 2), k, "float32" if k % 2 else "float64") for k in range(40)]
-    large = jnp.ones((100, 100))
-    found = packed([large, *many, jnp.array(True)])
-    assert found[0] is large
-    assert len(found) == 4
-    assert {leaf.ndim for leaf in found[1:]} == {1}
-    assert sorted(str(leaf.dtype) for leaf in found[1:]) == ["bool", "float32", "float64"]
-    numbers = np.sort(np.concatenate([leaf.ravel() for leaf in found]))
-    np.testing.assert_array_equal(
-        numbers, np.sort(np.concatenate([leaf.ravel() for leaf in [large, *many, jnp.array(True)]]))
-    )
+    leaves = [*many, jnp.ones((100, 100)), jnp.ones((100, 100)), 1.0]
+    stacks = stacked(leaves)
+    assert len(stacks) == 6 + 2 + 1
+    for leaf in map(jnp.asarray, leaves):
+        alike = (s for s in stacks if (s.shape[1:], s.dtype) == (leaf.shape, leaf.dtype))
+        assert any(jnp.all(s == leaf, range(1, s.ndim)).any() for s in alike)
 
 
-def test_a_loop_over_many_leaves_is_one():
+def test_loops_over_many_leaves_are_as_many_as_shapes():
     def loops(count):
         leaves = [jnp.ones(3 + k % 2) for k in range(count)]
         program = jax.jit(all_finite).lower(leaves).compile().as_text()
         return program.count(" reduce(")
 
-    assert loops(100) == loops(40)
+    assert 0 < loops(100) == loops(40) < 10
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_any_number_of_many_leaves_is_seen(count):
+    leaves = [jnp.ones(2 + k % 3, "float32" if k % 2 else "float64") for k in range(count)]
+    leaves += [jnp.ones((70, 70))]
+    assert all_finite(leaves)
+    assert not differ(leaves, leaves)
+    mark, rounding = mark_of(leaves)
+    for k in (0, count - 1, count):
+        other = [*leaves[:k], leaves[k].at[-1].set(jnp.nan), *leaves[k + 1 :]]
+        assert not all_finite(other)
+        assert differ(leaves, other)
+        swapped = [*leaves[:k], leaves[k].at[0].add(0.5).at[1].add(-0.5), *leaves[k + 1 :]]
+        assert abs(mark_of(swapped)[0] - mark) > rounding
 
 
 def test_programs_do_not_grow_with_the_square_of_the_leaves():

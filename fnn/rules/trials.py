@@ -29,7 +29,7 @@ from fnn import solvers
 from fnn.branches import where_due
 from fnn.curvature import Operator
 from fnn.dtypes import wide, widest
-from fnn.reductions import all_of, packed, total
+from fnn.reductions import all_of, stacked, total
 from fnn.rules.damping import Damping, DampingState, Verdict
 
 SHARE = 1 / 4
@@ -300,7 +300,8 @@ def mark_of(params: PyTree) -> tuple[Array, Array]:
         rounding = 4 * float(jnp.finfo(leaf.dtype).eps) * max(1, leaf.size**0.5 / 64)
         return jnp.sum(weighted), rounding * jnp.sum(jnp.abs(weighted))
 
-    marks, roundings = zip(*map(sums, packed(jax.tree.leaves(params))), strict=True)
+    parts = [jax.vmap(sums)(leaves) for leaves in stacked(jax.tree.leaves(params))]
+    marks, roundings = zip(*jax.tree.map(jnp.sum, parts), strict=True)
     return total(marks), total(roundings)
 
 
@@ -329,8 +330,8 @@ def exceeds_rounding(decrease: Array, value: Array) -> Bool[Array, ""]:
 
 def differ(one: PyTree, other: PyTree) -> Bool[Array, ""]:
     """Whether any two numbers of two trees differ."""
-    pairs = zip(*(packed(jax.tree.leaves(tree)) for tree in (one, other)), strict=True)
-    return ~all_of([jnp.all(a == b) for a, b in pairs])
+    equal = jax.tree.map(lambda a, b: a == b, one, other)
+    return ~all_of([jnp.all(flags) for flags in stacked(jax.tree.leaves(equal))])
 
 
 # What the model still promises --------------------------------------------------------------------

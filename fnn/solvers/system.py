@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fnn.dtypes import widest
 from fnn.products import dot
-from fnn.reductions import all_of, packed
+from fnn.reductions import all_of, stacked
 
 
 class Cost(NamedTuple):
@@ -282,7 +282,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
         >>> bool(all_finite({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}))
         False
     """
-    return all_of([jnp.all(jnp.isfinite(leaf)) for leaf in packed(jax.tree.leaves(tree))])
+    return all_of([jnp.all(jnp.isfinite(leaf)) for leaf in stacked(jax.tree.leaves(tree))])
 
 
 def largest_entry(tree: PyTree) -> Float[Array, ""]:

@@ -30,7 +30,7 @@ from fnn.training.streams import MOST, is_stream
 from fnn.training.trail import Marks, marks_of
 
 _UNLIMITED = np.iinfo(np.int32).max
-_FEW = 2**20  # numbers
+_FEW = 2**20  # numbers, at which NumPy looks in 2 ms; a program for them compiles in 50
 
 
 class Job(NamedTuple):

@@ -94,6 +94,7 @@ def stretches(job: Job, here: Snapshot) -> Iterator[Stretch]:
 
 def _next(segments: Segments, here: Snapshot, seconds: float | None) -> Segment | RoundEnd | None:
     """The next segment; a training that has stopped ends its round and has no more of them."""
+    # Of an array JAX would compile the comparison.
     if int(here.progress.stopped) != Stop.RUNNING:
         return RoundEnd(looked_at(here.position), 1.0) if here.position.steps else None
     return sent(segments, seconds)

@@ -331,14 +331,19 @@ def test_a_second_call_compiles_nothing(compilations, options):
 
 
 def test_a_first_call_compiles_a_look_at_the_loss_the_start_and_the_loop(compilations):
-    inputs, start = jnp.ones((43, 4)), {"weight": jnp.zeros(4), "bias": jnp.zeros(())}
-    data = inputs, inputs @ jnp.ones(4)
+    def given(features):
+        inputs = jnp.ones((43, features))
+        start = {"weight": jnp.zeros(features), "bias": jnp.zeros(())}
+        return start, (inputs, inputs @ jnp.ones(features))
+
+    other, sizes = given(8), given(9)
+    fit(rules.levenberg_marquardt(), OBJECTIVE, *other, steps=3)  # asks XLA for its options, too
     compilations.clear()
-    fit(rules.levenberg_marquardt(), OBJECTIVE, start, data, steps=3)
+    fit(rules.levenberg_marquardt(), OBJECTIVE, *sizes, steps=3)
     assert len(compilations) == 3
 
 
-@pytest.mark.parametrize("few", [0, 100])
+@pytest.mark.parametrize("few", [0, 1000])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64", "complex128"])
 def test_an_array_that_is_not_finite_is_named(monkeypatch, dtype, few):
     monkeypatch.setattr("fnn.training.job._FEW", few)
